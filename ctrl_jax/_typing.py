@@ -1,0 +1,39 @@
+"""The callables and shapes that the whole library speaks of, named once.
+
+Every callable sees a batch. A time `t` has shape ``()`` or ``(batch,)``; a state `x` has shape
+``(batch, ...)``; conditions are arrays with leading axis ``batch``.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+Params = Any
+"""A pytree of arrays."""
+
+ScoreFn = Callable[..., Array]
+"""``score_fn(t, x, *conditions)`` returns an array of x's shape; t is the forward time."""
+
+RewardFn = Callable[..., Array]
+"""``reward_fn(x, *conditions)`` returns one reward per example, shape ``(batch,)``."""
+
+
+class Model(NamedTuple):
+    """A function with parameters, seen by algorithms as two pure callables.
+
+    Fields:
+        init: ``init(key) -> params``.
+        apply: ``apply(params, t, x, *conditions)``: a score of x's shape (policies), or one value
+            per example (value functions).
+    """
+
+    init: Callable[[Array], Params]
+    apply: Callable[..., Array]
+
+
+def expand(coefficient: Float[Array, "..."], x: Array) -> Array:
+    """Append axes to `coefficient` (shape ``()`` or ``(batch,)``) until it broadcasts over `x`."""
+    coefficient = jnp.asarray(coefficient)
+    return coefficient.reshape(coefficient.shape + (1,) * (x.ndim - coefficient.ndim))

@@ -1,0 +1,63 @@
+"""What an algorithm is: a pair of pure functions, and the pieces of state that they share."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float
+
+
+class Algorithm(NamedTuple):
+    """A pair of pure functions that never call the host.
+
+    Fields:
+        init: ``state = init(key)``.
+        step: ``state, metrics = step(state, batch)``, metrics a flat dict of scalars.
+    """
+
+    init: Callable[[Array], Any]
+    step: Callable[[Any, Any], tuple[Any, dict[str, Array]]]
+
+
+class Learner(NamedTuple):
+    """Parameters with the state of their optimiser."""
+
+    params: Any
+    optimizer: Any
+
+
+def start_learner(params: Any, optimizer: optax.GradientTransformation) -> Learner:
+    """Return a learner at its first step."""
+    return Learner(params, optimizer.init(params))
+
+
+def apply_gradient(
+    learner: Learner, gradient: Any, optimizer: optax.GradientTransformation
+) -> tuple[Learner, Bool[Array, ""]]:
+    """Take one optimiser step, or none where the gradient is not finite.
+
+    Returns:
+        The learner and whether the gradient was finite.
+    """
+    finite = jnp.isfinite(optax.global_norm(gradient))
+    updates, optimizer_state = optimizer.update(gradient, learner.optimizer, learner.params)
+    moved = Learner(optax.apply_updates(learner.params, updates), optimizer_state)
+    return keep_if(finite, moved, learner), finite
+
+
+def keep_if(condition: Bool[Array, ""], new: Any, old: Any) -> Any:
+    """Return `new` where `condition` holds and `old` elsewhere, leaf by leaf."""
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
+
+
+def move_average(average: Any, params: Any, decay: float) -> Any:
+    """Return the exponential moving average decay * average + (1 - decay) * params."""
+    return jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, average, params)
+
+
+def weighted_mean(values: Float[Array, "batch ..."], weights: Float[Array, " batch"]) -> Array:
+    """Return the mean over examples with weights, and over any later axes."""
+    values = values.reshape(values.shape[0], -1).mean(axis=1)
+    return jnp.sum(weights * values) / jnp.sum(weights)

@@ -1,0 +1,186 @@
+r"""The control problem of 2409.08400: a sampler steered by its score, under a path penalty.
+
+The reversal of a linear process is simulated on a fixed grid by a solver whose steps are Gaussian,
+with the score a = mu(t, x, c) of a policy as its action, from x_0 ~ N(0, start_std^2). Maximise
+
+    E[R(x_n, c)] - lambda E \sum_i KL_i(x_i),   KL_i = rate_i |mu - s_pre|^2 / 2,        (1)
+
+with s_pre the reference (pretrained) score and rate_i from `solvers.kernels`. `roll_out` draws the
+trajectories of one batch and what every algorithm needs of them.
+"""
+
+from typing import NamedTuple
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from ctrl_jax._typing import Model, Params, RewardFn, expand
+from ctrl_jax.processes import LinearProcess
+from ctrl_jax.solvers import ExponentialEuler, GaussianSolver, Kernel, girsanov, simulate
+
+
+class Batch(NamedTuple):
+    """One batch of prompts.
+
+    Fields:
+        weights: weight of each trajectory, shape (batch,); rows of weight zero are padding and
+            start at the origin (which also ties the trajectories to the batch's sharding).
+        conditions: arrays with leading axis batch, handed to the models and the reward.
+        prompts: integer id of each trajectory's prompt, shape (batch,), for algorithms that
+            compare trajectories of one prompt; None where there is only one.
+    """
+
+    weights: Float[Array, " batch"]
+    conditions: tuple[Array, ...] = ()
+    prompts: Int[Array, " batch"] | None = None
+
+
+class DiffusionControl(eqx.Module):
+    """The problem (1).
+
+    Args:
+        process: the forward process.
+        reference: the pretrained score; ``reference.init`` returns its parameters.
+        reward_fn: R(x, *conditions), one value per example.
+        shape: shape of one example.
+        grid: increasing reverse times, shape (steps + 1,).
+        penalty: lambda >= 0, in units of the reward per nat.
+        solver: a solver with Gaussian steps.
+        start_std: standard deviation of the start law; the process's prior by default.
+
+    Raises:
+        ValueError: the solver's steps have no density, the grid is not increasing, or the penalty
+            is negative.
+    """
+
+    process: LinearProcess
+    reference: Model
+    reward_fn: RewardFn
+    shape: tuple[int, ...] = eqx.field(static=True)
+    grid: Float[Array, " steps+1"]
+    penalty: Float[Array, ""] | float
+    solver: diffrax.AbstractSolver = eqx.field(default_factory=ExponentialEuler)
+    start_std: Float[Array, ""] | float | None = None
+
+    def __check_init__(self):
+        if not isinstance(self.solver, GaussianSolver) or getattr(self.solver, "eta", 1.0) == 0:
+            raise ValueError(
+                f"DiffusionControl: solver must take Gaussian steps with noise, got {self.solver}; "
+                "use EulerMaruyama() or ExponentialEuler(eta=1.0)."
+            )
+        if not isinstance(self.grid, jax.core.Tracer):
+            grid = np.asarray(self.grid)
+            if grid.ndim != 1 or grid.size < 2 or not (np.diff(grid) > 0).all():
+                raise ValueError(
+                    "DiffusionControl: grid must be a vector of at least two increasing times, "
+                    f"got shape {grid.shape}."
+                )
+        if not isinstance(self.penalty, jax.core.Tracer):
+            penalty = float(self.penalty)
+            if not (np.isfinite(penalty) and penalty >= 0):
+                raise ValueError(
+                    f"DiffusionControl: penalty must be finite and at least 0, got {self.penalty!r}."
+                )
+
+    @property
+    def steps(self) -> int:
+        """Number of steps of the grid."""
+        return self.grid.shape[0] - 1
+
+    def kernel(self) -> Kernel:
+        """Return the coefficients of every step, each of shape (steps,)."""
+        return self.solver.kernel(self.process, self.grid[:-1], self.grid[1:])
+
+    def forward_times(self) -> Float[Array, " steps+1"]:
+        """Return the forward time of each grid point."""
+        return self.process.horizon - self.grid
+
+
+class Rollout(NamedTuple):
+    """Trajectories of one batch and their rewards; time-major where there is a time axis.
+
+    Fields:
+        states: (steps + 1, batch, ...).
+        noise: standard normals of the steps, (steps, batch, ...).
+        log_probs: log-density of each transition as the sampler drew it, (steps, batch).
+        actions: the score that made each step, (steps, batch, ...).
+        reference: the reference score at the same states.
+        kl: divergence of each step from the reference, (steps, batch), in nats.
+        rewards: terminal rewards (batch,).
+        ok: whether states and reward of the example are finite, (batch,).
+    """
+
+    states: Float[Array, "steps+1 batch ..."]
+    noise: Float[Array, "steps batch ..."]
+    log_probs: Float[Array, "steps batch"]
+    actions: Float[Array, "steps batch ..."]
+    reference: Float[Array, "steps batch ..."]
+    kl: Float[Array, "steps batch"]
+    rewards: Float[Array, " batch"]
+    ok: Bool[Array, " batch"]
+
+
+def roll_out(
+    key: Array,
+    problem: DiffusionControl,
+    policy: Model,
+    params: Params,
+    reference_params: Params,
+    batch: Batch,
+) -> Rollout:
+    """Simulate one batch of trajectories under the policy and score them.
+
+    Args:
+        key: PRNG key; the noise of an example depends on the key, the step and its row only.
+        problem: the control problem.
+        policy: the acting score model.
+        params: its parameters.
+        reference_params: parameters of ``problem.reference``.
+        batch: weights and conditions, leading axis batch.
+
+    Raises:
+        ValueError: the reward does not return one value per example.
+    """
+    size = batch.weights.shape[0]
+    start_key, path_key = jax.random.split(key)
+    std = problem.process.prior_std() if problem.start_std is None else problem.start_std
+    x_0 = std * jax.random.normal(start_key, (size, *problem.shape))
+    x_0 = x_0 * expand(batch.weights > 0, x_0)
+    sde = problem.process.reverse(lambda t, x: policy.apply(params, t, x, *batch.conditions))
+    path = simulate(path_key, sde, x_0, problem.grid, solver=problem.solver, save="path")
+    kernel = problem.kernel()
+
+    def compare(inputs):
+        kernel_i, t, x, x_next, noise = inputs
+        moved = x_next - kernel_i.state_gain * x - kernel_i.std * noise
+        action = moved / kernel_i.action_gain
+        reference = problem.reference.apply(reference_params, t, x, *batch.conditions)
+        kl = girsanov.kl_rate(kernel_i.kl_rate, action, reference)
+        return action, reference, kl
+
+    times = problem.forward_times()[:-1]
+    actions, reference, kl = jax.lax.map(
+        compare, (kernel, times, path.states[:-1], path.states[1:], path.noise)
+    )
+    rewards = terminal_rewards(problem, path.states[-1], batch)
+    ok = path.ok & jnp.isfinite(rewards)
+    return Rollout(
+        path.states, path.noise, path.log_probs, actions, reference, kl, rewards, ok
+    )
+
+
+def terminal_rewards(problem: DiffusionControl, x: Array, batch: Batch) -> Float[Array, " batch"]:
+    """Return the rewards of end states, checked for shape."""
+    rewards = problem.reward_fn(x, *batch.conditions)
+    shape, expected = jnp.shape(rewards), (x.shape[0],)
+    if shape != expected:
+        raise ValueError(
+            f"reward_fn must return one reward per example, shape {expected}; it returned shape "
+            f"{shape}. Sum or average the remaining axes inside reward_fn."
+        )
+    return jnp.asarray(rewards, x.dtype)
+

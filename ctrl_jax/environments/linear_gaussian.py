@@ -1,0 +1,16 @@
+"""The linear-Gaussian policy, whose value has a closed form in every environment here."""
+
+from typing import NamedTuple
+
+from jaxtyping import Array, Float
+
+
+class LinearGaussian(NamedTuple):
+    """Actions N(slope x + intercept, std^2).
+
+    In `GaussianSteering` slope and intercept are the deviation of the mean from the score.
+    """
+
+    slope: Float[Array, ""] | float
+    intercept: Float[Array, ""] | float
+    std: Float[Array, ""] | float

@@ -1,0 +1,51 @@
+"""Gaussian mixtures with diagonal covariances, and what noising by a linear SDE makes of them."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+class Mixture(eqx.Module):
+    """A Gaussian mixture on R^d, seen by one example at a time (`vmap` for a batch).
+
+    Args:
+        weights: shape (k,), summing to one.
+        means: shape (k, d).
+        variances: of each coordinate, shape (k, d).
+    """
+
+    weights: Float[Array, " k"]
+    means: Float[Array, "k d"]
+    variances: Float[Array, "k d"]
+
+    def component_log_probs(self, x: Float[Array, " d"]) -> Float[Array, " k"]:
+        """Return log(weight_i N(x; mean_i, variance_i)) for each component."""
+        square = (x[None] - self.means) ** 2 / self.variances
+        log_norm = jnp.log(2 * jnp.pi * self.variances)
+        return jnp.log(self.weights) - jnp.sum(square + log_norm, axis=1) / 2
+
+    def score(self, x: Float[Array, " d"]) -> Float[Array, " d"]:
+        """Return the gradient of the log-density."""
+        share = jax.nn.softmax(self.component_log_probs(x))
+        return share @ ((self.means - x[None]) / self.variances)
+
+    def noised(self, scale: Float[Array, ""], std: Float[Array, ""]) -> "Mixture":
+        """Return the law of scale * X + std * noise."""
+        return Mixture(self.weights, scale * self.means, scale**2 * self.variances + std**2)
+
+    def posterior(
+        self, scale: Float[Array, ""], std: Float[Array, ""], x: Float[Array, " d"]
+    ) -> "Mixture":
+        """Return the law of X given that scale * X + std * noise equals x."""
+        share = jax.nn.softmax(self.noised(scale, std).component_log_probs(x))
+        variances = 1 / (1 / self.variances + (scale / std) ** 2)
+        means = variances * (self.means / self.variances + (scale / std**2) * x[None])
+        return Mixture(share, means, variances)
+
+    def sample(self, key: Array, number: int) -> Float[Array, "number d"]:
+        """Draw `number` points."""
+        component_key, noise_key = jax.random.split(key)
+        chosen = jax.random.categorical(component_key, jnp.log(self.weights), shape=(number,))
+        noise = jax.random.normal(noise_key, (number, self.means.shape[1]), self.means.dtype)
+        return self.means[chosen] + jnp.sqrt(self.variances[chosen]) * noise

@@ -1,0 +1,8 @@
+"""Flax NNX networks, seen from above only as callables (`as_model`)."""
+
+from ctrl_jax.networks.dit import DiT
+from ctrl_jax.networks.functional import as_model, count_parameters
+from ctrl_jax.networks.mlp import MLP
+from ctrl_jax.networks.value import ValueMLP
+
+__all__ = ["MLP", "DiT", "ValueMLP", "as_model", "count_parameters"]

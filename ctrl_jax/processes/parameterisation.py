@@ -1,0 +1,54 @@
+r"""What a network predicts, and the score it stands for.
+
+With x_t = a x_0 + std * noise, the score of the kernel is
+
+    s = -(x_t - a x_0) / v = -noise / std,
+
+so each prediction is one affine map away from the score:
+
+    noise:     s = -noise / std
+    data:      s = (a x_0 - x) / v
+    velocity:  a * noise - std * x_0, hence for any a, std
+               s = -(velocity + (std / a) x) / (a std + std^3 / a)
+
+For a variance-preserving process (a^2 + v = 1) the last line is s = -x - (a / std) velocity.
+Each function takes the network ``network(t, x, *conditions)`` and returns a `score_fn`.
+"""
+
+from collections.abc import Callable
+
+from jaxtyping import Array
+
+from ctrl_jax._typing import ScoreFn, expand
+from ctrl_jax.processes.linear import LinearProcess
+
+
+def from_noise(process: LinearProcess, network: Callable[..., Array]) -> ScoreFn:
+    """Return the score function of a network that predicts the noise."""
+
+    def score_fn(t, x, *conditions):
+        return -network(t, x, *conditions) / expand(process.marginal(t).std, x)
+
+    return score_fn
+
+
+def from_data(process: LinearProcess, network: Callable[..., Array]) -> ScoreFn:
+    """Return the score function of a network that predicts x_0."""
+
+    def score_fn(t, x, *conditions):
+        scale, std = process.marginal(t)
+        return (expand(scale, x) * network(t, x, *conditions) - x) / expand(std**2, x)
+
+    return score_fn
+
+
+def from_velocity(process: LinearProcess, network: Callable[..., Array]) -> ScoreFn:
+    """Return the score function of a network that predicts a * noise - std * x_0."""
+
+    def score_fn(t, x, *conditions):
+        scale, std = process.marginal(t)
+        norm = scale**2 + std**2
+        velocity = network(t, x, *conditions)
+        return -(expand(scale / (std * norm), x) * velocity + x / expand(norm, x))
+
+    return score_fn

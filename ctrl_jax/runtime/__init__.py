@@ -1,0 +1,84 @@
+"""Runtime: mesh, distributed start, checkpoints, data, logs, the training loop.
+
+The only floor that touches devices, disks and clocks. Orbax, scikit-learn, Pillow, rich and
+tyro are imported where they are used, so that importing this package costs little more than
+JAX.
+"""
+
+from ctrl_jax.runtime.callables import load_callable
+from ctrl_jax.runtime.checkpoints import Checkpoints, Restored, finished_steps
+from ctrl_jax.runtime.checks import (
+    check_choice,
+    check_count,
+    check_fraction,
+    check_non_negative,
+    check_positive,
+    refuse,
+)
+from ctrl_jax.runtime.command import command, validate
+from ctrl_jax.runtime.compilation import CountTraces, enable_compilation_cache, jit_step
+from ctrl_jax.runtime.data import Digits, Images, load_digits, load_folder
+from ctrl_jax.runtime.digests import state_digest
+from ctrl_jax.runtime.distributed import start
+from ctrl_jax.runtime.errors import (
+    MissingCheckpointError,
+    RunError,
+    RunInterrupted,
+    RunWarning,
+)
+from ctrl_jax.runtime.logs import MetricsLog, read_metrics, tensorboard_adapter, wandb_adapter
+from ctrl_jax.runtime.loop import LoopOptions, train
+from ctrl_jax.runtime.mesh import MeshOptions, check_batch, make_mesh, replicate, shard_batch
+from ctrl_jax.runtime.options import RunOptions, prepare
+from ctrl_jax.runtime.progress import progress
+from ctrl_jax.runtime.records import read_json, write_json_atomic
+from ctrl_jax.runtime.runs import Run, open_run, write_results
+from ctrl_jax.runtime.versions import versions
+
+__all__ = [
+    "Checkpoints",
+    "CountTraces",
+    "Digits",
+    "Images",
+    "LoopOptions",
+    "MeshOptions",
+    "MetricsLog",
+    "MissingCheckpointError",
+    "Restored",
+    "Run",
+    "RunError",
+    "RunInterrupted",
+    "RunOptions",
+    "RunWarning",
+    "check_batch",
+    "check_choice",
+    "check_count",
+    "check_fraction",
+    "check_non_negative",
+    "check_positive",
+    "command",
+    "enable_compilation_cache",
+    "finished_steps",
+    "jit_step",
+    "load_callable",
+    "load_digits",
+    "load_folder",
+    "make_mesh",
+    "open_run",
+    "prepare",
+    "progress",
+    "read_json",
+    "read_metrics",
+    "refuse",
+    "replicate",
+    "shard_batch",
+    "start",
+    "state_digest",
+    "tensorboard_adapter",
+    "train",
+    "validate",
+    "versions",
+    "wandb_adapter",
+    "write_json_atomic",
+    "write_results",
+]

@@ -1,0 +1,327 @@
+"""Checkpoints that survive a kill, a full disk and a flipped bit.
+
+Orbax writes each step into a temporary folder and renames it when it is whole, so a killed
+process leaves the previous step intact. Three things it does not do are added here:
+
+1. A JSON item beside the arrays holds the dtype, shape and sha256 of every leaf, sealed by a
+   digest of its own. A step whose bits changed on disk is noticed at restore, renamed to
+   `<step>.corrupt`, and the newest good step is used instead.
+2. The saved tree is compared with the target before anything is read; Orbax would cast dtypes
+   silently.
+3. Typed PRNG keys are stored as their bits and rebuilt, so that a checkpoint holds all the
+   randomness of a run.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from ctrl_jax.runtime import digests
+from ctrl_jax.runtime.checks import check_count
+from ctrl_jax.runtime.digests import LeafType
+from ctrl_jax.runtime.distributed import barrier
+from ctrl_jax.runtime.errors import MissingCheckpointError, RunError, RunWarning
+from ctrl_jax.runtime.records import plain
+from ctrl_jax.runtime.versions import versions
+
+
+class Restored(NamedTuple):
+    """A checkpoint that was read: its step, its state and the record saved with it."""
+
+    step: int
+    state: Any
+    record: dict[str, Any]
+
+
+class _DamagedError(Exception):
+    """A step on disk is not what was saved."""
+
+
+class Checkpoints:
+    """The checkpoints of one run, numbered by completed updates.
+
+    Args:
+        folder: Where the steps lie, on a disk that all processes share.
+        keep: How many of the newest steps are kept.
+        read_only: Whether damaged steps are left where they are, for reading another's run.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], keep: int = 3, *, read_only: bool = False):
+        check_count("keep", keep)
+        self.folder = Path(folder).absolute()
+        self._keep = keep
+        self._read_only = read_only
+        self._manager = None
+        self._reader = None
+
+    def steps(self) -> list[int]:
+        """The steps that were written to the end, in increasing order."""
+        return sorted(int(p.name) for p in finished_steps(self.folder) if p.parent == self.folder)
+
+    def save(self, step: int, state: Any, record: dict[str, Any] | None = None) -> None:
+        """Writes a checkpoint; the files are finished in the background.
+
+        Args:
+            step: Completed updates; a step that is there already is refused.
+            state: A pytree of arrays, typed PRNG keys included.
+            record: What else to keep, as plain JSON.
+
+        Raises:
+            ValueError: The step exists, or the record does not fit JSON.
+            RunError: This or the previous checkpoint could not be written, as on a full disk.
+        """
+        check_count("step", step, least=0)
+        if self._read_only:
+            raise ValueError(f"checkpoints {self.folder}: opened read_only; open them without it")
+        if step in self.steps():
+            raise ValueError(f"step: received {step}; {self.folder} holds it; remove it first")
+        leaves = digests.named_leaves(state)
+        description = {
+            "step": step,
+            "leaves": {name: _describe(leaf) for name, leaf in leaves.items()},
+            "record": plain(record or {}),
+            "versions": versions(),
+        }
+        arrays = {n: digests.key_bits(leaf) for n, leaf in leaves.items() if np.size(leaf)}
+        if not arrays:
+            raise ValueError("state: received a tree without arrays; there is nothing to save")
+        try:
+            self._write(step, arrays, {"content": description, "seal": _seal(description)})
+        except (OSError, ValueError, RuntimeError) as error:
+            raise self._write_error(error, step) from error
+
+    def restore(self, target_state: Any, step: int | None = None) -> Restored:
+        """Reads a checkpoint bit for bit, the newest good one unless a step is named.
+
+        Args:
+            target_state: A tree of arrays or `jax.ShapeDtypeStruct`s with the structure, shapes,
+                dtypes and shardings to restore to.
+            step: The step to read.
+
+        Returns:
+            The step, the state and the record.
+
+        Raises:
+            MissingCheckpointError: No good checkpoint is there.
+            ValueError: The checkpoint holds another tree, or the named step is damaged.
+        """
+        self.wait()
+        candidates = self.steps()[::-1]
+        self._set_aside_unfinished()
+        if step is not None:
+            if step not in candidates:
+                raise MissingCheckpointError(
+                    f"step: received {step}; {self.folder} holds {candidates[::-1]}; give one of "
+                    "them"
+                )
+            candidates = [step]
+        for candidate in candidates:
+            try:
+                return self._read(candidate, target_state)
+            except _DamagedError as error:
+                if step is not None:
+                    raise ValueError(f"checkpoint {self.folder / str(step)}: {error}") from error
+                self._set_aside(candidate, str(error))
+        raise MissingCheckpointError(
+            f"checkpoints: {self.folder} holds no checkpoint that can be restored; start afresh "
+            "with --resume latest or give another folder"
+        )
+
+    def wait(self) -> None:
+        """Waits until the last save is on disk; raises RunError if it could not be written."""
+        if self._manager is None:
+            return
+        try:
+            self._manager.wait_until_finished()
+        except (OSError, ValueError, RuntimeError) as error:
+            raise self._write_error(error) from error
+
+    def close(self) -> None:
+        """Waits for the last save and frees the background threads."""
+        manager = self._manager
+        try:
+            self.wait()
+        finally:
+            self._manager = None
+            if manager is not None:
+                manager.close()
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            self.close()
+        except RunError as error:
+            if kind is None:
+                raise
+            warnings.warn(str(error), RunWarning, stacklevel=2)
+
+    def _write(self, step: int, arrays: dict[str, Any], description: dict[str, Any]) -> None:
+        import orbax.checkpoint as ocp
+        from orbax.checkpoint.checkpoint_managers import LatestN
+
+        if self._manager is None:
+            self._set_aside_unfinished()
+            options = ocp.CheckpointManagerOptions(
+                preservation_policy=LatestN(self._keep), cleanup_tmp_directories=True
+            )
+            self._manager = ocp.CheckpointManager(self.folder, options=options)
+        self._manager.wait_until_finished()
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(arrays), description=ocp.args.JsonSave(description)
+        )
+        self._manager.save(step, args=items, force=True)
+
+    def _write_error(self, error: Exception, step: int | None = None) -> RunError:
+        place = next(p for p in (self.folder, *self.folder.parents) if p.exists())
+        what = "the last checkpoint" if step is None else f"the checkpoint of step {step}"
+        return RunError(
+            f"{what} could not be written to {self.folder} ({error}); "
+            f"{shutil.disk_usage(place).free / 2**20:.0f} MiB are free there; good steps on disk: "
+            f"{self.steps() or 'none'}; free some space and continue with --resume latest"
+        )
+
+    def _read(self, step: int, target_state: Any) -> Restored:
+        description = self._read_description(step)
+        wanted = digests.named_leaves(target_state)
+        saved = {
+            name: LeafType(leaf["dtype"], tuple(leaf["shape"]))
+            for name, leaf in description["leaves"].items()
+        }
+        types = {name: digests.leaf_type(leaf) for name, leaf in wanted.items()}
+        if difference := digests.tree_diff(saved, types):
+            raise ValueError(
+                f"checkpoint {self.folder / str(step)}: holds another tree than the state to "
+                "restore; use the options it was written with, or another folder:\n" + difference
+            )
+        arrays = self._read_arrays(step, wanted)
+        leaves = [_rebuild(leaf, arrays.get(name)) for name, leaf in wanted.items()]
+        for name, leaf in zip(wanted, leaves, strict=True):
+            if digests.leaf_digest(leaf) != description["leaves"][name]["digest"]:
+                raise _DamagedError(f"the bits of {name} are not those that were saved")
+        state = jax.tree.unflatten(jax.tree.structure(target_state), leaves)
+        return Restored(step, state, description["record"])
+
+    def _read_description(self, step: int) -> dict[str, Any]:
+        import orbax.checkpoint as ocp
+
+        sealed = self._read_item(step, description=ocp.args.JsonRestore())
+        if not isinstance(sealed, dict) or _seal(sealed.get("content")) != sealed.get("seal"):
+            raise _DamagedError("its description was changed on disk")
+        return sealed["content"]
+
+    def _read_arrays(self, step: int, wanted: dict[str, Any]) -> dict[str, Any]:
+        import orbax.checkpoint as ocp
+
+        targets = {n: _abstract_bits(leaf) for n, leaf in wanted.items() if np.size(leaf)}
+        return self._read_item(step, state=ocp.args.StandardRestore(targets))
+
+    def _read_item(self, step: int, **item: Any) -> Any:
+        import orbax.checkpoint as ocp
+
+        if self._reader is None:
+            self._reader = ocp.Checkpointer(
+                ocp.CompositeCheckpointHandler(
+                    state=ocp.StandardCheckpointHandler(), description=ocp.JsonCheckpointHandler()
+                )
+            )
+        (name,) = item
+        try:
+            return self._reader.restore(self.folder / str(step), args=ocp.args.Composite(**item))[
+                name
+            ]
+        except (MemoryError, PermissionError):
+            raise
+        except Exception as error:
+            raise _DamagedError(f"it cannot be read ({_first_line(error)})") from error
+
+    def _set_aside_unfinished(self) -> None:
+        if self._read_only or not self.folder.is_dir():
+            return
+        finished = set(self.steps())
+        for path in self.folder.iterdir():
+            if path.name.isdigit() and path.is_dir() and int(path.name) not in finished:
+                self._set_aside(int(path.name), "it was not written to the end")
+
+    def _set_aside(self, step: int, reason: str) -> None:
+        barrier(f"set aside {step}")
+        action = "it is skipped"
+        if not self._read_only:
+            source = self.folder / str(step)
+            target = self.folder / f"{step}.corrupt"
+            number = 1
+            while target.exists():
+                number += 1
+                target = self.folder / f"{step}.corrupt-{number}"
+            if jax.process_index() == 0:
+                source.rename(target)
+            action = f"it is kept as {target.name}"
+        warnings.warn(
+            f"checkpoint {self.folder / str(step)}: {reason}; {action}, and the newest good one "
+            "is used",
+            RunWarning,
+            stacklevel=3,
+        )
+        barrier(f"was set aside {step}")
+
+
+def finished_steps(folder: str | os.PathLike[str]) -> list[Path]:
+    """The folders of all steps below `folder` that were written to the end.
+
+    Args:
+        folder: A checkpoint folder or one that holds several.
+
+    Returns:
+        Their paths.
+    """
+    marks = Path(folder).rglob("_CHECKPOINT_METADATA")
+    return [mark.parent for mark in marks if mark.parent.name.isdigit()]
+
+
+def _describe(leaf: Any) -> dict[str, Any]:
+    dtype, shape = digests.leaf_type(leaf)
+    return {"dtype": dtype, "shape": list(shape), "digest": digests.leaf_digest(leaf)}
+
+
+def _seal(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:200]
+
+
+def _abstract_bits(leaf: Any) -> jax.ShapeDtypeStruct:
+    """What Orbax is to read for a leaf: the bits of a key, in the leaf's own sharding."""
+    if digests.is_key(leaf):
+        bits = jax.eval_shape(jax.random.key_data, leaf)
+    else:
+        bits = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
+    sharding = getattr(leaf, "sharding", None)
+    if sharding is None:
+        sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.ShapeDtypeStruct(bits.shape, bits.dtype, sharding=sharding)
+
+
+def _rebuild(leaf: Any, bits: Any) -> Any:
+    """The leaf of the restored state from what Orbax read; None stands for an empty array."""
+    if bits is None:
+        return leaf if isinstance(leaf, jax.Array) else np.zeros(leaf.shape, leaf.dtype)
+    if digests.is_key(leaf):
+        return jax.random.wrap_key_data(bits, impl=_key_impl(leaf))
+    is_array = isinstance(leaf, jax.Array | jax.ShapeDtypeStruct)
+    return bits if is_array else np.asarray(bits)
+
+
+def _key_impl(leaf: Any) -> Any:
+    found = []
+    jax.eval_shape(lambda key: found.append(jax.random.key_impl(key)), leaf)
+    return found[0]

@@ -1,0 +1,100 @@
+"""Signs of life on the console: a bar on a terminal, a line now and then in a log file."""
+
+import contextlib
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+
+Update = Callable[..., None]
+_SHOWN = 4
+
+
+@contextlib.contextmanager
+def progress(
+    total: int, description: str, *, enabled: bool = True, every_seconds: float = 10.0
+) -> Iterator[Update]:
+    """Shows how far a long piece of work is, on stderr of process 0.
+
+    On a terminal a bar with the time left and up to four live metrics; elsewhere a plain line
+    every ten seconds or so, and one at the end. Nothing where it is not enabled.
+
+    Args:
+        total: Pieces of work in all.
+        description: What is being done.
+        enabled: Whether to show anything.
+        every_seconds: Seconds between two plain lines.
+
+    Yields:
+        `update(done, metrics=None)`, to be called with the pieces done so far and, where there
+        are any, a dict of scalars to show.
+    """
+    if not enabled or jax.process_index() != 0:
+        yield lambda done, metrics=None: None
+    elif sys.stderr.isatty():
+        with _bar(total, description) as update:
+            yield update
+    else:
+        yield _lines(total, description, every_seconds)
+
+
+@contextlib.contextmanager
+def _bar(total: int, description: str) -> Iterator[Update]:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[live]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        task = bars.add_task(description, total=total, live="")
+
+        def update(done: int, metrics: Mapping[str, Any] | None = None) -> None:
+            bars.update(task, completed=done)
+            if metrics:
+                bars.update(task, live=_live(metrics))
+
+        yield update
+
+
+def _lines(total: int, description: str, every_seconds: float) -> Update:
+    start = time.monotonic()
+    first: list[int] = []
+    last = [start]
+
+    def update(done: int, metrics: Mapping[str, Any] | None = None) -> None:
+        now = time.monotonic()
+        first.append(done) if not first else None
+        if now - last[0] < every_seconds and done < total:
+            return
+        last[0] = now
+        rate = (done - first[0]) / max(now - start, 1e-9)
+        left = f"{(total - done) / rate:.0f} s left" if rate > 0 else "time left unknown"
+        live = f", {_live(metrics)}" if metrics else ""
+        text = f"{description}: {done}/{total}, {now - start:.0f} s, {left}{live}"
+        print(text, file=sys.stderr, flush=True)
+
+    return update
+
+
+def _live(metrics: Mapping[str, Any]) -> str:
+    """The first few metrics as text, flags left out."""
+    numbers = {n: float(v) for n, v in metrics.items() if not n.endswith("/finite")}
+    shown = [(n, v) for n, v in numbers.items() if math.isfinite(v)][:_SHOWN]
+    return " ".join(f"{name} {value:.4g}" for name, value in shown)

@@ -1,0 +1,75 @@
+r"""Exponential Euler: the DDIM family, exact in the linear part of every process.
+
+Freeze the noise prediction e = -\sqrt{v} s over the step from forward time t to t' < t. With the
+denoised state x_0 = (x + v s) / a,
+
+    x' = a' x_0 + \sqrt{v' - \varsigma^2} e + \varsigma z,
+    \varsigma^2 = \eta^2 (v' / v) (v - (a / a')^2 v').
+
+eta = 0 is the exponential Euler step of the probability-flow ODE (DDIM); eta = 1 is the ancestral
+step, whose variance is that of x_{t'} given x_t and x_0. Source: Song, Meng and Ermon 2021, eq. 12,
+written for every (a, v).
+"""
+
+from typing import ClassVar
+
+import diffrax
+import equinox as eqx
+import jax.numpy as jnp
+
+from ctrl_jax.processes import LinearProcess
+from ctrl_jax.solvers.kernels import Kernel
+
+
+class ExponentialEuler(diffrax.AbstractItoSolver):
+    """The DDIM step with stochasticity `eta`; `args` of the solve must be the `ReverseSDE`.
+
+    Args:
+        eta: 0 for the deterministic step, 1 for the ancestral one.
+
+    Raises:
+        ValueError: eta is outside [0, 1].
+    """
+
+    eta: float = eqx.field(default=1.0, static=True)
+    term_structure: ClassVar = diffrax.AbstractTerm
+    interpolation_cls: ClassVar = diffrax.LocalLinearInterpolation
+
+    def __check_init__(self):
+        if not 0 <= self.eta <= 1:
+            raise ValueError(f"ExponentialEuler: eta must lie in [0, 1], got {self.eta!r}.")
+
+    def kernel(self, process: LinearProcess, r_0, r_1) -> Kernel:
+        """Return the coefficients of the step from reverse time r_0 to r_1."""
+        scale, std = process.marginal(process.horizon - r_0)
+        scale_next, std_next = process.marginal(process.horizon - r_1)
+        shrink = scale_next / scale
+        added = jnp.maximum(1 - (std_next / (std * shrink)) ** 2, 0.0)
+        step_std = self.eta * std_next * jnp.sqrt(added)
+        kept = jnp.sqrt(jnp.maximum(std_next**2 - step_std**2, 0.0))
+        return Kernel(shrink, shrink * std**2 - kept * std, step_std)
+
+    def order(self, terms):
+        """Return 1."""
+        return 1
+
+    def strong_order(self, terms):
+        """Return 1: the noise is additive."""
+        return 1.0
+
+    def init(self, terms, t0, t1, y0, args):
+        """Return no state: the method has one step."""
+        return None
+
+    def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
+        """Take one step from reverse time t0 to t1; `args` is the ReverseSDE."""
+        kernel = self.kernel(args.process, t0, t1)
+        y1 = kernel.mean(y0, args.score_fn(args.process.horizon - t0, y0))
+        if args.stochastic and self.eta > 0:
+            increment = terms.terms[1].control.evaluate(t0, t1)
+            y1 = y1 + kernel.std * increment / jnp.sqrt(t1 - t0)
+        return y1, None, {"y0": y0, "y1": y1}, None, diffrax.RESULTS.successful
+
+    def func(self, terms, t0, y0, args):
+        """Return the vector field at (t0, y0)."""
+        return terms.vf(t0, y0, args)

@@ -1,0 +1,59 @@
+r"""Girsanov: densities of one path law against another with the same diffusion.
+
+For dX = (f + g^2 a) dr + g dB with two scores a and a' the running divergence is
+
+    kl_rate = g^2 |a - a'|^2 / 2,                                                      (1)
+
+and the log-ratio of the path laws, along a path driven by a with Brownian motion B, is
+
+    log dP_a/dP_{a'} = \int g (a - a') . dB + \int kl_rate dr.                           (2)
+
+On a grid both are exact for the chain of Gaussian steps when the step's own coefficients are used
+(`kernels`), which is what `log_ratio` does. Source: arXiv 2409.08400, section 3.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ctrl_jax._typing import expand
+from ctrl_jax.solvers.kernels import Kernel
+
+
+def kl_rate(
+    weight: Float[Array, "*b"], score: Float[Array, "batch ..."], other: Float[Array, "batch ..."]
+) -> Float[Array, " batch"]:
+    """Return weight |score - other|^2 / 2 per example.
+
+    Args:
+        weight: g^2 for the rate per unit of time (1), or ``Kernel.kl_rate`` for the divergence of
+            one step; shape () or (batch,).
+        score: the score that drives the path, shape (batch, ...).
+        other: the score compared with.
+
+    Returns:
+        Shape (batch,), in nats (per unit of time for the first weight).
+    """
+    square = jnp.square(score - other).reshape(score.shape[0], -1)
+    return weight * jnp.sum(square, axis=1) / 2
+
+
+def log_ratio(
+    kernel: Kernel,
+    noise: Float[Array, "batch ..."],
+    score: Float[Array, "batch ..."],
+    other: Float[Array, "batch ..."],
+) -> Float[Array, " batch"]:
+    """Return log p(x' | x, score) - log p(x' | x, other) of one step made with `score` and `noise`.
+
+    Well conditioned in float32: the shift of the mean is taken in units of the step's noise, never
+    as a difference of states.
+
+    Args:
+        kernel: coefficients of the step.
+        noise: the standard normal that moved the state, shape (batch, ...).
+        score: the score that moved it.
+        other: the score compared with.
+    """
+    shift = expand(kernel.action_gain / kernel.std, noise) * (score - other)
+    cross = jnp.sum((noise * shift).reshape(noise.shape[0], -1), axis=1)
+    return cross + jnp.sum(jnp.square(shift).reshape(noise.shape[0], -1), axis=1) / 2

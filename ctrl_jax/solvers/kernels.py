@@ -1,0 +1,62 @@
+r"""One Gaussian step of a sampler, with the score as the action.
+
+A step of a stochastic sampler of the reversal of a linear SDE is a Gaussian transition whose mean
+is affine in the state and in the score,
+
+    x_{i+1} = state_gain_i x_i + action_gain_i a_i + std_i z_i,   z_i ~ N(0, I),         (1)
+
+with a_i = s(t_i, x_i). Reading the step's own noise as the exploration of a Gaussian policy,
+
+    a ~ N(mu(t_i, x_i), (std_i / action_gain_i)^2 I),                                   (2)
+
+the log-density of the action, the likelihood ratio of two policies and their Kullback-Leibler
+divergence are those of the transition. With rate_i = (action_gain_i / std_i)^2 the divergence is
+
+    KL(mu || mu') = rate_i |mu - mu'|^2 / 2,                                            (3)
+
+the discrete form of Girsanov's g^2 |mu - mu'|^2 dt / 2 (2409.08400): exact for the chain, not only
+as dt -> 0.
+"""
+
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ctrl_jax._typing import expand
+from ctrl_jax.processes import LinearProcess
+
+
+class Kernel(NamedTuple):
+    """Coefficients of (1), each of shape () or (steps,)."""
+
+    state_gain: Float[Array, "*steps"]
+    action_gain: Float[Array, "*steps"]
+    std: Float[Array, "*steps"]
+
+    @property
+    def kl_rate(self) -> Float[Array, "*steps"]:
+        """Return (action_gain / std)**2, so that the KL of a step is kl_rate |mu - mu'|^2 / 2."""
+        return (self.action_gain / self.std) ** 2
+
+    def mean(self, x: Array, action: Array) -> Array:
+        """Return the mean of (1)."""
+        return expand(self.state_gain, x) * x + expand(self.action_gain, x) * action
+
+
+@runtime_checkable
+class GaussianSolver(Protocol):
+    """A solver whose steps are Gaussian and affine in the score."""
+
+    def kernel(
+        self, process: LinearProcess, r_0: Float[Array, "*steps"], r_1: Float[Array, "*steps"]
+    ) -> Kernel:
+        """Return the coefficients of the step from reverse time r_0 to r_1."""
+        ...
+
+
+def gaussian_log_prob(noise: Float[Array, "batch ..."], std: Float[Array, "*b"]) -> Array:
+    """Return log N(noise * std; 0, std^2 I) per example, summed over dimensions."""
+    dimension = noise[0].size
+    square = jnp.sum(jnp.square(noise).reshape(noise.shape[0], -1), axis=1)
+    return -square / 2 - dimension * (jnp.log(std) + jnp.log(2 * jnp.pi) / 2)
