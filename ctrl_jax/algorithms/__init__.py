@@ -1,18 +1,21 @@
 """Algorithms: pairs of pure functions (init, step)."""
 
 from ctrl_jax.algorithms.base import Algorithm
+from ctrl_jax.algorithms.control_step import ControlState, UpdateConfig
 from ctrl_jax.algorithms.ddpo import make_ddpo, make_dpok
 from ctrl_jax.algorithms.diffusion_control import Batch, DiffusionControl, Rollout, roll_out
 from ctrl_jax.algorithms.score_as_action import (
-    UpdateConfig,
     make_policy_gradient,
     make_ppo,
     make_value_gradient,
 )
+from ctrl_jax.algorithms.score_pretraining import DataBatch, make_score_pretraining, uniform_times
 
 __all__ = [
     "Algorithm",
     "Batch",
+    "ControlState",
+    "DataBatch",
     "DiffusionControl",
     "Rollout",
     "UpdateConfig",
@@ -20,6 +23,8 @@ __all__ = [
     "make_dpok",
     "make_policy_gradient",
     "make_ppo",
+    "make_score_pretraining",
     "make_value_gradient",
     "roll_out",
+    "uniform_times",
 ]

@@ -52,7 +52,7 @@ def keep_if(condition: Bool[Array, ""], new: Any, old: Any) -> Any:
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
 
 
-def move_average(average: Any, params: Any, decay: float) -> Any:
+def move_average(average: Any, params: Any, decay: float | Array) -> Any:
     """Return the exponential moving average decay * average + (1 - decay) * params."""
     return jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, average, params)
 

@@ -20,8 +20,8 @@ from jaxtyping import Array, Float
 
 from ctrl_jax._typing import Model
 from ctrl_jax.algorithms.base import Algorithm
+from ctrl_jax.algorithms.control_step import DEFAULT_UPDATE, UpdateConfig, make_control
 from ctrl_jax.algorithms.diffusion_control import Batch, DiffusionControl, Rollout
-from ctrl_jax.algorithms.score_as_action import UpdateConfig, make_control
 from ctrl_jax.losses import advantage, policy
 
 
@@ -29,7 +29,7 @@ def make_ddpo(
     problem: DiffusionControl,
     policy_model: Model,
     optimizer: optax.GradientTransformation,
-    config: UpdateConfig = UpdateConfig(),
+    config: UpdateConfig = DEFAULT_UPDATE,
 ) -> Algorithm:
     """Return DDPO (1): clipped ratios with the standardised terminal reward.
 
@@ -44,8 +44,8 @@ def make_ddpo(
     """
     if isinstance(problem.penalty, float | int) and problem.penalty != 0:
         raise ValueError(
-            f"make_ddpo: DDPO has no KL penalty, got penalty {problem.penalty}; set it to 0, or use "
-            "make_dpok."
+            f"make_ddpo: DDPO has no KL penalty, got penalty {problem.penalty}; set it to 0, or "
+            "use make_dpok."
         )
 
     def surrogate(rows, score, log_ratio):
@@ -70,7 +70,7 @@ def make_dpok(
     problem: DiffusionControl,
     policy_model: Model,
     optimizer: optax.GradientTransformation,
-    config: UpdateConfig = UpdateConfig(),
+    config: UpdateConfig = DEFAULT_UPDATE,
 ) -> Algorithm:
     """Return DPOK (2): policy gradient with returns to go; arguments as `make_ddpo`."""
 
@@ -94,7 +94,7 @@ def make_dpok(
 
 
 def standardise(rewards: Float[Array, " batch"], batch: Batch) -> Float[Array, " batch"]:
-    """Return (R - mean) / std over the trajectories of the same prompt (all of them without prompts)."""
+    """Return (R - mean) / std over the trajectories of the same prompt, or over all."""
     if batch.prompts is None:
         share = batch.weights / jnp.sum(batch.weights)
         centred = rewards - jnp.sum(share * rewards)

@@ -11,11 +11,11 @@ trajectories of one batch and what every algorithm needs of them.
 
 from typing import NamedTuple
 
-import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 
 from ctrl_jax._typing import Model, Params, RewardFn, expand
@@ -63,7 +63,7 @@ class DiffusionControl(eqx.Module):
     shape: tuple[int, ...] = eqx.field(static=True)
     grid: Float[Array, " steps+1"]
     penalty: Float[Array, ""] | float
-    solver: diffrax.AbstractSolver = eqx.field(default_factory=ExponentialEuler)
+    solver: GaussianSolver = eqx.field(default_factory=ExponentialEuler)
     start_std: Float[Array, ""] | float | None = None
 
     def __check_init__(self):
@@ -72,18 +72,18 @@ class DiffusionControl(eqx.Module):
                 f"DiffusionControl: solver must take Gaussian steps with noise, got {self.solver}; "
                 "use EulerMaruyama() or ExponentialEuler(eta=1.0)."
             )
-        if not isinstance(self.grid, jax.core.Tracer):
+        if not isinstance(self.grid, Tracer):
             grid = np.asarray(self.grid)
             if grid.ndim != 1 or grid.size < 2 or not (np.diff(grid) > 0).all():
                 raise ValueError(
                     "DiffusionControl: grid must be a vector of at least two increasing times, "
                     f"got shape {grid.shape}."
                 )
-        if not isinstance(self.penalty, jax.core.Tracer):
+        if not isinstance(self.penalty, Tracer):
             penalty = float(self.penalty)
             if not (np.isfinite(penalty) and penalty >= 0):
                 raise ValueError(
-                    f"DiffusionControl: penalty must be finite and at least 0, got {self.penalty!r}."
+                    f"DiffusionControl: penalty must be finite and at least 0, got {penalty}."
                 )
 
     @property
@@ -152,6 +152,7 @@ def roll_out(
     x_0 = x_0 * expand(batch.weights > 0, x_0)
     sde = problem.process.reverse(lambda t, x: policy.apply(params, t, x, *batch.conditions))
     path = simulate(path_key, sde, x_0, problem.grid, solver=problem.solver, save="path")
+    assert path.noise is not None and path.log_probs is not None
     kernel = problem.kernel()
 
     def compare(inputs):
@@ -168,9 +169,7 @@ def roll_out(
     )
     rewards = terminal_rewards(problem, path.states[-1], batch)
     ok = path.ok & jnp.isfinite(rewards)
-    return Rollout(
-        path.states, path.noise, path.log_probs, actions, reference, kl, rewards, ok
-    )
+    return Rollout(path.states, path.noise, path.log_probs, actions, reference, kl, rewards, ok)
 
 
 def terminal_rewards(problem: DiffusionControl, x: Array, batch: Batch) -> Float[Array, " batch"]:
@@ -183,4 +182,3 @@ def terminal_rewards(problem: DiffusionControl, x: Array, batch: Batch) -> Float
             f"{shape}. Sum or average the remaining axes inside reward_fn."
         )
     return jnp.asarray(rewards, x.dtype)
-

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from ctrl_jax._typing import Model, expand
+from ctrl_jax._typing import Model
 from ctrl_jax.algorithms.base import Learner, apply_gradient
 from ctrl_jax.solvers import Kernel, girsanov
 

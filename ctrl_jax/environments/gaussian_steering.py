@@ -4,8 +4,8 @@ Data X_0 ~ \sum_i W_i N(m_i, S_i), reward R(x) = -(kappa / 2) |x - c|^2, penalty
 
     E[R(X_T)] - lambda KL(path || pretrained path)                                        (1)
 
-over the drifts of the reversal started from N(0, v(T)). With k = kappa / lambda, the optimal terminal
-law is the tilt p e^{R/lambda} / Z, again a mixture:
+over the drifts of the reversal started from N(0, v(T)). With k = kappa / lambda, the optimal
+terminal law is the tilt p e^{R/lambda} / Z, again a mixture:
 
     S_q = 1 / (1/S + k),   m_q = S_q (m/S + k c),
     log W_q = log W + tilt(m, S) + const,
@@ -25,6 +25,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from ctrl_jax.environments.linear_gaussian import LinearGaussian
@@ -72,7 +73,7 @@ class GaussianSteering(eqx.Module):
 
     def start_std(self) -> Float[Array, ""]:
         """Return sqrt(v(T)), the standard deviation of the start law N(0, v(T))."""
-        return self.process.marginal(self.process.horizon).std
+        return self.process.marginal(jnp.asarray(self.process.horizon)).std
 
     def score(self, t: Float[Array, "*t"], x: Float[Array, "..."]) -> Float[Array, "..."]:
         """Return the pretrained score, that of the data noised to forward time t."""
@@ -147,8 +148,7 @@ class GaussianSteering(eqx.Module):
         if self.data.means.shape != (1, 1):
             raise ValueError("policy_value needs one Gaussian in one dimension.")
         mean, variance = self.data.means[0, 0], self.data.variances[0, 0]
-        if start_moments is None:
-            start_moments = (jnp.zeros(()), self.start_std() ** 2)
+        start_mean, start_variance = start_moments or (0.0, self.start_std() ** 2)
 
         def rates(t, moments):
             m, v, _ = moments
@@ -161,7 +161,11 @@ class GaussianSteering(eqx.Module):
             b = self.process.contraction_rate(forward_time)
             deviation = (policy.slope * m + policy.intercept) ** 2 + policy.slope**2 * v
             return jnp.stack(
-                [(g2 * slope - b) * m + g2 * shift, 2 * (g2 * slope - b) * v + g2, g2 * deviation / 2]
+                [
+                    (g2 * slope - b) * m + g2 * shift,
+                    2 * (g2 * slope - b) * v + g2,
+                    g2 * deviation / 2,
+                ]
             )
 
         h = self.process.horizon / steps
@@ -174,7 +178,7 @@ class GaussianSteering(eqx.Module):
             k4 = rates(t + h, moments + h * k3)
             return moments + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4), None
 
-        start = jnp.stack([*map(jnp.asarray, start_moments), jnp.zeros(())])
+        start = jnp.stack([jnp.asarray(m) for m in (start_mean, start_variance, 0.0)])
         (m, v, kl), _ = jax.lax.scan(runge_kutta, start, jnp.arange(steps))
         return -self.curvature / 2 * ((m - self.target[0]) ** 2 + v) - self.penalty * kl
 
@@ -212,7 +216,7 @@ def _check_mixture(weights, means, variances):
             f"GaussianSteering: mean and variance must have one shape, got {means.shape} and "
             f"{variances.shape}."
         )
-    if any(isinstance(value, jax.core.Tracer) for value in (weights, variances)):
+    if any(isinstance(value, Tracer) for value in (weights, variances)):
         return
     if not np.isclose(np.sum(np.asarray(weights)), 1.0, atol=1e-5):
         raise ValueError(f"GaussianSteering: weights must sum to one, got {weights}.")

@@ -2,13 +2,13 @@
 
 import math
 
-import jax
+from jax.core import Tracer
 
 
 def require_positive(owner: str, **values: float) -> None:
     """Raise ValueError unless every concrete scalar is a positive finite number."""
     for name, value in values.items():
-        if isinstance(value, jax.core.Tracer):
+        if isinstance(value, Tracer):
             continue
         number = float(value)
         if not (math.isfinite(number) and number > 0):

@@ -30,7 +30,7 @@ def quadratic(process: LinearProcess, steps: int, *, end: float = 1e-3) -> Float
 def log_snr(process: LinearProcess, steps: int, *, end: float = 1e-3) -> Float[Array, " steps+1"]:
     """Return times at equal distances of the log signal-to-noise ratio log(a / std).
 
-    The inverse is found on the host by interpolation of a fine table, so `process` must be concrete.
+    The inverse is found on the host by interpolation of a fine table: `process` is concrete.
     """
     _check(process, steps, end)
     table = np.concatenate(

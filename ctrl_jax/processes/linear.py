@@ -42,7 +42,7 @@ class LinearProcess(eqx.Module):
 
     @abc.abstractmethod
     def contraction_rate(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
-        """Return b(t), which is also the contraction rate r_b of the backward drift (2401.13115)."""
+        """Return b(t), also the contraction rate r_b of the backward drift (2401.13115)."""
 
     @abc.abstractmethod
     def diffusion(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:

@@ -1,6 +1,6 @@
 """Images: the digits that ship with scikit-learn, or a user's own.
 
-All images leave here as float32 in [−1, 1], with axes (n, height, width, channels).
+All images leave here as float32 in [-1, 1], with axes (n, height, width, channels).
 """
 
 import os
@@ -19,7 +19,7 @@ _COLOUR = frozenset({"RGB", "RGBA", "P", "PA"})
 
 
 class Digits(NamedTuple):
-    """Real 8×8 digits in two halves: images (n, 8, 8, 1) float32, labels (n,) int32."""
+    """Real 8x8 digits in two halves: images (n, 8, 8, 1) float32, labels (n,) int32."""
 
     train_images: np.ndarray
     train_labels: np.ndarray
@@ -41,7 +41,7 @@ def load_digits() -> Digits:
     must not have seen it.
 
     Returns:
-        Images in [−1, 1] and labels 0 to 9.
+        Images in [-1, 1] and labels 0 to 9.
     """
     from sklearn import datasets
 
@@ -62,11 +62,11 @@ def load_folder(path: str | os.PathLike[str]) -> Images:
     Args:
         path: A folder of png or jpg files of one size, or a folder of class folders of them
             (labels follow the folders' names in order), or an `.npz` file with `images`
-            (n, h, w) or (n, h, w, c), as uint8 or as floats in [−1, 1], and optional integer
+            (n, h, w) or (n, h, w, c), as uint8 or as floats in [-1, 1], and optional integer
             `labels` (n,).
 
     Returns:
-        Images in [−1, 1], and labels where there are any.
+        Images in [-1, 1], and labels where there are any.
 
     Raises:
         ValueError: Anything missing, unknown, unreadable, not finite or of the wrong shape.
@@ -126,7 +126,7 @@ def _read_images(files: list[Path]) -> np.ndarray:
 
 
 def _size(image: Any) -> str:
-    return f"{image.width} × {image.height}"
+    return f"{image.width} x {image.height}"
 
 
 def _load_npz(path: Path) -> Images:
@@ -148,7 +148,7 @@ def _load_npz(path: Path) -> Images:
 
 
 def _scale(pixels: np.ndarray, name: str) -> np.ndarray:
-    """Checks an array of images and brings it to (n, h, w, c) float32 in [−1, 1]."""
+    """Checks an array of images and brings it to (n, h, w, c) float32 in [-1, 1]."""
     if pixels.ndim == 3:
         pixels = pixels[..., None]
     if pixels.ndim != 4 or pixels.size == 0 or pixels.shape[-1] > 4:

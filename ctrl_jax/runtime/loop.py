@@ -5,7 +5,7 @@ and the host never waits for it: metrics stay on the devices and are fetched tog
 `fetch_every` updates. Then flags become errors, lines are written and the bar moves. The state
 that a checkpoint holds has passed all checks up to its update.
 
-Updates are counted by how many are complete: update k turns state k − 1 into state k, its
+Updates are counted by how many are complete: update k turns state k - 1 into state k, its
 metrics are the line `"step": k`, and a checkpoint of step k continues with update k + 1, whose
 batch is `batches(k)`.
 """

@@ -51,7 +51,7 @@ def make_mesh(options: MeshOptions | None = None) -> Mesh:
     used = data * options.model
     whole = options.data is None or jax.process_count() > 1
     if used > count or data == 0 or (whole and used != count):
-        rule = f"data × model must {'equal' if whole else 'not exceed'} the {count} devices"
+        rule = f"data x model must {'equal' if whole else 'not exceed'} the {count} devices"
         received = (options.data, options.model)
         raise refuse("mesh (data, model)", received, rule, "change --mesh.data or --mesh.model")
     return jax.make_mesh(

@@ -6,7 +6,7 @@ is decided by `--resume`:
 
 | resume | config.json is there | no config.json | a checkpoint is missing | something changed |
 |---|---|---|---|---|
-| never | refused | a new run | – | – |
+| never | refused | a new run | - | - |
 | latest | continued | a new run | starts afresh | listed as a warning |
 | strict | continued | refused | refused | refused |
 

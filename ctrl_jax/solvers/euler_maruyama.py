@@ -4,10 +4,10 @@ import diffrax
 import jax.numpy as jnp
 
 from ctrl_jax.processes import LinearProcess
-from ctrl_jax.solvers.kernels import Kernel
+from ctrl_jax.solvers.kernels import GaussianSolver, Kernel
 
 
-class EulerMaruyama(diffrax.Euler):
+class EulerMaruyama(diffrax.Euler, GaussianSolver):
     """x' = x + drift dt + g sqrt(dt) z: weak order 1, strong order 1 for additive noise."""
 
     def kernel(self, process: LinearProcess, r_0, r_1) -> Kernel:

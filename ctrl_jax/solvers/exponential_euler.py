@@ -18,10 +18,10 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from ctrl_jax.processes import LinearProcess
-from ctrl_jax.solvers.kernels import Kernel
+from ctrl_jax.solvers.kernels import GaussianSolver, Kernel
 
 
-class ExponentialEuler(diffrax.AbstractItoSolver):
+class ExponentialEuler(GaussianSolver):
     """The DDIM step with stochasticity `eta`; `args` of the solve must be the `ReverseSDE`.
 
     Args:

@@ -18,8 +18,10 @@ the discrete form of Girsanov's g^2 |mu - mu'|^2 dt / 2 (2409.08400): exact for 
 as dt -> 0.
 """
 
-from typing import NamedTuple, Protocol, runtime_checkable
+import abc
+from typing import NamedTuple
 
+import diffrax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -44,15 +46,14 @@ class Kernel(NamedTuple):
         return expand(self.state_gain, x) * x + expand(self.action_gain, x) * action
 
 
-@runtime_checkable
-class GaussianSolver(Protocol):
-    """A solver whose steps are Gaussian and affine in the score."""
+class GaussianSolver(diffrax.AbstractItoSolver):
+    """Interface of the diffrax solvers whose steps are Gaussian and affine in the score."""
 
+    @abc.abstractmethod
     def kernel(
         self, process: LinearProcess, r_0: Float[Array, "*steps"], r_1: Float[Array, "*steps"]
     ) -> Kernel:
         """Return the coefficients of the step from reverse time r_0 to r_1."""
-        ...
 
 
 def gaussian_log_prob(noise: Float[Array, "batch ..."], std: Float[Array, "*b"]) -> Array:

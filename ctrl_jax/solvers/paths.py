@@ -32,10 +32,11 @@ class StepNoise(diffrax.AbstractPath):
         increment = jnp.sqrt(width) * self.noise
         if not use_levy:
             return increment
+        assert self.levy_noise is not None
         area = jnp.sqrt(width / 12) * self.levy_noise
         return diffrax.SpaceTimeLevyArea(dt=width, W=increment, H=area)
 
 
-def step_noise(key: Array, step: Array, like: Array) -> Array:
+def step_noise(key: Array, step: Array | int, like: Array) -> Array:
     """Return the standard normal noise of a step, of the shape and dtype of `like`."""
     return jax.random.normal(jax.random.fold_in(key, step), like.shape, like.dtype)

@@ -95,7 +95,7 @@ def simulate(
     steps = jnp.arange(grid.shape[0] - 1)
     start = (x_0, solver_state, jnp.ones(x_0.shape[0], bool))
     (x, _, ok), saved = jax.lax.scan(body, start, (steps, grid[:-1], grid[1:]))
-    if save == "last":
+    if saved is None:
         return Path(grid[-1], x, None, None, ok)
     states, noise, log_probs = saved
     return Path(grid, jnp.concatenate([x_0[None], states]), noise, log_probs, ok)

@@ -1,0 +1,33 @@
+"""Running Python in processes of its own, with this repository importable."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+TOY = Path(__file__).with_name("toy.py")
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """This process's environment, on the CPU, with more variables."""
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    return {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": path, **variables}
+
+
+def start_python(*args: str, **variables: str) -> subprocess.Popen[str]:
+    """Starts a Python process whose stdout and stderr are read as text."""
+    return subprocess.Popen(
+        [sys.executable, *args],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(**variables),
+    )
+
+
+def run_python(*args: str, **variables: str) -> tuple[int, str, str]:
+    """Runs a Python process to its end: status, stdout, stderr."""
+    process = start_python(*args, **variables)
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err

@@ -1,0 +1,209 @@
+"""The loop: one trace, donation, flags into errors, signals, and resume after a kill."""
+
+import os
+import re
+import signal
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ctrl_jax.runtime import (
+    Checkpoints,
+    CountTraces,
+    LoopOptions,
+    MetricsLog,
+    RunError,
+    RunInterrupted,
+    RunWarning,
+    make_mesh,
+    read_metrics,
+    state_digest,
+    train,
+)
+from tests.runtime import toy
+from tests.runtime.processes import TOY, run_python, start_python
+
+QUIET = LoopOptions(progress=False, fetch_every=3)
+
+
+def reference(steps: int) -> str:
+    state = toy.init(jax.random.key(0))
+    update = jax.jit(toy.step)
+    for k in range(steps):
+        state, _ = update(state, toy.batches(k))
+    return state_digest(state)
+
+
+def test_loop_equals_the_plain_loop_and_traces_once():
+    counted = CountTraces(toy.step)
+    state = toy.init(jax.random.key(0))
+    final = train(counted, state, toy.batches, steps=10, options=QUIET)
+    assert counted.traces == 1
+    assert state_digest(final) == reference(10)
+    assert not state.weights.is_deleted(), "the caller's state stays valid"
+
+
+def test_one_trace_with_weak_types_and_a_mesh():
+    def step(state, batch):
+        return {"x": state["x"] + batch.mean(), "n": state["n"] + 1}, {"x": state["x"].sum()}
+
+    options = LoopOptions(progress=False, mesh=make_mesh())
+    counted = CountTraces(step)
+    batch = np.ones((8, 2), np.float32)
+    final = train(counted, {"x": jnp.zeros(3), "n": 0}, [batch] * 5, steps=5, options=options)
+    assert counted.traces == 1
+    assert int(final["n"]) == 5
+    np.testing.assert_allclose(final["x"], 5)
+
+
+def test_the_state_is_donated():
+    pointers = []
+    jitted = jax.jit(lambda s, b: (s + 1, {}), donate_argnums=0)
+
+    def step(state, batch):
+        before = state
+        after = jitted(state, batch)
+        pointers.append(before.is_deleted())
+        return after
+
+    step.lower = None  # a function that is jitted already is used as it is
+    train(step, jnp.zeros(1000), None, steps=3, options=QUIET)
+    assert pointers == [True, True, True]
+    compiled = jitted.lower(jnp.zeros(1000), None).as_text()
+    assert "jax.buffer_donor" in compiled or "tf.aliasing_output" in compiled
+
+
+def test_a_second_trace_is_reported():
+    batches = [jnp.ones((8, 3)), jnp.ones((4, 3))]
+    with pytest.warns(RunWarning, match="traced a second time"):
+        train(toy.step, toy.init(jax.random.key(0)), batches, steps=2, options=QUIET)
+
+
+def test_every_update_has_one_line_and_evaluations_join_them(tmp_path):
+    options = LoopOptions(
+        progress=False, fetch_every=4, evaluate_every=5, evaluate=lambda k, s: {"gold": k / 10}
+    )
+    with MetricsLog(tmp_path / "metrics.jsonl") as log:
+        train(toy.step, toy.init(jax.random.key(0)), None, steps=12, log=log, options=options)
+    rows = read_metrics(tmp_path / "metrics.jsonl")
+    assert [row["step"] for row in rows] == list(range(1, 13))
+    assert {row["step"]: row["gold"] for row in rows if "gold" in row} == {5: 0.5, 10: 1.0, 12: 1.2}
+    assert all(row["update/finite"] is True and row["loss"] > 0 for row in rows)
+
+
+def test_too_many_skipped_updates_stop_the_run_and_name_the_last_good_step(tmp_path):
+    def batches(k):
+        return toy.batches(k) * (jnp.nan if k >= 7 else 1)
+
+    options = LoopOptions(progress=False, fetch_every=2, checkpoint_every=3, max_skipped=4)
+    with (
+        Checkpoints(tmp_path / "c") as checkpoints,
+        MetricsLog(tmp_path / "metrics.jsonl") as log,
+        pytest.raises(RunError, match="last good step is 7, the newest checkpoint is step 9"),
+    ):
+        train(
+            toy.step,
+            toy.init(jax.random.key(0)),
+            batches,
+            steps=50,
+            log=log,
+            checkpoints=checkpoints,
+            options=options,
+        )
+    rows = read_metrics(tmp_path / "metrics.jsonl")
+    assert [row["update/finite"] for row in rows] == [True] * 7 + [False] * 3
+
+
+def test_a_reward_that_is_not_finite_stops_the_run():
+    def step(state, batch):
+        return state + 1, {"reward/finite": state < 6}
+
+    with pytest.raises(RunError, match=r"NaN or inf at update 7; the last good step is 6"):
+        train(step, jnp.int32(0), None, steps=20, options=QUIET)
+
+
+def test_batches_that_end_early_are_refused():
+    with pytest.raises(ValueError, match="ended before update 3 of 9"):
+        train(toy.step, toy.init(jax.random.key(0)), [jnp.ones((2, 3))] * 2, steps=9, options=QUIET)
+
+
+def test_nothing_to_do_returns_the_state():
+    state = toy.init(jax.random.key(0))
+    assert train(toy.step, state, None, steps=4, start=4, options=QUIET) is state
+
+
+def test_first_signal_saves_and_handlers_are_put_back(tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+
+    def batches(k):
+        if k == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return toy.batches(k)
+
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        with pytest.raises(RunInterrupted, match="update 6 of 50 is saved; .*--resume latest") as e:
+            train(
+                toy.step,
+                toy.init(jax.random.key(0)),
+                batches,
+                steps=50,
+                checkpoints=checkpoints,
+                options=QUIET,
+            )
+        assert checkpoints.steps() == [6]
+        restored = checkpoints.restore(toy.init(jax.random.key(1)))
+    assert e.value.signum == signal.SIGTERM
+    assert state_digest(restored.state) == reference(6)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def wait_for_step(folder, step: int) -> None:
+    deadline = time.monotonic() + 60
+    while not (folder / "checkpoints" / str(step) / "_CHECKPOINT_METADATA").exists():
+        assert time.monotonic() < deadline, "no checkpoint within a minute"
+        time.sleep(0.01)
+
+
+def test_kill_9_and_resume_is_bitwise(tmp_path):
+    folder = os.fspath(tmp_path)
+    process = start_python(os.fspath(TOY), "--folder", folder, "--pause", "0.05")
+    wait_for_step(tmp_path, 10)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    status, out, err = run_python(os.fspath(TOY), "--folder", folder)
+    assert status == 0, err
+    start = int(re.findall(r"start (\d+)", out)[0])
+    assert 10 <= start < 40
+    assert out.split()[-1] == reference(40)
+    rows = read_metrics(tmp_path / "metrics.jsonl")
+    assert [row["step"] for row in rows] == list(range(1, 41))
+
+
+def test_sigterm_of_a_process_saves_and_says_how_to_continue(tmp_path):
+    process = start_python(os.fspath(TOY), "--folder", os.fspath(tmp_path), "--pause", "0.05")
+    wait_for_step(tmp_path, 5)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    last = err.strip().splitlines()[-1]
+    saved = int(re.findall(r"stopped by SIGTERM; update (\d+) of 40 is saved", last)[0])
+    assert f"--out {tmp_path} --resume latest" in last
+    assert Checkpoints(tmp_path / "checkpoints").steps()[-1] == saved
+    rows = read_metrics(tmp_path / "metrics.jsonl")
+    assert [row["step"] for row in rows] == list(range(1, saved + 1))
+
+
+def test_a_second_signal_ends_the_process_at_once(tmp_path):
+    process = start_python(os.fspath(TOY), "--folder", os.fspath(tmp_path), "--pause", "4")
+    assert process.stdout is not None
+    assert process.stdout.readline() == "start 0\n"
+    time.sleep(1.0)
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=3)
+    assert process.returncode == -signal.SIGTERM

@@ -1,0 +1,140 @@
+"""Mesh, sharded batches and several processes, on simulated devices."""
+
+import socket
+
+import jax
+import pytest
+from jax.sharding import AxisType
+
+from ctrl_jax.runtime import MeshOptions, check_batch, make_mesh, start
+from tests.runtime.processes import run_python, start_python
+
+EIGHT = """
+import warnings; warnings.simplefilter("error")
+import jax, jax.numpy as jnp, numpy as np, sys
+from jax.sharding import NamedSharding, PartitionSpec as P
+from ctrl_jax.runtime import *
+mesh = make_mesh(MeshOptions(model=2))
+assert dict(mesh.shape) == {"data": 4, "model": 2}, mesh
+batch = shard_batch(mesh, {"x": np.arange(24.0).reshape(8, 3), "n": 3})
+assert batch["x"].sharding.spec == P("data") and batch["x"].dtype == jnp.float32
+assert {s.data.shape for s in batch["x"].addressable_shards} == {(2, 3)}
+for bad in (lambda: shard_batch(mesh, np.ones((6, 2))), lambda: make_mesh(MeshOptions(16))):
+    try:
+        bad()
+        raise SystemExit("accepted")
+    except ValueError as error:
+        print(error)
+from tests.runtime import toy
+options = LoopOptions(progress=False, mesh=make_mesh(), fetch_every=2, checkpoint_every=2)
+counted = CountTraces(toy.step)
+with Checkpoints(sys.argv[1]) as checkpoints:
+    state = train(counted, toy.init(jax.random.key(0)), toy.batches, steps=4,
+                  checkpoints=checkpoints, options=options)
+    assert counted.traces == 1
+    assert len(state.weights.sharding.device_set) == 8
+    w = NamedSharding(make_mesh(), P("data"))
+    target = state._replace(weights=jax.ShapeDtypeStruct((64, 33), jnp.float32, sharding=w))
+    restored = checkpoints.restore(target)
+    assert restored.state.weights.sharding == w, restored.state.weights.sharding
+    assert state_digest(restored.state) == state_digest(state)
+    single = train(toy.step, toy.init(jax.random.key(0)), toy.batches, steps=4,
+                   options=LoopOptions(progress=False))
+    np.testing.assert_allclose(single.weights, state.weights, rtol=1e-5, atol=1e-6)
+"""
+
+
+def test_one_device_mesh():
+    mesh = make_mesh()
+    assert mesh.axis_names == ("data", "model")
+    assert set(mesh.axis_types) == {AxisType.Auto}
+    with pytest.raises(ValueError, match="data x model must"):
+        make_mesh(MeshOptions(data=jax.device_count() + 1))
+    with pytest.raises(ValueError, match=r"mesh.model: received 0"):
+        make_mesh(MeshOptions(model=0))
+
+
+def test_the_batch_must_divide():
+    class Four:
+        shape = {"data": 4, "model": 1}  # noqa: RUF012
+
+    check_batch(Four(), 8, "--batch")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match=r"--batch: received 6; .*4 devices.*; give 8"):
+        check_batch(Four(), 6, "--batch")  # pyright: ignore[reportArgumentType]
+
+
+def test_eight_devices(tmp_path):
+    status, out, err = run_python("-c", EIGHT, str(tmp_path / "c"), JAX_NUM_CPU_DEVICES="8")
+    assert status == 0, err
+    assert "batch: received 6; the mesh's data axis has 4 devices" in out
+    assert "must not exceed the 8 devices" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("sometimes",), "distributed: received 'sometimes'"),
+        (("off", "a:1", 2, 0), "do not apply with distributed off"),
+        (("auto", "a:1", None, 0), "all three or none"),
+        (("on", "nowhere", 2, 0), "it must be host:port"),
+        (("on", "a:1", 2, 2), "below processes = 2"),
+        (("on", "a:1", 0, 0), "processes: received 0"),
+        (("on",), "could not be joined"),
+    ],
+)
+def test_contradictory_distributed_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        start(*arguments)
+
+
+def test_auto_and_off_stay_alone():
+    assert start("off") is False
+    assert start("auto") is False
+
+
+TWO = """
+import os, signal, sys
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import NamedSharding, PartitionSpec as P
+from ctrl_jax.runtime import *
+port, rank, folder = sys.argv[1:]
+assert start("on", f"127.0.0.1:{port}", 2, int(rank), heartbeat_seconds=10)
+mesh = make_mesh()
+assert mesh.shape["data"] == 2 and jax.process_count() == 2
+os.chdir(folder)
+run = open_run("toy", {}, out=None, resume="never", seed=0)
+from tests.runtime import toy
+halves = lambda k: np.asarray(toy.batches(k))[4 * int(rank) : 4 * int(rank) + 4]
+def batches(k):
+    if k == 3 and rank == "1":
+        os.kill(os.getpid(), signal.SIGTERM)
+    return halves(k)
+options = LoopOptions(progress=False, mesh=mesh, fetch_every=1, checkpoint_every=2)
+checkpoints = Checkpoints(run.checkpoints)
+state = toy.init(jax.random.key(0))
+try:
+    train(toy.step, state, batches, steps=2000, log=MetricsLog(run.metrics),
+          checkpoints=checkpoints, options=options)
+except RunInterrupted as error:
+    print("stopped", error)
+restored = checkpoints.restore(replicate(mesh, state))
+again = train(toy.step, restored.state, halves, steps=restored.step + 2, start=restored.step,
+              options=LoopOptions(progress=False, mesh=mesh))
+print(run.folder.name, restored.step, state_digest(again))
+checkpoints.close()
+"""
+
+
+def test_two_processes_agree_on_the_folder_the_stop_and_the_state(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    pair = [start_python("-c", TWO, port, str(rank), str(tmp_path)) for rank in (0, 1)]
+    try:
+        results = [process.communicate(timeout=100) for process in pair]
+    finally:
+        for process in pair:
+            process.kill()
+    assert [process.returncode for process in pair] == [0, 0], results[0][1] + results[1][1]
+    assert results[0][0].splitlines()[-1] == results[1][0].splitlines()[-1]
+    assert "stopped by SIGTERM" in results[0][0]

@@ -1,0 +1,176 @@
+"""The rules of the run folder, one by one."""
+
+import json
+import math
+import os
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ctrl_jax.runtime import (
+    Checkpoints,
+    RunWarning,
+    open_run,
+    read_json,
+    versions,
+    write_json_atomic,
+    write_results,
+)
+
+CONFIG = {"learning_rate": 0.1, "run": {"out": None, "resume": "never", "steps": 3, "seed": 0}}
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def changed(**values):
+    run = {**CONFIG["run"], **{k: v for k, v in values.items() if k in CONFIG["run"]}}
+    rest = {k: v for k, v in values.items() if k not in CONFIG["run"]}
+    return {**CONFIG, **rest, "run": run}
+
+
+def start(config=CONFIG, out="d", resume="never", seed=0):
+    return open_run("toy", config, out=out, resume=resume, seed=seed)
+
+
+def save(run):
+    with Checkpoints(run.checkpoints) as checkpoints:
+        checkpoints.save(1, {"x": jnp.ones(2)})
+
+
+def test_a_new_run_has_a_folder_of_its_own(tmp_path):
+    first, second = start(out=None, seed=7), start(out=None, seed=7)
+    assert first.folder != second.folder
+    assert first.folder.parent.resolve() == tmp_path / "runs" / "toy"
+    assert "-7" in first.folder.name
+    assert not first.resumed
+    content = read_json(first.folder / "config.json")
+    assert content["config"] == CONFIG
+    assert content["versions"] == versions()
+    assert content["mesh"]["processes"] == 1
+
+
+def test_never_refuses_a_folder_with_a_config_only(tmp_path):
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "notes.txt").write_text("mine")
+    start()
+    before = (tmp_path / "d" / "config.json").read_bytes()
+    with pytest.raises(ValueError, match="out: received 'd'; it holds the config.json"):
+        start(changed(learning_rate=0.2))
+    assert (tmp_path / "d" / "config.json").read_bytes() == before
+    assert (tmp_path / "d" / "notes.txt").read_text() == "mine"
+
+
+def test_latest_starts_afresh_without_a_checkpoint():
+    assert not start(resume="latest").resumed
+    assert not start(resume="latest").resumed
+
+
+def test_latest_continues_from_a_checkpoint_in_any_subfolder():
+    run = start()
+    with Checkpoints(run.checkpoints / "policy") as checkpoints:
+        checkpoints.save(1, {"x": jnp.ones(2)})
+    assert start(changed(resume="latest", out="d", steps=9), resume="latest").resumed
+
+
+def test_latest_without_out_takes_the_newest_run():
+    old, new = start(out=None), start(out=None)
+    os.utime(old.folder / "config.json", (1, 1))
+    save(old), save(new)
+    assert start(out=None, resume="latest").folder == new.folder
+    assert (
+        open_run("other", CONFIG, out=None, resume="latest", seed=0).folder.parent.name == "other"
+    )
+
+
+def test_latest_lists_what_changed_and_keeps_a_history():
+    save(start())
+    with pytest.warns(RunWarning, match=r"learning_rate: 0.1 -> 0.2; run.seed: 0 -> 5$"):
+        run = start(changed(learning_rate=0.2, seed=5, resume="latest"), resume="latest")
+    assert run.resumed
+    content = read_json(run.folder / "config.json")
+    assert content["config"]["learning_rate"] == 0.2
+    assert content["resumed"][0]["changes"]["learning_rate"] == [0.1, 0.2]
+
+
+def test_latest_lists_versions(tmp_path):
+    save(start())
+    content = read_json(tmp_path / "d" / "config.json")
+    content["versions"]["jax"] = "0.1.0"
+    write_json_atomic(tmp_path / "d" / "config.json", content)
+    with pytest.warns(RunWarning, match=r"versions.jax: 0.1.0 -> "):
+        start(resume="latest")
+
+
+def test_strict_continues_the_same_run_only(tmp_path):
+    with pytest.raises(ValueError, match="d holds no run"):
+        start(resume="strict")
+    with pytest.raises(ValueError, match="holds no run"):
+        start(resume="strict", out=None)
+    run = start()
+    with pytest.raises(ValueError, match="holds no checkpoint"):
+        start(resume="strict")
+    save(run)
+    assert start(changed(resume="strict", out="d"), resume="strict").resumed
+    for change in ({"learning_rate": 0.2}, {"steps": 4}, {"new_option": 1}):
+        with pytest.raises(ValueError, match=next(iter(change))):
+            start(changed(**change), resume="strict")
+    content = read_json(tmp_path / "d" / "config.json")
+    for part, name in (("versions", "numpy"), ("mesh", "devices")):
+        other = json.loads(json.dumps(content))
+        other[part][name] = "other"
+        write_json_atomic(tmp_path / "d" / "config.json", other)
+        with pytest.raises(ValueError, match=f"{part}.{name}"):
+            start(resume="strict")
+
+
+def test_another_experiment_or_a_file_is_refused(tmp_path):
+    start()
+    with pytest.raises(ValueError, match="a run of 'toy', not of 'other'"):
+        open_run("other", CONFIG, out="d", resume="latest", seed=0)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="it must be a folder"):
+        start(out="file")
+    (tmp_path / "d" / "config.json").write_text("{half")
+    with pytest.raises(ValueError, match="cannot be read as JSON"):
+        start(resume="latest")
+
+
+def test_results_are_whole_and_without_nan(tmp_path):
+    run = start()
+    path = write_results(
+        run,
+        experiment="toy",
+        claim="it runs",
+        source="here",
+        metrics={"a": float("nan"), "b": jnp.float32(0.5), "c": np.arange(2)},
+        expected={"a": math.inf},
+        config=CONFIG,
+        digest="0" * 64,
+        seconds=1.5,
+    )
+    content = json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(name))
+    assert content["metrics"] == {"a": None, "b": 0.5, "c": [0, 1]}
+    assert content["expected"] == {"a": None}
+    assert set(content) == {
+        "experiment",
+        "claim",
+        "source",
+        "metrics",
+        "expected",
+        "config",
+        "versions",
+        "digest",
+        "seconds",
+    }
+
+
+def test_a_value_json_cannot_hold_leaves_the_old_file(tmp_path):
+    write_json_atomic(tmp_path / "x.json", {"a": 1})
+    with pytest.raises(ValueError, match="must be a nest of plain"):
+        write_json_atomic(tmp_path / "x.json", {"a": object()})
+    assert read_json(tmp_path / "x.json") == {"a": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
