@@ -15,6 +15,7 @@ from pathlib import Path
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # read when jax is imported
 
 import jax
+import jaxtyping
 import pytest
 
 TESTS = Path(__file__).parent
@@ -35,3 +36,12 @@ def dtype_promotion_is_strict(request: pytest.FixtureRequest) -> Iterator[None]:
     strict = floor in PURE_FLOORS and request.node.get_closest_marker("mixed_dtypes") is None
     with jax.numpy_dtype_promotion("strict") if strict else contextlib.nullcontext():
         yield
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """No run-time check of types: what a user meets who has not asked for it."""
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", before)

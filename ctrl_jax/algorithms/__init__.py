@@ -4,6 +4,7 @@ from ctrl_jax.algorithms.base import Algorithm
 from ctrl_jax.algorithms.control_step import ControlState, UpdateConfig
 from ctrl_jax.algorithms.ddpo import make_ddpo, make_dpok
 from ctrl_jax.algorithms.diffusion_control import Batch, DiffusionControl, Rollout, roll_out
+from ctrl_jax.algorithms.reward_learning import Pairs, make_reward_learning
 from ctrl_jax.algorithms.score_as_action import (
     make_policy_gradient,
     make_ppo,
@@ -17,12 +18,14 @@ __all__ = [
     "ControlState",
     "DataBatch",
     "DiffusionControl",
+    "Pairs",
     "Rollout",
     "UpdateConfig",
     "make_ddpo",
     "make_dpok",
     "make_policy_gradient",
     "make_ppo",
+    "make_reward_learning",
     "make_score_pretraining",
     "make_value_gradient",
     "roll_out",

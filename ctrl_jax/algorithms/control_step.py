@@ -15,7 +15,13 @@ from jaxtyping import Array, Int
 
 from ctrl_jax._typing import Model
 from ctrl_jax.algorithms.base import Algorithm, Learner, move_average, start_learner, weighted_mean
-from ctrl_jax.algorithms.critic import Critic, evaluate_critic, explained_variance, fit_critic
+from ctrl_jax.algorithms.critic import (
+    Critic,
+    evaluate_critic,
+    explained_variance,
+    fit_critic,
+    remove_martingale,
+)
 from ctrl_jax.algorithms.diffusion_control import Batch, DiffusionControl, Rollout, roll_out
 from ctrl_jax.algorithms.policy_update import Surrogate, Transitions, update_policy
 from ctrl_jax.losses import advantage
@@ -138,8 +144,14 @@ def make_control(
         rollout = roll_out(
             rollout_key, problem, policy_model, state.policy.params, state.reference, batch
         )
-        values, gradients = evaluate_critic(critic, state.value, problem, rollout, batch)
+        values, gradients = None, None
+        if critic is not None:
+            assert state.value is not None
+            evaluated = evaluate_critic(critic, state.value, problem, rollout, batch)
+            values, gradients = evaluated.values, evaluated.gradients
         advantages = advantage_fn(rollout, values, batch)
+        if gradients is not None:
+            advantages = remove_martingale(advantages, evaluated, problem, rollout)
         learner, metrics = update_policy(
             policy_key,
             policy_model,
@@ -158,7 +170,9 @@ def make_control(
             )
             finite = jnp.minimum(metrics["update/finite"], value_metrics.pop("value/finite"))
             metrics = {**metrics, **value_metrics, "update/finite": finite}
-            metrics["value/explained_variance"] = explained_variance(problem, rollout, values)
+            metrics["value/explained_variance"] = explained_variance(
+                problem, rollout, values, batch
+            )
         skipped = (metrics["update/finite"] < 1).astype(jnp.int32)
         in_a_row = jnp.where(skipped > 0, state.skipped_in_a_row + 1, 0)
         moved = ControlState(

@@ -28,39 +28,75 @@ class Critic(NamedTuple):
     with_gradient: bool = False
 
 
-def evaluate_critic(critic, learner, problem, rollout, batch):
-    """Values at t_0 .. t_{n-1} and, where asked for, gradients at t_1 .. t_n; time-major."""
-    if critic is None:
-        return None, None
+class Evaluated(NamedTuple):
+    """The critic along a rollout, time-major.
 
-    def evaluate(inputs):
-        t, x = inputs
+    Fields:
+        values: V(t_i, x_i) for i < n.
+        expected: V(t_{i+1}, m_i) at the conditional mean m_i of the next state; None where the
+            policy loss needs no gradient.
+        gradients: the gradient of V(t_{i+1}, .) at m_i; None likewise.
+    """
+
+    values: Float[Array, "steps batch"]
+    expected: Float[Array, "steps batch"] | None
+    gradients: Float[Array, "steps batch ..."] | None
+
+
+def evaluate_critic(
+    critic: Critic, learner: Learner, problem: DiffusionControl, rollout: Rollout, batch: Batch
+) -> Evaluated:
+    """Evaluate the critic, and its gradient where asked for, along a rollout."""
+
+    def value_fn(t, x):
         return critic.model.apply(learner.params, t, x, *batch.conditions)
 
-    def gradient(inputs):
+    def value_and_gradient(inputs):
         t, x = inputs
-        return jax.grad(
-            lambda x: jnp.sum(critic.model.apply(learner.params, t, x, *batch.conditions))
-        )(x)
+        values, pull_back = jax.vjp(lambda x: value_fn(t, x), x)
+        return values, pull_back(jnp.ones_like(values))[0]
 
     times = problem.forward_times()
-    values = jax.lax.map(evaluate, (times[:-1], rollout.states[:-1]))
+    values = jax.lax.map(lambda inputs: value_fn(*inputs), (times[:-1], rollout.states[:-1]))
     if not critic.with_gradient:
-        return values, None
-    kernel = problem.kernel()
-    std = kernel.std.reshape((-1,) + (1,) * (rollout.noise.ndim - 1))
-    expected = rollout.states[1:] - std * rollout.noise
-    return values, jax.lax.map(gradient, (times[1:], expected))
+        return Evaluated(values, None, None)
+    mean = rollout.states[1:] - _noise_step(problem, rollout)
+    return Evaluated(values, *jax.lax.map(value_and_gradient, (times[1:], mean)))
 
 
-def returns_from(problem, rollout) -> Float[Array, "steps+1 batch"]:
+def remove_martingale(
+    advantages: Float[Array, "steps batch"],
+    evaluated: Evaluated,
+    problem: DiffusionControl,
+    rollout: Rollout,
+) -> Float[Array, "steps batch"]:
+    r"""Return the advantages less what the critic knows of them: a control variate.
+
+    The part \nabla V(t_{i+1}, m_i) . std_i z_i is a martingale increment whose contribution to the
+    policy gradient is known without noise (`losses.policy.value_gradient` at m_i), and the baseline
+    becomes V(t_{i+1}, m_i), the critic's own prediction from the same state. Both are functions of
+    x_i times at most the noise, so the gradient's expectation does not change.
+    """
+    assert evaluated.expected is not None and evaluated.gradients is not None
+    product = evaluated.gradients * _noise_step(problem, rollout)
+    increment = jnp.sum(product.reshape(*advantages.shape, -1), axis=2)
+    baseline = evaluated.expected - evaluated.values - problem.penalty * rollout.kl
+    return advantages - baseline - increment
+
+
+def _noise_step(problem, rollout):
+    std = problem.kernel().std
+    return std.reshape((-1,) + (1,) * (rollout.noise.ndim - 1)) * rollout.noise
+
+
+def returns_from(problem, rollout) -> Float[Array, "points batch"]:
     """Penalised return from every grid point on; the last is the reward."""
     to_go = advantage.returns_to_go(-problem.penalty * rollout.kl, rollout.rewards)
     return jnp.concatenate([to_go, rollout.rewards[None]])
 
 
 def fit_critic(key, critic, learner, problem, rollout, batch, config):
-    """Minimise (3) over minibatches of the grid points of every trajectory."""
+    """Minimise (1) over minibatches of the grid points of every trajectory."""
     states = jnp.swapaxes(rollout.states, 0, 1)
     returns = jnp.swapaxes(returns_from(problem, rollout), 0, 1)
     times = problem.forward_times()
@@ -92,6 +128,12 @@ def fit_critic(key, critic, learner, problem, rollout, batch, config):
     return learner, metrics
 
 
-def explained_variance(problem, rollout, values):
+def explained_variance(problem, rollout, values, batch):
+    """Share of the variance of the returns, over steps and trajectories, that the values hold."""
+    share = batch.weights / (jnp.sum(batch.weights) * values.shape[0])
+
+    def variance(x):
+        return jnp.sum(jnp.square(x - jnp.sum(x @ share)) @ share)
+
     returns = returns_from(problem, rollout)[:-1]
-    return 1 - jnp.var(returns - values) / jnp.maximum(jnp.var(returns), 1e-12)
+    return 1 - variance(returns - values) / jnp.maximum(variance(returns), 1e-12)

@@ -16,6 +16,7 @@ terms, and then its fixed point is not the tilted law.)
 
 import jax.numpy as jnp
 import optax
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from ctrl_jax._typing import Model
@@ -42,7 +43,7 @@ def make_ddpo(
     Raises:
         ValueError: the problem has a penalty.
     """
-    if isinstance(problem.penalty, float | int) and problem.penalty != 0:
+    if not isinstance(problem.penalty, Tracer) and float(problem.penalty) != 0:
         raise ValueError(
             f"make_ddpo: DDPO has no KL penalty, got penalty {problem.penalty}; set it to 0, or "
             "use make_dpok."
@@ -101,8 +102,8 @@ def standardise(rewards: Float[Array, " batch"], batch: Batch) -> Float[Array, "
         return centred / (jnp.sqrt(jnp.sum(share * centred**2)) + 1e-8)
     same = _same_prompt(batch)
     centred = rewards - same @ rewards
-    second = same @ rewards**2 - (same @ rewards) ** 2
-    return centred / (jnp.sqrt(jnp.maximum(second, 0.0)) + 1e-8)
+    # Every row of a prompt has the same mean, so its own centred rewards give its variance.
+    return centred / (jnp.sqrt(same @ centred**2) + 1e-8)
 
 
 def _same_prompt(batch: Batch) -> Float[Array, "batch batch"]:

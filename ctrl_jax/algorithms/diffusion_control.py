@@ -61,7 +61,7 @@ class DiffusionControl(eqx.Module):
     reference: Model
     reward_fn: RewardFn
     shape: tuple[int, ...] = eqx.field(static=True)
-    grid: Float[Array, " steps+1"]
+    grid: Float[Array, " points"]
     penalty: Float[Array, ""] | float
     solver: GaussianSolver = eqx.field(default_factory=ExponentialEuler)
     start_std: Float[Array, ""] | float | None = None
@@ -95,7 +95,7 @@ class DiffusionControl(eqx.Module):
         """Return the coefficients of every step, each of shape (steps,)."""
         return self.solver.kernel(self.process, self.grid[:-1], self.grid[1:])
 
-    def forward_times(self) -> Float[Array, " steps+1"]:
+    def forward_times(self) -> Float[Array, " points"]:
         """Return the forward time of each grid point."""
         return self.process.horizon - self.grid
 
@@ -149,7 +149,7 @@ def roll_out(
     start_key, path_key = jax.random.split(key)
     std = problem.process.prior_std() if problem.start_std is None else problem.start_std
     x_0 = std * jax.random.normal(start_key, (size, *problem.shape))
-    x_0 = x_0 * expand(batch.weights > 0, x_0)
+    x_0 = x_0 * expand((batch.weights > 0).astype(x_0.dtype), x_0)
     sde = problem.process.reverse(lambda t, x: policy.apply(params, t, x, *batch.conditions))
     path = simulate(path_key, sde, x_0, problem.grid, solver=problem.solver, save="path")
     assert path.noise is not None and path.log_probs is not None

@@ -16,16 +16,13 @@ The algorithms differ in the surrogate and in the advantage: `make_ppo` (clipped
 gradient is \nabla V), and in `ddpo.py` the two that use terminal rewards only.
 """
 
-import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
 
-from ctrl_jax._typing import Model, expand
+from ctrl_jax._typing import Model
 from ctrl_jax.algorithms.base import Algorithm
 from ctrl_jax.algorithms.control_step import DEFAULT_UPDATE, UpdateConfig, make_control
 from ctrl_jax.algorithms.critic import Critic
 from ctrl_jax.algorithms.diffusion_control import DiffusionControl
-from ctrl_jax.algorithms.policy_update import Transitions
 from ctrl_jax.losses import policy
 
 
@@ -52,11 +49,10 @@ def make_ppo(
     """
 
     def surrogate(rows, score, log_ratio):
-        if not config.control_variate:
-            return policy.clipped_surrogate(log_ratio, rows.advantages, clip=config.clip)
-        residual = rows.advantages - martingale_increment(rows)
-        expected = policy.value_gradient(rows.kernel.mean(rows.states, score), rows.gradients)
-        return policy.clipped_surrogate(log_ratio, residual, clip=config.clip) + expected
+        loss = policy.clipped_surrogate(log_ratio, rows.advantages, clip=config.clip)
+        if config.control_variate:
+            loss += policy.value_gradient(rows.kernel.mean(rows.states, score), rows.gradients)
+        return loss
 
     return make_control(
         problem,
@@ -66,13 +62,6 @@ def make_ppo(
         critic=Critic(value_model, value_optimizer, with_gradient=config.control_variate),
         config=config,
     )
-
-
-def martingale_increment(rows: Transitions) -> Float[Array, " rows"]:
-    """Return <grad V, std z>, the part of the advantage that the step's own noise makes."""
-    assert rows.gradients is not None
-    moved = expand(rows.kernel.std, rows.noise) * rows.noise
-    return jnp.sum((rows.gradients * moved).reshape(moved.shape[0], -1), axis=1)
 
 
 def make_policy_gradient(

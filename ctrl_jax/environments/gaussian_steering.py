@@ -59,8 +59,8 @@ class GaussianSteering(eqx.Module):
     def __init__(self, process, mean, variance, curvature, target, penalty, *, weights=None):
         require_positive("GaussianSteering", curvature=curvature, penalty=penalty)
         weights = jnp.ones(1) if weights is None else jnp.asarray(weights, float)
-        means = jnp.reshape(jnp.asarray(mean, float), (weights.size, -1))
-        variances = jnp.reshape(jnp.asarray(variance, float), (weights.size, -1))
+        means = _rows("mean", mean, weights.size)
+        variances = _rows("variance", variance, weights.size)
         _check_mixture(weights, means, variances)
         self.process, self.curvature, self.penalty = process, curvature, penalty
         self.data = Mixture(weights, means, variances)
@@ -179,7 +179,7 @@ class GaussianSteering(eqx.Module):
             return moments + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4), None
 
         start = jnp.stack([jnp.asarray(m) for m in (start_mean, start_variance, 0.0)])
-        (m, v, kl), _ = jax.lax.scan(runge_kutta, start, jnp.arange(steps))
+        (m, v, kl), _ = jax.lax.scan(runge_kutta, start, jnp.arange(steps, dtype=float))
         return -self.curvature / 2 * ((m - self.target[0]) ** 2 + v) - self.penalty * kl
 
     def policy_gradient(
@@ -210,6 +210,16 @@ class GaussianSteering(eqx.Module):
         return result[0] if flat else result
 
 
+def _rows(name, value, number):
+    value = jnp.asarray(value, float)
+    if value.size == 0 or value.size % number:
+        raise ValueError(
+            f"GaussianSteering: {name} must hold one row per weight, got shape {value.shape} for "
+            f"{number} weights."
+        )
+    return jnp.reshape(value, (number, -1))
+
+
 def _check_mixture(weights, means, variances):
     if means.shape != variances.shape:
         raise ValueError(
@@ -218,7 +228,9 @@ def _check_mixture(weights, means, variances):
         )
     if any(isinstance(value, Tracer) for value in (weights, variances)):
         return
-    if not np.isclose(np.sum(np.asarray(weights)), 1.0, atol=1e-5):
-        raise ValueError(f"GaussianSteering: weights must sum to one, got {weights}.")
+    if not (np.asarray(weights) >= 0).all() or abs(np.sum(np.asarray(weights)) - 1) > 1e-5:
+        raise ValueError(
+            f"GaussianSteering: weights must sum to one and not be negative, got {weights}."
+        )
     if not (np.asarray(variances) > 0).all():
         raise ValueError(f"GaussianSteering: variance must be positive, got {variances}.")

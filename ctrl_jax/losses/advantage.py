@@ -19,7 +19,7 @@ def returns_to_go(
     running: Float[Array, "steps batch"], terminal: Float[Array, " batch"]
 ) -> Float[Array, "steps batch"]:
     """Return (3): terminal plus the running rewards from each step on."""
-    return terminal + jnp.cumsum(running[::-1], axis=0)[::-1]
+    return terminal[None] + jnp.cumsum(running[::-1], axis=0)[::-1]
 
 
 def generalized(

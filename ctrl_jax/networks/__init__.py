@@ -1,8 +1,18 @@
 """Flax NNX networks, seen from above only as callables (`as_model`)."""
 
+from ctrl_jax.networks.diffusion_model import DiffusionSpec
 from ctrl_jax.networks.dit import DiT
 from ctrl_jax.networks.functional import as_model, count_parameters
 from ctrl_jax.networks.mlp import MLP
+from ctrl_jax.networks.unet import UNet
 from ctrl_jax.networks.value import ValueMLP
 
-__all__ = ["MLP", "DiT", "ValueMLP", "as_model", "count_parameters"]
+__all__ = [
+    "MLP",
+    "DiT",
+    "DiffusionSpec",
+    "UNet",
+    "ValueMLP",
+    "as_model",
+    "count_parameters",
+]

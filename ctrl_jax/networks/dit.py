@@ -11,10 +11,10 @@ from ctrl_jax.networks.layers import ZERO, Conditioning, Linear, normalise
 class Attention(nnx.Module):
     """Multi-head self-attention over (batch, tokens, width)."""
 
-    def __init__(self, width: int, heads: int, *, rngs: nnx.Rngs):
+    def __init__(self, width: int, heads: int, *, dtype=None, rngs: nnx.Rngs):
         self.heads = heads
-        self.project = Linear(width, 3 * width, rngs=rngs)
-        self.out = Linear(width, width, rngs=rngs)
+        self.project = Linear(width, 3 * width, dtype=dtype, rngs=rngs)
+        self.out = Linear(width, width, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
         """Mix the tokens."""
@@ -28,11 +28,11 @@ class Attention(nnx.Module):
 class Block(nnx.Module):
     """Attention and a two-layer perceptron, each modulated by the conditioning (adaLN-Zero)."""
 
-    def __init__(self, width: int, heads: int, *, rngs: nnx.Rngs):
-        self.modulation = Linear(width, 6 * width, kernel_init=ZERO, rngs=rngs)
-        self.attention = Attention(width, heads, rngs=rngs)
-        self.hidden = Linear(width, 4 * width, rngs=rngs)
-        self.out = Linear(4 * width, width, rngs=rngs)
+    def __init__(self, width: int, heads: int, *, dtype=None, rngs: nnx.Rngs):
+        self.modulation = Linear(width, 6 * width, kernel_init=ZERO, dtype=dtype, rngs=rngs)
+        self.attention = Attention(width, heads, dtype=dtype, rngs=rngs)
+        self.hidden = Linear(width, 4 * width, dtype=dtype, rngs=rngs)
+        self.out = Linear(4 * width, width, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Array, condition: Array) -> Array:
         """Apply the block to tokens (batch, tokens, width)."""
@@ -54,6 +54,7 @@ class DiT(nnx.Module):
         heads: attention heads.
         horizon: T of the process.
         classes: number of class labels; 0 for none.
+        dtype: type of the arithmetic; that of parameters and inputs by default.
         rngs: random streams.
 
     Raises:
@@ -70,6 +71,7 @@ class DiT(nnx.Module):
         heads: int = 4,
         horizon: float = 1.0,
         classes: int = 0,
+        dtype: jnp.dtype | None = None,
         rngs: nnx.Rngs,
     ):
         rows, columns, channels = shape
@@ -79,12 +81,14 @@ class DiT(nnx.Module):
             raise ValueError(f"DiT: heads must divide the width {width}, got {heads}.")
         self.patch, self.grid = patch, (rows // patch, columns // patch)
         tokens, size = self.grid[0] * self.grid[1], patch * patch * channels
-        self.condition = Conditioning(width, horizon=horizon, classes=classes, rngs=rngs)
-        self.enter = Linear(size, width, rngs=rngs)
+        self.condition = Conditioning(
+            width, horizon=horizon, classes=classes, dtype=dtype, rngs=rngs
+        )
+        self.enter = Linear(size, width, dtype=dtype, rngs=rngs)
         self.positions = nnx.Param(0.02 * jax.random.normal(rngs.params(), (tokens, width)))
-        self.blocks = nnx.List([Block(width, heads, rngs=rngs) for _ in range(depth)])
-        self.modulation = Linear(width, 2 * width, kernel_init=ZERO, rngs=rngs)
-        self.leave = Linear(width, size, kernel_init=ZERO, rngs=rngs)
+        self.blocks = nnx.List([Block(width, heads, dtype=dtype, rngs=rngs) for _ in range(depth)])
+        self.modulation = Linear(width, 2 * width, kernel_init=ZERO, dtype=dtype, rngs=rngs)
+        self.leave = Linear(width, size, kernel_init=ZERO, dtype=dtype, rngs=rngs)
 
     def __call__(self, t: Array, x: Float[Array, "batch h w c"], *conditions: Array) -> Array:
         """Return an array of x's shape."""

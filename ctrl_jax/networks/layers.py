@@ -31,15 +31,23 @@ class Conditioning(nnx.Module):
         horizon: T of the process, so that the network sees t / T.
         classes: number of class labels; 0 for none.
         frequencies: number of Fourier frequencies, from 1 to 1000 per horizon.
+        dtype: type of the arithmetic; that of parameters and inputs by default.
         rngs: random streams.
     """
 
     def __init__(
-        self, width: int, *, horizon: float, classes: int, frequencies: int = 32, rngs: nnx.Rngs
+        self,
+        width: int,
+        *,
+        horizon: float,
+        classes: int,
+        frequencies: int = 32,
+        dtype: jnp.dtype | None = None,
+        rngs: nnx.Rngs,
     ):
         self.horizon, self.frequencies = horizon, frequencies
-        self.hidden = Linear(2 * frequencies, width, rngs=rngs)
-        self.out = Linear(width, width, rngs=rngs)
+        self.hidden = Linear(2 * frequencies, width, dtype=dtype, rngs=rngs)
+        self.out = Linear(width, width, dtype=dtype, rngs=rngs)
         self.classes = nnx.Embed(classes, width, rngs=rngs) if classes else None
 
     def __call__(self, t: Array, *conditions: Array) -> Float[Array, "rows width"]:

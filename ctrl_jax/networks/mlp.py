@@ -13,10 +13,10 @@ from ctrl_jax.networks.layers import ZERO, Conditioning, Linear, normalise
 class Block(nnx.Module):
     """x + gate * W silu(U (scale * norm(x) + shift)), modulated by the conditioning."""
 
-    def __init__(self, width: int, embedding: int, *, rngs: nnx.Rngs):
-        self.modulation = Linear(embedding, 3 * width, kernel_init=ZERO, rngs=rngs)
-        self.hidden = Linear(width, width, rngs=rngs)
-        self.out = Linear(width, width, rngs=rngs)
+    def __init__(self, width: int, embedding: int, *, dtype=None, rngs: nnx.Rngs):
+        self.modulation = Linear(embedding, 3 * width, kernel_init=ZERO, dtype=dtype, rngs=rngs)
+        self.hidden = Linear(width, width, dtype=dtype, rngs=rngs)
+        self.out = Linear(width, width, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Array, condition: Array) -> Array:
         """Apply the block to (batch, width), conditioned by (batch or 1, embedding)."""
@@ -36,6 +36,7 @@ class MLP(nnx.Module):
         out: size of the output; None for an output of the shape of x.
         horizon: T of the process.
         classes: number of class labels; 0 for none.
+        dtype: type of the arithmetic; that of parameters and inputs by default.
         rngs: random streams.
     """
 
@@ -49,14 +50,19 @@ class MLP(nnx.Module):
         out: int | None = None,
         horizon: float = 1.0,
         classes: int = 0,
+        dtype: jnp.dtype | None = None,
         rngs: nnx.Rngs,
     ):
         size = math.prod(shape)
         self.out = out
-        self.condition = Conditioning(embedding, horizon=horizon, classes=classes, rngs=rngs)
-        self.enter = Linear(size, width, rngs=rngs)
-        self.blocks = nnx.List([Block(width, embedding, rngs=rngs) for _ in range(depth)])
-        self.leave = Linear(width, out or size, kernel_init=ZERO, rngs=rngs)
+        self.condition = Conditioning(
+            embedding, horizon=horizon, classes=classes, dtype=dtype, rngs=rngs
+        )
+        self.enter = Linear(size, width, dtype=dtype, rngs=rngs)
+        self.blocks = nnx.List(
+            [Block(width, embedding, dtype=dtype, rngs=rngs) for _ in range(depth)]
+        )
+        self.leave = Linear(width, out or size, kernel_init=ZERO, dtype=dtype, rngs=rngs)
 
     def __call__(self, t: Array, x: Float[Array, "batch ..."], *conditions: Array) -> Array:
         """Return an array of x's shape, or (batch, out)."""

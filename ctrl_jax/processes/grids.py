@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from ctrl_jax.processes.linear import LinearProcess
 
 
-def uniform(process: LinearProcess, steps: int, *, end: float = 1e-3) -> Float[Array, " steps+1"]:
+def uniform(process: LinearProcess, steps: int, *, end: float = 1e-3) -> Float[Array, " {steps}+1"]:
     """Return times at equal distances.
 
     Args:
@@ -22,17 +22,21 @@ def uniform(process: LinearProcess, steps: int, *, end: float = 1e-3) -> Float[A
     return _polynomial(process, steps, end, power=1)
 
 
-def quadratic(process: LinearProcess, steps: int, *, end: float = 1e-3) -> Float[Array, " steps+1"]:
+def quadratic(
+    process: LinearProcess, steps: int, *, end: float = 1e-3
+) -> Float[Array, " {steps}+1"]:
     """Return forward times that are squares of equidistant numbers: finer towards the data."""
     return _polynomial(process, steps, end, power=2)
 
 
-def log_snr(process: LinearProcess, steps: int, *, end: float = 1e-3) -> Float[Array, " steps+1"]:
+def log_snr(process: LinearProcess, steps: int, *, end: float = 1e-3) -> Float[Array, " {steps}+1"]:
     """Return times at equal distances of the log signal-to-noise ratio log(a / std).
 
     The inverse is found on the host by interpolation of a fine table: `process` is concrete.
     """
     _check(process, steps, end)
+    if end == 0:
+        raise ValueError("end must be positive for log_snr, whose ratio is infinite at 0, got 0.")
     table = np.concatenate(
         [np.geomspace(min(end, 1e-6 * process.horizon), process.horizon, 20001), [end]]
     )
@@ -48,7 +52,9 @@ def log_snr(process: LinearProcess, steps: int, *, end: float = 1e-3) -> Float[A
 def _polynomial(process: LinearProcess, steps: int, end: float, *, power: int) -> Array:
     _check(process, steps, end)
     roots = np.linspace(process.horizon ** (1 / power), end ** (1 / power), steps + 1)
-    return jnp.asarray(process.horizon - roots**power)
+    times = roots**power
+    times[0], times[-1] = process.horizon, end
+    return jnp.asarray(process.horizon - times)
 
 
 def _check(process: LinearProcess, steps: int, end: float) -> None:

@@ -6,7 +6,7 @@ JAX.
 """
 
 from ctrl_jax.runtime.callables import load_callable
-from ctrl_jax.runtime.checkpoints import Checkpoints, Restored, finished_steps
+from ctrl_jax.runtime.checkpoints import Checkpoints, Restored
 from ctrl_jax.runtime.checks import (
     check_choice,
     check_count,
@@ -33,6 +33,7 @@ from ctrl_jax.runtime.options import RunOptions, prepare
 from ctrl_jax.runtime.progress import progress
 from ctrl_jax.runtime.records import read_json, write_json_atomic
 from ctrl_jax.runtime.runs import Run, open_run, write_results
+from ctrl_jax.runtime.step_folders import finished_steps
 from ctrl_jax.runtime.versions import versions
 
 __all__ = [

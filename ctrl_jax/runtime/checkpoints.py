@@ -23,12 +23,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ctrl_jax.runtime import digests
+from ctrl_jax.runtime import digests, stored
 from ctrl_jax.runtime.checks import check_count
 from ctrl_jax.runtime.digests import LeafType
 from ctrl_jax.runtime.distributed import barrier
 from ctrl_jax.runtime.errors import MissingCheckpointError, RunError, RunWarning
 from ctrl_jax.runtime.records import plain
+from ctrl_jax.runtime.step_folders import is_finished, set_aside, step_folders
 from ctrl_jax.runtime.versions import versions
 
 
@@ -55,15 +56,19 @@ class Checkpoints:
 
     def __init__(self, folder: str | os.PathLike[str], keep: int = 3, *, read_only: bool = False):
         check_count("keep", keep)
+        # Imported now, not at the first save: it loads parts of JAX that add settings to the key
+        # under which traces are kept, and a step in progress would be traced a second time.
+        import orbax.checkpoint  # noqa: F401
+
         self.folder = Path(folder).absolute()
         self._keep = keep
         self._read_only = read_only
-        self._manager = None
-        self._reader = None
+        self._manager: Any = None
+        self._reader: Any = None
 
     def steps(self) -> list[int]:
-        """The steps that were written to the end, in increasing order."""
-        return sorted(int(p.name) for p in finished_steps(self.folder) if p.parent == self.folder)
+        """The steps that are written to the end by now, in increasing order."""
+        return sorted(int(path.name) for path in step_folders(self.folder) if is_finished(path))
 
     def save(self, step: int, state: Any, record: dict[str, Any] | None = None) -> None:
         """Writes a checkpoint; the files are finished in the background.
@@ -80,12 +85,13 @@ class Checkpoints:
         check_count("step", step, least=0)
         if self._read_only:
             raise ValueError(f"checkpoints {self.folder}: opened read_only; open them without it")
+        self.wait()
         if step in self.steps():
             raise ValueError(f"step: received {step}; {self.folder} holds it; remove it first")
         leaves = digests.named_leaves(state)
         description = {
             "step": step,
-            "leaves": {name: _describe(leaf) for name, leaf in leaves.items()},
+            "leaves": {name: stored.describe(leaf) for name, leaf in leaves.items()},
             "record": plain(record or {}),
             "versions": versions(),
         }
@@ -174,7 +180,6 @@ class Checkpoints:
                 preservation_policy=LatestN(self._keep), cleanup_tmp_directories=True
             )
             self._manager = ocp.CheckpointManager(self.folder, options=options)
-        self._manager.wait_until_finished()
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(arrays), description=ocp.args.JsonSave(description)
         )
@@ -203,7 +208,7 @@ class Checkpoints:
                 "restore; use the options it was written with, or another folder:\n" + difference
             )
         arrays = self._read_arrays(step, wanted)
-        leaves = [_rebuild(leaf, arrays.get(name)) for name, leaf in wanted.items()]
+        leaves = [stored.rebuild(leaf, arrays.get(name)) for name, leaf in wanted.items()]
         for name, leaf in zip(wanted, leaves, strict=True):
             if digests.leaf_digest(leaf) != description["leaves"][name]["digest"]:
                 raise _DamagedError(f"the bits of {name} are not those that were saved")
@@ -221,7 +226,7 @@ class Checkpoints:
     def _read_arrays(self, step: int, wanted: dict[str, Any]) -> dict[str, Any]:
         import orbax.checkpoint as ocp
 
-        targets = {n: _abstract_bits(leaf) for n, leaf in wanted.items() if np.size(leaf)}
+        targets = {n: stored.abstract_bits(leaf) for n, leaf in wanted.items() if np.size(leaf)}
         return self._read_item(step, state=ocp.args.StandardRestore(targets))
 
     def _read_item(self, step: int, **item: Any) -> Any:
@@ -244,26 +249,17 @@ class Checkpoints:
             raise _DamagedError(f"it cannot be read ({_first_line(error)})") from error
 
     def _set_aside_unfinished(self) -> None:
-        if self._read_only or not self.folder.is_dir():
+        if self._read_only:
             return
-        finished = set(self.steps())
-        for path in self.folder.iterdir():
-            if path.name.isdigit() and path.is_dir() and int(path.name) not in finished:
+        for path in step_folders(self.folder):
+            if not is_finished(path):
                 self._set_aside(int(path.name), "it was not written to the end")
 
     def _set_aside(self, step: int, reason: str) -> None:
         barrier(f"set aside {step}")
         action = "it is skipped"
         if not self._read_only:
-            source = self.folder / str(step)
-            target = self.folder / f"{step}.corrupt"
-            number = 1
-            while target.exists():
-                number += 1
-                target = self.folder / f"{step}.corrupt-{number}"
-            if jax.process_index() == 0:
-                source.rename(target)
-            action = f"it is kept as {target.name}"
+            action = f"it is kept as {set_aside(self.folder, step).name}"
         warnings.warn(
             f"checkpoint {self.folder / str(step)}: {reason}; {action}, and the newest good one "
             "is used",
@@ -273,55 +269,9 @@ class Checkpoints:
         barrier(f"was set aside {step}")
 
 
-def finished_steps(folder: str | os.PathLike[str]) -> list[Path]:
-    """The folders of all steps below `folder` that were written to the end.
-
-    Args:
-        folder: A checkpoint folder or one that holds several.
-
-    Returns:
-        Their paths.
-    """
-    marks = Path(folder).rglob("_CHECKPOINT_METADATA")
-    return [mark.parent for mark in marks if mark.parent.name.isdigit()]
-
-
-def _describe(leaf: Any) -> dict[str, Any]:
-    dtype, shape = digests.leaf_type(leaf)
-    return {"dtype": dtype, "shape": list(shape), "digest": digests.leaf_digest(leaf)}
-
-
 def _seal(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _first_line(error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0][:200]
-
-
-def _abstract_bits(leaf: Any) -> jax.ShapeDtypeStruct:
-    """What Orbax is to read for a leaf: the bits of a key, in the leaf's own sharding."""
-    if digests.is_key(leaf):
-        bits = jax.eval_shape(jax.random.key_data, leaf)
-    else:
-        bits = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
-    sharding = getattr(leaf, "sharding", None)
-    if sharding is None:
-        sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    return jax.ShapeDtypeStruct(bits.shape, bits.dtype, sharding=sharding)
-
-
-def _rebuild(leaf: Any, bits: Any) -> Any:
-    """The leaf of the restored state from what Orbax read; None stands for an empty array."""
-    if bits is None:
-        return leaf if isinstance(leaf, jax.Array) else np.zeros(leaf.shape, leaf.dtype)
-    if digests.is_key(leaf):
-        return jax.random.wrap_key_data(bits, impl=_key_impl(leaf))
-    is_array = isinstance(leaf, jax.Array | jax.ShapeDtypeStruct)
-    return bits if is_array else np.asarray(bits)
-
-
-def _key_impl(leaf: Any) -> Any:
-    found = []
-    jax.eval_shape(lambda key: found.append(jax.random.key_impl(key)), leaf)
-    return found[0]

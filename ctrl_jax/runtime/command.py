@@ -109,16 +109,23 @@ def _parse(config_class: type[Config], args: Sequence[str] | None) -> Config:
 
 
 def _without_box(text: str) -> str:
-    """The message of a parser's error box, with its suggestions, in one line."""
+    """The message of a parser's error box, with its suggestions, in one line.
+
+    The box is drawn as title, rule, message, rule, further sections; on some terminals the title
+    stands in the frame.
+    """
     text = re.sub(r"\x1b\[[0-9;]*m", "", text)
-    lines = [line.strip().strip("│╭╮╰╯|").strip() for line in text.splitlines()]
-    message: list[str] = []
-    for line in [line for line in lines[1:] if line][:]:
+    lines = [line.strip("│| ") for line in text.splitlines()]
+    framed = any(line.startswith("╭") for line in lines)
+    inside = [line for line in lines if line and line[0] not in "╭╰"]
+    sections: list[list[str]] = [[]]
+    for line in inside:
         if _RULE.fullmatch(line):
-            break
-        message.append(line)
-    hints = re.findall(r"^(--[\w.-]+)", "\n".join(lines), flags=re.MULTILINE)
-    said = " ".join(message) or " ".join(lines)
+            sections.append([])
+        else:
+            sections[-1].append(line)
+    said = " ".join(sections[0 if framed or len(sections) == 1 else 1])
+    hints = re.findall(r"^(--[a-z][\w.-]*)", "\n".join(inside), flags=re.MULTILINE)
     if "Perhaps you meant" in text and hints:
         said += f"; perhaps {' or '.join(dict.fromkeys(hints))}"
     return f"{said}; --help lists the options"

@@ -48,6 +48,8 @@ class Flags:
             )
 
     def _where_good(self, step: int) -> str:
-        steps = self._checkpoints.steps() if self._checkpoints else []
+        if self._checkpoints is not None:
+            self._checkpoints.wait()
+        steps = self._checkpoints.steps() if self._checkpoints is not None else []
         saved = f"the newest checkpoint is step {steps[-1]}" if steps else "nothing was saved"
         return f"the last good step is {max(step, 0)}, {saved}"

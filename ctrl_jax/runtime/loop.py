@@ -26,7 +26,7 @@ from ctrl_jax.runtime.digests import is_key
 from ctrl_jax.runtime.errors import RunInterrupted
 from ctrl_jax.runtime.flags import Flags
 from ctrl_jax.runtime.logs import MetricsLog
-from ctrl_jax.runtime.mesh import shard_batch
+from ctrl_jax.runtime.mesh import place, shard_batch
 from ctrl_jax.runtime.progress import progress
 from ctrl_jax.runtime.signals import StopSignals
 
@@ -120,6 +120,7 @@ def train(
     check_count("start", start, least=0)
     if start >= steps:
         return state
+    _check_folder(checkpoints, start)
     loop = _Loop(steps, log, checkpoints, options)
     shardings = _state_shardings(options)
     update = jit_step(step_fn, options.mesh, shardings)
@@ -150,6 +151,7 @@ class _Loop:
         self._options = options
         self._flags = Flags(options.max_skipped, checkpoints)
         self._pending: list[tuple[int, Mapping[str, Any]]] = []
+        self._saved: int | None = None
 
     def after_update(self, k: int, state: Any, metrics: Mapping[str, Any], show) -> None:
         options = self._options
@@ -189,8 +191,9 @@ class _Loop:
 
     def save(self, k: int, state: Any) -> None:
         assert self._checkpoints is not None
-        if k not in self._checkpoints.steps():
+        if k != self._saved:
             self._checkpoints.save(k, state, dict(self._options.record))
+            self._saved = k
 
     def interrupt(self, k: int, state: Any, signum: int) -> None:
         """Saves what there is and ends the run, saying how to continue it."""
@@ -206,6 +209,15 @@ class _Loop:
             f"stopped by {name}; update {k} of {self._steps} is saved; continue with the same "
             f"command and --out {run} --resume latest",
             signum,
+        )
+
+
+def _check_folder(checkpoints: Checkpoints | None, start: int) -> None:
+    later = [step for step in checkpoints.steps() if step > start] if checkpoints else []
+    if checkpoints is not None and later:
+        raise ValueError(
+            f"checkpoints: {checkpoints.folder} holds steps {later} beyond start = {start}; "
+            "restore the newest, or use another folder"
         )
 
 
@@ -227,7 +239,7 @@ def _own_copy(state: Any, shardings: Any) -> Any:
         return jnp.copy(strong)
 
     if shardings is not None:
-        state = jax.device_put(state, shardings)
+        state = place(state, shardings)
     state = jax.tree.map(jnp.asarray, state)
     jitted = jax.jit(lambda tree: jax.tree.map(copy, tree), out_shardings=shardings)
     return jitted(state)

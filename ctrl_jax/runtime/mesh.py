@@ -10,9 +10,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from ctrl_jax.runtime.checks import check_count, refuse
+from ctrl_jax.runtime.digests import is_key
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +63,7 @@ def make_mesh(options: MeshOptions | None = None) -> Mesh:
     )
 
 
-def check_batch(mesh: Mesh, size: int, name: str = "batch") -> None:
+def check_batch(mesh: Mesh | AbstractMesh, size: int, name: str = "batch") -> None:
     """Raises ValueError unless the mesh's data axis divides a batch.
 
     Args:
@@ -118,4 +119,27 @@ def replicate(mesh: Mesh, tree: Any) -> Any:
     Returns:
         The same tree of replicated global arrays.
     """
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    return place(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def place(tree: Any, shardings: Any) -> Any:
+    """Puts every array of a tree where its sharding says, on any number of processes.
+
+    Args:
+        tree: Arrays with the same value on every process, or global arrays; typed PRNG keys, which
+            JAX places within one process only, travel as their bits.
+        shardings: A tree of shardings like `tree`, or one for all of it.
+
+    Returns:
+        The same tree of placed arrays.
+    """
+
+    def put(leaf, sharding):
+        if not is_key(leaf):
+            return jax.device_put(leaf, sharding)
+        bits = jax.device_put(jax.random.key_data(leaf), sharding)
+        return jax.random.wrap_key_data(bits, impl=jax.random.key_impl(leaf))
+
+    if isinstance(shardings, jax.sharding.Sharding):
+        return jax.tree.map(lambda leaf: put(leaf, shardings), tree)
+    return jax.tree.map(put, tree, shardings)

@@ -24,11 +24,11 @@ from typing import Any, Literal
 
 import jax
 
-from ctrl_jax.runtime.checkpoints import finished_steps
 from ctrl_jax.runtime.checks import check_choice, refuse
 from ctrl_jax.runtime.distributed import broadcast_text
 from ctrl_jax.runtime.errors import RunWarning
 from ctrl_jax.runtime.records import plain, read_json, write_json_atomic
+from ctrl_jax.runtime.step_folders import finished_steps
 from ctrl_jax.runtime.versions import differences, versions
 
 Resume = Literal["never", "latest", "strict"]

@@ -24,6 +24,8 @@ from ctrl_jax.solvers.kernels import GaussianSolver, Kernel
 class ExponentialEuler(GaussianSolver):
     """The DDIM step with stochasticity `eta`; `args` of the solve must be the `ReverseSDE`.
 
+    On a probability flow, which has no noise, every `eta` takes the deterministic step.
+
     Args:
         eta: 0 for the deterministic step, 1 for the ancestral one.
 
@@ -63,7 +65,8 @@ class ExponentialEuler(GaussianSolver):
 
     def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
         """Take one step from reverse time t0 to t1; `args` is the ReverseSDE."""
-        kernel = self.kernel(args.process, t0, t1)
+        solver = self if args.stochastic else ExponentialEuler(eta=0.0)
+        kernel = solver.kernel(args.process, t0, t1)
         y1 = kernel.mean(y0, args.score_fn(args.process.horizon - t0, y0))
         if args.stochastic and self.eta > 0:
             increment = terms.terms[1].control.evaluate(t0, t1)

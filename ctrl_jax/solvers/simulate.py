@@ -43,7 +43,7 @@ def simulate(
     key: Array,
     sde: ReverseSDE,
     x_0: Float[Array, "batch ..."],
-    grid: Float[Array, " steps+1"],
+    grid: Float[Array, " points"],
     *,
     solver: diffrax.AbstractSolver,
     save: Literal["last", "path"] = "last",
@@ -108,7 +108,7 @@ def sample(
     shape: tuple[int, ...],
     *,
     steps: int = 50,
-    grid: Float[Array, " steps+1"] | None = None,
+    grid: Float[Array, " points"] | None = None,
     solver: diffrax.AbstractSolver | None = None,
     conditions: tuple[Array, ...] = (),
 ) -> Float[Array, "batch ..."]:

@@ -13,6 +13,9 @@ import pytest
 from ctrl_jax.runtime import Checkpoints, MissingCheckpointError, RunWarning, state_digest
 from tests.runtime.processes import run_python
 
+# Orbax leaves coroutines behind when it fails to read a damaged array.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 
 class State(NamedTuple):
     """A state with everything that is awkward to store."""
@@ -148,7 +151,7 @@ def test_a_damaged_step_that_was_named_is_refused(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, {"x": jnp.arange(1000.0)})
     flip_bits(tmp_path / "1")
-    with Checkpoints(tmp_path) as checkpoints, pytest.raises(ValueError, match="checkpoint .*1: "):
+    with Checkpoints(tmp_path) as checkpoints, pytest.raises(ValueError, match=r"checkpoint .*1: "):
         checkpoints.restore({"x": jnp.zeros(1000)}, step=1)
     assert (tmp_path / "1").exists()
 

@@ -51,7 +51,7 @@ def test_class_folders_give_labels_and_one_colour_image_makes_all_colour(tmp_pat
 
 
 def test_mistakes_in_folders(tmp_path):
-    with pytest.raises(ValueError, match="must be a folder or an .npz"):
+    with pytest.raises(ValueError, match=r"must be a folder or an \.npz"):
         load_folder(tmp_path / "absent")
     with pytest.raises(ValueError, match="holds no png or jpg"):
         load_folder(tmp_path)

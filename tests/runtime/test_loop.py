@@ -125,6 +125,15 @@ def test_a_reward_that_is_not_finite_stops_the_run():
         train(step, jnp.int32(0), None, steps=20, options=QUIET)
 
 
+def test_checkpoints_of_a_later_update_are_never_run_into(tmp_path):
+    state = toy.init(jax.random.key(0))
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(5, state)
+        checkpoints.wait()
+        with pytest.raises(ValueError, match=r"holds steps \[5\] beyond start = 2"):
+            train(toy.step, state, None, steps=9, start=2, checkpoints=checkpoints, options=QUIET)
+
+
 def test_batches_that_end_early_are_refused():
     with pytest.raises(ValueError, match="ended before update 3 of 9"):
         train(toy.step, toy.init(jax.random.key(0)), [jnp.ones((2, 3))] * 2, steps=9, options=QUIET)
@@ -144,7 +153,9 @@ def test_first_signal_saves_and_handlers_are_put_back(tmp_path):
         return toy.batches(k)
 
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
-        with pytest.raises(RunInterrupted, match="update 6 of 50 is saved; .*--resume latest") as e:
+        with pytest.raises(
+            RunInterrupted, match=r"update 6 of 50 is saved; .*--resume latest"
+        ) as e:
             train(
                 toy.step,
                 toy.init(jax.random.key(0)),

@@ -4,7 +4,7 @@ import socket
 
 import jax
 import pytest
-from jax.sharding import AxisType
+from jax.sharding import AbstractMesh, AxisType
 
 from ctrl_jax.runtime import MeshOptions, check_batch, make_mesh, start
 from tests.runtime.processes import run_python, start_python
@@ -31,7 +31,7 @@ counted = CountTraces(toy.step)
 with Checkpoints(sys.argv[1]) as checkpoints:
     state = train(counted, toy.init(jax.random.key(0)), toy.batches, steps=4,
                   checkpoints=checkpoints, options=options)
-    assert counted.traces == 1
+    assert counted.traces == 1, "Orbax, loaded late, changes the key of the trace"
     assert len(state.weights.sharding.device_set) == 8
     w = NamedSharding(make_mesh(), P("data"))
     target = state._replace(weights=jax.ShapeDtypeStruct((64, 33), jnp.float32, sharding=w))
@@ -55,12 +55,10 @@ def test_one_device_mesh():
 
 
 def test_the_batch_must_divide():
-    class Four:
-        shape = {"data": 4, "model": 1}  # noqa: RUF012
-
-    check_batch(Four(), 8, "--batch")  # pyright: ignore[reportArgumentType]
+    mesh = AbstractMesh((4, 1), ("data", "model"))
+    check_batch(mesh, 8, "--batch")
     with pytest.raises(ValueError, match=r"--batch: received 6; .*4 devices.*; give 8"):
-        check_batch(Four(), 6, "--batch")  # pyright: ignore[reportArgumentType]
+        check_batch(mesh, 6, "--batch")
 
 
 def test_eight_devices(tmp_path):
@@ -73,7 +71,6 @@ def test_eight_devices(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("sometimes",), "distributed: received 'sometimes'"),
         (("off", "a:1", 2, 0), "do not apply with distributed off"),
         (("auto", "a:1", None, 0), "all three or none"),
         (("on", "nowhere", 2, 0), "it must be host:port"),

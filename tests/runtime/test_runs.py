@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +19,10 @@ from ctrl_jax.runtime import (
     write_results,
 )
 
-CONFIG = {"learning_rate": 0.1, "run": {"out": None, "resume": "never", "steps": 3, "seed": 0}}
+CONFIG: dict[str, Any] = {
+    "learning_rate": 0.1,
+    "run": {"out": None, "resume": "never", "steps": 3, "seed": 0},
+}
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +36,7 @@ def changed(**values):
     return {**CONFIG, **rest, "run": run}
 
 
-def start(config=CONFIG, out="d", resume="never", seed=0):
+def start(config=CONFIG, out: str | None = "d", resume: Any = "never", seed=0):
     return open_run("toy", config, out=out, resume=resume, seed=seed)
 
 
@@ -58,7 +62,7 @@ def test_never_refuses_a_folder_with_a_config_only(tmp_path):
     (tmp_path / "d" / "notes.txt").write_text("mine")
     start()
     before = (tmp_path / "d" / "config.json").read_bytes()
-    with pytest.raises(ValueError, match="out: received 'd'; it holds the config.json"):
+    with pytest.raises(ValueError, match=r"out: received 'd'; it holds the config\.json"):
         start(changed(learning_rate=0.2))
     assert (tmp_path / "d" / "config.json").read_bytes() == before
     assert (tmp_path / "d" / "notes.txt").read_text() == "mine"
@@ -79,7 +83,8 @@ def test_latest_continues_from_a_checkpoint_in_any_subfolder():
 def test_latest_without_out_takes_the_newest_run():
     old, new = start(out=None), start(out=None)
     os.utime(old.folder / "config.json", (1, 1))
-    save(old), save(new)
+    save(old)
+    save(new)
     assert start(out=None, resume="latest").folder == new.folder
     assert (
         open_run("other", CONFIG, out=None, resume="latest", seed=0).folder.parent.name == "other"

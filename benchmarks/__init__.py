@@ -1,0 +1,1 @@
+"""One module per performance claim, on one harness: ratios against peers measured in one run."""

@@ -1,0 +1,63 @@
+"""``python -m benchmarks`` lists the benchmarks; ``python -m benchmarks NAME`` runs one.
+
+Writes ``benchmarks/results/<device>/<name>.{json,md}``; a quick run writes only where ``--out``
+says.
+"""
+
+import argparse
+import importlib
+import os
+import sys
+from pathlib import Path
+
+NAMES = ("sampling", "rollout_update")
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+# Read by libraries as they load, so they must be there before this process starts. With glibc's
+# defaults eager PyTorch returns every large tensor to the kernel and pays for its pages again; and
+# its threads spin while they wait, which on a core they share makes it ten times slower.
+ENVIRONMENT = {
+    "MALLOC_MMAP_THRESHOLD_": str(2**32),
+    "MALLOC_TRIM_THRESHOLD_": str(2**33),
+    "JAX_NUM_CPU_DEVICES": str(CORES),  # a program uses one of them unless it is told otherwise
+    "OMP_NUM_THREADS": str(CORES),
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "TF_CPP_MIN_LOG_LEVEL": "2",
+}
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command and return its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("name", nargs="?", help=f"{', '.join(NAMES)}, or all; none lists them")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes: does it run at all?")
+    parser.add_argument("--cases", default="", help="only cases whose name contains this")
+    parser.add_argument("--out", type=Path, help="folder of the results")
+    options = parser.parse_args(arguments)
+    if options.name is None:
+        for name in NAMES:
+            print(f"{name:16} {importlib.import_module(f'benchmarks.{name}').CLAIM}")
+        return 0
+    if options.name not in (*NAMES, "all"):
+        print(
+            f"benchmarks: no benchmark is called {options.name!r}; choose from "
+            f"{', '.join(NAMES)}, all.",
+            file=sys.stderr,
+        )
+        return 2
+    missing = {name: value for name, value in ENVIRONMENT.items() if name not in os.environ}
+    if missing:
+        os.environ.update(missing)
+        os.execv(sys.executable, [sys.executable, "-m", "benchmarks", *arguments])
+
+    from benchmarks import harness
+
+    for name in NAMES if options.name == "all" else (options.name,):
+        module = importlib.import_module(f"benchmarks.{name}")
+        cases = [c for c in module.cases(options.quick) if options.cases in c.name]
+        harness.run(name, module.CLAIM, cases, quick=options.quick, out=options.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""The other side of every comparison; each module needs the `peers` extra."""

@@ -1,0 +1,267 @@
+"""One epoch of fine-tuning: rollout, reward, advantages and minibatch updates, T = 50 steps.
+
+Ours is one compiled program with its state donated. The peers do the same arithmetic: eager PyTorch
+pass by pass, and our own functions dispatched from the host one time step at a time.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from benchmarks.harness import Case, Contender, Runner, compile_jax
+from ctrl_jax._typing import Model, expand
+from ctrl_jax.algorithms import Batch, DiffusionControl, UpdateConfig, make_ddpo, make_ppo
+from ctrl_jax.algorithms.ddpo import standardise
+from ctrl_jax.algorithms.policy_update import minibatch_indices
+from ctrl_jax.losses import policy as policy_losses
+from ctrl_jax.networks import MLP, DiT, UNet, ValueMLP, as_model
+from ctrl_jax.processes import VP, grids
+from ctrl_jax.solvers import girsanov
+
+CLAIM = "Rollout and update in one compiled program beat the same arithmetic in eager PyTorch."
+LEARNING_RATE = 1e-4
+SHAPES = {"mlp": (2,), "dit": (8, 8, 1), "unet": (16, 16, 3)}
+TINY: dict[str, dict[str, int]] = {
+    "mlp": {"width": 8},
+    "dit": {"width": 16, "depth": 1},
+    "unet": {"width": 4},
+}
+FULL: dict[str, dict[str, int]] = {"mlp": {}, "dit": {"width": 128}, "unet": {"width": 32}}
+
+
+def cases(quick: bool = False) -> Iterator[Case]:
+    """Yield algorithms, networks and sizes; targets are those of the project's design."""
+    sizes = {"mlp": (4,) if quick else (16, 256, 4096), "dit": (4 if quick else 16,)}
+    sizes["unet"] = sizes["dit"]
+    targets = {("mlp", 16): 15.0, ("mlp", 256): 4.0, ("mlp", 4096): 1.5}
+    targets |= {("dit", 16): 1.2, ("unet", 16): 1.0}
+    for algorithm in ("ddpo", "ppo"):
+        for network, batches in sizes.items():
+            for batch in batches:
+                arguments = {"algorithm": algorithm, "network": network, "batch": batch}
+                arguments |= {"steps": 10 if quick else 50, "tiny": quick}
+                target = targets.get((network, batch))
+                name = f"{algorithm}, {network}, batch {batch}"
+                yield Case(name, list(_contenders(arguments, target)))
+
+
+def _contenders(arguments: dict[str, Any], target: float | None) -> Iterator[Contender]:
+    yield Contender("ctrl_jax, one program", ours, arguments)
+    yield Contender("PyTorch eager, same arithmetic", torch_eager, arguments, target, True)
+    if arguments["algorithm"] == "ddpo":
+        yield Contender(
+            "PyTorch eager, without reference and scoring passes",
+            torch_eager,
+            arguments | {"lean": True},
+            host_memory=True,
+        )
+        yield Contender("ctrl_jax, one step at a time from the host", from_host, arguments)
+
+
+def models(network: str, tiny: bool) -> tuple[Model, Model]:
+    """Return a score model whose output is not zero, and a value model."""
+    shape, options = SHAPES[network], (TINY if tiny else FULL)[network]
+    kind = {"mlp": MLP, "dit": DiT, "unet": UNet}[network]
+    raw = as_model(lambda rngs: kind(shape, rngs=rngs, **options))
+
+    def init(key):
+        leaves, tree = jax.tree.flatten(raw.init(key))
+        keys = jax.random.split(key, len(leaves))
+        pairs = zip(leaves, keys, strict=True)
+        return tree.unflatten([a + 0.02 * jax.random.normal(k, a.shape) for a, k in pairs])
+
+    def apply(params, t, x):
+        return raw.apply(params, t, x) - x
+
+    width = 8 if tiny else 128
+    return Model(init, apply), as_model(lambda rngs: ValueMLP(shape, width=width, rngs=rngs))
+
+
+def reward(x: jax.Array) -> jax.Array:
+    """Return minus the mean square distance from 1."""
+    return -jnp.mean(jnp.square(x - 1).reshape(x.shape[0], -1), axis=1)
+
+
+@functools.cache
+def set_up(algorithm: str, network: str, steps: int, tiny: bool):
+    """Return problem, score model, value model, configuration and algorithm."""
+    policy, value = models(network, tiny)
+    problem = DiffusionControl(
+        process=VP(),
+        reference=policy,
+        reward_fn=reward,
+        shape=SHAPES[network],
+        grid=grids.uniform(VP(), steps, end=5e-3),
+        penalty=0.0 if algorithm == "ddpo" else 0.1,
+    )
+    config = UpdateConfig()
+    adam = optax.adam(LEARNING_RATE)
+    if algorithm == "ddpo":
+        return problem, policy, value, config, make_ddpo(problem, policy, adam, config)
+    made = make_ppo(problem, policy, value, adam, optax.adam(LEARNING_RATE), config)
+    return problem, policy, value, config, made
+
+
+def ours(algorithm: str, network: str, batch: int, steps: int, tiny: bool) -> Runner:
+    """Build our step, compiled once, its state donated."""
+    _, _, _, _, made = set_up(algorithm, network, steps, tiny)
+    data = Batch(jnp.ones(batch))
+    state = made.init(jax.random.key(0))
+    step, seconds, memory = compile_jax(made.step, state, data, donate=(0,))
+
+    def run():
+        nonlocal state
+        state, metrics = step(state, data)
+        jax.block_until_ready((state, metrics))
+
+    return Runner(run, seconds, memory)
+
+
+def from_host(algorithm: str, network: str, batch: int, steps: int, tiny: bool) -> Runner:
+    """Build DDPO from jitted pieces: one solver step, one scoring pass, one update."""
+    problem, policy, _, config, made = set_up(algorithm, network, steps, tiny)
+    kernel, times = problem.kernel(), problem.forward_times()
+    optimizer, data = optax.adam(LEARNING_RATE), Batch(jnp.ones(batch))
+    state = made.init(jax.random.key(0))
+    learner, reference, rows = state.policy, state.reference, jnp.arange(batch)[:, None]
+
+    @jax.jit
+    def solver_step(params, reference, key, i, x):
+        noise = jax.random.normal(jax.random.fold_in(key, i), x.shape)
+        kernel_i = jax.tree.map(lambda c: c[i], kernel)
+        action = policy.apply(params, times[i], x)
+        other = problem.reference.apply(reference, times[i], x)
+        kl = girsanov.kl_rate(kernel_i.kl_rate, action, other)
+        return kernel_i.mean(x, action) + kernel_i.std * noise, noise, kl
+
+    @jax.jit
+    def score(params, scored, states, index):
+        x = states[rows, index].reshape(-1, *states.shape[2:])
+        values = policy.apply(params, times[index.reshape(-1)], x)
+        return scored.at[rows, index].set(values.reshape(*index.shape, *x.shape[1:]))
+
+    @functools.partial(jax.jit, donate_argnums=(0,))
+    def update(learner, scored, states, noises, advantages, index):
+        def pick(array):
+            return array[rows, index].reshape(-1, *array.shape[2:])
+
+        flat = index.reshape(-1)
+        coefficients = jax.tree.map(lambda c: c[flat], kernel)
+        repeated = jnp.repeat(advantages, index.shape[1])
+
+        def loss_fn(params):
+            acted = policy.apply(params, times[flat], pick(states))
+            log_ratio = -girsanov.log_ratio(coefficients, pick(noises), pick(scored), acted)
+            return jnp.mean(policy_losses.clipped_surrogate(log_ratio, repeated, clip=config.clip))
+
+        loss, gradient = jax.value_and_grad(loss_fn)(learner.params)
+        updates, moved = optimizer.update(gradient, learner.optimizer, learner.params)
+        return type(learner)(optax.apply_updates(learner.params, updates), moved), loss
+
+    stack = jax.jit(lambda arrays: jnp.stack(arrays, axis=1))
+    advantage = jax.jit(lambda x: standardise(reward(x), data))
+    draw = jax.jit(functools.partial(_draw, problem, config, batch))
+    key = jax.random.key(1)
+
+    def run():
+        nonlocal learner, key
+        key, path_key, x, index = draw(key)
+        states, noises = [], []
+        for i in range(steps):
+            states.append(x)
+            x, noise, _ = solver_step(learner.params, reference, path_key, i, x)
+            noises.append(noise)
+        before, noises = stack(states), stack(noises)
+        advantages, scored = advantage(x), jnp.zeros_like(before)
+        for m in range(config.minibatches):
+            scored = score(learner.params, scored, before, index[m])
+        for i in index:
+            learner, loss = update(learner, scored, before, noises, advantages, i)
+        jax.block_until_ready((learner, loss))
+
+    return Runner(run)
+
+
+def _draw(problem, config, batch, key):
+    key, start_key, path_key, index_key = jax.random.split(key, 4)
+    x = expand(problem.process.prior_std(), jnp.zeros((batch, *problem.shape)))
+    x = x * jax.random.normal(start_key, (batch, *problem.shape))
+    index = minibatch_indices(
+        index_key, batch, problem.steps, epochs=config.epochs, minibatches=config.minibatches
+    )
+    return key, path_key, x, index
+
+
+def torch_eager(
+    algorithm: str, network: str, batch: int, steps: int, tiny: bool, lean: bool = False
+) -> Runner:
+    """Build the port to eager PyTorch."""
+    from benchmarks.peers import torch_rollout
+
+    return torch_rollout.runner(*port(algorithm, network, batch, steps, tiny, lean))
+
+
+def port(algorithm: str, network: str, batch: int, steps: int, tiny: bool, lean: bool = False):
+    """Return problem, policy, reference parameters and value of the port, at our own weights."""
+    import torch
+
+    from benchmarks.peers import torch_networks, torch_rollout
+
+    problem, _, _, config, made = set_up(algorithm, network, steps, tiny)
+    state = jax.device_get(made.init(jax.random.key(0)))
+    kernel = problem.kernel()
+
+    def tensor(array):
+        return torch.from_numpy(np.array(array))
+
+    networks: dict[str, Callable] = {
+        "mlp": torch_networks.mlp,
+        "dit": torch_networks.dit,
+        "unet": torch_networks.unet,
+    }
+    ported = torch_rollout.Problem(
+        network=networks[network],
+        value=lambda params, t, x: torch_networks.mlp(params["network"], t, x),
+        shape=(batch, *problem.shape),
+        times=tensor(problem.forward_times()),
+        state_gain=tensor(kernel.state_gain),
+        action_gain=tensor(kernel.action_gain),
+        std=tensor(kernel.std),
+        penalty=float(problem.penalty),
+        epochs=config.epochs,
+        minibatches=config.minibatches,
+        value_epochs=config.value_epochs,
+        value_minibatches=config.value_minibatches,
+        trace=config.trace,
+        clip=config.clip,
+        lean=lean,
+    )
+    policy = torch_rollout.Learner(state.policy.params, LEARNING_RATE)
+    reference = torch_networks.load(state.reference)
+    value = state.value and torch_rollout.Learner(state.value.params, LEARNING_RATE)
+    return ported, policy, reference, value
+
+
+def draws(algorithm: str, network: str, batch: int, steps: int, tiny: bool) -> dict[str, Any]:
+    """Return the randomness of our first step as arrays, so that a port can repeat it."""
+    problem, _, _, config, made = set_up(algorithm, network, steps, tiny)
+    _, rollout_key, policy_key, value_key = jax.random.split(made.init(jax.random.key(0)).key, 4)
+    start_key, path_key = jax.random.split(rollout_key)
+    shape = (batch, *problem.shape)
+
+    def indices(key, points, epochs, minibatches):
+        return minibatch_indices(key, batch, points, epochs=epochs, minibatches=minibatches)
+
+    return {
+        "x_0": problem.process.prior_std() * jax.random.normal(start_key, shape),
+        "noise": jnp.stack(
+            [jax.random.normal(jax.random.fold_in(path_key, i), shape) for i in range(steps)]
+        ),
+        "index": indices(policy_key, steps, config.epochs, config.minibatches),
+        "value_index": indices(value_key, steps + 1, config.value_epochs, config.value_minibatches),
+    }

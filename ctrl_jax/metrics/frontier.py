@@ -1,0 +1,85 @@
+r"""The ideal frontier: the best reward any model can have at a given divergence from the base.
+
+For a temperature lambda the law q that maximises E_q[R] - lambda KL(q || p) is the tilt
+q = p e^{R/lambda} / Z. With samples of p it is known up to Monte Carlo, by self-normalised weights
+w_i proportional to e^{R_i/lambda}:
+
+    KL(q || p) = \sum_i w_i log(n w_i),   E_q[f] = \sum_i w_i f_i,   n_eff = 1 / \sum_i w_i^2.   (1)
+
+For a controlled diffusion the optimal path law has the same divergence as its terminal law, so the
+path KL of any run can be drawn against it. Source: arXiv 2409.08400, section 3.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+
+class Frontier(NamedTuple):
+    """One entry per temperature: divergence in nats, mean reward, success, effective samples."""
+
+    kl: Float[np.ndarray, " temperatures"]
+    reward: Float[np.ndarray, " temperatures"]
+    success: Float[np.ndarray, " temperatures"] | None
+    effective_samples: Float[np.ndarray, " temperatures"]
+
+
+def ideal(
+    rewards: Float[np.ndarray, " samples"],
+    temperatures: Float[np.ndarray, " temperatures"],
+    successes: np.ndarray | None = None,
+) -> Frontier:
+    """Return the KL-optimal trade-off (1), in float64 on the host.
+
+    Args:
+        rewards: rewards of samples of the base model.
+        temperatures: lambda, positive, in units of the reward per nat.
+        successes: optional 0/1 per sample, for the success rate under each tilt.
+
+    Raises:
+        ValueError: a reward is not finite or a temperature is not positive.
+    """
+    rewards = np.asarray(rewards, np.float64)
+    temperatures = np.asarray(temperatures, np.float64)
+    if not np.isfinite(rewards).all():
+        raise ValueError("ideal: rewards must be finite, got NaN or infinity.")
+    if not (np.isfinite(temperatures).all() and (temperatures > 0).all()):
+        raise ValueError(f"ideal: temperatures must be positive, got {temperatures}.")
+    log_weights = rewards[None] / temperatures[:, None]
+    log_weights -= log_weights.max(axis=1, keepdims=True)
+    log_weights -= np.log(np.exp(log_weights).sum(axis=1, keepdims=True))
+    weights = np.exp(log_weights)
+    # A weight that underflows contributes w log w -> 0.
+    logs = np.where(weights > 0, log_weights + np.log(rewards.size), 0.0)
+    return Frontier(
+        kl=(weights * logs).sum(axis=1),
+        reward=weights @ rewards,
+        success=None if successes is None else weights @ np.asarray(successes, np.float64),
+        effective_samples=1 / np.square(weights).sum(axis=1),
+    )
+
+
+def optimal_objective(
+    rewards: Float[np.ndarray, " samples"], temperature: float
+) -> Float[np.ndarray, ""]:
+    """Return max_q E_q[R] - lambda KL(q || p) = lambda log E_p[e^{R/lambda}]."""
+    scaled = np.asarray(rewards, np.float64) / temperature
+    return temperature * (np.log(np.mean(np.exp(scaled - scaled.max()))) + scaled.max())
+
+
+def kl_at_success(
+    frontier: Frontier, success: float, *, least_effective_samples: float = 100.0
+) -> float | None:
+    """Return the ideal divergence at a success rate, or None where the frontier does not reach it.
+
+    Only temperatures whose tilt has enough effective samples count; between them the divergence is
+    interpolated linearly in the success rate.
+    """
+    assert frontier.success is not None
+    trusted = frontier.effective_samples >= least_effective_samples
+    order = np.argsort(frontier.success[trusted])
+    successes, kls = frontier.success[trusted][order], frontier.kl[trusted][order]
+    if not len(successes) or success > successes[-1]:
+        return None
+    return float(np.interp(success, successes, kls))

@@ -1,0 +1,118 @@
+"""Trained diffusion models on disk, and `load(RUN)`, which hands one to code.
+
+A model is a folder ``model/`` with ``model.json`` (the `DiffusionSpec`, the shape of an example and
+what the experiment noted) and its parameters as a checkpoint with digests.
+"""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ctrl_jax._typing import Params, ScoreFn
+from ctrl_jax.networks.diffusion_model import DiffusionSpec
+from ctrl_jax.processes import LinearProcess
+from ctrl_jax.runtime.checkpoints import Checkpoints
+from ctrl_jax.runtime.records import read_json, write_json_atomic
+
+
+class SavedModel(NamedTuple):
+    """A model read from disk.
+
+    Fields:
+        spec: process and network.
+        shape: of one example.
+        params: of the score network.
+        notes: what the experiment noted beside it, such as the solver steps it was trained for.
+    """
+
+    spec: DiffusionSpec
+    shape: tuple[int, ...]
+    params: Params
+    notes: dict[str, Any]
+
+    @property
+    def process(self) -> LinearProcess:
+        """The forward process."""
+        return self.spec.process()
+
+    @property
+    def score_fn(self) -> ScoreFn:
+        """``score_fn(t, x)``, t the forward time."""
+        apply = self.spec.model(self.shape).apply
+        return lambda t, x, *conditions: apply(self.params, t, x, *conditions)
+
+
+def save_model(
+    folder: str | os.PathLike[str],
+    spec: DiffusionSpec,
+    shape: tuple[int, ...],
+    params: Params,
+    notes: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a model to `folder`; a reader sees it whole or not at all.
+
+    Args:
+        folder: created if absent.
+        spec: process and network.
+        shape: of one example.
+        params: of the score network.
+        notes: plain JSON kept beside it.
+    """
+    folder = Path(folder)
+    with Checkpoints(folder / "params", keep=1) as checkpoints:
+        if not checkpoints.steps():
+            checkpoints.save(1, params)
+    if jax.process_index() == 0:
+        record = {
+            "spec": dataclasses.asdict(spec),
+            "shape": list(shape),
+            "notes": dict(notes or {}),
+        }
+        write_json_atomic(folder / "model.json", record)
+
+
+def load_model(folder: str | os.PathLike[str]) -> SavedModel:
+    """Read what `save_model` wrote, or the model of a finished run.
+
+    Args:
+        folder: a model's folder, or a run's folder that holds ``model/``.
+
+    Raises:
+        ValueError: there is no model, or its parameters are damaged or of another network.
+    """
+    folder = Path(folder)
+    if not (folder / "model.json").exists():
+        folder = folder / "model"
+    if not (folder / "model.json").exists():
+        raise ValueError(
+            f"run: received {str(folder.parent)!r}; it holds no trained model; give the folder of "
+            "a finished run, or finish it with --resume latest"
+        )
+    record = read_json(folder / "model.json")
+    spec, shape = DiffusionSpec(**record["spec"]), tuple(record["shape"])
+    target = jax.eval_shape(spec.model(shape).init, jax.random.key(0))
+    target = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), target)
+    with Checkpoints(folder / "params", read_only=True) as checkpoints:
+        params = checkpoints.restore(target).state
+    return SavedModel(spec, shape, params, record["notes"])
+
+
+def load(run: str | os.PathLike[str]) -> tuple[LinearProcess, ScoreFn]:
+    """Return the process and the score function of a run.
+
+    Args:
+        run: the folder of a finished run.
+
+    Returns:
+        The forward process, and ``score_fn(t, x)`` with t the forward time.
+
+    Raises:
+        ValueError: as `load_model`.
+    """
+    model = load_model(run)
+    return model.process, model.score_fn

@@ -1,0 +1,1 @@
+"""Experiments: one module per claim, ``python -m experiments.NAME --help``."""

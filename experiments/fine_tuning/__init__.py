@@ -1,0 +1,1 @@
+"""What the fine-tuning experiments share: tasks, evaluation, comparison and plots."""

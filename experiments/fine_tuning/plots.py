@@ -1,0 +1,162 @@
+"""The pictures of a fine-tuning run."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+
+from ctrl_jax.metrics.frontier import Frontier
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+INK = "#333333"
+COLOURS = {
+    "ppo": "#0072B2",
+    "value_gradient": "#009E73",
+    "policy_gradient": "#E69F00",
+    "ddpo": "#D55E00",
+    "dpok": "#CC79A7",
+}
+
+
+def draw_samples(path: Path, before: np.ndarray, after: np.ndarray, target: str) -> None:
+    """Draw two grids of images made with the same noise, before and after fine-tuning."""
+    figure, axes = plt.subplots(1, 2, figsize=(9, 4.9))
+    titles = ("before", f"after fine-tuning towards {target}")
+    for axis, images, title in zip(axes, (before, after), titles, strict=True):
+        axis.imshow(_tile(images), cmap="gray", vmin=-1, vmax=1, interpolation="nearest")
+        axis.set_title(title, fontsize=11)
+        axis.axis("off")
+    figure.suptitle("samples from the same noise", fontsize=11, color=INK)
+    _save(figure, path)
+
+
+def draw_histograms(path: Path, before: np.ndarray, after: np.ndarray, ideal: np.ndarray) -> None:
+    """Draw one-dimensional laws: pretrained, fine-tuned and optimal."""
+    figure, axis = plt.subplots(figsize=(7, 4))
+    bins = np.linspace(*np.quantile(np.concatenate([before, after, ideal]), [0.001, 0.999]), 80)
+    for values, label, colour in (
+        (before, "pretrained", "#999999"),
+        (after, "fine-tuned", COLOURS["ppo"]),
+        (ideal, "known optimum", "#000000"),
+    ):
+        axis.hist(
+            values, bins, density=True, histtype="step", label=label, color=colour, linewidth=1.6
+        )
+    axis.set(xlabel="end state", ylabel="density")
+    axis.legend(frameon=False)
+    _save(figure, path)
+
+
+def draw_curves(
+    path: Path, rows: Sequence[Mapping[str, Any]], real_diversity: float | None
+) -> None:
+    """Draw proxy reward, gold success, diversity and path KL against reward queries."""
+    figure, axes = plt.subplots(2, 2, figsize=(9, 6), sharex=True)
+    panels = (
+        ("evaluation/reward", "proxy reward (base std)"),
+        ("evaluation/success", "gold success"),
+        ("evaluation/diversity", "diversity within the class"),
+        ("evaluation/kl", "path KL (nats)"),
+    )
+    for axis, (name, label) in zip(axes.flat, panels, strict=True):
+        points = [(r["reward_queries"], r[name]) for r in rows if r.get(name) is not None]
+        if points:
+            axis.plot(*zip(*points, strict=True), marker="o", markersize=3, color=COLOURS["ppo"])
+        axis.set_ylabel(label)
+        axis.grid(alpha=0.25)
+    axes[0, 1].set_ylim(0, 1.02)
+    if real_diversity is not None:
+        axes[1, 0].axhline(real_diversity, color=INK, linestyle="--", linewidth=1)
+        axes[1, 0].annotate(
+            "real images", (0.02, real_diversity), xycoords=("axes fraction", "data")
+        )
+    for axis in axes[1]:
+        axis.set_xlabel("reward queries")
+    _save(figure, path)
+
+
+def draw_frontier(
+    path: Path,
+    frontier: Frontier,
+    tracks: Mapping[str, Sequence[tuple[float, float]]],
+    *,
+    joined: bool = True,
+) -> None:
+    """Draw success against path KL: the ideal frontier, and the track of each run beside it.
+
+    Args:
+        path: file to write.
+        frontier: the ideal frontier; drawn where at least 100 samples are effective.
+        tracks: label to (path KL, success) points.
+        joined: whether a track is one run over time, its last point marked, or separate runs.
+    """
+    assert frontier.success is not None
+    trusted = frontier.effective_samples >= 100
+    figure, axis = plt.subplots(figsize=(7.5, 5))
+    axis.plot(
+        frontier.kl[trusted], frontier.success[trusted], color="black", linewidth=2, label="ideal"
+    )
+    axis.plot(1.5 * frontier.kl[trusted], frontier.success[trusted], color="black", linestyle=":")
+    for label, points in tracks.items():
+        kls, successes = zip(*points, strict=True)
+        colour = COLOURS.get(label, COLOURS["ppo"])
+        style = {"linewidth": 1, "alpha": 0.9} if joined else {"linestyle": "none"}
+        axis.plot(kls, successes, marker="o", markersize=4, color=colour, label=label, **style)
+        if joined:
+            axis.plot(kls[-1], successes[-1], marker="*", markersize=14, color=colour)
+    largest = max((kl for points in tracks.values() for kl, _ in points), default=1.0)
+    if largest > 20:
+        axis.set_xscale("symlog", linthresh=1.0)
+    axis.set_xlim(left=0)
+    axis.set(
+        xlabel="path KL from the pretrained model (nats); dotted: 1.5 x ideal",
+        ylabel="gold success",
+    )
+    axis.grid(alpha=0.25)
+    axis.legend(frameon=False, loc="lower right")
+    _save(figure, path)
+
+
+def draw_queries(path: Path, curves: Mapping[str, np.ndarray], batch: int, optimum: float) -> None:
+    """Draw the penalised objective against reward queries, mean and spread over seeds.
+
+    Args:
+        path: file to write.
+        curves: label to objective, shape (seeds, updates).
+        batch: queries per update.
+        optimum: the best objective there is.
+    """
+    figure, axis = plt.subplots(figsize=(7.5, 4.5))
+    lowest = min(float(np.median(values)) for values in curves.values())
+    for label, values in curves.items():
+        queries = batch * np.arange(1, values.shape[1] + 1)
+        mean, spread = values.mean(axis=0), values.std(axis=0)
+        colour = COLOURS.get(label, INK)
+        axis.plot(queries, mean, color=colour, label=label)
+        axis.fill_between(queries, mean - spread, mean + spread, color=colour, alpha=0.15)
+    axis.axhline(optimum, color="black", linestyle="--", linewidth=1, label="optimum")
+    axis.set_ylim(max(lowest - 1.0, optimum - 5.0), optimum + 0.2)
+    axis.set(xlabel="reward queries", ylabel="reward - penalty x path KL")
+    axis.legend(frameon=False, loc="lower right")
+    axis.grid(alpha=0.25)
+    _save(figure, path)
+
+
+def _tile(images: np.ndarray, columns: int = 8) -> np.ndarray:
+    """Lay images (n, h, w, c) out as one picture with a thin border."""
+    rows = len(images) // columns
+    padded = np.pad(images, ((0, 0), (1, 0), (1, 0), (0, 0)), constant_values=0.0)
+    _, h, w, c = padded.shape
+    grid = padded[: rows * columns].reshape(rows, columns, h, w, c).swapaxes(1, 2)
+    picture = grid.reshape(rows * h, columns * w, c)
+    return (picture[..., :3] + 1) / 2 if c >= 3 else picture[..., 0]
+
+
+def _save(figure, path: Path) -> None:
+    figure.tight_layout()
+    figure.savefig(path, dpi=130)
+    plt.close(figure)

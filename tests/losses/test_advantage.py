@@ -1,0 +1,65 @@
+"""Advantages against double loops and at the two ends of the trace."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ctrl_jax.losses import advantage
+from tests.oracles import advantages as oracle
+
+
+@pytest.fixture
+def trajectory():
+    rng = np.random.default_rng(0)
+    values, running = rng.normal(size=(2, 7, 3)).astype(np.float32)
+    return values, running, rng.normal(size=3).astype(np.float32)
+
+
+def compute(trajectory, trace):
+    return advantage.generalized(*map(jnp.asarray, trajectory), trace=trace)
+
+
+@pytest.mark.parametrize("trace", [0.0, 0.5, 0.9, 1.0])
+def test_generalized_against_a_double_loop(trajectory, trace):
+    expected = oracle.generalized(*trajectory, trace)
+    np.testing.assert_allclose(compute(trajectory, trace), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_trace_zero_is_the_difference_quotient(trajectory):
+    values, running, terminal = trajectory
+    expected = np.vstack([values[1:], terminal]) + running - values
+    np.testing.assert_allclose(compute(trajectory, 0.0), expected, rtol=1e-6, atol=1e-7)
+
+
+def test_trace_one_telescopes_to_the_return(trajectory):
+    values, running, terminal = trajectory
+    expected = oracle.returns_to_go(running, terminal) - values
+    np.testing.assert_allclose(compute(trajectory, 1.0), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_returns_to_go(trajectory):
+    _, running, terminal = trajectory
+    found = advantage.returns_to_go(jnp.asarray(running), jnp.asarray(terminal))
+    np.testing.assert_allclose(found, oracle.returns_to_go(running, terminal), rtol=1e-5, atol=1e-6)
+
+
+def test_the_exact_value_of_a_deterministic_path_leaves_no_advantage():
+    running = jnp.asarray([[1.0], [2.0], [4.0]])
+    values = advantage.returns_to_go(running, jnp.asarray([8.0]))
+    np.testing.assert_allclose(values[:, 0], [15.0, 14.0, 12.0])
+    advantages = advantage.generalized(values, running, jnp.asarray([8.0]), trace=0.9)
+    np.testing.assert_array_equal(advantages, 0.0)
+
+
+def test_jit_vmap_grad_and_independence_of_examples(trajectory):
+    values, running, terminal = map(jnp.asarray, trajectory)
+    plain = compute(trajectory, 0.9)
+    jitted = jax.jit(lambda *a: advantage.generalized(*a, trace=0.9))
+    np.testing.assert_allclose(jitted(values, running, terminal), plain, rtol=1e-6, atol=1e-6)
+    doubled = jax.vmap(lambda *a: advantage.generalized(*a, trace=0.9))(
+        *(jnp.stack([x, 2 * x]) for x in (values, running, terminal))
+    )
+    np.testing.assert_allclose(doubled[1], 2 * plain, rtol=1e-5, atol=1e-6)
+    slope = jax.grad(lambda r: advantage.generalized(values, running, r, trace=0.9)[0, 0])(terminal)
+    np.testing.assert_allclose(slope, [0.9**6, 0.0, 0.0], rtol=1e-6)

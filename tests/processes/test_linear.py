@@ -1,0 +1,86 @@
+"""Laws of every process: shapes, transformations, and the reversal (3) and (4)."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ctrl_jax.processes import VP
+
+PROCESSES = {"vp": VP(), "vp, horizon 3": VP(0.2, 2.0, horizon=3.0)}
+T = jnp.asarray(0.4)
+every_process = pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES.keys())
+
+
+@every_process
+@pytest.mark.parametrize("shape", [(), (2,), (4,), (4, 2), (4, 3, 2)])
+def test_a_scalar_time_takes_any_state(process, shape):
+    x = jnp.full(shape, 2.0)
+    drift = process.drift(T, x)
+    assert drift.shape == shape
+    np.testing.assert_allclose(drift, 2 * float(process.contraction_rate(T)), rtol=1e-6)
+
+
+@every_process
+@pytest.mark.parametrize("shape", [(4,), (4, 2), (4, 3, 2)])
+def test_a_vector_of_times_goes_with_the_leading_axis(process, shape):
+    t = jnp.linspace(0.1, 0.9, 4)
+    x = jax.random.normal(jax.random.key(0), shape)
+    together = process.drift(t, x)
+    one_by_one = jnp.stack([process.drift(t[i], x[i]) for i in range(4)])
+    np.testing.assert_allclose(together, one_by_one, rtol=1e-6)
+    assert process.diffusion(t).shape == (4,)
+    assert process.marginal(t).scale.shape == process.marginal(t).std.shape == (4,)
+
+
+@every_process
+def test_sampling_returns_the_noise_it_used(process):
+    x_0 = jax.random.normal(jax.random.key(0), (4, 3))
+    for t in (jnp.asarray(0.5), jnp.linspace(0.1, 0.9, 4)):
+        x_t, noise = process.sample_marginal(jax.random.key(1), x_0, t)
+        scale, std = (np.broadcast_to(c, 4)[:, None] for c in process.marginal(t))
+        np.testing.assert_allclose(x_t, scale * x_0 + std * noise, rtol=1e-6)
+
+
+@every_process
+def test_marginals_are_drawn(process):
+    # Two z-tests of 20000 draws: |z| < 4.5 fails a right sampler with probability 1.4e-5.
+    x_t, _ = process.sample_marginal(jax.random.key(2), jnp.full((20000, 1), 1.5), T)
+    scale, std = (float(c) for c in process.marginal(T))
+    assert abs(float(x_t.mean()) - 1.5 * scale) < 4.5 * std / np.sqrt(20000)
+    assert abs(float(x_t.var()) - std**2) < 4.5 * std**2 * np.sqrt(2 / 20000)
+
+
+@every_process
+def test_the_reversal_has_its_drift_and_diffusion(process):
+    sde = process.reverse(lambda t, x: t - 3 * x)
+    r, x = jnp.asarray(0.3), jnp.asarray([[0.7], [-1.1]])
+    t = process.horizon - r
+    g2, b = float(process.diffusion(t)) ** 2, float(process.contraction_rate(t))
+    score = t - 3 * np.asarray(x)
+    np.testing.assert_allclose(sde.drift(r, x), g2 * score - b * x, rtol=1e-5)
+    np.testing.assert_allclose(sde.diffusion(r), np.sqrt(g2), rtol=1e-6)
+    ode = sde.probability_flow()
+    np.testing.assert_allclose(ode.drift(r, x), g2 * score / 2 - b * x, rtol=1e-5)
+    assert float(ode.diffusion(r)) == 0.0
+
+
+@every_process
+def test_jit_vmap_and_grad(process):
+    t, x = jnp.linspace(0.1, 0.9, 4), jnp.ones((4, 2))
+    np.testing.assert_allclose(jax.jit(process.drift)(t, x), process.drift(t, x), rtol=1e-6)
+    np.testing.assert_allclose(jax.vmap(process.drift)(t, x), process.drift(t, x), rtol=1e-6)
+    # a' = b a, by autodiff.
+    slope = jax.vmap(jax.grad(lambda t: process.marginal(t).scale))(t)
+    np.testing.assert_allclose(
+        slope, process.contraction_rate(t) * process.marginal(t).scale, rtol=1e-5
+    )
+
+
+def test_processes_are_pytrees(unchecked):
+    """A batch of processes is one process with batched parameters."""
+    rates = jnp.asarray([5.0, 20.0])
+    scales = jax.vmap(lambda rate: VP(0.1, rate).marginal(T).scale)(rates)
+    np.testing.assert_allclose(
+        scales, [VP(0.1, float(rate)).marginal(T).scale for rate in rates], rtol=1e-6
+    )
