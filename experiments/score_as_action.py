@@ -126,7 +126,7 @@ def fine_tune(
             state = train(
                 step,
                 state,
-                lambda k: Batch(np.ones(batch, np.float32)),
+                lambda k: Batch(jnp.ones(batch)),
                 steps=steps_of(config),
                 start=start,
                 log=log,

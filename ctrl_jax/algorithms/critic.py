@@ -15,7 +15,8 @@ import optax
 from jaxtyping import Array, Float
 
 from ctrl_jax._typing import Model
-from ctrl_jax.algorithms.base import apply_gradient
+from ctrl_jax.algorithms.base import Learner, apply_gradient
+from ctrl_jax.algorithms.diffusion_control import Batch, DiffusionControl, Rollout
 from ctrl_jax.algorithms.policy_update import minibatch_indices
 from ctrl_jax.losses import advantage, value
 

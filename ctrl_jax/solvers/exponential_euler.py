@@ -66,7 +66,7 @@ class ExponentialEuler(GaussianSolver):
     def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
         """Take one step from reverse time t0 to t1; `args` is the ReverseSDE."""
         solver = self if args.stochastic else ExponentialEuler(eta=0.0)
-        kernel = solver.kernel(args.process, t0, t1)
+        kernel = solver.kernel(args.process, jnp.asarray(t0), jnp.asarray(t1))
         y1 = kernel.mean(y0, args.score_fn(args.process.horizon - t0, y0))
         if args.stochastic and self.eta > 0:
             increment = terms.terms[1].control.evaluate(t0, t1)

@@ -82,5 +82,5 @@ def compare_with_optimum(
     return {
         "w2/tilted": float(distances.wasserstein_1d(jnp.asarray(samples)[:, 0], ideal[:, 0])),
         "objective": reward - environment.penalty * path_kl,
-        "objective/optimal": float(jnp.mean(environment.optimal_value(0.0, starts))),
+        "objective/optimal": float(jnp.mean(environment.optimal_value(jnp.zeros(()), starts))),
     }

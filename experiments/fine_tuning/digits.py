@@ -158,7 +158,7 @@ def _train_score(config: Config, images: np.ndarray, folder: Path, mesh):
 
     def batch(k):
         rows = np.random.default_rng([config.run.seed, k]).integers(len(images), size=options.batch)
-        return DataBatch(images[rows])
+        return DataBatch(jnp.asarray(images[rows]))
 
     with Checkpoints(folder / "pretraining", keep=1) as checkpoints:
         state = algorithm.init(jax.random.key(config.run.seed))

@@ -34,10 +34,22 @@ def draw_samples(path: Path, before: np.ndarray, after: np.ndarray, target: str)
     _save(figure, path)
 
 
+def draw_images(path: Path, images: np.ndarray) -> None:
+    """Draw images in rows of eight."""
+    columns = min(8, len(images))
+    rows = -(-len(images) // columns)
+    blank = np.full((rows * columns - len(images), *images.shape[1:]), -1.0)
+    figure, axis = plt.subplots(figsize=(0.7 * columns, 0.7 * rows))
+    axis.imshow(_tile(np.concatenate([images, blank]), columns), cmap="gray", vmin=-1, vmax=1)
+    axis.axis("off")
+    _save(figure, path)
+
+
 def draw_histograms(path: Path, before: np.ndarray, after: np.ndarray, ideal: np.ndarray) -> None:
     """Draw one-dimensional laws: pretrained, fine-tuned and optimal."""
     figure, axis = plt.subplots(figsize=(7, 4))
-    bins = np.linspace(*np.quantile(np.concatenate([before, after, ideal]), [0.001, 0.999]), 80)
+    low, high = np.quantile(np.concatenate([before, after, ideal]), [0.001, 0.999])
+    bins = np.linspace(float(low), float(high), 80)
     for values, label, colour in (
         (before, "pretrained", "#999999"),
         (after, "fine-tuned", COLOURS["ppo"]),
@@ -104,8 +116,8 @@ def draw_frontier(
     for label, points in tracks.items():
         kls, successes = zip(*points, strict=True)
         colour = COLOURS.get(label, COLOURS["ppo"])
-        style = {"linewidth": 1, "alpha": 0.9} if joined else {"linestyle": "none"}
-        axis.plot(kls, successes, marker="o", markersize=4, color=colour, label=label, **style)
+        line = "-" if joined else "none"
+        axis.plot(kls, successes, "o", markersize=4, linestyle=line, color=colour, label=label)
         if joined:
             axis.plot(kls[-1], successes[-1], marker="*", markersize=14, color=colour)
     largest = max((kl for points in tracks.values() for kl, _ in points), default=1.0)

@@ -60,6 +60,9 @@ for update in range(3):
     sharded_state, sharded_metrics = sharded_step(sharded_state, sharded_batch)
     assert metrics.keys() == sharded_metrics.keys()
     for name, expected in metrics.items():
+        if name == "ratio/rollout_deviation":  # rounding itself: only its bound is promised
+            assert max(float(expected), float(sharded_metrics[name])) <= 1e-4
+            continue
         np.testing.assert_allclose(
             sharded_metrics[name], expected, rtol=1e-5, atol=1e-6, err_msg=f"{name}, {update}"
         )

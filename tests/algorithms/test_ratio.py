@@ -18,7 +18,7 @@ PROCESS = VP()
 
 
 def score_model(make) -> Model:
-    """A network that predicts the noise, moved away from its zero start, as a score."""
+    """A network that predicts the velocity, moved away from its zero start, as a score."""
     network = as_model(make)
 
     def init(key):
@@ -31,7 +31,7 @@ def score_model(make) -> Model:
         return tree.unflatten(moved)
 
     def apply(params, t, x, *conditions):
-        predict = parameterisation.from_noise(PROCESS, lambda *a: network.apply(params, *a))
+        predict = parameterisation.from_velocity(PROCESS, lambda *a: network.apply(params, *a))
         return predict(t, x, *conditions)
 
     return Model(init, apply)

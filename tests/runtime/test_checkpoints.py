@@ -106,6 +106,27 @@ def test_save_does_not_see_later_donation(tmp_path):
             assert state_digest(checkpoints.restore(x, step=step).state) == expected
 
 
+def test_a_single_flipped_bit_in_array_data_is_noticed(tmp_path):
+    """The bit lies in numbers that were stored raw, so that nothing but the digest sees it."""
+    good = {"x": jax.random.bits(jax.random.key(0), (1000,))}
+    later = {"x": jax.random.bits(jax.random.key(1), (1000,))}
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, good)
+        checkpoints.save(2, later)
+    raw = np.asarray(later["x"]).tobytes()
+    (path,) = [p for p in (tmp_path / "2").rglob("*") if p.is_file() and raw in p.read_bytes()]
+    data = bytearray(path.read_bytes())
+    data[data.index(raw) + 1234] ^= 1
+    path.write_bytes(bytes(data))
+    with Checkpoints(tmp_path) as checkpoints:
+        with pytest.raises(ValueError, match=r"the bits of \['x'\] are not those that were saved"):
+            checkpoints.restore(good, step=2)
+        with pytest.warns(RunWarning, match=r"the bits of .* kept as 2\.corrupt"):
+            restored = checkpoints.restore(good)
+    assert restored.step == 1
+    assert state_digest(restored.state) == state_digest(good)
+
+
 def test_flipped_bits_are_noticed_and_the_previous_step_is_used(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         for step in (1, 2):
