@@ -41,7 +41,7 @@ def apply_gradient(
     Returns:
         The learner and whether the gradient was finite.
     """
-    finite = jnp.isfinite(optax.global_norm(gradient))
+    finite = jnp.isfinite(optax.tree.norm(gradient))
     updates, optimizer_state = optimizer.update(gradient, learner.optimizer, learner.params)
     moved = Learner(optax.apply_updates(learner.params, updates), optimizer_state)
     return keep_if(finite, moved, learner), finite

@@ -140,7 +140,7 @@ def update_policy(
             gradient_score, metrics = jax.grad(loss, has_aux=True)(score)
             (gradient,) = pull_back(gradient_score)
             moved, finite = apply_gradient(learner, gradient, optimizer)
-            metrics["policy/gradient_norm"] = optax.global_norm(gradient)
+            metrics["policy/gradient_norm"] = optax.tree.norm(gradient)
             metrics["update/finite"] = finite.astype(score.dtype)
             return moved, scored, metrics
 

@@ -41,8 +41,8 @@ def make_reward_learning(model: Model, optimizer: optax.GradientTransformation) 
 
     def step(state: RewardState, batch: Pairs):
         def loss_fn(params):
-            chosen = model.apply(params, 0.0, batch.chosen)
-            rejected = model.apply(params, 0.0, batch.rejected)
+            chosen = model.apply(params, jnp.zeros(()), batch.chosen)
+            rejected = model.apply(params, jnp.zeros(()), batch.rejected)
             accuracy = jnp.mean(chosen > rejected)
             return jnp.mean(preference.bradley_terry(chosen, rejected)), accuracy
 

@@ -111,7 +111,7 @@ def make_score_pretraining(
         )
         metrics = {
             "loss": loss,
-            "gradient_norm": optax.global_norm(gradient),
+            "gradient_norm": optax.tree.norm(gradient),
             "update/finite": finite.astype(loss.dtype),
             "update/skipped_in_a_row": skipped,
         }

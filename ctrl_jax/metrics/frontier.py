@@ -60,12 +60,11 @@ def ideal(
     )
 
 
-def optimal_objective(
-    rewards: Float[np.ndarray, " samples"], temperature: float
-) -> Float[np.ndarray, ""]:
+def optimal_objective(rewards: Float[np.ndarray, " samples"], temperature: float) -> float:
     """Return max_q E_q[R] - lambda KL(q || p) = lambda log E_p[e^{R/lambda}]."""
     scaled = np.asarray(rewards, np.float64) / temperature
-    return temperature * (np.log(np.mean(np.exp(scaled - scaled.max()))) + scaled.max())
+    top = scaled.max()
+    return float(temperature * (np.log(np.mean(np.exp(scaled - top))) + top))
 
 
 def kl_at_success(

@@ -49,6 +49,8 @@ class DiffusionSpec:
         def make_network(rngs: nnx.Rngs) -> nnx.Module:
             if self.network == "mlp":
                 return MLP(shape, width=self.width, depth=self.depth, dtype=dtype, rngs=rngs)
+            if len(shape) != 3:
+                raise ValueError(f"dit needs images (height, width, channels), got {shape}.")
             return DiT(
                 shape,
                 patch=self.patch,

@@ -59,10 +59,18 @@ def make_algorithm(config: Config, task: Task, name: str, penalty: float | jax.A
         return make(problem, task.policy, policy_optimizer, config.update)
     value_optimizer = optax.chain(
         optax.clip_by_global_norm(config.optimisation.gradient_clip),
-        optax.adam(config.optimisation.value_learning_rate),
+        optax.adam(_value_schedule(config)),
     )
     make = WITH_VALUE[name]
     return make(problem, task.policy, task.value, policy_optimizer, value_optimizer, config.update)
+
+
+def _value_schedule(config: Config) -> optax.Schedule:
+    peak = config.optimisation.value_learning_rate
+    if config.optimisation.schedule == "constant":
+        return optax.constant_schedule(peak)
+    updates = steps_of(config) * config.update.value_epochs * config.update.value_minibatches
+    return optax.cosine_decay_schedule(peak, updates, alpha=0.05)
 
 
 def _policy_optimizer(config: Config, name: str) -> optax.GradientTransformation:

@@ -39,7 +39,7 @@ class Sweep(NamedTuple):
 def compare(config: Config, task: Task, base: BaseSamples, run: Run, began: float) -> Path:
     """Run the comparison, write its pictures and results, and return the run's folder."""
     penalty = penalty_of(config, "ppo")
-    optimum = float(frontiers.optimal_objective(base.rewards, penalty))
+    optimum = frontiers.optimal_objective(base.rewards, penalty)
     start = float(base.rewards.mean())
     sweeps = {}
     with progress(len(ALGORITHMS), "comparing", enabled=config.run.progress) as show:

@@ -89,7 +89,7 @@ class Optimisation:
     """Step size of the value network."""
 
     schedule: Literal["cosine", "constant"] = "cosine"
-    """Course of the policy's step size; cosine ends at 2 percent of the peak."""
+    """Course of the step sizes; cosine ends at 2 percent of the policy's peak, 5 of the value's."""
 
     warmup: int = 2
     """First updates in which only the value network learns."""

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ctrl_jax._typing import Model, RewardFn
+from ctrl_jax._typing import Model, Params, RewardFn, expand
 from ctrl_jax.algorithms import (
     DataBatch,
     Pairs,
@@ -26,7 +26,7 @@ from ctrl_jax.algorithms import (
 )
 from ctrl_jax.metrics import distances
 from ctrl_jax.networks import DiffusionSpec, ValueMLP, as_model
-from ctrl_jax.processes import grids
+from ctrl_jax.processes import LinearProcess, grids
 from ctrl_jax.runtime import (
     Checkpoints,
     LoopOptions,
@@ -77,19 +77,36 @@ def make_task(config: Config, folder: Path, mesh) -> Task:
         facts["annotator/accuracy"] = annotator.accuracy(digits.train_images, digits.train_labels)
     facts["diversity/real"] = None if real is None else diversity(real)
     fixed = Model(lambda key: params, model.apply)
-    value = as_model(lambda rngs: ValueMLP(shape, width=128, depth=2, rngs=rngs))
     return Task(
         process=spec.process(),
         shape=shape,
         reference=fixed,
         policy=fixed,
-        value=value,
+        value=denoising_value(spec.process(), fixed, params, shape),
         reward_fn=reward_fn,
         success_fn=success_fn,
         diversity_fn=diversity,
         end=spec.end,
         facts=facts,
     )
+
+
+def denoising_value(process: LinearProcess, base: Model, params: Params, shape) -> Model:
+    """Return a value network that sees the state beside what the base model denoises it to.
+
+    What a noisy state is worth depends on the image it will become, and the base model has already
+    learned that; sequel of the paper: arXiv 2502.01819.
+    """
+    network = as_model(lambda rngs: ValueMLP((2, *shape), width=128, depth=2, rngs=rngs))
+
+    def apply(value_params, t, x, *conditions):
+        scale, std = process.marginal(t)
+        score = base.apply(params, t, x, *conditions)
+        denoised = (x + expand(std**2, x) * score) / expand(scale, x)
+        pair = jnp.stack([x, jnp.clip(denoised, -1.5, 1.5)], axis=1)
+        return network.apply(value_params, t, pair)
+
+    return Model(network.init, apply)
 
 
 def diversity(images: np.ndarray) -> float:
@@ -243,13 +260,13 @@ def _learned_reward(config: Config, annotator: Annotator, base, folder: Path, sh
 
     @jax.jit
     def raw(x):
-        return model.apply(params, 0.0, x)
+        return model.apply(params, jnp.zeros(()), x)
 
     scores = np.asarray(raw(images), np.float64)
     mean, std = float(scores.mean()), float(scores.std())
     right = raw(pairs.chosen[:held_out]) > raw(pairs.rejected[:held_out])
     facts = {"proxy/accuracy": float(jnp.mean(right)), "preference_pairs": options.pairs}
-    return lambda x, *conditions: (model.apply(params, 0.0, x) - mean) / std, facts
+    return lambda x, *conditions: (model.apply(params, jnp.zeros(()), x) - mean) / std, facts
 
 
 def _train_reward(config: Config, model: Model, pairs: Pairs, held_out: int, checkpoints):

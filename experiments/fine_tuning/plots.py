@@ -49,7 +49,7 @@ def draw_histograms(path: Path, before: np.ndarray, after: np.ndarray, ideal: np
     """Draw one-dimensional laws: pretrained, fine-tuned and optimal."""
     figure, axis = plt.subplots(figsize=(7, 4))
     low, high = np.quantile(np.concatenate([before, after, ideal]), [0.001, 0.999])
-    bins = np.linspace(float(low), float(high), 80)
+    bins = np.linspace(float(low), float(high), 80).tolist()
     for values, label, colour in (
         (before, "pretrained", "#999999"),
         (after, "fine-tuned", COLOURS["ppo"]),

@@ -1,0 +1,206 @@
+"""The main experiment as its users run it: results, resuming, sampling, their own data and reward."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ctrl_jax.runtime import command
+from ctrl_jax.runtime.load import load
+from experiments import sample
+from experiments.fine_tuning.config import Config
+from experiments.score_as_action import main
+from tests.experiments.tiny import TINY
+
+REQUIRED = {
+    "gold_success/before",
+    "gold_success/after",
+    "proxy_reward/before",
+    "proxy_reward/after",
+    "diversity/before",
+    "diversity/after",
+    "diversity/real",
+    "kl/path",
+    "kl/ideal",
+    "reward_queries",
+    "traces",
+    "proxy/accuracy",
+}
+
+
+def run(folder: Path, *options: str) -> dict:
+    os.chdir(folder.parent)
+    found = command(Config, main, [*TINY, "--out", str(folder), *options])
+    return json.loads((found / "results.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    before = os.getcwd()
+    folder = tmp_path_factory.mktemp("runs") / "a"
+    results = run(folder)
+    yield folder, results
+    os.chdir(before)
+
+
+def test_results(finished):
+    folder, results = finished
+    assert set(results["metrics"]) >= REQUIRED
+    assert results["metrics"]["traces"] == 1
+    assert results["metrics"]["reward_queries"] == 4 * 16
+    assert len(results["digest"]) == 64 and results["seconds"] > 0
+    for picture in ("samples.png", "curves.png", "frontier.png"):
+        assert (folder / picture).stat().st_size > 1000
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [0, 1, 2, 3, 4]
+    assert rows[1]["ratio/max_deviation"] == 0.0
+    assert rows[1]["ratio/rollout_deviation"] < 1e-4
+
+
+def test_load_gives_the_trained_model(finished):
+    process, score_fn = load(finished[0])
+    x = jnp.zeros((3, 8, 8, 1))
+    assert score_fn(jnp.asarray(0.5), x).shape == x.shape
+    assert process.horizon == 1.0
+
+
+def test_sampling_from_a_run(finished):
+    folder, _ = finished
+    out = command(sample.Config, sample.main, [str(folder), "--number", "10"])
+    images = np.load(out / "samples.npz")["images"]
+    assert images.shape == (10, 8, 8, 1) and np.isfinite(images).all()
+    assert (out / "samples.png").exists()
+
+
+def test_a_killed_run_continues_bitwise(finished, tmp_path):
+    """SIGKILL in the middle of the main loop; the resumed run ends with the same numbers."""
+    folder, results = finished
+    root = Path(__file__).parents[2]
+    out = tmp_path / "killed"
+    line = [sys.executable, "-m", "experiments.score_as_action", *TINY, "--out", str(out)]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    process = subprocess.Popen(line, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while not (out / "checkpoints" / "1").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    if (out / "results.json").exists():
+        pytest.skip("the run ended before it could be killed")
+    subprocess.run([*line, "--resume", "latest"], cwd=tmp_path, env=environment, check=True)
+    resumed = json.loads((out / "results.json").read_text())
+    assert resumed["digest"] == results["digest"]
+    assert resumed["metrics"] == {**results["metrics"], "traces": resumed["metrics"]["traces"]}
+    assert (out / "metrics.jsonl").read_text() == (folder / "metrics.jsonl").read_text()
+
+
+@pytest.mark.parametrize("algorithm", ["value_gradient", "policy_gradient", "ddpo", "dpok"])
+@pytest.mark.parametrize("environment", ["gaussian"])
+def test_other_algorithms(tmp_path, algorithm, environment):
+    results = run(tmp_path / "a", "--algorithm", algorithm, "--environment", environment)
+    assert results["metrics"]["w2/tilted"] > 0
+    assert results["metrics"]["objective"] <= results["metrics"]["objective/optimal"] + 1.0
+
+
+def test_own_data_reward_and_other_solver_steps(tmp_path, monkeypatch):
+    images = np.random.default_rng(0).uniform(-1, 1, (64, 6, 6, 1)).astype(np.float32)
+    np.savez(tmp_path / "mine.npz", images=images)
+    (tmp_path / "my_rewards.py").write_text("def brightness(x):\n    return x.mean((1, 2, 3))\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    options = ["--data", "mine.npz", "--reward", "my_rewards:brightness"]
+    results = run(tmp_path / "a", *options, "--evaluation-solver-steps", "3", "7")
+    metrics = results["metrics"]
+    assert 0.0 < metrics["gold_success/before"] < 0.3
+    assert metrics["diversity/real"] is None
+    assert {"kl/path/after/steps=3", "gold_success/before/steps=7"} <= set(metrics)
+
+
+def test_comparison(tmp_path):
+    results = run(tmp_path / "a", "--compare", "--seeds", "2", "--environment", "gaussian")
+    metrics = results["metrics"]
+    for name in ("ppo", "value_gradient", "policy_gradient", "ddpo", "dpok"):
+        assert f"{name}/queries" in metrics and f"{name}/point=4/kl" in metrics
+    assert (tmp_path / "a" / "queries.png").exists()
+
+
+def nan_reward(x):
+    return jnp.where(x.mean((1, 2, 3)) > -10, jnp.nan, 0.0)
+
+
+def wrong_shape(x):
+    return x.mean(axis=(1, 2))
+
+
+def numpy_reward(x):
+    return np.asarray(x).mean(axis=(1, 2, 3))
+
+
+HERE = "tests.experiments.test_score_as_action"
+MISTAKES = {
+    "learning rate": (["--optimisation.learning-rate", "nan"], "learning_rate: received nan"),
+    "steps": (["--steps", "-5"], "steps: received -5"),
+    "penalty": (["--penalty", "-1"], "penalty: received -1"),
+    "infinite penalty": (["--penalty", "inf"], "penalty: received inf"),
+    "ddpo with a penalty": (["--algorithm", "ddpo", "--penalty", "0.1"], "no KL penalty"),
+    "unknown option": (["--learning_rat", "1"], "learning"),
+    "unknown algorithm": (["--algorithm", "trpo"], "trpo"),
+    "minibatches": (["--update.minibatches", "3"], "minibatches must divide the solver steps"),
+    "clip": (["--update.clip", "0"], "clip must be positive"),
+    "class": (["--target-class", "11"], "target_class must be one of the classes"),
+    "seeds alone": (["--seeds", "3"], "add --compare"),
+    "mesh": (["--mesh.data", "64"], "mesh"),
+    "data": (["--data", "nowhere.npz"], "data"),
+    "reward's name": (["--reward", "nothing"], "module:function"),
+    "reward's NaN": (["--reward", f"{HERE}:nan_reward"], "NaN or infinity"),
+    "reward's shape": (["--reward", f"{HERE}:wrong_shape"], "it returned shape"),
+    "reward in numpy": (["--reward", f"{HERE}:numpy_reward"], "jax.numpy"),
+    "data with an environment": (["--environment", "gaussian", "--data", "x.npz"], "its own data"),
+    "network": (["--model.network", "dit", "--model.patch", "3"], "patch must divide"),
+    "noise rate": (["--model.beta-max", "-1"], "beta_max must be a positive"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_are_one_clear_line(mistake, finished, tmp_path, monkeypatch, capsys):
+    options, expected = MISTAKES[mistake]
+    monkeypatch.chdir(finished[0].parent)
+    monkeypatch.syspath_prepend(Path(__file__).parents[2])
+    with pytest.raises(SystemExit) as stopped:
+        command(Config, main, [*TINY, "--out", str(tmp_path / "a"), *options])
+    printed = capsys.readouterr().err.strip().splitlines()
+    assert stopped.value.code == 2
+    assert len(printed) == 1 and printed[0].startswith("error: ") and expected in printed[0]
+
+
+def test_a_used_folder_is_refused(finished, capsys):
+    before = (finished[0] / "results.json").read_bytes()
+    with pytest.raises(SystemExit) as stopped:
+        command(Config, main, [*TINY, "--out", str(finished[0])])
+    assert stopped.value.code == 2 and "--resume latest" in capsys.readouterr().err
+    assert (finished[0] / "results.json").read_bytes() == before
+
+
+def test_sampling_from_no_run(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        command(sample.Config, sample.main, [str(tmp_path)])
+    assert stopped.value.code == 2 and "holds no trained model" in capsys.readouterr().err
+
+
+def test_help_names_every_option(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        command(Config, main, ["--help"])
+    text = capsys.readouterr().out
+    assert stopped.value.code == 0
+    for option in ("--penalty", "--solver-steps", "--compare", "--resume", "--update.trace"):
+        assert option in text
+    assert jax.devices()
