@@ -30,7 +30,8 @@ def table(result: dict[str, Any]) -> str:
         f"`{result['command']}` on {result['device']}; {versions}; {settings}.",
         "",
         "Ratio: the contender's time over ours in the same round, median [min, max]; above 1, "
-        "ours is faster. Memory: the compiler's account (JAX), the rise of the process's peak (PyTorch).",
+        "ours is faster. Memory: the compiler's account (JAX), the rise of the process's peak "
+        "(PyTorch).",
     ]
     for case in result["cases"]:
         lines += ["", f"## {case['name']}", "", _HEAD, _RULE]

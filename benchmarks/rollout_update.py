@@ -27,7 +27,7 @@ CLAIM = "Rollout and update in one compiled program beat the same arithmetic in 
 LEARNING_RATE = 1e-4
 SHAPES = {"mlp": (2,), "dit": (8, 8, 1), "unet": (16, 16, 3)}
 TINY: dict[str, dict[str, int]] = {
-    "mlp": {"width": 8},
+    "mlp": {"width": 8, "depth": 1},
     "dit": {"width": 16, "depth": 1},
     "unet": {"width": 4},
 }

@@ -21,14 +21,14 @@ WITH_VALUE = {
 }
 WITHOUT_VALUE = {"ddpo": make_ddpo, "dpok": make_dpok}
 LEARNING_RATE = {
-    "ppo": 1e-3,
-    "value_gradient": 1e-3,
-    "policy_gradient": 5e-4,
+    "ppo": 3e-4,
+    "value_gradient": 5e-4,
+    "policy_gradient": 3e-4,
     "ddpo": 2e-4,
     "dpok": 2e-4,
 }
 PENALTY = {"digits": 0.1, "gaussian": 2.5, "mixture": 0.8}
-STEPS = 150
+STEPS = 120
 
 
 def penalty_of(config: Config, algorithm: str) -> float:

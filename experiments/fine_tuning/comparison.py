@@ -91,6 +91,7 @@ def queries_to_gain(
         batch: queries per update.
         window: updates averaged over.
     """
+    window = min(window, len(objectives))
     smooth = np.convolve(objectives, np.ones(window) / window, mode="valid")
     reached = smooth >= start + GAIN * (optimum - start)
     if not len(reached) or not reached[-1]:
@@ -150,8 +151,8 @@ def _summarise(
     name: str, sweep: Sweep, queries: list[float | None], base: BaseSamples
 ) -> dict[str, Any]:
     reached = [q for q in queries if q is not None]
-    middle = sweep.points[2]
-    ideal = frontiers.kl_at_success(base.frontier(), middle[1])
+    path_kl, success = sweep.points[-1 if name == "ddpo" else FACTORS.index(1.0)]
+    ideal = frontiers.kl_at_success(base.frontier(), success)
     several = len(reached) > 1
     metrics: dict[str, Any] = {
         f"{name}/queries": float(np.mean(reached)) if reached else None,
@@ -159,8 +160,8 @@ def _summarise(
             float(np.std(reached, ddof=1) / np.sqrt(len(reached))) if several else None
         ),
         f"{name}/seeds_reached": f"{len(reached)}/{len(queries)}",
-        f"{name}/kl_ratio": None if ideal is None else middle[0] / ideal,
-        f"{name}/success": middle[1],
+        f"{name}/kl_ratio": None if ideal is None else path_kl / ideal,
+        f"{name}/success": success,
     }
     for i, (kl, success) in enumerate(sweep.points):
         metrics[f"{name}/point={i}/kl"], metrics[f"{name}/point={i}/success"] = kl, success

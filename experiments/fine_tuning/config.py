@@ -79,7 +79,7 @@ class Preferences:
 class Optimisation:
     """Optimisers of policy and value."""
 
-    batch: int = 256
+    batch: int = 192
     """Trajectories per update, each one reward query."""
 
     learning_rate: float | None = None
@@ -131,7 +131,7 @@ class Config:
     """KL penalty lambda, in units of the reward per nat. The reward of images is standardised on
     base samples; by default 0.1 for those, 2.5 for gaussian, 0.8 for mixture, 0 for ddpo."""
 
-    solver_steps: int = 25
+    solver_steps: int = 40
     """Steps of the sampler in training."""
 
     evaluation_solver_steps: tuple[int, ...] = ()
@@ -153,7 +153,7 @@ class Config:
     evaluation_samples: int = 4096
     """Samples of the final evaluations."""
 
-    frontier_samples: int = 32768
+    frontier_samples: int = 16384
     """Samples of the base model behind the ideal frontier."""
 
     evaluate_every: int = 10
@@ -166,7 +166,7 @@ class Config:
     pretraining: Pretraining = dataclasses.field(default_factory=Pretraining)
     preferences: Preferences = dataclasses.field(default_factory=Preferences)
     optimisation: Optimisation = dataclasses.field(default_factory=Optimisation)
-    update: UpdateConfig = dataclasses.field(default_factory=UpdateConfig)
+    update: UpdateConfig = UpdateConfig(trace=0.0, value_epochs=4, average_decay=0.9)
     run: Annotated[RunOptions, tyro.conf.arg(name="")] = dataclasses.field(
         default_factory=RunOptions
     )

@@ -27,6 +27,7 @@ from ctrl_jax.algorithms import (
 from ctrl_jax.metrics import distances
 from ctrl_jax.networks import DiffusionSpec, ValueMLP, as_model
 from ctrl_jax.processes import LinearProcess, grids
+from ctrl_jax.rewards import learned, standardised
 from ctrl_jax.runtime import (
     Checkpoints,
     LoopOptions,
@@ -258,15 +259,11 @@ def _learned_reward(config: Config, annotator: Annotator, base, folder: Path, sh
     with Checkpoints(folder / "reward", keep=1) as checkpoints:
         params = _train_reward(config, model, pairs, held_out, checkpoints)
 
-    @jax.jit
-    def raw(x):
-        return model.apply(params, jnp.zeros(()), x)
-
-    scores = np.asarray(raw(images), np.float64)
-    mean, std = float(scores.mean()), float(scores.std())
-    right = raw(pairs.chosen[:held_out]) > raw(pairs.rejected[:held_out])
+    reward_fn = learned(model, params)
+    score = jax.jit(reward_fn)
+    right = score(pairs.chosen[:held_out]) > score(pairs.rejected[:held_out])
     facts = {"proxy/accuracy": float(jnp.mean(right)), "preference_pairs": options.pairs}
-    return lambda x, *conditions: (model.apply(params, jnp.zeros(()), x) - mean) / std, facts
+    return standardised(reward_fn, np.asarray(score(images))), facts
 
 
 def _train_reward(config: Config, model: Model, pairs: Pairs, held_out: int, checkpoints):
@@ -315,15 +312,10 @@ def _user_reward(spec: str, base) -> tuple[RewardFn, dict]:
             f"it returned shape {jnp.shape(scores)} for {expected[0]} images; {expected} is needed"
         )
         raise refuse("reward", spec, rule, "sum or average over the other axes")
-    scores = np.asarray(scores, np.float64)
-    if not np.isfinite(scores).all():
-        rule = f"it returned NaN or infinity for {int((~np.isfinite(scores)).sum())} of 4096 images"
-        raise refuse("reward", spec, rule, "make it finite on every image")
-    mean, std = float(scores.mean()), float(scores.std())
-    if std == 0:
-        rule = "it returned the same value for all images"
-        raise refuse("reward", spec, rule, "give a reward that tells images apart")
-    return lambda x, *conditions: (function(x) - mean) / std, {}
+    try:
+        return standardised(lambda x, *conditions: function(x), np.asarray(scores)), {}
+    except ValueError as error:
+        raise ValueError(f"reward: received {spec!r}; {error}") from error
 
 
 def _above(reward_fn: RewardFn, threshold: float):

@@ -21,7 +21,9 @@ rows, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("data",),
 
 problem = make_setting(STEPS).problem
 network = as_model(lambda rngs: MLP((1,), width=16, depth=1, embedding=8, horizon=3.0, rngs=rngs))
-value = as_model(lambda rngs: ValueMLP((1,), width=16, depth=1, embedding=8, horizon=3.0, rngs=rngs))
+value = as_model(
+    lambda rngs: ValueMLP((1,), width=16, depth=1, embedding=8, horizon=3.0, rngs=rngs)
+)
 
 
 def apply(params, t, x):

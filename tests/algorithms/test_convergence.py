@@ -39,7 +39,10 @@ def train(name, *, penalty, updates, batch=512, rate=3e-2, steps=STEPS, **option
         policy,
         value,
         cosine(rate, updates * MINIBATCHES),
-        cosine(1e-1, updates * 4 * config.value_epochs, ),
+        cosine(
+            1e-1,
+            updates * 4 * config.value_epochs,
+        ),
         config,
     )
 
@@ -72,7 +75,7 @@ def test_the_optimum_is_reached(name):
     means, variances = chains.laws(setting.chain, 0.0, START_VARIANCE, *tables)
     distance = chains.wasserstein(means[-1], variances[-1], *LIMIT)
     achieved = chains.objective(setting.chain, setting.goal, START_VARIANCE, *tables)
-    print('\n', name, distance, achieved / exact - 1)
+    print("\n", name, distance, achieved / exact - 1)
     assert distance < 0.05
     assert abs(achieved / exact - 1) < 0.02
     assert metrics["reward/finite"].all()
@@ -104,7 +107,7 @@ def test_without_a_penalty_the_samples_collapse_onto_the_mode(name):
         name, penalty=0.0, updates=150, batch=256, rate=2e-1, steps=16, clip=0.5
     )
     means, variances = chains.laws(setting.chain, 0.0, START_VARIANCE, *tables)
-    print('\n', name, means[-1], variances[-1], metrics["kl/path"][::20])
+    print("\n", name, means[-1], variances[-1], metrics["kl/path"][::20])
     assert abs(means[-1] - TARGET) < 0.25
     assert variances[-1] < 0.12
     # Ever farther from the pretrained model, past the optimum's .2 nats.

@@ -25,9 +25,7 @@ def score_model(make) -> Model:
         params = network.init(key)
         leaves, tree = jax.tree.flatten(params)
         keys = jax.random.split(key, len(leaves))
-        moved = [
-            p + 0.1 * jax.random.normal(k, p.shape) for p, k in zip(leaves, keys, strict=True)
-        ]
+        moved = [p + 0.1 * jax.random.normal(k, p.shape) for p, k in zip(leaves, keys, strict=True)]
         return tree.unflatten(moved)
 
     def apply(params, t, x, *conditions):

@@ -98,7 +98,9 @@ def test_o4_value_and_gradient_of_a_policy_in_convention_c(float64):
     np.testing.assert_allclose(value, -1.90394667, atol=5e-9)
     gradient = o4().policy_gradient(policy)
     np.testing.assert_allclose(
-        WEIGHT * np.asarray([gradient.intercept, gradient.slope]), [0.52502277, 0.90289712], atol=5e-9
+        WEIGHT * np.asarray([gradient.intercept, gradient.slope]),
+        [0.52502277, 0.90289712],
+        atol=5e-9,
     )
     assert float(gradient.std) == 0.0
 
@@ -134,9 +136,7 @@ def test_o5_mean_values(float64):
         np.testing.assert_allclose(mean, expected, atol=5e-8)
 
 
-@pytest.mark.parametrize(
-    ("make", "oracle"), [(o4, O4_ORACLE), (o5, O5_ORACLE)], ids=["O4", "O5"]
-)
+@pytest.mark.parametrize(("make", "oracle"), [(o4, O4_ORACLE), (o5, O5_ORACLE)], ids=["O4", "O5"])
 def test_laws_and_values_by_quadrature(float64, make, oracle):
     law, (x, density) = make().tilted_law(), oracle.tilted()
     found = sum(

@@ -1,4 +1,4 @@
-"""The main experiment as its users run it: results, resuming, sampling, their own data and reward."""
+"""The main experiment as its users run it: results, resuming, sampling, their own data."""
 
 import json
 import os
@@ -129,7 +129,7 @@ def test_comparison(tmp_path):
     results = run(tmp_path / "a", "--compare", "--seeds", "2", "--environment", "gaussian")
     metrics = results["metrics"]
     for name in ("ppo", "value_gradient", "policy_gradient", "ddpo", "dpok"):
-        assert f"{name}/queries" in metrics and f"{name}/point=4/kl" in metrics
+        assert f"{name}/queries" in metrics and f"{name}/point=3/kl" in metrics
     assert (tmp_path / "a" / "queries.png").exists()
 
 

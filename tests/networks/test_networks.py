@@ -24,7 +24,10 @@ def perturbed(params, key=0):
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(key), len(leaves))
     return tree.unflatten(
-        [p + 0.3 * jax.random.normal(k, p.shape, p.dtype) for p, k in zip(leaves, keys, strict=True)]
+        [
+            p + 0.3 * jax.random.normal(k, p.shape, p.dtype)
+            for p, k in zip(leaves, keys, strict=True)
+        ]
     )
 
 
@@ -60,7 +63,9 @@ def test_every_example_has_its_own_time_and_no_batch_mates(model):
     together = apply(params, t, x)
     alone = plain.apply(params, t[2:3], x[2:3])
     np.testing.assert_allclose(together[2:3], alone, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(apply(params, t[::-1], x[::-1])[::-1], together, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        apply(params, t[::-1], x[::-1])[::-1], together, rtol=1e-4, atol=1e-5
+    )
     assert not np.allclose(together, apply(params, t[::-1], x), atol=1e-3)
 
 
@@ -80,9 +85,7 @@ def test_parameters_are_a_vmappable_pytree_of_the_key(model):
     keys = jax.random.split(jax.random.key(0), 2)
     batch = jax.jit(jax.vmap(plain.init))(keys)
     one = plain.init(keys[1])
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a[1], b, rtol=1e-6, atol=1e-7), batch, one
-    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a[1], b, rtol=1e-6, atol=1e-7), batch, one)
     assert any((a[0] != a[1]).any() for a in jax.tree.leaves(batch))
     assert count_parameters(one) == sum(leaf.size for leaf in jax.tree.leaves(one)) > 100
     moved = jax.vmap(perturbed)(batch)
@@ -134,7 +137,9 @@ def test_times_are_seen_relative_to_the_horizon():
     params = perturbed(short.init(jax.random.key(0)))
     x = jax.random.normal(jax.random.key(1), (BATCH, 3))
     np.testing.assert_allclose(
-        short.apply(params, jnp.asarray(0.25), x), long.apply(params, jnp.asarray(0.75), x), rtol=1e-4
+        short.apply(params, jnp.asarray(0.25), x),
+        long.apply(params, jnp.asarray(0.75), x),
+        rtol=1e-4,
     )
 
 

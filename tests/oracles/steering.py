@@ -25,9 +25,7 @@ class Steering(NamedTuple):
     def density(self, x):
         x = np.asarray(x)[..., None]
         square = (x - self.means) ** 2 / (2 * self.variances)
-        return np.sum(
-            self.weights * np.exp(-square) / np.sqrt(2 * np.pi * self.variances), axis=-1
-        )
+        return np.sum(self.weights * np.exp(-square) / np.sqrt(2 * np.pi * self.variances), axis=-1)
 
     def reward(self, x):
         return -self.curvature / 2 * (x - self.target) ** 2

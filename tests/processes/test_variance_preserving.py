@@ -20,7 +20,9 @@ def test_the_table(t, scale, std, sigma):
     process = VP(0.1, 20.0)
     marginal = process.marginal(jnp.asarray(t))
     np.testing.assert_allclose(
-        [marginal.scale, marginal.std, process.diffusion(jnp.asarray(t))], [scale, std, sigma], rtol=5e-6
+        [marginal.scale, marginal.std, process.diffusion(jnp.asarray(t))],
+        [scale, std, sigma],
+        rtol=5e-6,
     )
 
 

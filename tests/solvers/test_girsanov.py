@@ -35,7 +35,11 @@ def densities(request):
         path = simulate(path, PROCESS.reverse(steered), x_0, grid, solver=solver, save="path")
 
         def one(i):
-            t, x, at = PROCESS.horizon - grid[i], path.states[i], jax.tree.map(lambda c: c[i], kernel)
+            t, x, at = (
+                PROCESS.horizon - grid[i],
+                path.states[i],
+                jax.tree.map(lambda c: c[i], kernel),
+            )
             ratio = girsanov.log_ratio(at, path.noise[i], steered(t, x), exact_score(t, x))
             return ratio, girsanov.kl_rate(at.kl_rate, steered(t, x), exact_score(t, x))
 
@@ -88,7 +92,9 @@ def test_log_ratio_in_float64(solver):
     with jax.enable_x64(True):
         kernel = solver.kernel(PROCESS, jnp.asarray(0.3), jnp.asarray(0.5))
         found = girsanov.log_ratio(kernel, *map(jnp.asarray, (noise, score, other)))
-        mean, mean_other = (np.asarray(kernel.mean(jnp.asarray(x), jnp.asarray(s))) for s in (score, other))
+        mean, mean_other = (
+            np.asarray(kernel.mean(jnp.asarray(x), jnp.asarray(s))) for s in (score, other)
+        )
         divergence = girsanov.kl_rate(kernel.kl_rate, jnp.asarray(score), jnp.asarray(other))
         std = float(kernel.std)
     x_next = mean + std * noise
@@ -142,9 +148,7 @@ def test_the_chains_divergence_tends_to_girsanovs(solver):
         score = chains.gaussian_score(oracle, 3.0 - np.asarray(grid[:-1]), 1.0, 0.5)
         chain = chains.Chain(*(np.asarray(c) for c in kernel), *score)
         start_variance = oracle.variance(3.0)
-        kl = chains.path_kl(
-            chain, start_variance, np.full(steps, SLOPE), np.full(steps, INTERCEPT)
-        )
+        kl = chains.path_kl(chain, start_variance, np.full(steps, SLOPE), np.full(steps, INTERCEPT))
         errors.append(kl / exact - 1)
     order = np.log2(errors[-2] / errors[-1])
     assert 0.9 < order < 1.1, (errors, order)

@@ -106,7 +106,9 @@ def test_the_probability_flow_transports_the_data_quantile_by_quantile(solver):
     x_0 = jnp.linspace(-2.0, 2.0, 5)[:, None]
     grid = uniform_grid(400)
     found = simulate(jax.random.key(0), sde, x_0, grid, solver=solver).states
-    a, std = (np.asarray(c, float) for c in PROCESS.marginal(PROCESS.horizon - grid[jnp.array([0, -1])]))
+    a, std = (
+        np.asarray(c, float) for c in PROCESS.marginal(PROCESS.horizon - grid[jnp.array([0, -1])])
+    )
     total = np.sqrt(a**2 * VARIANCE + std**2)
     expected = a[1] * MEAN + (x_0 - a[0] * MEAN) * total[1] / total[0]
     np.testing.assert_allclose(found, expected, atol=0.02)

@@ -1,0 +1,49 @@
+"""Reward functions made of a model, or of another reward function."""
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from ctrl_jax._typing import Model, Params, RewardFn
+
+
+def learned(model: Model, params: Params) -> RewardFn:
+    """Return the reward ``model.apply(params, 0, x, *conditions)``, the parameters held fixed.
+
+    Args:
+        model: a value-like model, one number per example, as `algorithms.make_reward_learning`
+            fits it.
+        params: its parameters.
+    """
+
+    def reward_fn(x, *conditions):
+        return model.apply(params, jnp.zeros(()), x, *conditions)
+
+    return reward_fn
+
+
+def standardised(reward_fn: RewardFn, scores: Float[np.ndarray, " samples"]) -> RewardFn:
+    """Return `reward_fn` with mean zero and standard deviation one on a sample.
+
+    A penalty in units of the reward per nat then means the same for every reward.
+
+    Args:
+        reward_fn: any reward.
+        scores: its values on samples of the base model.
+
+    Raises:
+        ValueError: a score is not finite, or all are the same.
+    """
+    scores = np.asarray(scores, np.float64)
+    if not np.isfinite(scores).all():
+        bad = int((~np.isfinite(scores)).sum())
+        raise ValueError(
+            f"reward_fn returned NaN or infinity for {bad} of {scores.size} samples; it must be "
+            "finite on every sample."
+        )
+    mean, std = float(scores.mean()), float(scores.std())
+    if std == 0:
+        raise ValueError(
+            f"reward_fn returned {mean} for all {scores.size} samples; it must tell them apart."
+        )
+    return lambda x, *conditions: (reward_fn(x, *conditions) - mean) / std

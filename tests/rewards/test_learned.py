@@ -1,0 +1,30 @@
+"""Rewards made of models and of other rewards."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ctrl_jax._typing import Model
+from ctrl_jax.rewards import learned, standardised
+
+
+def test_learned_holds_time_at_zero():
+    model = Model(lambda key: 2.0, lambda params, t, x: params * x[:, 0] + t)
+    np.testing.assert_allclose(learned(model, 2.0)(jnp.array([[1.0], [3.0]])), [2.0, 6.0])
+
+
+def test_standardised_on_its_sample():
+    x = jax.random.normal(jax.random.key(0), (500, 3))
+    reward = standardised(
+        lambda x: 5.0 + 3.0 * x.sum(axis=1), np.asarray(5.0 + 3.0 * x.sum(axis=1))
+    )
+    values = np.asarray(reward(x), np.float64)
+    # float32 sums of 500 numbers of size one
+    assert abs(values.mean()) < 1e-5 and abs(values.std() - 1) < 1e-5
+
+
+@pytest.mark.parametrize("bad", [np.array([1.0, np.nan]), np.array([2.0, 2.0])])
+def test_mistakes(bad):
+    with pytest.raises(ValueError, match="reward_fn returned"):
+        standardised(lambda x: x[:, 0], bad)
