@@ -27,10 +27,14 @@ class Model(NamedTuple):
         init: ``init(key) -> params``.
         apply: ``apply(params, t, x, *conditions)``: a score of x's shape (policies), or one value
             per example (value functions).
+        observe: for value functions, an optional ``observe(t, x, *conditions)`` without parameters
+            of its own, whose result `apply` takes in place of x. It is evaluated once per
+            trajectory, however often the parameters are fitted.
     """
 
     init: Callable[[Array], Params]
     apply: Callable[..., Array]
+    observe: Callable[..., Array] | None = None
 
 
 def expand(coefficient: Float[Array, "..."], x: Array) -> Array:

@@ -166,7 +166,7 @@ def make_control(
         value_learner = state.value
         if critic is not None:
             value_learner, value_metrics = fit_critic(
-                value_key, critic, state.value, problem, rollout, batch, config
+                value_key, critic, state.value, problem, rollout, evaluated, batch, config
             )
             finite = jnp.minimum(metrics["update/finite"], value_metrics.pop("value/finite"))
             metrics = {**metrics, **value_metrics, "update/finite": finite}

@@ -33,12 +33,14 @@ class Evaluated(NamedTuple):
     """The critic along a rollout, time-major.
 
     Fields:
+        observations: what the value network sees of every state, x_i itself by default.
         values: V(t_i, x_i) for i < n.
         expected: V(t_{i+1}, m_i) at the conditional mean m_i of the next state; None where the
             policy loss needs no gradient.
         gradients: the gradient of V(t_{i+1}, .) at m_i; None likewise.
     """
 
+    observations: Float[Array, "points batch ..."]
     values: Float[Array, "steps batch"]
     expected: Float[Array, "steps batch"] | None
     gradients: Float[Array, "steps batch ..."] | None
@@ -49,20 +51,25 @@ def evaluate_critic(
 ) -> Evaluated:
     """Evaluate the critic, and its gradient where asked for, along a rollout."""
 
-    def value_fn(t, x):
-        return critic.model.apply(learner.params, t, x, *batch.conditions)
+    def observe(t, x):
+        return x if critic.model.observe is None else critic.model.observe(t, x, *batch.conditions)
+
+    def value_fn(t, observation):
+        return critic.model.apply(learner.params, t, observation, *batch.conditions)
 
     def value_and_gradient(inputs):
         t, x = inputs
-        values, pull_back = jax.vjp(lambda x: value_fn(t, x), x)
+        values, pull_back = jax.vjp(lambda x: value_fn(t, observe(t, x)), x)
         return values, pull_back(jnp.ones_like(values))[0]
 
     times = problem.forward_times()
-    values = jax.lax.map(lambda inputs: value_fn(*inputs), (times[:-1], rollout.states[:-1]))
+    observations = jax.lax.map(lambda inputs: observe(*inputs), (times, rollout.states))
+    values = jax.lax.map(lambda inputs: value_fn(*inputs), (times[:-1], observations[:-1]))
     if not critic.with_gradient:
-        return Evaluated(values, None, None)
+        return Evaluated(observations, values, None, None)
     mean = rollout.states[1:] - _noise_step(problem, rollout)
-    return Evaluated(values, *jax.lax.map(value_and_gradient, (times[1:], mean)))
+    expected, gradients = jax.lax.map(value_and_gradient, (times[1:], mean))
+    return Evaluated(observations, values, expected, gradients)
 
 
 def remove_martingale(
@@ -96,9 +103,9 @@ def returns_from(problem, rollout) -> Float[Array, "points batch"]:
     return jnp.concatenate([to_go, rollout.rewards[None]])
 
 
-def fit_critic(key, critic, learner, problem, rollout, batch, config):
+def fit_critic(key, critic, learner, problem, rollout, evaluated, batch, config):
     """Minimise (1) over minibatches of the grid points of every trajectory."""
-    states = jnp.swapaxes(rollout.states, 0, 1)
+    observations = jnp.swapaxes(evaluated.observations, 0, 1)
     returns = jnp.swapaxes(returns_from(problem, rollout), 0, 1)
     times = problem.forward_times()
     index = minibatch_indices(
@@ -111,10 +118,10 @@ def fit_critic(key, critic, learner, problem, rollout, batch, config):
 
     def loss_fn(params, index):
         k = index.shape[1]
-        x = jax.vmap(lambda row, i: row[i])(states, index)
+        seen = jax.vmap(lambda row, i: row[i])(observations, index)
         target = jnp.take_along_axis(returns, index, axis=1).reshape(-1)
         conditions = tuple(jnp.repeat(c, k, axis=0) for c in batch.conditions)
-        rows = x.reshape(-1, *x.shape[2:])
+        rows = seen.reshape(-1, *seen.shape[2:])
         predicted = critic.model.apply(params, times[index.reshape(-1)], rows, *conditions)
         weights = jnp.repeat(share / k, k, axis=0)
         return jnp.sum(value.martingale(predicted, target, weights=weights))

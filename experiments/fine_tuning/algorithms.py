@@ -27,8 +27,8 @@ LEARNING_RATE = {
     "ddpo": 2e-4,
     "dpok": 2e-4,
 }
-PENALTY = {"digits": 0.1, "gaussian": 2.5, "mixture": 0.8}
-STEPS = 120
+PENALTY = {"digits": 0.09, "gaussian": 2.5, "mixture": 0.8}
+STEPS = 100
 
 
 def penalty_of(config: Config, algorithm: str) -> float:

@@ -107,6 +107,9 @@ class Optimisation:
         check_positive("optimisation.gradient_clip", self.gradient_clip)
 
 
+DEFAULT_UPDATE = UpdateConfig(trace=0.0, value_epochs=4, average_decay=0.9)
+
+
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Fine-tune a diffusion model from preferences by continuous-time RL, its score as the action.
@@ -129,7 +132,7 @@ class Config:
 
     penalty: float | None = None
     """KL penalty lambda, in units of the reward per nat. The reward of images is standardised on
-    base samples; by default 0.1 for those, 2.5 for gaussian, 0.8 for mixture, 0 for ddpo."""
+    base samples; by default 0.09 for those, 2.5 for gaussian, 0.8 for mixture, 0 for ddpo."""
 
     solver_steps: int = 40
     """Steps of the sampler in training."""
@@ -166,7 +169,7 @@ class Config:
     pretraining: Pretraining = dataclasses.field(default_factory=Pretraining)
     preferences: Preferences = dataclasses.field(default_factory=Preferences)
     optimisation: Optimisation = dataclasses.field(default_factory=Optimisation)
-    update: UpdateConfig = UpdateConfig(trace=0.0, value_epochs=4, average_decay=0.9)
+    update: UpdateConfig = DEFAULT_UPDATE
     run: Annotated[RunOptions, tyro.conf.arg(name="")] = dataclasses.field(
         default_factory=RunOptions
     )

@@ -100,14 +100,16 @@ def denoising_value(process: LinearProcess, base: Model, params: Params, shape) 
     """
     network = as_model(lambda rngs: ValueMLP((2, *shape), width=128, depth=2, rngs=rngs))
 
-    def apply(value_params, t, x, *conditions):
+    def observe(t, x, *conditions):
         scale, std = process.marginal(t)
         score = base.apply(params, t, x, *conditions)
         denoised = (x + expand(std**2, x) * score) / expand(scale, x)
-        pair = jnp.stack([x, jnp.clip(denoised, -1.5, 1.5)], axis=1)
-        return network.apply(value_params, t, pair)
+        return jnp.stack([x, jnp.clip(denoised, -1.5, 1.5)], axis=1)
 
-    return Model(network.init, apply)
+    def apply(value_params, t, observation, *conditions):
+        return network.apply(value_params, t, observation)
+
+    return Model(network.init, apply, observe)
 
 
 def diversity(images: np.ndarray) -> float:

@@ -45,7 +45,7 @@ sharded_step = (
     .compile()
 )
 
-text = sharded_step.as_text()
+text = sharded_step.as_text() or ""
 shapes = {
     tuple(int(n) for n in dims.split(","))
     for dims in re.findall(r"\b(?:f32|u32|s32|pred|bf16|f16)\[([\d,]+)\]", text)
@@ -72,11 +72,13 @@ for update in range(3):
 params, reference = state.policy.params, state.reference
 
 
-def noise(batch):
-    return roll_out(jax.random.key(1), problem, policy, params, reference, batch).noise
+def paths(batch):
+    rollout = roll_out(jax.random.key(1), problem, policy, params, reference, batch)
+    return rollout.noise, rollout.states
 
 
-one, eight = jax.jit(noise)(batch), jax.jit(noise)(sharded_batch)
-assert {shard.data.shape[1] for shard in eight.addressable_shards} == {LOCAL}
-np.testing.assert_array_equal(np.asarray(one), np.asarray(eight))
+(noise, states), (sharded_noise, sharded_states) = map(jax.jit(paths), (batch, sharded_batch))
+assert {shard.data.shape[1] for shard in sharded_states.addressable_shards} == {LOCAL}
+np.testing.assert_array_equal(np.asarray(noise), np.asarray(sharded_noise))
+np.testing.assert_allclose(sharded_states, states, rtol=1e-5, atol=1e-5)
 print("agreed")

@@ -75,7 +75,6 @@ def test_the_optimum_is_reached(name):
     means, variances = chains.laws(setting.chain, 0.0, START_VARIANCE, *tables)
     distance = chains.wasserstein(means[-1], variances[-1], *LIMIT)
     achieved = chains.objective(setting.chain, setting.goal, START_VARIANCE, *tables)
-    print("\n", name, distance, achieved / exact - 1)
     assert distance < 0.05
     assert abs(achieved / exact - 1) < 0.02
     assert metrics["reward/finite"].all()
@@ -92,7 +91,6 @@ def test_the_optimum_is_reached(name):
         # The critic's mean over the start law, c0 + c1 E x + c2 E x^2, by one batch of states.
         x_0 = rollout.states[0]
         start = value.apply(state.value.params, jnp.asarray(3.0), x_0)
-        print("\ncritic", start.mean() / exact - 1)
         assert abs(float(start.mean()) / exact - 1) < 0.02
 
 
@@ -104,11 +102,10 @@ def test_without_a_penalty_the_samples_collapse_onto_the_mode(name):
     """The reward's mode is the target 2.5; the optimum under the penalty stays at 1.41 with
     variance .36, the data at 1 with .5."""
     setting, _, _, _, metrics, tables = train(
-        name, penalty=0.0, updates=150, batch=256, rate=2e-1, steps=16, clip=0.5
+        name, penalty=0.0, updates=200, batch=256, rate=2e-1, steps=16, clip=0.5
     )
     means, variances = chains.laws(setting.chain, 0.0, START_VARIANCE, *tables)
-    print("\n", name, means[-1], variances[-1], metrics["kl/path"][::20])
-    assert abs(means[-1] - TARGET) < 0.25
-    assert variances[-1] < 0.12
+    assert abs(means[-1] - TARGET) < 0.1
+    assert variances[-1] < LIMIT[1] / 2, "half of what the penalised optimum keeps"
     # Ever farther from the pretrained model, past the optimum's .2 nats.
     assert metrics["kl/path"][-1] > 5 * 0.2

@@ -59,21 +59,22 @@ def worst_z(samples, exact):
 WRONG = tuple(np.full(STEPS + 1, c) for c in (0.3, -0.8, 0.4))
 CASES = {
     # name, critic, options
-    "policy_gradient": ("policy_gradient", "exact", {"trace": 0.0}),
-    "policy_gradient, trace": ("policy_gradient", "exact", {"trace": 0.9}),
+    "policy_gradient": ("policy_gradient", "exact", {"trace": 0.5}),
     "policy_gradient, wrong value": ("policy_gradient", WRONG, {"trace": 1.0}),
-    "ppo": ("ppo", "exact", {"trace": 0.9, "control_variate": False}),
+    "ppo": ("ppo", "exact", {"trace": 0.0, "control_variate": False}),
     "ppo, control variate": ("ppo", "exact", {"trace": 0.9, "control_variate": True}),
     "ppo, control variate, wrong value": ("ppo", WRONG, {"trace": 1.0, "control_variate": True}),
     "value_gradient": ("value_gradient", "exact", {}),
 }
 
 
-@pytest.mark.parametrize("solver", [ExponentialEuler(), EulerMaruyama()], ids=["EE", "EM"])
-@pytest.mark.parametrize(("name", "critic", "options"), CASES.values(), ids=CASES.keys())
-def test_the_mean_gradient_is_exact(name, critic, options, solver):
-    if isinstance(solver, EulerMaruyama) and name == "policy_gradient":
-        pytest.skip("the other algorithms cover this solver")
+@pytest.mark.parametrize(
+    ("case", "solver"),
+    [(case, ExponentialEuler()) for case in CASES]
+    + [(case, EulerMaruyama()) for case in ("ppo, control variate", "value_gradient")],
+)
+def test_the_mean_gradient_is_exact(case, solver):
+    name, critic, options = CASES[case]
     setting = make_setting(STEPS, solver=solver)
     point = (setting.chain, setting.goal, START_VARIANCE, SLOPE, INTERCEPT)
     exact = np.concatenate(chains.objective_gradient(*point))
@@ -96,17 +97,6 @@ def test_dpok_is_exact_but_for_its_own_baseline():
     )
     samples = estimates("dpok", setting, None)
     assert worst_z(samples, direct + (exact - direct) * (1 - 1 / BATCH)) < 4.5
-
-
-def test_the_control_variate_takes_most_of_the_variance():
-    """With the exact value the residual advantage is only the value's curvature."""
-    setting = make_setting(STEPS)
-    critic = chains.values(setting.chain, setting.goal, SLOPE, INTERCEPT)
-    plain, reduced = (
-        estimates("ppo", setting, critic, trace=0.0, control_variate=on).var(axis=0).sum()
-        for on in (False, True)
-    )
-    assert reduced < 0.5 * plain
 
 
 def test_the_oracles_gradient_vanishes_at_its_optimum():

@@ -255,8 +255,16 @@ def test_bad_settings_are_refused():
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("epochs", 0), ("minibatches", 0), ("value_epochs", -1), ("trace", 1.5), ("clip", 0.0)]
-    + [("average_decay", -0.1), ("clip", float("nan")), ("trace", float("nan"))],
+    [
+        ("epochs", 0),
+        ("minibatches", 0),
+        ("value_epochs", -1),
+        ("trace", 1.5),
+        ("trace", float("nan")),
+        ("clip", 0.0),
+        ("clip", float("nan")),
+        ("average_decay", -0.1),
+    ],
 )
 def test_a_bad_field_of_the_config_is_named(field, value):
     with pytest.raises(ValueError, match=rf"{field} must .*got {value}"):

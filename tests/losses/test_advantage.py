@@ -17,7 +17,8 @@ def trajectory():
 
 
 def compute(trajectory, trace):
-    return advantage.generalized(*map(jnp.asarray, trajectory), trace=trace)
+    values, running, terminal = map(jnp.asarray, trajectory)
+    return advantage.generalized(values, running, terminal, trace=trace)
 
 
 @pytest.mark.parametrize("trace", [0.0, 0.5, 0.9, 1.0])

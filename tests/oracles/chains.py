@@ -17,7 +17,7 @@ rounding.
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from tests.oracles.linear_sdes import VariancePreserving
 
@@ -50,6 +50,12 @@ def gaussian_score(process: VariancePreserving, t, mean: float, variance: float)
     return -1 / noised, process.scale(t) * mean / noised
 
 
+def affine_chain(kernel, score) -> Chain:
+    """A chain from given (state_gain, action_gain, std) and (slope, intercept) of the score."""
+    state_gain, action_gain, std = (np.asarray(c) for c in kernel)
+    return Chain(state_gain, action_gain, std, *score)
+
+
 def exponential_euler(
     process: VariancePreserving, times: NDArray, mean: float, variance: float, *, eta: float
 ) -> Chain:
@@ -73,7 +79,13 @@ def euler_maruyama(
     return Chain(1 + beta / 2 * dt, beta * dt, np.sqrt(beta * dt), *score)
 
 
-def laws(chain: Chain, start_mean, start_variance, slope=0.0, intercept=0.0):
+def laws(
+    chain: Chain,
+    start_mean,
+    start_variance,
+    slope: ArrayLike = 0.0,
+    intercept: ArrayLike = 0.0,
+):
     """Means and variances of x_0 .. x_n under the deviation slope x + intercept."""
     steps = chain.state_gain.size
     slope, intercept = np.broadcast_to(slope, steps), np.broadcast_to(intercept, steps)

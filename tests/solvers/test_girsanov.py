@@ -22,7 +22,7 @@ def steered(t, x):
     return exact_score(t, x) + SLOPE * x + INTERCEPT
 
 
-@pytest.fixture(scope="module", params=SOLVERS.values(), ids=SOLVERS.keys())
+@pytest.fixture(scope="module", params=SOLVERS.values(), ids=list(SOLVERS))
 def densities(request):
     """Log-ratios and divergences of steered paths, summed over steps, and what drove them."""
     solver, grid = request.param, uniform_grid(STEPS)
@@ -33,6 +33,8 @@ def densities(request):
         start, path = jax.random.split(key)
         x_0 = jax.random.normal(start, (BATCH, 1))
         path = simulate(path, PROCESS.reverse(steered), x_0, grid, solver=solver, save="path")
+        noise = path.noise
+        assert noise is not None
 
         def one(i):
             t, x, at = (
@@ -40,7 +42,7 @@ def densities(request):
                 path.states[i],
                 jax.tree.map(lambda c: c[i], kernel),
             )
-            ratio = girsanov.log_ratio(at, path.noise[i], steered(t, x), exact_score(t, x))
+            ratio = girsanov.log_ratio(at, noise[i], steered(t, x), exact_score(t, x))
             return ratio, girsanov.kl_rate(at.kl_rate, steered(t, x), exact_score(t, x))
 
         ratios, kls = jax.vmap(one)(jnp.arange(STEPS))
@@ -146,7 +148,7 @@ def test_the_chains_divergence_tends_to_girsanovs(solver):
             grid = grids.log_snr(process, steps, end=end)
             kernel = solver.kernel(process, grid[:-1], grid[1:])
         score = chains.gaussian_score(oracle, 3.0 - np.asarray(grid[:-1]), 1.0, 0.5)
-        chain = chains.Chain(*(np.asarray(c) for c in kernel), *score)
+        chain = chains.affine_chain(kernel, score)
         start_variance = oracle.variance(3.0)
         kl = chains.path_kl(chain, start_variance, np.full(steps, SLOPE), np.full(steps, INTERCEPT))
         errors.append(kl / exact - 1)

@@ -138,7 +138,7 @@ def test_the_order_of_error(steps):
     slope, intercept = chains.gaussian_score(VariancePreserving(), times[:-1], 1.5, 0.25)
     errors = []
     for kernel in kernels.values():
-        chain = chains.Chain(*(np.asarray(c) for c in kernel), slope, intercept)
+        chain = chains.affine_chain(kernel, (slope, intercept))
         means, variances = chains.laws(chain, 0.0, 1.0)
         errors.append((means[-1] - 1.5, np.sqrt(variances[-1]) - 0.5))
     (em_mean, em_std), (_, ddim_std) = errors

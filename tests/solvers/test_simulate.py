@@ -52,7 +52,7 @@ def run(solver, x_0, score_fn=exact_score, **options):
     return simulate(KEY, PROCESS.reverse(score_fn), x_0, GRID, solver=solver, **options)
 
 
-@pytest.fixture(scope="module", params=SOLVERS.values(), ids=SOLVERS.keys())
+@pytest.fixture(scope="module", params=SOLVERS.values(), ids=list(SOLVERS))
 def solved(request):
     """A solver, its paths of four and of eight, and its end under every parameterisation."""
     solver = request.param
