@@ -10,8 +10,10 @@ import os
 import sys
 from pathlib import Path
 
+from benchmarks.threads import cores
+
 NAMES = ("sampling", "rollout_update")
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+CORES = cores()
 
 # Read by libraries as they load, so they must be there before this process starts. With glibc's
 # defaults eager PyTorch returns every large tensor to the kernel and pays for its pages again; and
@@ -33,6 +35,11 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--quick", action="store_true", help="tiny sizes: does it run at all?")
     parser.add_argument("--cases", default="", help="only cases whose name contains this")
     parser.add_argument("--out", type=Path, help="folder of the results")
+    parser.add_argument(
+        "--trl-python",
+        metavar="PYTHON",
+        help="interpreter of an environment with trl==0.23.1 diffusers==0.39.0 'transformers<5'",
+    )
     options = parser.parse_args(arguments)
     if options.name is None:
         for name in NAMES:
@@ -51,6 +58,9 @@ def main(arguments: list[str]) -> int:
         os.execv(sys.executable, [sys.executable, "-m", "benchmarks", *arguments])
 
     from benchmarks import harness
+
+    if options.trl_python:
+        os.environ["BENCHMARKS_TRL_PYTHON"] = options.trl_python
 
     for name in NAMES if options.name == "all" else (options.name,):
         module = importlib.import_module(f"benchmarks.{name}")

@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks import report
+from benchmarks.threads import cores
 
 NOT_INSTALLED = "not installed (pip install ctrl_jax[peers])"
 
@@ -35,11 +36,13 @@ class Runner(NamedTuple):
         run: does the work once and returns when it is done.
         compile_seconds: lowering and compilation, not part of `run`.
         memory_bytes: peak memory by the compiler's own account.
+        close: called when the case is done.
     """
 
     run: Callable[[], Any]
     compile_seconds: float | None = None
     memory_bytes: int | None = None
+    close: Callable[[], Any] = lambda: None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +79,7 @@ class Row:
     contender: str
     seconds: list[float] = dataclasses.field(default_factory=list)
     ratios: list[float] = dataclasses.field(default_factory=list)
+    fastest_of_ours: float = math.nan
     target: float | None = None
     compile_seconds: float | None = None
     memory_bytes: int | None = None
@@ -90,6 +94,8 @@ class Row:
         """Return the row as plain data."""
         spread = {} if not self.seconds else _spread("seconds", self.seconds)
         spread |= {} if not self.ratios else _spread("ratio", self.ratios)
+        if self.ratios:  # both sides at their best: what is left when the machine is shared
+            spread["ratio_of_fastest"] = min(self.seconds) / self.fastest_of_ours
         met = None if self.ratio is None or self.target is None else self.ratio >= self.target
         return {
             "contender": self.contender,
@@ -132,7 +138,7 @@ def measure(case: Case, *, rounds: int, budget: float, advance: Callable[[str], 
         advance: called with the name of what has just been done.
     """
     rows = [Row(contender.name, target=contender.target) for contender in case.contenders]
-    running: list[tuple[Row, Callable[[], Any], int]] = []
+    running: list[tuple[Row, Runner, int]] = []
     total = 0.0
     for contender, row in zip(case.contenders, rows, strict=True):
         ours = contender is case.contenders[0]
@@ -151,16 +157,19 @@ def measure(case: Case, *, rounds: int, budget: float, advance: Callable[[str], 
             row.memory_bytes = runner.memory_bytes
             repeats = min(max(math.ceil(0.03 / again), 1), 20)
             total += again * repeats
-            running.append((row, runner.run, repeats))
+            running.append((row, runner, repeats))
         advance(f"{case.name}: {contender.name}")
     for number in range(min(max(int(budget / total), 3), rounds)):
         turn = number % len(running)
-        for row, function, repeats in running[turn:] + running[:turn]:
-            row.seconds.append(_timed(function, repeats))
+        for row, runner, repeats in running[turn:] + running[:turn]:
+            row.seconds.append(_timed(runner.run, repeats))
         advance(f"{case.name}: round {number + 1}")
     ours = rows[0]
     for row in rows[1:]:
         row.ratios = [a / b for a, b in zip(row.seconds, ours.seconds, strict=False)]
+        row.fastest_of_ours = min(ours.seconds)
+    for _, runner, _ in running:
+        runner.close()
     running.clear()
     for contender, row in zip(case.contenders, rows, strict=True):
         if contender.host_memory and row.seconds:
@@ -175,18 +184,19 @@ def run(
 
     A quick run is no measurement, so it writes only where `out` says.
     """
-    rounds, budget = (3, 0.5) if quick else (15, 20.0)
+    rounds, budget = (3, 0.5) if quick else (60, 8.0)
     console = Console(stderr=True)
     result = {
         "benchmark": name,
         "claim": claim,
-        "command": " ".join(["python -m benchmarks", *sys.argv[1:]]),
+        "command": " ".join(["python -m benchmarks", *(Path(a).name for a in sys.argv[1:])]),
         "quick": quick,
         "device": device(),
         "versions": report.versions(),
         "settings": settings(),
         "cases": [],
     }
+    folder = out or (None if quick else Path("benchmarks") / "results" / device())
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
         bar = progress.add_task(name, total=len(cases))
@@ -200,12 +210,12 @@ def run(
                 )
             result["cases"].append({"name": case.name, "rows": [row.summary() for row in rows]})
             progress.advance(bar)
+            if not console.is_terminal:
+                console.print(f"{len(result['cases'])}/{len(cases)} {case.name}")
+            if folder is not None:  # after every case, so that a run cut short leaves what it has
+                _write(result, folder)
     print(report.table(result))
-    folder = out or (None if quick else Path("benchmarks") / "results" / device())
     if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
-        (folder / f"{name}.md").write_text(report.table(result))
         console.print(f"wrote {folder / name}.json and .md")
     return result
 
@@ -213,12 +223,13 @@ def run(
 @contextlib.contextmanager
 def compilation_cache(enabled: bool) -> Iterator[None]:
     """Leave JAX's compilation cache as it is, or turn it off for a while."""
-    before = jax.config.jax_enable_compilation_cache
-    jax.config.update("jax_enable_compilation_cache", before and enabled)
+    option = "jax_enable_compilation_cache"
+    before = getattr(jax.config, option)
+    jax.config.update(option, before and enabled)
     try:
         yield
     finally:
-        jax.config.update("jax_enable_compilation_cache", before)
+        jax.config.update(option, before)
 
 
 def device() -> str:
@@ -227,12 +238,6 @@ def device() -> str:
     if first.platform == "cpu":
         return f"cpu-{cores()}-cores"
     return first.device_kind.lower().replace(" ", "-")
-
-
-def cores() -> int:
-    """Return the number of cores this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def settings() -> dict[str, str]:
@@ -254,6 +259,12 @@ def host_memory(contender: Contender) -> int | None:
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return int(done.stdout.split()[-1]) if done.returncode == 0 else None
+
+
+def _write(result: dict[str, Any], folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{result['benchmark']}.json").write_text(json.dumps(result, indent=1) + "\n")
+    (folder / f"{result['benchmark']}.md").write_text(report.table(result))
 
 
 def _timed(function: Callable[[], Any], repeats: int = 1) -> float:

@@ -5,6 +5,8 @@ pass by pass, and our own functions dispatched from the host one time step at a 
 """
 
 import functools
+import itertools
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,12 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import nnx
 
 from benchmarks.harness import Case, Contender, Runner, compile_jax
 from ctrl_jax._typing import Model, expand
 from ctrl_jax.algorithms import Batch, DiffusionControl, UpdateConfig, make_ddpo, make_ppo
 from ctrl_jax.algorithms.ddpo import standardise
-from ctrl_jax.algorithms.policy_update import minibatch_indices
+from ctrl_jax.algorithms.policy_update import minibatch_order, minibatch_passes
 from ctrl_jax.losses import policy as policy_losses
 from ctrl_jax.networks import MLP, DiT, UNet, ValueMLP, as_model
 from ctrl_jax.processes import VP, grids
@@ -25,20 +28,26 @@ from ctrl_jax.solvers import girsanov
 
 CLAIM = "Rollout and update in one compiled program beat the same arithmetic in eager PyTorch."
 LEARNING_RATE = 1e-4
-SHAPES = {"mlp": (2,), "dit": (8, 8, 1), "unet": (16, 16, 3)}
+SHAPES = {"perceptron": (2,), "mlp": (2,), "dit": (8, 8, 1), "unet": (16, 16, 3)}
 TINY: dict[str, dict[str, int]] = {
+    "perceptron": {"width": 8},
     "mlp": {"width": 8, "depth": 1},
     "dit": {"width": 16, "depth": 1},
     "unet": {"width": 4},
 }
-FULL: dict[str, dict[str, int]] = {"mlp": {}, "dit": {"width": 128}, "unet": {"width": 32}}
+FULL: dict[str, dict[str, int]] = {
+    "perceptron": {},
+    "mlp": {},
+    "dit": {"width": 128},
+    "unet": {"width": 32},
+}
 
 
 def cases(quick: bool = False) -> Iterator[Case]:
     """Yield algorithms, networks and sizes; targets are those of the project's design."""
-    sizes = {"mlp": (4,) if quick else (16, 256, 4096), "dit": (4 if quick else 16,)}
-    sizes["unet"] = sizes["dit"]
-    targets = {("mlp", 16): 15.0, ("mlp", 256): 4.0, ("mlp", 4096): 1.5}
+    small, many = (4,) if quick else (16,), (4,) if quick else (16, 256, 4096)
+    sizes = {"perceptron": many, "mlp": many[1:2], "dit": small, "unet": small}
+    targets = {("perceptron", 16): 15.0, ("perceptron", 256): 4.0, ("perceptron", 4096): 1.5}
     targets |= {("dit", 16): 1.2, ("unet", 16): 1.0}
     for algorithm in ("ddpo", "ppo"):
         for network, batches in sizes.items():
@@ -58,15 +67,15 @@ def _contenders(arguments: dict[str, Any], target: float | None) -> Iterator[Con
             "PyTorch eager, without reference and scoring passes",
             torch_eager,
             arguments | {"lean": True},
-            host_memory=True,
         )
         yield Contender("ctrl_jax, one step at a time from the host", from_host, arguments)
+        yield Contender("TRL 0.23.1 DDPOTrainer, same network", trl, arguments)
 
 
 def models(network: str, tiny: bool) -> tuple[Model, Model]:
     """Return a score model whose output is not zero, and a value model."""
     shape, options = SHAPES[network], (TINY if tiny else FULL)[network]
-    kind = {"mlp": MLP, "dit": DiT, "unet": UNet}[network]
+    kind = {"perceptron": Perceptron, "mlp": MLP, "dit": DiT, "unet": UNet}[network]
     raw = as_model(lambda rngs: kind(shape, rngs=rngs, **options))
 
     def init(key):
@@ -80,6 +89,22 @@ def models(network: str, tiny: bool) -> tuple[Model, Model]:
 
     width = 8 if tiny else 128
     return Model(init, apply), as_model(lambda rngs: ValueMLP(shape, width=width, rngs=rngs))
+
+
+class Perceptron(nnx.Module):
+    """Two hidden layers of 128 on (x, t): the network of the `sampling` benchmark."""
+
+    def __init__(self, shape: tuple[int, ...], *, width: int = 128, rngs: nnx.Rngs):
+        sizes = (shape[0] + 1, width, width, shape[0])
+        self.layers = nnx.List([nnx.Linear(a, b, rngs=rngs) for a, b in itertools.pairwise(sizes)])
+
+    def __call__(self, t: jax.Array, x: jax.Array) -> jax.Array:
+        """Return an array of x's shape."""
+        time = jnp.broadcast_to(jnp.reshape(t, (-1, 1)), (x.shape[0], 1))
+        hidden = jnp.concatenate([x, time], axis=1)
+        for layer in self.layers[:-1]:
+            hidden = jax.nn.silu(layer(hidden))
+        return self.layers[-1](hidden)
 
 
 def reward(x: jax.Array) -> jax.Array:
@@ -170,7 +195,7 @@ def from_host(algorithm: str, network: str, batch: int, steps: int, tiny: bool) 
 
     def run():
         nonlocal learner, key
-        key, path_key, x, index = draw(key)
+        key, path_key, x, order, passes = draw(key)
         states, noises = [], []
         for i in range(steps):
             states.append(x)
@@ -179,22 +204,21 @@ def from_host(algorithm: str, network: str, batch: int, steps: int, tiny: bool) 
         before, noises = stack(states), stack(noises)
         advantages, scored = advantage(x), jnp.zeros_like(before)
         for m in range(config.minibatches):
-            scored = score(learner.params, scored, before, index[m])
-        for i in index:
-            learner, loss = update(learner, scored, before, noises, advantages, i)
+            scored = score(learner.params, scored, before, order[m])
+        for m in passes:
+            learner, loss = update(learner, scored, before, noises, advantages, order[m])
         jax.block_until_ready((learner, loss))
 
     return Runner(run)
 
 
 def _draw(problem, config, batch, key):
-    key, start_key, path_key, index_key = jax.random.split(key, 4)
+    key, start_key, path_key, order_key, pass_key = jax.random.split(key, 5)
     x = expand(problem.process.prior_std(), jnp.zeros((batch, *problem.shape)))
     x = x * jax.random.normal(start_key, (batch, *problem.shape))
-    index = minibatch_indices(
-        index_key, batch, problem.steps, epochs=config.epochs, minibatches=config.minibatches
-    )
-    return key, path_key, x, index
+    order = minibatch_order(order_key, batch, problem.steps, config.minibatches)
+    passes = minibatch_passes(pass_key, config.minibatches, config.epochs)
+    return key, path_key, x, order, passes
 
 
 def torch_eager(
@@ -204,6 +228,29 @@ def torch_eager(
     from benchmarks.peers import torch_rollout
 
     return torch_rollout.runner(*port(algorithm, network, batch, steps, tiny, lean))
+
+
+def trl(algorithm: str, network: str, batch: int, steps: int, tiny: bool) -> Runner:
+    """Start TRL's trainer in the interpreter that ``--trl-python`` names."""
+    python = os.environ.get("BENCHMARKS_TRL_PYTHON")
+    if not python:
+        raise RuntimeError("needs an environment of its own; name it with --trl-python")
+    from benchmarks.peers import trl_ddpo
+
+    problem, policy, _, config, _ = set_up(algorithm, network, steps, tiny)
+    shapes = jax.eval_shape(policy.init, jax.random.key(0))
+    coefficients = problem.kernel()._asdict() | {"times": problem.forward_times()}
+    specification = {
+        "network": network,
+        "batch": batch,
+        "shape": problem.shape,
+        "weights": jax.tree.map(lambda leaf: leaf.shape, shapes),
+        "minibatches": config.minibatches,
+        "learning_rate": LEARNING_RATE,
+        **{name: np.asarray(values).tolist() for name, values in coefficients.items()},
+    }
+    run, close = trl_ddpo.start(python, specification)
+    return Runner(run, close=close)
 
 
 def port(algorithm: str, network: str, batch: int, steps: int, tiny: bool, lean: bool = False):
@@ -220,6 +267,7 @@ def port(algorithm: str, network: str, batch: int, steps: int, tiny: bool, lean:
         return torch.from_numpy(np.array(array))
 
     networks: dict[str, Callable] = {
+        "perceptron": torch_networks.perceptron,
         "mlp": torch_networks.mlp,
         "dit": torch_networks.dit,
         "unet": torch_networks.unet,
@@ -254,14 +302,21 @@ def draws(algorithm: str, network: str, batch: int, steps: int, tiny: bool) -> d
     start_key, path_key = jax.random.split(rollout_key)
     shape = (batch, *problem.shape)
 
-    def indices(key, points, epochs, minibatches):
-        return minibatch_indices(key, batch, points, epochs=epochs, minibatches=minibatches)
+    def minibatches(key, points, parts, epochs):
+        order_key, pass_key = jax.random.split(key)
+        order = minibatch_order(order_key, batch, points, parts)
+        return order, minibatch_passes(pass_key, parts, epochs)
 
+    order, passes = minibatches(policy_key, steps, config.minibatches, config.epochs)
+    value_order, value_passes = minibatches(
+        value_key, steps + 1, config.value_minibatches, config.value_epochs
+    )
+    noise = [jax.random.normal(jax.random.fold_in(path_key, i), shape) for i in range(steps)]
     return {
         "x_0": problem.process.prior_std() * jax.random.normal(start_key, shape),
-        "noise": jnp.stack(
-            [jax.random.normal(jax.random.fold_in(path_key, i), shape) for i in range(steps)]
-        ),
-        "index": indices(policy_key, steps, config.epochs, config.minibatches),
-        "value_index": indices(value_key, steps + 1, config.value_epochs, config.value_minibatches),
+        "noise": jnp.stack(noise),
+        "order": order,
+        "passes": passes,
+        "value_order": value_order,
+        "value_passes": value_passes,
     }

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from benchmarks.harness import cores
+from benchmarks.threads import cores
 
 torch.set_num_threads(cores())
 
@@ -33,6 +33,14 @@ def leaves(params) -> list[torch.Tensor]:
     if isinstance(params, dict):
         return [leaf for key in sorted(params) for leaf in leaves(params[key])]
     return [params]
+
+
+def perceptron(params, t, x):
+    """The perceptron of `rollout_update`."""
+    layers = params["layers"]
+    hidden = torch.cat([x, t.reshape(-1, 1).expand(x.shape[0], 1)], dim=1)
+    hidden = F.silu(_linear(layers[0], hidden))
+    return _linear(layers[2], F.silu(_linear(layers[1], hidden)))
 
 
 def mlp(params, t, x):

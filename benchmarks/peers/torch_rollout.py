@@ -87,17 +87,12 @@ def score(problem, params, t, x):
 def roll_out(problem: Problem, params, reference, draws) -> dict[str, torch.Tensor]:
     """Return trajectories, time-major."""
     x = torch.randn(problem.shape) if draws is None else draws["x_0"]
-    states, noises, actions, references, divergences, log_probs = [x], [], [], [], [], []
+    states, noises, actions, log_probs = [x], [], [], []
     batch, constant = problem.shape[0], np.log(2 * np.pi) / 2
     for i in range(problem.steps):
         t, std = problem.times[i : i + 1], problem.std[i]
         action = score(problem, params, t, x)
         noise = torch.randn(problem.shape) if draws is None else draws["noise"][i]
-        if not problem.lean:
-            other = score(problem, reference, t, x)
-            divergence = problem.kl_rate[i] / 2 * (action - other).square().flatten(1).sum(1)
-            references.append(other)
-            divergences.append(divergence)
         x = problem.state_gain[i] * x + problem.action_gain[i] * action + std * noise
         log_prob = -noise.square().reshape(batch, -1).sum(1) / 2
         log_probs.append(log_prob - noise[0].numel() * (std.log() + constant))
@@ -105,16 +100,43 @@ def roll_out(problem: Problem, params, reference, draws) -> dict[str, torch.Tens
         noises.append(noise)
         actions.append(action)
     named = {"states": states, "noise": noises, "actions": actions, "log_probs": log_probs}
-    named |= {"reference": references, "kl": divergences} if references else {}
-    return {name: torch.stack(values) for name, values in named.items()} | {"rewards": reward(x)}
+    rollout = {name: torch.stack(values) for name, values in named.items()}
+    if not problem.lean:
+        times = problem.times[:-1]
+
+        def compare(t, x):
+            return score(problem, reference, t, x)
+
+        rollout["reference"] = along_path(compare, times, rollout["states"][:-1])
+        square = (rollout["actions"] - rollout["reference"]).square().flatten(2).sum(2)
+        rollout["kl"] = problem.kl_rate[:, None] / 2 * square
+    return rollout | {"rewards": reward(x)}
 
 
-def minibatches(batch, steps, epochs, parts):
-    """Return time indices (epochs * parts, batch, steps // parts), random per row."""
-    order = torch.rand(epochs, batch, steps).argsort(-1)[..., : steps // parts * parts]
-    return (
-        order.reshape(epochs, batch, parts, -1).transpose(1, 2).reshape(epochs * parts, batch, -1)
-    )
+def along_path(function, times, states, rows: int = 8192):
+    """Return function(t, x) at every time of a path, about `rows` examples at once, as ours."""
+    points, batch = states.shape[:2]
+    divisors = (d for d in range(1, points + 1) if points % d == 0)
+    together = max(d for d in divisors if d * batch <= max(rows, batch))
+    pieces = [
+        function(t.repeat_interleave(batch), x.flatten(0, 1))
+        for t, x in zip(times.split(together), states.split(together), strict=True)
+    ]
+    return torch.cat(pieces).unflatten(0, (points, batch))
+
+
+def minibatches(batch, steps, parts, epochs):
+    """Return time indices (parts, batch, steps // parts), and the order of the passes."""
+    k = steps // parts
+    blocks = torch.randperm(steps)[: parts * k].reshape(parts, 1, k)
+    order = (blocks + torch.randint(0, steps, (batch, 1))) % steps
+    return order, torch.cat([torch.randperm(parts) for _ in range(epochs)])
+
+
+def arrange(array, order):
+    """Return array (batch, steps, ...) in minibatches (parts, rows, ...)."""
+    rows = torch.arange(array.shape[0])[:, None]
+    return array[rows, order].flatten(1, 2)
 
 
 def epoch(problem: Problem, policy: Learner, reference, value: Learner | None, draws=None):
@@ -129,40 +151,39 @@ def epoch(problem: Problem, policy: Learner, reference, value: Learner | None, d
             centred = rewards - rewards.mean()
             advantages = (centred / (centred.square().mean().sqrt() + 1e-8)).expand(steps, batch)
         else:
-            advantages = _traced_advantages(problem, value, rollout, running)
-    gradients = None if value is None else _value_gradients(problem, value, rollout)
+            advantages, values = _traced_advantages(problem, value, rollout, running)
+    gradients = None
+    if value is not None:
+        expected, gradients = _expected_values(problem, value, rollout)
+        std = problem.std.reshape(-1, *(1,) * (gradients.ndim - 1))
+        increment = (gradients * std * rollout["noise"]).flatten(2).sum(2)
+        advantages = advantages - (expected - values + running) - increment
     fields = {"states": rollout["states"][:-1], "noise": rollout["noise"]}
-    fields |= {"advantages": advantages, "old": rollout["actions"].clone()}
+    fields |= {"advantages": advantages, "old": rollout["actions"]}
     fields |= {"reference": rollout["reference"]} if "reference" in rollout else {}
     fields |= {"gradients": gradients} if gradients is not None else {}
-    fields = {name: array.transpose(0, 1) for name, array in fields.items()}
-    index = draws and draws["index"]
-    if index is None:
-        index = minibatches(batch, steps, problem.epochs, problem.minibatches)
+    if draws is None:
+        order, passes = minibatches(batch, steps, problem.minibatches, problem.epochs)
+    else:
+        order, passes = draws["order"], draws["passes"]
+    fields = {name: arrange(array.transpose(0, 1), order) for name, array in fields.items()}
+    index = order.flatten(1)
     if not problem.lean:
-        _score_old(problem, policy.params, fields, index[: problem.minibatches])
-    history = [_update(problem, policy, fields, i) for i in index]
+        with torch.no_grad():
+            for m, steps_m in enumerate(index):
+                times = problem.times[steps_m]
+                fields["old"][m] = score(problem, policy.params, times, fields["states"][m])
+    history = []
+    for m in passes:
+        at = {name: array[m] for name, array in fields.items()}
+        history.append(_update(problem, policy, at, index[m]))
     metrics = {name: float(np.mean([float(m[name]) for m in history])) for name in history[0]}
     if value is not None:
-        index = draws and draws["value_index"]
-        metrics["value/loss"] = _fit(problem, value, rollout, running, index)
+        metrics["value/loss"] = _fit(problem, value, rollout, running, draws)
     return metrics | {"reward/mean": float(rewards.mean())}
 
 
-def _score_old(problem, params, fields, index):
-    """Store the scores of the old policy, in the update's own minibatches."""
-    rows = torch.arange(problem.shape[0])[:, None]
-    with torch.no_grad():
-        for i in index:
-            states = fields["states"][rows, i].flatten(0, 1)
-            old = score(problem, params, problem.times[i].flatten(), states)
-            fields["old"][rows, i] = old.unflatten(0, i.shape)
-
-
-def _update(problem, policy, fields, index):
-    rows = torch.arange(problem.shape[0])[:, None]
-    at = {name: array[rows, index].flatten(0, 1) for name, array in fields.items()}
-    flat = index.flatten()
+def _update(problem, policy, at, flat):
     acted = score(problem, policy.params, problem.times[flat], at["states"])
 
     def expand(c):
@@ -173,8 +194,6 @@ def _update(problem, policy, fields, index):
     ratio, advantages = log_ratio.exp(), at["advantages"]
     expected = 0.0
     if "gradients" in at:
-        moved = expand(problem.std) * at["noise"]
-        advantages = advantages - (at["gradients"] * moved).flatten(1).sum(1)
         mean = expand(problem.state_gain) * at["states"] + expand(problem.action_gain) * acted
         expected = -(mean * at["gradients"]).flatten(1).sum(1)
     clipped = ratio.clamp(1 - problem.clip, 1 + problem.clip)
@@ -192,42 +211,48 @@ def _update(problem, policy, fields, index):
 
 def _traced_advantages(problem, value, rollout, running):
     assert problem.value is not None
-    values = [
-        problem.value(value.params, problem.times[i : i + 1], rollout["states"][i])[:, 0]
-        for i in range(problem.steps)
-    ]
-    following = [*values[1:], rollout["rewards"]]
+
+    def evaluate(t, x):
+        return problem.value(value.params, t, x)
+
+    states = rollout["states"][:-1]
+    values = along_path(evaluate, problem.times[:-1], states)[..., 0]
+    following = torch.cat([values[1:], rollout["rewards"][None]])
     advantages, later = [], torch.zeros_like(rollout["rewards"])
     for i in reversed(range(problem.steps)):
         later = following[i] + running[i] - values[i] + problem.trace * later
         advantages.append(later)
-    return torch.stack(advantages[::-1])
+    return torch.stack(advantages[::-1]), values
 
 
-def _value_gradients(problem, value, rollout):
-    assert problem.value is not None
-    gradients = []
-    for i in range(problem.steps):
-        x = rollout["states"][i + 1] - problem.std[i] * rollout["noise"][i]
-        x.requires_grad_()
-        total = problem.value(value.params, problem.times[i + 1 : i + 2], x).sum()
-        gradients.append(torch.autograd.grad(total, x)[0])
-    return torch.stack(gradients)
+def _expected_values(problem, value, rollout):
+    """Return the value at the mean of every next state, and its gradient there."""
+    std = problem.std.reshape(-1, *(1,) * (rollout["noise"].ndim - 1))
+    mean = rollout["states"][1:] - std * rollout["noise"]
+
+    def evaluate(t, x):
+        x = x.detach().requires_grad_()
+        values = problem.value(value.params, t, x)[:, 0]
+        (gradient,) = torch.autograd.grad(values.sum(), x)
+        return torch.cat([values.detach()[:, None], gradient.flatten(1)], dim=1)
+
+    both = along_path(evaluate, problem.times[1:], mean)
+    return both[..., 0], both[..., 1:].reshape(mean.shape)
 
 
-def _fit(problem, value, rollout, running, index):
-    assert problem.value is not None
+def _fit(problem, value, rollout, running, draws):
     to_go = rollout["rewards"] + running.flip(0).cumsum(0).flip(0)
     returns = torch.cat([to_go, rollout["rewards"][None]]).transpose(0, 1)
-    states = rollout["states"].transpose(0, 1)
     batch, points = returns.shape
-    if index is None:
-        index = minibatches(batch, points, problem.value_epochs, problem.value_minibatches)
-    rows, losses = torch.arange(batch)[:, None], []
-    for i in index:
-        x, target = states[rows, i].flatten(0, 1), returns[rows, i].flatten()
-        predicted = problem.value(value.params, problem.times[i].flatten(), x)[:, 0]
-        loss = (target - predicted).square().mean() / 2
+    if draws is None:
+        order, passes = minibatches(batch, points, problem.value_minibatches, problem.value_epochs)
+    else:
+        order, passes = draws["value_order"], draws["value_passes"]
+    states, targets = arrange(rollout["states"].transpose(0, 1), order), arrange(returns, order)
+    index, losses = order.flatten(1), []
+    for m in passes:
+        predicted = problem.value(value.params, problem.times[index[m]], states[m])[:, 0]
+        loss = (targets[m] - predicted).square().mean() / 2
         value.update(loss)
         losses.append(float(loss.detach()))
     return float(np.mean(losses))

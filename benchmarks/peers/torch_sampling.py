@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from benchmarks.harness import Runner, cores
+from benchmarks.harness import Runner
+from benchmarks.threads import cores
 
 torch.set_num_threads(cores())
 

@@ -13,13 +13,14 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 
-def worker(python: str, specification: dict[str, Any]) -> tuple[subprocess.Popen, Any]:
-    """Start the process; return it and a function that runs one epoch in it."""
+def start(python: str, specification: dict[str, Any]) -> tuple[Callable, Callable]:
+    """Start the process; return what runs one epoch in it, and what ends it."""
     root = Path(__file__).resolve().parents[2]
     environment = os.environ | {"PYTHONPATH": str(root), "HF_HUB_OFFLINE": "1"}
     process = subprocess.Popen(
@@ -39,7 +40,7 @@ def worker(python: str, specification: dict[str, Any]) -> tuple[subprocess.Popen
             raise RuntimeError(f"the TRL process ended with status {process.wait()}")
 
     ask(json.dumps(specification))
-    return process, lambda: ask("step")
+    return lambda: ask("step"), process.terminate
 
 
 def main() -> None:
@@ -58,6 +59,7 @@ def main() -> None:
 def make_trainer(specification: dict[str, Any]):
     """Return TRL's trainer of the specified problem."""
     import torch
+    from accelerate import PartialState
     from trl import DDPOConfig, DDPOTrainer
     from trl.models import DDPOStableDiffusionPipeline
 
@@ -91,14 +93,15 @@ def make_trainer(specification: dict[str, Any]):
         def forward(self, ids):
             return (ids[:, :, None].float(),)
 
-    def tokenizer(prompts, **options):
-        return SimpleNamespace(input_ids=torch.zeros(len(prompts), 1, dtype=torch.long))
+    def tokenise(prompts, **options):
+        rows = 1 if isinstance(prompts, str) else len(prompts)
+        return SimpleNamespace(input_ids=torch.zeros(rows, 1, dtype=torch.long))
 
-    tokenizer.model_max_length = 1
+    tokenise.model_max_length = 1
 
     class Pipeline(DDPOStableDiffusionPipeline):
         unet, vae, text_encoder = Network(), torch.nn.Identity(), Text()
-        tokenizer = staticmethod(tokenizer)
+        tokenizer = staticmethod(tokenise)
         scheduler = SimpleNamespace(timesteps=torch.arange(steps))
         autocast = contextlib.nullcontext
 
@@ -139,6 +142,7 @@ def make_trainer(specification: dict[str, Any]):
     def reward(images, prompts, metadata):
         return -(images - 1).square().flatten(1).mean(1), {}
 
+    PartialState()  # its logger asks for one before it is made
     trainer = DDPOTrainer(config, reward, lambda: ("", {}), Pipeline())
     trainer.accelerator.gradient_accumulation_steps = steps // specification["minibatches"]
     return trainer
@@ -153,7 +157,8 @@ def _random(shapes):
     import torch
 
     array = np.random.default_rng(0).normal(size=shapes, scale=0.05).astype(np.float32)
-    return torch.nn.Parameter(torch_networks.load(array).detach())
+    tensor: Any = torch_networks.load(array)
+    return torch.nn.Parameter(tensor.detach())
 
 
 def _integer_keys(pairs):

@@ -23,7 +23,7 @@ from ctrl_jax.algorithms.critic import (
     remove_martingale,
 )
 from ctrl_jax.algorithms.diffusion_control import Batch, DiffusionControl, Rollout, roll_out
-from ctrl_jax.algorithms.policy_update import Surrogate, Transitions, update_policy
+from ctrl_jax.algorithms.policy_update import Passes, Surrogate, Transitions, update_policy
 from ctrl_jax.losses import advantage
 
 
@@ -34,6 +34,8 @@ class UpdateConfig:
     Args:
         epochs: policy passes over the transitions.
         minibatches: policy updates per pass; divides the number of solver steps.
+        chunks: pieces that each policy minibatch is computed in, their gradients added up;
+            minibatches * chunks divides the number of solver steps.
         value_epochs: value passes over the transitions.
         value_minibatches: value updates per pass, at most the number of solver steps + 1.
         trace: in [0, 1], decay of (1): 0 trusts the value network, 1 the trajectory.
@@ -43,6 +45,7 @@ class UpdateConfig:
 
     epochs: int = 1
     minibatches: int = 5
+    chunks: int = 1
     value_epochs: int = 2
     value_minibatches: int = 5
     trace: float = 0.9
@@ -51,7 +54,7 @@ class UpdateConfig:
     control_variate: bool = True
 
     def __post_init__(self):
-        for name in ("epochs", "minibatches", "value_epochs", "value_minibatches"):
+        for name in ("epochs", "minibatches", "chunks", "value_epochs", "value_minibatches"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
         for name in ("trace", "average_decay"):
@@ -159,9 +162,8 @@ def make_control(
             optimizer,
             _transitions(problem, rollout, advantages, gradients, batch),
             surrogate,
-            penalty=problem.penalty,
-            epochs=config.epochs,
-            minibatches=config.minibatches,
+            problem.penalty,
+            Passes(config.epochs, config.minibatches, config.chunks),
         )
         value_learner = state.value
         if critic is not None:
@@ -223,10 +225,10 @@ def _rollout_metrics(problem, rollout, batch):
 
 
 def _check_minibatches(problem, config):
-    if problem.steps % config.minibatches:
+    if problem.steps % (config.minibatches * config.chunks):
         raise ValueError(
-            f"minibatches must divide the solver steps, got {config.minibatches} for "
-            f"{problem.steps} steps; choose a divisor of {problem.steps}."
+            "minibatches must divide the solver steps, and minibatches * chunks too, got "
+            f"{config.minibatches} * {config.chunks} for {problem.steps} steps; choose divisors."
         )
     if config.value_minibatches > problem.steps + 1:
         raise ValueError(

@@ -16,8 +16,13 @@ from jaxtyping import Array, Float
 
 from ctrl_jax._typing import Model
 from ctrl_jax.algorithms.base import Learner, apply_gradient
-from ctrl_jax.algorithms.diffusion_control import Batch, DiffusionControl, Rollout
-from ctrl_jax.algorithms.policy_update import minibatch_indices
+from ctrl_jax.algorithms.diffusion_control import (
+    Batch,
+    DiffusionControl,
+    Rollout,
+    along_path,
+)
+from ctrl_jax.algorithms.policy_update import arrange, minibatch_order, minibatch_passes
 from ctrl_jax.losses import advantage, value
 
 
@@ -57,18 +62,17 @@ def evaluate_critic(
     def value_fn(t, observation):
         return critic.model.apply(learner.params, t, observation, *batch.conditions)
 
-    def value_and_gradient(inputs):
-        t, x = inputs
+    def value_and_gradient(t, x):
         values, pull_back = jax.vjp(lambda x: value_fn(t, observe(t, x)), x)
         return values, pull_back(jnp.ones_like(values))[0]
 
     times = problem.forward_times()
-    observations = jax.lax.map(lambda inputs: observe(*inputs), (times, rollout.states))
-    values = jax.lax.map(lambda inputs: value_fn(*inputs), (times[:-1], observations[:-1]))
+    observations = along_path(observe, times, rollout.states)
+    values = along_path(value_fn, times[:-1], observations[:-1])
     if not critic.with_gradient:
         return Evaluated(observations, values, None, None)
     mean = rollout.states[1:] - _noise_step(problem, rollout)
-    expected, gradients = jax.lax.map(value_and_gradient, (times[1:], mean))
+    expected, gradients = along_path(value_and_gradient, times[1:], mean)
     return Evaluated(observations, values, expected, gradients)
 
 
@@ -107,31 +111,26 @@ def fit_critic(key, critic, learner, problem, rollout, evaluated, batch, config)
     """Minimise (1) over minibatches of the grid points of every trajectory."""
     observations = jnp.swapaxes(evaluated.observations, 0, 1)
     returns = jnp.swapaxes(returns_from(problem, rollout), 0, 1)
-    times = problem.forward_times()
-    index = minibatch_indices(
-        key,
-        *returns.shape,
-        epochs=config.value_epochs,
-        minibatches=config.value_minibatches,
-    )
-    share = batch.weights / jnp.sum(batch.weights)
+    order_key, pass_key = jax.random.split(key)
+    size, points = returns.shape
+    order = minibatch_order(order_key, size, points, config.value_minibatches)
+    seen, targets = arrange(observations, order), arrange(returns, order)
+    times = problem.forward_times()[order.reshape(order.shape[0], -1)]
+    k = order.shape[2]
+    share = jnp.repeat(batch.weights / jnp.sum(batch.weights) / k, k, axis=0)
+    conditions = tuple(jnp.repeat(c, k, axis=0) for c in batch.conditions)
 
-    def loss_fn(params, index):
-        k = index.shape[1]
-        seen = jax.vmap(lambda row, i: row[i])(observations, index)
-        target = jnp.take_along_axis(returns, index, axis=1).reshape(-1)
-        conditions = tuple(jnp.repeat(c, k, axis=0) for c in batch.conditions)
-        rows = seen.reshape(-1, *seen.shape[2:])
-        predicted = critic.model.apply(params, times[index.reshape(-1)], rows, *conditions)
-        weights = jnp.repeat(share / k, k, axis=0)
-        return jnp.sum(value.martingale(predicted, target, weights=weights))
+    def loss_fn(params, m):
+        predicted = critic.model.apply(params, times[m], seen[m], *conditions)
+        return jnp.sum(value.martingale(predicted, targets[m], weights=share))
 
-    def body(learner, index):
-        loss, gradient = jax.value_and_grad(loss_fn)(learner.params, index)
+    def body(learner, m):
+        loss, gradient = jax.value_and_grad(loss_fn)(learner.params, m)
         learner, finite = apply_gradient(learner, gradient, critic.optimizer)
         return learner, (loss, finite)
 
-    learner, (losses, finite) = jax.lax.scan(body, learner, index)
+    passes = minibatch_passes(pass_key, config.value_minibatches, config.value_epochs)
+    learner, (losses, finite) = jax.lax.scan(body, learner, passes)
     metrics = {"value/loss": jnp.mean(losses), "value/finite": jnp.min(finite.astype(losses.dtype))}
     return learner, metrics
 

@@ -155,8 +155,7 @@ def roll_out(
     assert path.noise is not None and path.log_probs is not None
     kernel = problem.kernel()
 
-    def compare(inputs):
-        kernel_i, t, x, x_next, noise = inputs
+    def compare(kernel_i, t, x, x_next, noise):
         moved = x_next - kernel_i.state_gain * x - kernel_i.std * noise
         action = moved / kernel_i.action_gain
         reference = problem.reference.apply(reference_params, t, x, *batch.conditions)
@@ -164,12 +163,30 @@ def roll_out(
         return action, reference, kl
 
     times = problem.forward_times()[:-1]
-    actions, reference, kl = jax.lax.map(
-        compare, (kernel, times, path.states[:-1], path.states[1:], path.noise)
+    actions, reference, kl = along_path(
+        compare, kernel, times, path.states[:-1], path.states[1:], path.noise
     )
     rewards = terminal_rewards(problem, path.states[-1], batch)
     ok = path.ok & jnp.isfinite(rewards)
     return Rollout(path.states, path.noise, path.log_probs, actions, reference, kl, rewards, ok)
+
+
+def along_path(function, *arrays, rows: int = 4096):
+    """Apply ``function(*slices)`` at every point of a path, about `rows` examples at a time.
+
+    Args:
+        function: of one time point: scalars of the time, states (batch, ...).
+        arrays: time-major trees; the last one has a batch axis.
+        rows: examples evaluated together; bounds the memory.
+
+    Returns:
+        What the function returns, stacked over time.
+    """
+    points, batch = arrays[-1].shape[:2]
+    together = max(
+        d for d in range(1, points + 1) if points % d == 0 and d * batch <= max(rows, batch)
+    )
+    return jax.lax.map(lambda inputs: function(*inputs), arrays, batch_size=together)
 
 
 def terminal_rewards(problem: DiffusionControl, x: Array, batch: Batch) -> Float[Array, " batch"]:

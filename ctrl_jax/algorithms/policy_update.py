@@ -1,9 +1,9 @@
 r"""Minibatch passes over stored transitions, with an importance ratio that starts at exactly one.
 
-Each minibatch holds k time steps of every trajectory, at random per trajectory, so that with the
-batch sharded over devices no transition ever moves. The first passes only *score*: they run the
-forward function of the update, in the update's own shapes and in the same compiled loop body, and
-store the scores of the old policy. Then follow the epochs, whose ratio is
+Transitions are laid out once in minibatches, each with k time steps of every trajectory, at random
+per trajectory; with the batch sharded over devices no transition ever moves. The first passes only
+*score*: they run the forward function of the update, in the update's own shapes and in the same
+compiled loop body, and store the scores of the old policy. Then follow the epochs, whose ratio is
 
     log pi / pi_old = d . z - |d|^2 / 2,  d = (action_gain / std) (mu - mu_old),          (1)
 
@@ -13,6 +13,7 @@ scoring pass costs one forward evaluation.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -21,7 +22,7 @@ import optax
 from jaxtyping import Array, Float
 
 from ctrl_jax._typing import Model
-from ctrl_jax.algorithms.base import Learner, apply_gradient
+from ctrl_jax.algorithms.base import Learner, apply_gradient, keep_if
 from ctrl_jax.solvers import Kernel, girsanov
 
 
@@ -53,40 +54,79 @@ class Transitions(NamedTuple):
     conditions: tuple[Array, ...]
 
 
+class Passes(NamedTuple):
+    """How often stored transitions are used, and in which pieces.
+
+    Fields:
+        epochs: passes over the transitions.
+        minibatches: optimiser steps per pass.
+        chunks: pieces that each minibatch is computed in, their gradients added up: bounds the
+            memory, and keeps a CPU within its cache. minibatches * chunks divides the steps.
+    """
+
+    epochs: int
+    minibatches: int
+    chunks: int = 1
+
+
 Surrogate = Callable[[Transitions, Array, Array], Array]
 """``surrogate(rows, score, log_ratio)`` returns one loss per row."""
 
 
-def select(transitions: Transitions, index: Array) -> Transitions:
-    """Return the transitions at time indices (batch, k), flattened to batch * k rows."""
+def lay_out(transitions: Transitions, order: Array) -> Transitions:
+    """Return the transitions in minibatches, every field (minibatches, rows, ...).
+
+    Args:
+        transitions: per-step and batch-major fields.
+        order: time indices (minibatches, batch, k), as from `minibatch_order`.
+    """
+    minibatches, _, k = order.shape
+    steps = order.reshape(minibatches, -1)
 
     def pick(array):
-        return _flatten(_take(array, index))
+        return arrange(array, order)
 
-    k = index.shape[1]
-    rows = index.reshape(-1)
+    def per_row(array):
+        rows = jnp.repeat(array, k, axis=0)
+        return jnp.broadcast_to(rows[None], (minibatches, *rows.shape))
+
     return Transitions(
-        times=transitions.times[rows],
-        kernel=jax.tree.map(lambda c: c[rows], transitions.kernel),
+        times=transitions.times[steps],
+        kernel=jax.tree.map(lambda c: c[steps], transitions.kernel),
         states=pick(transitions.states),
         noise=pick(transitions.noise),
         actions=pick(transitions.actions),
         reference=pick(transitions.reference),
         advantages=pick(transitions.advantages),
         gradients=None if transitions.gradients is None else pick(transitions.gradients),
-        weights=jnp.repeat(transitions.weights, k, axis=0),
-        conditions=tuple(jnp.repeat(c, k, axis=0) for c in transitions.conditions),
+        weights=per_row(transitions.weights),
+        conditions=jax.tree.map(per_row, transitions.conditions),
     )
 
 
-def minibatch_indices(
-    key: Array, batch: int, steps: int, *, epochs: int, minibatches: int
-) -> Array:
-    """Return time indices (epochs * minibatches, batch, steps // minibatches), random per row."""
-    uniform = jax.random.uniform(key, (epochs, batch, steps))
-    order = jnp.argsort(uniform, axis=-1)[..., : steps // minibatches * minibatches]
-    split = order.reshape(epochs, batch, minibatches, -1)
-    return jnp.swapaxes(split, 1, 2).reshape(epochs * minibatches, batch, -1)
+def arrange(array: Array, order: Array) -> Array:
+    """Return array (batch, steps, ...) at time indices (minibatches, batch, k), rows flattened."""
+    taken = jax.vmap(jax.vmap(lambda row, i: row[i]), (None, 0))(array, order)
+    return taken.reshape(order.shape[0], -1, *array.shape[2:])
+
+
+def minibatch_order(key: Array, batch: int, steps: int, minibatches: int) -> Array:
+    """Return time indices (minibatches, batch, steps // minibatches), without repeats in a row.
+
+    One random order serves all rows, each at a random shift of its own: as good as an order per
+    row for mixing, without a sort per row. A remainder of the division is left out at random.
+    """
+    order_key, shift_key = jax.random.split(key)
+    shift = jax.random.randint(shift_key, (batch,), 0, steps)
+    k = steps // minibatches
+    blocks = jax.random.permutation(order_key, steps)[: minibatches * k].reshape(minibatches, 1, k)
+    return (blocks + shift[None, :, None]) % steps
+
+
+def minibatch_passes(key: Array, minibatches: int, epochs: int) -> Array:
+    """Return minibatch numbers (epochs * minibatches,), shuffled within each epoch."""
+    keys = jax.random.split(key, epochs)
+    return jax.vmap(lambda k: jax.random.permutation(k, minibatches))(keys).reshape(-1)
 
 
 def update_policy(
@@ -96,10 +136,8 @@ def update_policy(
     optimizer: optax.GradientTransformation,
     transitions: Transitions,
     surrogate: Surrogate,
-    *,
     penalty: Float[Array, ""] | float,
-    epochs: int,
-    minibatches: int,
+    passes: Passes,
 ) -> tuple[Learner, dict[str, Array]]:
     """Minimise mean(surrogate + penalty * KL step) over minibatches.
 
@@ -111,56 +149,73 @@ def update_policy(
         transitions: what was stored at rollout.
         surrogate: per-row loss.
         penalty: lambda, the weight of each step's divergence from the reference, through the mean.
-        epochs: passes over the transitions.
-        minibatches: per pass; divides the number of steps.
+        passes: how often the transitions are used, and in which pieces.
 
     Returns:
         The learner and metrics, averaged over minibatches.
     """
+    minibatches, chunks = passes.minibatches, passes.chunks
+    order_key, pass_key = jax.random.split(key)
     batch, steps = transitions.advantages.shape
-    index = minibatch_indices(key, batch, steps, epochs=epochs, minibatches=minibatches)
-    index = jnp.concatenate([index[:minibatches], index])
-    scoring = jnp.arange(index.shape[0]) < minibatches
+    order = minibatch_order(order_key, batch, steps, minibatches * chunks)
+    total = jnp.sum(transitions.weights) * steps / minibatches
+    laid_out = jax.tree.map(
+        lambda field: field.reshape(minibatches, chunks, *field.shape[1:]),
+        lay_out(transitions, order),
+    )
+    which = jnp.concatenate(
+        [jnp.arange(minibatches), minibatch_passes(pass_key, minibatches, passes.epochs)]
+    )
+    scoring = jnp.arange(which.shape[0]) < minibatches
+
+    def add_chunk(scoring, params, gradient, inputs):
+        rows, old = inputs
+        score, pull_back = jax.vjp(
+            lambda params: policy.apply(params, rows.times, rows.states, *rows.conditions), params
+        )
+
+        def differentiate(_):
+            loss = lambda s: _loss(surrogate, rows, s, old, penalty, total)  # noqa: E731
+            gradient_score, metrics = jax.grad(loss, has_aux=True)(score)
+            return jax.tree.map(jnp.add, gradient, pull_back(gradient_score)[0]), metrics
+
+        gradient, metrics = jax.lax.cond(
+            scoring, lambda _: (gradient, _blank_metrics()), differentiate, None
+        )
+        return gradient, (score, metrics)
 
     def body(carry, inputs):
         learner, scored = carry
-        index, scoring = inputs
-        rows = select(transitions, index)
-        score, pull_back = jax.vjp(
-            lambda params: policy.apply(params, rows.times, rows.states, *rows.conditions),
-            learner.params,
+        m, scoring = inputs
+        rows = jax.tree.map(lambda field: field[m], laid_out)
+        zero = jax.tree.map(jnp.zeros_like, learner.params)
+        gradient, (scores, metrics) = jax.lax.scan(
+            partial(add_chunk, scoring, learner.params), zero, (rows, scored[m])
         )
-
-        def store(_):
-            return learner, _put(scored, index, score), _blank_metrics()
-
-        def update(_):
-            old = _flatten(_take(scored, index))
-            loss = lambda s: _loss(surrogate, rows, s, old, penalty)  # noqa: E731
-            gradient_score, metrics = jax.grad(loss, has_aux=True)(score)
-            (gradient,) = pull_back(gradient_score)
-            moved, finite = apply_gradient(learner, gradient, optimizer)
-            metrics["policy/gradient_norm"] = optax.tree.norm(gradient)
-            metrics["update/finite"] = finite.astype(score.dtype)
-            return moved, scored, metrics
-
-        learner, scored, metrics = jax.lax.cond(scoring, store, update, None)
+        moved, finite = apply_gradient(learner, gradient, optimizer)
+        learner = keep_if(scoring, learner, moved)
+        scored = scored.at[m].set(jnp.where(scoring, scores, scored[m]))
+        deviation = jnp.max(metrics.pop("ratio/max_deviation"))
+        metrics = {name: jnp.sum(values) for name, values in metrics.items()}
+        metrics["ratio/max_deviation"] = deviation
+        metrics["policy/gradient_norm"] = optax.tree.norm(gradient)
+        metrics["update/finite"] = (finite | scoring).astype(deviation.dtype)
         return (learner, scored), metrics
 
-    start = (learner, jnp.zeros_like(transitions.actions))
-    (learner, scored), history = jax.lax.scan(body, start, (index, scoring))
+    start = (learner, jnp.zeros_like(laid_out.actions))
+    (learner, scored), history = jax.lax.scan(body, start, (which, scoring))
     history = jax.tree.map(lambda values: values[minibatches:], history)
     metrics = {name: jnp.mean(values) for name, values in history.items()}
     metrics["update/finite"] = jnp.min(history["update/finite"])
     metrics["ratio/max_deviation"] = history["ratio/max_deviation"][0]
-    metrics["ratio/rollout_deviation"] = _rollout_deviation(transitions, scored)
+    metrics["ratio/rollout_deviation"] = _rollout_deviation(laid_out, scored)
     return learner, metrics
 
 
-def _loss(surrogate, rows, score, old, penalty):
+def _loss(surrogate, rows, score, old, penalty, total):
     log_ratio = -girsanov.log_ratio(rows.kernel, rows.noise, old, score)
     kl = girsanov.kl_rate(rows.kernel.kl_rate, score, rows.reference)
-    share = rows.weights / jnp.sum(rows.weights)
+    share = rows.weights / total
     loss = jnp.sum(share * (surrogate(rows, score, log_ratio) + penalty * kl))
     ratio = jnp.exp(log_ratio)
     metrics = {
@@ -172,28 +227,13 @@ def _loss(surrogate, rows, score, old, penalty):
 
 
 def _blank_metrics():
-    names = ("policy/loss", "policy/approx_kl", "ratio/max_deviation", "policy/gradient_norm")
-    return dict.fromkeys((*names, "update/finite"), jnp.zeros(()))
+    names = ("policy/loss", "policy/approx_kl", "ratio/max_deviation")
+    return dict.fromkeys(names, jnp.zeros(()))
 
 
-def _rollout_deviation(transitions, scored):
+def _rollout_deviation(laid_out, scored):
     """Largest |log-prob of a stored step as scored here - as the rollout drew it|."""
-    noise = _flatten(transitions.noise)
-    kernel = jax.tree.map(
-        lambda c: jnp.broadcast_to(c, transitions.advantages.shape).reshape(-1), transitions.kernel
+    deviation = jax.vmap(jax.vmap(girsanov.log_ratio))(
+        laid_out.kernel, laid_out.noise, laid_out.actions, scored
     )
-    drawn, seen = _flatten(transitions.actions), _flatten(scored)
-    return jnp.max(jnp.abs(girsanov.log_ratio(kernel, noise, drawn, seen)))
-
-
-def _flatten(array):
-    return array.reshape(-1, *array.shape[2:])
-
-
-def _take(array, index):
-    return jax.vmap(lambda row, i: row[i])(array, index)
-
-
-def _put(array, index, rows):
-    values = rows.reshape(*index.shape, *rows.shape[1:])
-    return jax.vmap(lambda row, i, v: row.at[i].set(v))(array, index, values)
+    return jnp.max(jnp.abs(deviation))

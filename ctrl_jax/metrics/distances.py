@@ -37,6 +37,7 @@ def mean_pairwise(x: Float[Array, "n ..."]) -> Float[Array, ""]:
     if x.shape[0] < 2:
         raise ValueError(f"mean_pairwise: at least two points are needed, got {x.shape[0]}.")
     flat = x.reshape(x.shape[0], -1)
+    flat = flat - jnp.mean(flat, axis=0, keepdims=True)  # distances do not move, digits are kept
     squares = jnp.sum(flat**2, axis=1)
     gram = flat @ flat.T
     distances = jnp.sqrt(jnp.maximum(squares[:, None] + squares[None, :] - 2 * gram, 0.0))

@@ -4,6 +4,7 @@ Each returns the ``steps + 1`` reverse times from 0 to ``horizon - end``, where 
 forward time at which sampling stops (scores of data are singular at t = 0).
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -41,7 +42,8 @@ def log_snr(process: LinearProcess, steps: int, *, end: float = 1e-3) -> Float[A
         [np.geomspace(min(end, 1e-6 * process.horizon), process.horizon, 20001), [end]]
     )
     table = np.unique(table[table >= end])
-    scale, std = process.marginal(jnp.asarray(table))
+    with jax.ensure_compile_time_eval():  # concrete under jit too
+        scale, std = process.marginal(jnp.asarray(table))
     log_ratio = np.log(np.asarray(scale, np.float64)) - np.log(np.asarray(std, np.float64))
     levels = np.linspace(log_ratio[-1], log_ratio[0], steps + 1)
     times = np.interp(-levels, -log_ratio, table)

@@ -71,9 +71,9 @@ def check(algorithm):
 @pytest.mark.parametrize(
     ("network", "minibatches"),
     [
-        ("MLP", 1),
+        pytest.param("MLP", 1, marks=pytest.mark.slow),
         ("MLP", 2),
-        ("MLP", 5),
+        pytest.param("MLP", 5, marks=pytest.mark.slow),
         pytest.param("DiT", 1, marks=pytest.mark.slow),
         pytest.param("DiT", 2, marks=pytest.mark.slow),
         ("DiT", 5),
@@ -85,6 +85,7 @@ def test_the_ratio_starts_at_exactly_one(network, minibatches):
     check(make_dpok(problem_with(policy), policy, optax.adam(1e-3), config))
 
 
+@pytest.mark.slow
 def test_the_ratio_starts_at_exactly_one_beside_a_critic():
     policy = score_model(MODELS["MLP"])
     value = as_model(

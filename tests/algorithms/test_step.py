@@ -113,15 +113,17 @@ def test_the_policy_moves_and_the_reference_does_not(compiled):
     assert float(metrics["update/finite"]) == 1.0
 
 
-def test_vmap_over_seeds_is_separate_runs():
-    algorithm = build("ppo")
+@pytest.mark.parametrize("name", ["dpok", pytest.param("ppo", marks=pytest.mark.slow)])
+def test_vmap_over_seeds_is_separate_runs(name):
+    algorithm = build(name)
     keys = jax.random.split(jax.random.key(3), 2)
     batch = one_prompt(BATCH)
 
     def run(key):
-        state = algorithm.init(key)
-        for _ in range(2):
-            state, metrics = algorithm.step(state, batch)
+        def body(state, _):
+            return algorithm.step(state, batch)
+
+        state, metrics = jax.lax.scan(body, algorithm.init(key), None, 2)
         return without_keys(state), metrics
 
     together = jax.jit(jax.vmap(run))(keys)

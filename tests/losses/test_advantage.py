@@ -17,7 +17,7 @@ def trajectory():
 
 
 def compute(trajectory, trace):
-    values, running, terminal = map(jnp.asarray, trajectory)
+    values, running, terminal = (jnp.asarray(x) for x in trajectory)
     return advantage.generalized(values, running, terminal, trace=trace)
 
 

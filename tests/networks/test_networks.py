@@ -15,13 +15,13 @@ BATCH = 5
 dit = partial(DiT, IMAGE, patch=2, width=8, depth=1, heads=2)
 mlp = partial(MLP, FLAT, width=16, depth=1, embedding=8)
 value = partial(ValueMLP, FLAT, width=16, depth=1, embedding=8)
-NETWORKS = {"DiT": (dit, IMAGE), "MLP": (mlp, FLAT), "MLP on images": (None, IMAGE)}
-NETWORKS["MLP on images"] = (partial(MLP, IMAGE, width=16, depth=1, embedding=8), IMAGE)
+NETWORKS = {"DiT": (dit, IMAGE), "MLP": (mlp, FLAT)}
 
 
 def agree(a, b):
-    """Equal up to rounding, 1e-5 of the largest entry: sums of different order within a network."""
-    np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * float(jnp.abs(b).max()))
+    """Equal up to rounding, 1e-4 of the largest entry: the fastest time feature is sin(1000 t), and
+    float32 knows an angle of 1000 to 6e-5 (in float64 the two sides are equal bit for bit)."""
+    np.testing.assert_allclose(a, b, rtol=0, atol=1e-4 * float(jnp.abs(b).max()))
 
 
 def perturbed(params, key=0):
@@ -113,6 +113,12 @@ def test_gradients_reach_every_parameter(model):
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
         assert jnp.isfinite(leaf).all()
         assert jnp.abs(leaf).max() > 0, jax.tree_util.keystr(path)
+
+
+def test_an_mlp_takes_images():
+    model = as_model(lambda rngs: MLP(IMAGE, width=8, depth=1, embedding=8, rngs=rngs))
+    x = jnp.ones((BATCH, *IMAGE))
+    assert jax.jit(model.apply)(start(model), jnp.asarray(0.3), x).shape == x.shape
 
 
 def test_patches_round_trip():

@@ -191,6 +191,13 @@ def test_sample_passes_conditions_on():
     assert (shifted > x).all()
 
 
+def test_sample_makes_its_own_grid_under_jit():
+    def draw(key):
+        return sample(key, PROCESS, exact_score, (3, 2), steps=4)
+
+    np.testing.assert_allclose(jax.jit(draw)(KEY), draw(KEY), rtol=1e-4, atol=1e-5)
+
+
 def test_errors_at_the_door(unchecked):
     sde = PROCESS.reverse(exact_score)
     with pytest.raises(ValueError, match='save must be "last" or "path", got \'all\''):
