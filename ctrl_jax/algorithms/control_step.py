@@ -41,6 +41,8 @@ class UpdateConfig:
         trace: in [0, 1], decay of (1): 0 trusts the value network, 1 the trajectory.
         clip: half-width of PPO's interval for the ratio of a step.
         average_decay: decay per step of the moving average of the policy's parameters; 0 for none.
+        control_variate: whether PPO takes what the critic predicts of the advantage out of the
+            ratio's noise and adds its exact gradient instead.
     """
 
     epochs: int = 1
@@ -104,6 +106,7 @@ def make_control(
     critic: Critic | None,
     config: UpdateConfig,
     advantage_fn: AdvantageFn | None = None,
+    clip: float | None = None,
 ) -> Algorithm:
     """Return the algorithm of this module's page for any surrogate and advantage.
 
@@ -115,6 +118,7 @@ def make_control(
         critic: value network; None for algorithms without one.
         config: how a batch is used.
         advantage_fn: the advantage of every step; (1) by default.
+        clip: where the surrogate clips ratios, if it does; for the metric ppo/clip_fraction.
 
     Raises:
         ValueError: minibatches do not divide the solver steps.
@@ -163,7 +167,7 @@ def make_control(
             _transitions(problem, rollout, advantages, gradients, batch),
             surrogate,
             problem.penalty,
-            Passes(config.epochs, config.minibatches, config.chunks),
+            Passes(config.epochs, config.minibatches, config.chunks, clip),
         )
         value_learner = state.value
         if critic is not None:

@@ -64,6 +64,7 @@ def make_ddpo(
         critic=None,
         config=config,
         advantage_fn=standardised,
+        clip=config.clip,
     )
 
 

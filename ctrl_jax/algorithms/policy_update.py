@@ -62,11 +62,13 @@ class Passes(NamedTuple):
         minibatches: optimiser steps per pass.
         chunks: pieces that each minibatch is computed in, their gradients added up: bounds the
             memory, and keeps a CPU within its cache. minibatches * chunks divides the steps.
+        clip: where the surrogate clips ratios, for the metric of how many it clips; or None.
     """
 
     epochs: int
     minibatches: int
     chunks: int = 1
+    clip: float | None = None
 
 
 Surrogate = Callable[[Transitions, Array, Array], Array]
@@ -175,12 +177,12 @@ def update_policy(
         )
 
         def differentiate(_):
-            loss = lambda s: _loss(surrogate, rows, s, old, penalty, total)  # noqa: E731
+            loss = lambda s: _loss(surrogate, rows, s, old, penalty, total, passes.clip)  # noqa: E731
             gradient_score, metrics = jax.grad(loss, has_aux=True)(score)
             return jax.tree.map(jnp.add, gradient, pull_back(gradient_score)[0]), metrics
 
         gradient, metrics = jax.lax.cond(
-            scoring, lambda _: (gradient, _blank_metrics()), differentiate, None
+            scoring, lambda _: (gradient, _blank_metrics(passes.clip)), differentiate, None
         )
         return gradient, (score, metrics)
 
@@ -212,7 +214,7 @@ def update_policy(
     return learner, metrics
 
 
-def _loss(surrogate, rows, score, old, penalty, total):
+def _loss(surrogate, rows, score, old, penalty, total, clip):
     log_ratio = -girsanov.log_ratio(rows.kernel, rows.noise, old, score)
     kl = girsanov.kl_rate(rows.kernel.kl_rate, score, rows.reference)
     share = rows.weights / total
@@ -223,11 +225,14 @@ def _loss(surrogate, rows, score, old, penalty, total):
         "policy/approx_kl": jnp.sum(share * (ratio - 1 - log_ratio)),
         "ratio/max_deviation": jnp.max(jnp.abs(ratio - 1)),
     }
+    if clip is not None:
+        metrics["ppo/clip_fraction"] = jnp.sum(share * (jnp.abs(ratio - 1) > clip))
     return loss, metrics
 
 
-def _blank_metrics():
-    names = ("policy/loss", "policy/approx_kl", "ratio/max_deviation")
+def _blank_metrics(clip):
+    names = ["policy/loss", "policy/approx_kl", "ratio/max_deviation"]
+    names += [] if clip is None else ["ppo/clip_fraction"]
     return dict.fromkeys(names, jnp.zeros(()))
 
 

@@ -61,6 +61,7 @@ def make_ppo(
         surrogate,
         critic=Critic(value_model, value_optimizer, with_gradient=config.control_variate),
         config=config,
+        clip=config.clip,
     )
 
 

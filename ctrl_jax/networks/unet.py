@@ -33,6 +33,7 @@ def convolve(
 def _convolve_jvp(primals, tangents):
     (x, kernel), (x_dot, kernel_dot) = primals, tangents
 
+    @jax.checkpoint  # keeps x for the backward pass, rather than nine shifted copies of it
     def linear(x, kernel):
         return jax.lax.platform_dependent(x, kernel, cpu=convolve_by_products, default=convolve)
 

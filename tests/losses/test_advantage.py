@@ -23,7 +23,8 @@ def compute(trajectory, trace):
 
 @pytest.mark.parametrize("trace", [0.0, 0.5, 0.9, 1.0])
 def test_generalized_against_a_double_loop(trajectory, trace):
-    expected = oracle.generalized(*trajectory, trace)
+    values, running, terminal = trajectory
+    expected = oracle.generalized(values, running, terminal, trace)
     np.testing.assert_allclose(compute(trajectory, trace), expected, rtol=1e-5, atol=1e-6)
 
 
