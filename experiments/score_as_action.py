@@ -32,7 +32,7 @@ from ctrl_jax.runtime import (
 )
 from ctrl_jax.runtime.load import save_model
 from experiments.fine_tuning import analytic, comparison, digits, plots, report
-from experiments.fine_tuning.algorithms import make_algorithm, penalty_of, steps_of
+from experiments.fine_tuning.algorithms import make_algorithm, penalty_of
 from experiments.fine_tuning.config import Config
 from experiments.fine_tuning.task import BaseSamples, Evaluation, Task, make_evaluation
 
@@ -63,7 +63,7 @@ def main(config: Config) -> Path:
         seed=config.run.seed,
     )
     task = make_task(config, run.folder, mesh)
-    evaluate = make_evaluation(task, config.solver_steps, number=config.evaluation_samples)
+    evaluate = make_evaluation(task, config.grid_steps(), number=config.evaluation_samples)
     key = jax.random.key(config.run.seed + 1000)
     base = draw_base(config, task, evaluate, key)
     if config.compare:
@@ -72,7 +72,7 @@ def main(config: Config) -> Path:
     state, traces = fine_tune(config, task, run, mesh, before)
     after = evaluate(key, state.average)
     metrics = summarise(config, task, base, before, after)
-    metrics |= {"reward_queries": steps_of(config) * config.optimisation.batch, "traces": traces}
+    metrics |= {"reward_queries": config.updates() * config.optimisation.batch, "traces": traces}
     metrics |= at_other_steps(config, task, key, state)
     finish(config, task, run, base, before, after, state)
     write_results(
@@ -115,7 +115,7 @@ def fine_tune(
     algorithm = make_algorithm(config, task, config.algorithm, penalty_of(config, config.algorithm))
     state, start = algorithm.init(jax.random.key(config.run.seed)), 0
     batch = config.optimisation.batch
-    watch = make_evaluation(task, config.solver_steps, number=min(1024, config.evaluation_samples))
+    watch = make_evaluation(task, config.grid_steps(), number=min(1024, config.evaluation_samples))
     watch_key = jax.random.key(config.run.seed + 2000)
     step = CountTraces(algorithm.step)
     with Checkpoints(run.checkpoints) as checkpoints:
@@ -128,7 +128,7 @@ def fine_tune(
                 step,
                 state,
                 lambda k: Batch(jnp.ones(batch)),
-                steps=steps_of(config),
+                steps=config.updates(),
                 start=start,
                 log=log,
                 checkpoints=checkpoints,
@@ -210,7 +210,7 @@ def finish(
         target = "--reward" if config.reward else f"class {config.target_class}"
         pictures = run.folder / "samples.png"
         plots.draw_samples(pictures, before.samples[:64], after.samples[:64], target)
-        notes = {"experiment": NAME, "solver_steps": config.solver_steps}
+        notes = {"experiment": NAME, "solver_steps": config.grid_steps()}
         save_model(run.folder / "model", config.model, task.shape, state.average, notes)
         return
     environment = analytic.make_environment(config.environment, config.penalty)

@@ -28,7 +28,6 @@ LEARNING_RATE = {
     "dpok": 2e-4,
 }
 PENALTY = {"digits": 0.09, "gaussian": 2.5, "mixture": 0.8}
-STEPS = 100
 
 
 def penalty_of(config: Config, algorithm: str) -> float:
@@ -36,11 +35,6 @@ def penalty_of(config: Config, algorithm: str) -> float:
     if algorithm == "ddpo":
         return 0.0
     return PENALTY[config.environment] if config.penalty is None else config.penalty
-
-
-def steps_of(config: Config) -> int:
-    """Return the number of updates of the main loop."""
-    return STEPS if config.run.steps is None else config.run.steps
 
 
 def make_algorithm(config: Config, task: Task, name: str, penalty: float | jax.Array) -> Algorithm:
@@ -52,7 +46,7 @@ def make_algorithm(config: Config, task: Task, name: str, penalty: float | jax.A
         name: one of `config.ALGORITHMS`.
         penalty: lambda, a number or a traced scalar.
     """
-    problem = task.problem(config.solver_steps, penalty)
+    problem = task.problem(config.grid_steps(), penalty)
     policy_optimizer = _policy_optimizer(config, name)
     if name in WITHOUT_VALUE:
         make = WITHOUT_VALUE[name]
@@ -69,7 +63,7 @@ def _value_schedule(config: Config) -> optax.Schedule:
     peak = config.optimisation.value_learning_rate
     if config.optimisation.schedule == "constant":
         return optax.constant_schedule(peak)
-    updates = steps_of(config) * config.update.value_epochs * config.update.value_minibatches
+    updates = config.updates() * config.update.value_epochs * config.update.value_minibatches
     return optax.cosine_decay_schedule(peak, updates, alpha=0.05)
 
 
@@ -79,7 +73,7 @@ def _policy_optimizer(config: Config, name: str) -> optax.GradientTransformation
     peak = LEARNING_RATE[name] if options.learning_rate is None else options.learning_rate
     per_update = config.update.epochs * config.update.minibatches
     resting = (options.warmup if name in WITH_VALUE else 0) * per_update
-    moving = max(1, steps_of(config) * per_update - resting)
+    moving = max(1, config.updates() * per_update - resting)
     course = optax.constant_schedule(peak)
     if options.schedule == "cosine":
         course = optax.cosine_decay_schedule(peak, moving, alpha=0.02)

@@ -17,7 +17,7 @@ from ctrl_jax.algorithms import Batch
 from ctrl_jax.metrics import frontier as frontiers
 from ctrl_jax.runtime import Run, progress, state_digest, write_results
 from experiments.fine_tuning import plots, report
-from experiments.fine_tuning.algorithms import make_algorithm, penalty_of, steps_of
+from experiments.fine_tuning.algorithms import make_algorithm, penalty_of
 from experiments.fine_tuning.config import ALGORITHMS, Config
 from experiments.fine_tuning.task import BaseSamples, Task, make_evaluation
 
@@ -117,9 +117,9 @@ def _sweep(config: Config, task: Task, name: str, penalty: float) -> Sweep:
     lams = jnp.asarray(penalties, jnp.float32)
     state = jax.jit(jax.vmap(lambda key, lam: algorithm(lam).init(key)))(keys, lams)
     step = jax.jit(jax.vmap(lambda state, lam: algorithm(lam).step(state, batch)), donate_argnums=0)
-    evaluate = make_evaluation(task, config.solver_steps, number=config.evaluation_samples)
+    evaluate = make_evaluation(task, config.grid_steps(), number=config.evaluation_samples)
     key = jax.random.key(config.run.seed + 1000)
-    steps = steps_of(config)
+    steps = config.updates()
     stops = set(np.linspace(steps / 5, steps, 5).astype(int)) if name == "ddpo" else {steps}
     points, history = [], []
     with progress(steps, name, enabled=config.run.progress) as show:

@@ -230,7 +230,7 @@ def _publish(folder: Path, cached: Path) -> None:
 def _base_sampler(config: Config, spec: DiffusionSpec, model: Model, params, shape):
     """Return ``base(salt, number)``, samples of the pretrained model on the training grid."""
     process = spec.process()
-    grid = grids.quadratic(process, config.solver_steps, end=spec.end)
+    grid = grids.quadratic(process, config.grid_steps(), end=spec.end)
 
     @jax.jit
     def draw(key, params):
