@@ -11,7 +11,7 @@ import tyro
 
 from ctrl_jax.processes import grids
 from ctrl_jax.runtime import check_count, command, refuse
-from ctrl_jax.runtime.load import load_model
+from ctrl_jax.runtime.saved_models import load_model
 from ctrl_jax.solvers import EulerMaruyama, ExponentialEuler, sample
 from experiments.fine_tuning import plots
 

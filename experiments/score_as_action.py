@@ -30,7 +30,7 @@ from ctrl_jax.runtime import (
     train,
     write_results,
 )
-from ctrl_jax.runtime.load import save_model
+from ctrl_jax.runtime.saved_models import save_model
 from experiments.fine_tuning import analytic, comparison, digits, plots, report
 from experiments.fine_tuning.algorithms import make_algorithm, penalty_of
 from experiments.fine_tuning.config import Config

@@ -157,7 +157,7 @@ def make_control(
             evaluated = evaluate_critic(critic, state.value, problem, rollout, batch)
             values, gradients = evaluated.values, evaluated.gradients
         advantages = advantage_fn(rollout, values, batch)
-        if gradients is not None:
+        if critic is not None and critic.gradient_at == "mean":
             advantages = remove_martingale(advantages, evaluated, problem, rollout)
         learner, metrics = update_policy(
             policy_key,

@@ -7,7 +7,7 @@ Fitting minimises the martingale loss (`losses.value`) of the penalised return t
 over minibatches of grid points, the terminal one included.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,11 +27,18 @@ from ctrl_jax.losses import advantage, value
 
 
 class Critic(NamedTuple):
-    """A value network, its optimiser, and whether the policy loss needs its gradient in x."""
+    """A value network and its optimiser.
+
+    Fields:
+        model: V(t, x, *conditions).
+        optimizer: optax transformation.
+        gradient_at: where the policy loss needs the gradient of V(t_{i+1}, .): at the next state
+            x_{i+1} itself, at its conditional mean m_i (a control variate), or nowhere.
+    """
 
     model: Model
     optimizer: optax.GradientTransformation
-    with_gradient: bool = False
+    gradient_at: Literal["next", "mean"] | None = None
 
 
 class Evaluated(NamedTuple):
@@ -40,9 +47,8 @@ class Evaluated(NamedTuple):
     Fields:
         observations: what the value network sees of every state, x_i itself by default.
         values: V(t_i, x_i) for i < n.
-        expected: V(t_{i+1}, m_i) at the conditional mean m_i of the next state; None where the
-            policy loss needs no gradient.
-        gradients: the gradient of V(t_{i+1}, .) at m_i; None likewise.
+        expected: V(t_{i+1}, .) at ``gradient_at``; None where no gradient is needed.
+        gradients: its gradient there; None likewise.
     """
 
     observations: Float[Array, "points batch ..."]
@@ -69,10 +75,12 @@ def evaluate_critic(
     times = problem.forward_times()
     observations = along_path(observe, times, rollout.states)
     values = along_path(value_fn, times[:-1], observations[:-1])
-    if not critic.with_gradient:
+    if critic.gradient_at is None:
         return Evaluated(observations, values, None, None)
-    mean = rollout.states[1:] - _noise_step(problem, rollout)
-    expected, gradients = along_path(value_and_gradient, times[1:], mean)
+    states = rollout.states[1:]
+    if critic.gradient_at == "mean":
+        states = states - _noise_step(problem, rollout)
+    expected, gradients = along_path(value_and_gradient, times[1:], states)
     return Evaluated(observations, values, expected, gradients)
 
 

@@ -198,4 +198,5 @@ def terminal_rewards(problem: DiffusionControl, x: Array, batch: Batch) -> Float
             f"reward_fn must return one reward per example, shape {expected}; it returned shape "
             f"{shape}. Sum or average the remaining axes inside reward_fn."
         )
-    return jnp.asarray(rewards, x.dtype)
+    # What a reward says of a padding row is nobody's business, NaN included.
+    return jnp.where(batch.weights > 0, jnp.asarray(rewards, x.dtype), 0.0)

@@ -8,8 +8,9 @@ mean, then fit the value network,
     policy:  E \sum_i [surrogate(ratio_i, A_i) + lambda KL_i(mu_theta)],                        (2)
     value:   E \sum_i (R - lambda \sum_{j>=i} KL_j - V(t_i, x_i))^2 / 2.                        (3)
 
-(1) with (2) is the exact gradient of the penalised objective for the chain: KL_i inside (1) is the
-price of the future, KL_i in (2) the direct derivative. All of it is one pure function.
+With trace = 1, or with the true value, (1) and (2) give the exact gradient of the penalised
+objective for the chain: KL_i inside (1) is the price of the future, KL_i in (2) the direct
+derivative. All of it is one pure function.
 
 The algorithms differ in the surrogate and in the advantage: `make_ppo` (clipped ratio),
 `make_policy_gradient` (score function), `make_value_gradient` (q is linear in the action, so its
@@ -59,7 +60,7 @@ def make_ppo(
         policy_model,
         optimizer,
         surrogate,
-        critic=Critic(value_model, value_optimizer, with_gradient=config.control_variate),
+        critic=Critic(value_model, value_optimizer, "mean" if config.control_variate else None),
         config=config,
         clip=config.clip,
     )
@@ -106,6 +107,6 @@ def make_value_gradient(
         policy_model,
         optimizer,
         surrogate,
-        critic=Critic(value_model, value_optimizer, with_gradient=True),
+        critic=Critic(value_model, value_optimizer, "next"),
         config=config,
     )

@@ -77,8 +77,10 @@ def kl_at_success(
     """
     assert frontier.success is not None
     trusted = frontier.effective_samples >= least_effective_samples
-    order = np.argsort(frontier.success[trusted])
-    successes, kls = frontier.success[trusted][order], frontier.kl[trusted][order]
+    order = np.argsort(frontier.kl[trusted])
+    # Where a sharper tilt over-optimises the proxy, success falls again: the best so far counts.
+    best = np.maximum.accumulate(frontier.success[trusted][order])
+    successes, first = np.unique(best, return_index=True)
     if not len(successes) or success > successes[-1]:
         return None
-    return float(np.interp(success, successes, kls))
+    return float(np.interp(success, successes, frontier.kl[trusted][order][first]))

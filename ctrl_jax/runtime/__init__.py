@@ -61,9 +61,11 @@ __all__ = [
     "enable_compilation_cache",
     "finished_steps",
     "jit_step",
+    "load",
     "load_callable",
     "load_digits",
     "load_folder",
+    "load_model",
     "make_mesh",
     "open_run",
     "prepare",
@@ -72,6 +74,7 @@ __all__ = [
     "read_metrics",
     "refuse",
     "replicate",
+    "save_model",
     "shard_batch",
     "start",
     "state_digest",
@@ -83,3 +86,12 @@ __all__ = [
     "write_json_atomic",
     "write_results",
 ]
+
+
+def __getattr__(name: str):
+    # These need the networks, and so Flax: imported when somebody asks for them.
+    if name in ("load", "load_model", "save_model"):
+        from ctrl_jax.runtime import saved_models
+
+        return getattr(saved_models, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

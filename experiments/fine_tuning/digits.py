@@ -40,7 +40,7 @@ from ctrl_jax.runtime import (
     versions,
 )
 from ctrl_jax.runtime.data import Digits
-from ctrl_jax.runtime.load import load_model, save_model
+from ctrl_jax.runtime.saved_models import load_model, save_model
 from ctrl_jax.solvers import sample
 from experiments.fine_tuning.annotator import Annotator
 from experiments.fine_tuning.config import Config

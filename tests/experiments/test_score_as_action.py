@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from ctrl_jax.runtime import command
-from ctrl_jax.runtime.load import load
+from ctrl_jax.runtime.saved_models import load
 from experiments import sample
 from experiments.fine_tuning.config import Config
 from experiments.score_as_action import main

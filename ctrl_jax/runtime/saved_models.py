@@ -17,6 +17,7 @@ from ctrl_jax._typing import Params, ScoreFn
 from ctrl_jax.networks.diffusion_model import DiffusionSpec
 from ctrl_jax.processes import LinearProcess
 from ctrl_jax.runtime.checkpoints import Checkpoints
+from ctrl_jax.runtime.digests import state_digest
 from ctrl_jax.runtime.records import read_json, write_json_atomic
 
 
@@ -64,13 +65,16 @@ def save_model(
         notes: plain JSON kept beside it.
     """
     folder = Path(folder)
-    with Checkpoints(folder / "params", keep=1) as checkpoints:
+    # Named by what it holds: a model that is saved over another never serves the old numbers.
+    params_folder = f"params-{state_digest(params)[:16]}"
+    with Checkpoints(folder / params_folder, keep=1) as checkpoints:
         if not checkpoints.steps():
             checkpoints.save(1, params)
     if jax.process_index() == 0:
         record = {
             "spec": dataclasses.asdict(spec),
             "shape": list(shape),
+            "params": params_folder,
             "notes": dict(notes or {}),
         }
         write_json_atomic(folder / "model.json", record)
@@ -94,12 +98,16 @@ def load_model(folder: str | os.PathLike[str]) -> SavedModel:
             "a finished run, or finish it with --resume latest"
         )
     record = read_json(folder / "model.json")
-    spec, shape = DiffusionSpec(**record["spec"]), tuple(record["shape"])
+    try:
+        spec, shape = DiffusionSpec(**record["spec"]), tuple(record["shape"])
+        params_folder, notes = record["params"], record["notes"]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{folder / 'model.json'}: it describes no model ({error})") from error
     target = jax.eval_shape(spec.model(shape).init, jax.random.key(0))
     target = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), target)
-    with Checkpoints(folder / "params", read_only=True) as checkpoints:
+    with Checkpoints(folder / params_folder, read_only=True) as checkpoints:
         params = checkpoints.restore(target).state
-    return SavedModel(spec, shape, params, record["notes"])
+    return SavedModel(spec, shape, params, notes)
 
 
 def load(run: str | os.PathLike[str]) -> tuple[LinearProcess, ScoreFn]:
