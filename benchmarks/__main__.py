@@ -1,7 +1,7 @@
 """``python -m benchmarks`` lists the benchmarks; ``python -m benchmarks NAME`` runs one.
 
-Writes ``benchmarks/results/<device>/<name>.{json,md}``; a quick run writes only where ``--out``
-says.
+Writes ``benchmarks/results/<device>/<name>.{json,md}``; ``--quick`` and
+``--cases`` write only where ``--out`` says.
 """
 
 import argparse
@@ -62,10 +62,13 @@ def main(arguments: list[str]) -> int:
     if options.trl_python:
         os.environ["BENCHMARKS_TRL_PYTHON"] = options.trl_python
 
+    # What is not the whole measurement does not replace it.
+    whole = not (options.quick or options.cases)
+    results = Path("benchmarks") / "results" / harness.device() if whole else None
     for name in NAMES if options.name == "all" else (options.name,):
         module = importlib.import_module(f"benchmarks.{name}")
         cases = [c for c in module.cases(options.quick) if options.cases in c.name]
-        harness.run(name, module.CLAIM, cases, quick=options.quick, out=options.out)
+        harness.run(name, module.CLAIM, cases, quick=options.quick, out=options.out or results)
     return 0
 
 

@@ -1,7 +1,7 @@
 """Interleaved timing of one program against its peers.
 
 A case has contenders, the first of them ours. After a warm-up every round times each of them once,
-in rotating order, so that whatever else the machine does falls on all alike; a ratio is the median
+in random order, so that whatever else the machine does falls on all alike; a ratio is the median
 over rounds of (peer's time / our time of the same round). Above 1 means ours is faster.
 """
 
@@ -11,6 +11,7 @@ import json
 import math
 import os
 import platform
+import random
 import statistics
 import subprocess
 import sys
@@ -159,9 +160,11 @@ def measure(case: Case, *, rounds: int, budget: float, advance: Callable[[str], 
             total += again * repeats
             running.append((row, runner, repeats))
         advance(f"{case.name}: {contender.name}")
+    order = random.Random(0)
     for number in range(min(max(int(budget / total), 3), rounds)):
-        turn = number % len(running)
-        for row, runner, repeats in running[turn:] + running[:turn]:
+        for row, runner, repeats in order.sample(running, len(running)):
+            if repeats > 1:  # short: let it find its threads and caches again
+                runner.run()
             row.seconds.append(_timed(runner.run, repeats))
         advance(f"{case.name}: round {number + 1}")
     ours = rows[0]
@@ -180,11 +183,8 @@ def measure(case: Case, *, rounds: int, budget: float, advance: Callable[[str], 
 def run(
     name: str, claim: str, cases: Sequence[Case], *, quick: bool = False, out: Path | None = None
 ) -> dict[str, Any]:
-    """Measure the cases of a benchmark, print the table, and write both files.
-
-    A quick run is no measurement, so it writes only where `out` says.
-    """
-    rounds, budget = (3, 0.5) if quick else (60, 8.0)
+    """Measure a benchmark's cases, print the table, and write both files into `out`, if any."""
+    rounds, budget = (3, 0.5) if quick else (60, 6.0)
     console = Console(stderr=True)
     result = {
         "benchmark": name,
@@ -196,7 +196,6 @@ def run(
         "settings": settings(),
         "cases": [],
     }
-    folder = out or (None if quick else Path("benchmarks") / "results" / device())
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
         bar = progress.add_task(name, total=len(cases))
@@ -212,11 +211,11 @@ def run(
             progress.advance(bar)
             if not console.is_terminal:
                 console.print(f"{len(result['cases'])}/{len(cases)} {case.name}")
-            if folder is not None:  # after every case, so that a run cut short leaves what it has
-                _write(result, folder)
+            if out is not None:  # after every case, so that a run cut short leaves what it has
+                _write(result, out)
     print(report.table(result))
-    if folder is not None:
-        console.print(f"wrote {folder / name}.json and .md")
+    if out is not None:
+        console.print(f"wrote {out / name}.json and .md")
     return result
 
 

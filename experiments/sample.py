@@ -68,7 +68,7 @@ def main(config: Config) -> Path:
         solver=solvers[config.solver],
     )
     out.mkdir(parents=True, exist_ok=True)
-    np.savez(out / "samples.npz", images=np.clip(images, -1, 1))
+    np.savez(out / "samples.npz", images=np.asarray(images))
     plots.draw_images(out / "samples.png", np.asarray(images))
     seconds = time.monotonic() - began
     print(f"{config.number} samples in {seconds:.1f} s: {out / 'samples.png'}, samples.npz")

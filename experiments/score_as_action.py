@@ -55,6 +55,8 @@ def main(config: Config) -> Path:
     began = time.monotonic()
     mesh = prepare(config.run)
     check_batch(mesh, config.optimisation.batch, "optimisation.batch")
+    check_batch(mesh, config.pretraining.batch, "pretraining.batch")
+    inputs = digits.load_inputs(config) if config.environment == "digits" else None
     run = open_run(
         NAME,
         dataclasses.asdict(config),
@@ -62,7 +64,7 @@ def main(config: Config) -> Path:
         resume=config.run.resume,
         seed=config.run.seed,
     )
-    task = make_task(config, run.folder, mesh)
+    task = make_task(config, inputs, run.folder, mesh)
     evaluate = make_evaluation(task, config.grid_steps(), number=config.evaluation_samples)
     key = jax.random.key(config.run.seed + 1000)
     base = draw_base(config, task, evaluate, key)
@@ -74,7 +76,6 @@ def main(config: Config) -> Path:
     metrics = summarise(config, task, base, before, after)
     metrics |= {"reward_queries": config.updates() * config.optimisation.batch, "traces": traces}
     metrics |= at_other_steps(config, task, key, state)
-    finish(config, task, run, base, before, after, state)
     write_results(
         run,
         experiment=NAME,
@@ -86,14 +87,15 @@ def main(config: Config) -> Path:
         digest=state_digest(state.average),
         seconds=time.monotonic() - began,
     )
+    finish(config, task, run, base, before, after, state)
     report.print_results(metrics, run.folder)
     return run.folder
 
 
-def make_task(config: Config, folder: Path, mesh) -> Task:
+def make_task(config: Config, inputs: digits.Inputs | None, folder: Path, mesh) -> Task:
     """Return the task that the options ask for."""
-    if config.environment == "digits":
-        return digits.make_task(config, folder, mesh)
+    if inputs is not None:
+        return digits.make_task(config, inputs, folder, mesh)
     return analytic.make_task(analytic.make_environment(config.environment, config.penalty))
 
 

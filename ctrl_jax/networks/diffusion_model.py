@@ -38,6 +38,15 @@ class DiffusionSpec:
     end: float = 5e-3
     """Forward time at which sampling stops, of a horizon of 1; the noise left there is small."""
 
+    def __post_init__(self):
+        if self.network not in ("mlp", "dit"):
+            raise ValueError(f"model.network must be mlp or dit, got {self.network!r}.")
+        for name in ("width", "depth", "patch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"model.{name} must be at least 1, got {getattr(self, name)}.")
+        if not 0 < self.end < 1:
+            raise ValueError(f"model.end must lie in (0, 1), got {self.end}.")
+
     def process(self) -> LinearProcess:
         """Return the forward process."""
         return VP(self.beta_min, self.beta_max)

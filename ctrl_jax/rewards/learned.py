@@ -42,7 +42,7 @@ def standardised(reward_fn: RewardFn, scores: Float[np.ndarray, " samples"]) -> 
             "finite on every sample."
         )
     mean, std = float(scores.mean()), float(scores.std())
-    if std == 0:
+    if std <= 1e-6 * max(1.0, abs(mean)):
         raise ValueError(
             f"reward_fn returned {mean} for all {scores.size} samples; it must tell them apart."
         )

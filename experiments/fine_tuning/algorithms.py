@@ -23,7 +23,7 @@ WITHOUT_VALUE = {"ddpo": make_ddpo, "dpok": make_dpok}
 LEARNING_RATE = {
     "ppo": 3e-4,
     "value_gradient": 5e-4,
-    "policy_gradient": 3e-4,
+    "policy_gradient": 1e-4,
     "ddpo": 2e-4,
     "dpok": 2e-4,
 }

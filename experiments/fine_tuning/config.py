@@ -196,10 +196,20 @@ class Config:
         check_count("seeds", self.seeds)
         check_count("evaluate_every", self.evaluate_every)
         check_count("checkpoint_every", self.checkpoint_every)
-        check_count("evaluation_samples", self.evaluation_samples, least=2)
+        check_count("evaluation_samples", self.evaluation_samples, least=64)
         check_count("frontier_samples", self.frontier_samples, least=100)
         if self.seeds > 1 and not self.compare:
             raise refuse("seeds", self.seeds, "it applies to --compare only", "add --compare")
+        pieces = self.update.minibatches * self.update.chunks
+        if self.grid_steps() % pieces:
+            rule = f"minibatches must divide the solver steps, {self.grid_steps()} (times chunks)"
+            raise refuse("update.minibatches", self.update.minibatches, rule, "choose a divisor")
+        if self.run.mesh.model != 1:
+            rule = "the small models of this experiment are replicated, never divided"
+            raise refuse("mesh.model", self.run.mesh.model, rule, "leave it at 1")
+        if self.compare and self.penalty == 0:
+            rule = "a comparison is over penalties above zero"
+            raise refuse("penalty", self.penalty, rule, "give a positive one")
         if self.environment != "digits" and (self.data or self.reward):
             rule = f"--environment {self.environment} brings its own data and reward"
             raise refuse("data/reward", self.data or self.reward, rule, "leave one of them out")

@@ -1,15 +1,15 @@
 """The task on images: a small diffusion model, a hidden annotator, a reward from its choices.
 
-Every stage leaves its result in the run's folder, so that a resumed run finds it again:
-``pretrained/`` (the base model) and ``reward/`` (the reward network).
+Every stage leaves its result in the run's folder, so that a resumed run finds it again, under a
+name made of all that it depends on, so that a changed option never meets an old result.
 """
 
 import dataclasses
 import hashlib
 import json
-import shutil
-import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,13 +17,7 @@ import numpy as np
 import optax
 
 from ctrl_jax._typing import Model, Params, RewardFn, expand
-from ctrl_jax.algorithms import (
-    DataBatch,
-    Pairs,
-    make_reward_learning,
-    make_score_pretraining,
-    uniform_times,
-)
+from ctrl_jax.algorithms import Pairs, make_reward_learning
 from ctrl_jax.metrics import distances
 from ctrl_jax.networks import DiffusionSpec, ValueMLP, as_model
 from ctrl_jax.processes import LinearProcess, grids
@@ -35,44 +29,73 @@ from ctrl_jax.runtime import (
     load_digits,
     load_folder,
     refuse,
-    state_digest,
     train,
-    versions,
 )
 from ctrl_jax.runtime.data import Digits
-from ctrl_jax.runtime.saved_models import load_model, save_model
 from ctrl_jax.solvers import sample
 from experiments.fine_tuning.annotator import Annotator
 from experiments.fine_tuning.config import Config
+from experiments.fine_tuning.pretraining import fingerprint, pretrain
 from experiments.fine_tuning.task import Task
 
-CACHE = Path("runs/pretrained")
+
+class Inputs(NamedTuple):
+    """What the user brings, checked before anything is trained.
+
+    Fields:
+        digits: images and labels.
+        annotator: stands for a person; None with a reward of the user's own.
+        reward: the user's reward; None where it is learned.
+    """
+
+    digits: Digits
+    annotator: Annotator | None
+    reward: Callable | None
 
 
-def make_task(config: Config, folder: Path, mesh) -> Task:
+def load_inputs(config: Config) -> Inputs:
+    """Return data, annotator and reward.
+
+    Raises:
+        ValueError: one of them cannot be used; the message says why.
+    """
+    digits = _load(config)
+    if config.reward is not None:
+        return Inputs(digits, None, load_callable(config.reward))
+    annotator = Annotator(
+        digits.held_out_images,
+        digits.held_out_labels,
+        config.target_class,
+        sharpness=config.preferences.sharpness,
+    )
+    if np.sum(digits.train_labels == config.target_class) < 2:
+        rule = "at least two images of it are needed in each half of the data"
+        raise refuse("target_class", config.target_class, rule, "choose a larger class")
+    return Inputs(digits, annotator, None)
+
+
+def make_task(config: Config, inputs: Inputs, folder: Path, mesh) -> Task:
     """Return the task of `config`, its stages kept in `folder`.
 
     Raises:
-        ValueError: the data or the reward cannot be used; the message says why.
+        ValueError: the reward cannot be used; the message says why.
     """
-    digits = _load(config)
+    digits, annotator, _ = inputs
     shape = digits.train_images.shape[1:]
     spec = config.model
-    params = _pretrain(config, digits.train_images, folder, mesh)
+    params = pretrain(config, digits.train_images, folder, mesh)
     model = spec.model(shape, config.run.dtype)
     base = _base_sampler(config, spec, model, params, shape)
-    annotator = _annotator(config, digits)
-    if config.reward is None:
-        assert annotator is not None
-        reward_fn, facts = _learned_reward(config, annotator, base, folder, shape)
-    else:
-        reward_fn, facts = _user_reward(config.reward, base)
     if annotator is None:
+        assert config.reward is not None and inputs.reward is not None
+        reward_fn, facts = _user_reward(config.reward, inputs.reward, base)
         threshold = float(np.quantile(np.asarray(reward_fn(base(3, 8192))), 0.9))
         success_fn = _above(reward_fn, threshold)
         facts["success/threshold"] = threshold
         real = None
     else:
+        stage = folder / f"reward-{_reward_fingerprint(config, digits.train_images, mesh)}"
+        reward_fn, facts = _learned_reward(config, annotator, base, stage, shape)
         success_fn = annotator.success
         real = digits.train_images[digits.train_labels == config.target_class]
         facts["annotator/accuracy"] = annotator.accuracy(digits.train_images, digits.train_labels)
@@ -129,102 +152,33 @@ def _load(config: Config) -> Digits:
             "without labels there is no annotator to learn a reward from",
             "add labels (class subfolders, or the key labels), or give --reward module:function",
         )
-    order = np.random.default_rng(0).permutation(len(found.images))
-    train_part, held_out = np.array_split(order, 2)
-    empty = np.zeros(len(found.images), np.int32) if labels is None else labels
+    if labels is None:
+        labels = np.zeros(len(found.images), np.int32)
+    ours, held_out = _split(labels)
     images = found.images
-    return Digits(images[train_part], empty[train_part], images[held_out], empty[held_out])
+    return Digits(images[ours], labels[ours], images[held_out], labels[held_out])
 
 
-def _annotator(config: Config, digits: Digits) -> Annotator | None:
-    if len(np.unique(digits.held_out_labels)) < 2 and config.reward is not None:
-        return None
-    return Annotator(
-        digits.held_out_images,
-        digits.held_out_labels,
-        config.target_class,
-        sharpness=config.preferences.sharpness,
-    )
+def _split(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return fixed random halves of every class."""
+    generator = np.random.default_rng(0)
+    halves = [[], []]
+    for label in np.unique(labels):
+        rows = generator.permutation(np.flatnonzero(labels == label))
+        for half, part in zip(halves, np.array_split(rows, 2), strict=True):
+            half.append(part)
+    return np.concatenate(halves[0]), np.concatenate(halves[1])
 
 
-def _pretrain(config: Config, images: np.ndarray, folder: Path, mesh):
-    """Train the base model, or take it from the run's folder or from an equal earlier run."""
-    here = folder / "pretrained"
-    cached = CACHE / _fingerprint(config, images)
-    if not (here / "model.json").exists() and config.pretraining.reuse and cached.exists():
-        shutil.copytree(cached, here, dirs_exist_ok=True)
-    if (here / "model.json").exists():
-        return load_model(here).params
-    params = _train_score(config, images, folder, mesh)
-    save_model(here, config.model, images.shape[1:], params)
-    if config.pretraining.reuse and jax.process_index() == 0:
-        _publish(here, cached)
-    return params
-
-
-def _train_score(config: Config, images: np.ndarray, folder: Path, mesh):
-    options, process = config.pretraining, config.model.process()
-    schedule = optax.warmup_cosine_decay_schedule(
-        0.0, options.learning_rate, min(100, options.steps // 2), options.steps
-    )
-    algorithm = make_score_pretraining(
-        process,
-        config.model.model(images.shape[1:], config.run.dtype),
-        optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule)),
-        sample_times=uniform_times(process, config.model.end),
-        weighting=lambda t: 1 / process.marginal(t).scale ** 2,
-        average_decay=options.average_decay,
-    )
-
-    def batch(k):
-        rows = np.random.default_rng([config.run.seed, k]).integers(len(images), size=options.batch)
-        return DataBatch(jnp.asarray(images[rows]))
-
-    with Checkpoints(folder / "pretraining", keep=1) as checkpoints:
-        state = algorithm.init(jax.random.key(config.run.seed))
-        start = 0
-        if checkpoints.steps():
-            start, state, _ = checkpoints.restore(state)
-        state = train(
-            algorithm.step,
-            state,
-            batch,
-            steps=options.steps,
-            start=start,
-            checkpoints=checkpoints,
-            options=LoopOptions(
-                fetch_every=100,
-                checkpoint_every=1000,
-                progress=config.run.progress,
-                description="pre-training",
-                mesh=mesh,
-            ),
-        )
-    return jax.device_get(state.average)
-
-
-def _fingerprint(config: Config, images: np.ndarray) -> str:
-    """What the base model depends on, in one name."""
+def _reward_fingerprint(config: Config, images: np.ndarray, mesh) -> str:
+    """What the learned reward depends on, in one name."""
     parts = [
-        dataclasses.asdict(config.model),
-        dataclasses.asdict(config.pretraining),
-        config.run.seed,
-        config.run.precision,
-        state_digest({"images": images}),
-        versions(),
+        fingerprint(config, images, mesh),
+        config.target_class,
+        config.grid_steps(),
+        dataclasses.asdict(config.preferences),
     ]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _publish(folder: Path, cached: Path) -> None:
-    """Copy a model into the cache in one atomic step; an equal one that is there already stays."""
-    cached.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=cached.parent))
-    shutil.copytree(folder, temporary, dirs_exist_ok=True)
-    try:
-        temporary.rename(cached)
-    except OSError:
-        shutil.rmtree(temporary)
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
 def _base_sampler(config: Config, spec: DiffusionSpec, model: Model, params, shape):
@@ -258,7 +212,7 @@ def _learned_reward(config: Config, annotator: Annotator, base, folder: Path, sh
     choice = choice.reshape(-1, *([1] * len(shape)))
     pairs = Pairs(np.where(choice, first, second), np.where(choice, second, first))
     held_out = options.pairs // 5
-    with Checkpoints(folder / "reward", keep=1) as checkpoints:
+    with Checkpoints(folder, keep=1) as checkpoints:
         params = _train_reward(config, model, pairs, held_out, checkpoints)
 
     reward_fn = learned(model, params)
@@ -299,15 +253,17 @@ def _train_reward(config: Config, model: Model, pairs: Pairs, held_out: int, che
     return jax.device_get(state.learner.params)
 
 
-def _user_reward(spec: str, base) -> tuple[RewardFn, dict]:
-    """Load a user's reward, try it on base samples, and standardise it on them."""
-    function = load_callable(spec)
+def _user_reward(spec: str, function: Callable, base) -> tuple[RewardFn, dict]:
+    """Try a user's reward on base samples, and standardise it on them."""
     images = jnp.asarray(base(1, 4096))
     try:
         scores = jax.jit(function)(images)
     except (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError) as error:
         rule = "it must be written in jax.numpy, so that it compiles into the update"
         raise refuse("reward", spec, rule, "replace numpy by jax.numpy in it") from error
+    except Exception as error:
+        rule = f"calling it on images fails ({type(error).__name__}: {error})"
+        raise refuse("reward", spec, rule, "repair the function") from error
     expected = (len(images),)
     if getattr(scores, "shape", None) != expected:
         rule = (

@@ -113,6 +113,7 @@ def test_the_policy_moves_and_the_reference_does_not(compiled):
     assert float(metrics["update/finite"]) == 1.0
 
 
+@pytest.mark.slow
 def test_chunks_change_nothing_but_the_order_of_sums():
     """Gradient accumulation equals the whole minibatch."""
     ends = []
@@ -126,6 +127,7 @@ def test_chunks_change_nothing_but_the_order_of_sums():
     assert parts_metrics["ratio/max_deviation"] == 0.0
 
 
+@pytest.mark.slow
 def test_the_clip_fraction_counts_the_ratios_beyond_the_clip():
     """The policy has moved after a minibatch: no ratio is within 1e-7 then, and all within 1e3."""
     fractions = []

@@ -13,8 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ctrl_jax.runtime import command
-from ctrl_jax.runtime.saved_models import load
+from ctrl_jax.runtime import command, load, load_model, state_digest
 from experiments import sample
 from experiments.fine_tuning.config import Config
 from experiments.score_as_action import main
@@ -69,6 +68,8 @@ def test_load_gives_the_trained_model(finished):
     process, score_fn = load(finished[0])
     x = jnp.zeros((3, 8, 8, 1))
     assert score_fn(jnp.asarray(0.5), x).shape == x.shape
+    model = load_model(finished[0])
+    assert state_digest(model.params) == finished[1]["digest"]
     assert process.horizon == 1.0
 
 
@@ -103,10 +104,15 @@ def test_a_killed_run_continues_bitwise(finished, tmp_path):
     assert (out / "metrics.jsonl").read_text() == (folder / "metrics.jsonl").read_text()
 
 
-@pytest.mark.parametrize("algorithm", ["value_gradient", "policy_gradient", "ddpo", "dpok"])
-@pytest.mark.parametrize("environment", ["gaussian"])
-def test_other_algorithms(tmp_path, algorithm, environment):
-    results = run(tmp_path / "a", "--algorithm", algorithm, "--environment", environment)
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    ["value_gradient", pytest.param("policy_gradient", marks=SLOW), "ddpo", "dpok"],
+)
+def test_other_algorithms(tmp_path, algorithm):
+    results = run(tmp_path / "a", "--algorithm", algorithm, "--environment", "gaussian")
     assert results["metrics"]["w2/tilted"] > 0
     assert results["metrics"]["objective"] <= results["metrics"]["objective/optimal"] + 1.0
 
@@ -125,6 +131,7 @@ def test_own_data_reward_and_other_solver_steps(tmp_path, monkeypatch):
     assert {"kl/path/after/steps=3", "gold_success/before/steps=7"} <= set(metrics)
 
 
+@SLOW
 def test_comparison(tmp_path):
     results = run(tmp_path / "a", "--compare", "--seeds", "2", "--environment", "gaussian")
     metrics = results["metrics"]
@@ -139,6 +146,10 @@ def nan_reward(x):
 
 def wrong_shape(x):
     return x.mean(axis=(1, 2))
+
+
+def failing(x):
+    return x.no_such_thing
 
 
 def numpy_reward(x):
@@ -163,6 +174,7 @@ MISTAKES = {
     "reward's name": (["--reward", "nothing"], "module:function"),
     "reward's NaN": (["--reward", f"{HERE}:nan_reward"], "NaN or infinity"),
     "reward's shape": (["--reward", f"{HERE}:wrong_shape"], "it returned shape"),
+    "reward that fails": (["--reward", f"{HERE}:failing"], "calling it on images fails"),
     "reward in numpy": (["--reward", f"{HERE}:numpy_reward"], "jax.numpy"),
     "data with an environment": (["--environment", "gaussian", "--data", "x.npz"], "its own data"),
     "network": (["--model.network", "dit", "--model.patch", "3"], "patch must divide"),
