@@ -1,5 +1,6 @@
 """Flax NNX networks, seen from above only as callables (`as_model`)."""
 
+from ctrl_jax._typing import Model
 from ctrl_jax.networks.diffusion_model import DiffusionSpec
 from ctrl_jax.networks.dit import DiT
 from ctrl_jax.networks.functional import as_model, count_parameters
@@ -11,6 +12,7 @@ __all__ = [
     "MLP",
     "DiT",
     "DiffusionSpec",
+    "Model",
     "UNet",
     "ValueMLP",
     "as_model",
