@@ -120,10 +120,10 @@ def test_other_algorithms(tmp_path, algorithm):
 def test_own_data_reward_and_other_solver_steps(tmp_path, monkeypatch):
     images = np.random.default_rng(0).uniform(-1, 1, (64, 6, 6, 1)).astype(np.float32)
     np.savez(tmp_path / "mine.npz", images=images)
-    (tmp_path / "my_rewards.py").write_text("def brightness(x):\n    return x.mean((1, 2, 3))\n")
+    (tmp_path / "own_rewards.py").write_text("def brightness(x):\n    return x.mean((1, 2, 3))\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    options = ["--data", "mine.npz", "--reward", "my_rewards:brightness"]
+    options = ["--data", "mine.npz", "--reward", "own_rewards:brightness"]
     results = run(tmp_path / "a", *options, "--evaluation-solver-steps", "3", "7")
     metrics = results["metrics"]
     assert 0.0 < metrics["gold_success/before"] < 0.3
