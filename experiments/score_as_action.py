@@ -69,7 +69,7 @@ def main(config: Config) -> Path:
     key = jax.random.key(config.run.seed + 1000)
     base = draw_base(config, task, evaluate, key)
     if config.compare:
-        return comparison.compare(config, task, base, run, began)
+        return comparison.compare(config, task, base, run, mesh, began)
     before = evaluate(key, task.policy.init(key))
     state, traces = fine_tune(config, task, run, mesh, before)
     after = evaluate(key, state.average)

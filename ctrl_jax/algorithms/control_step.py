@@ -191,7 +191,7 @@ def make_control(
             skipped=state.skipped + skipped,
             skipped_in_a_row=in_a_row,
         )
-        metrics["update/skipped_in_a_row"] = in_a_row
+        metrics |= {"update/skipped": moved.skipped, "update/skipped_in_a_row": in_a_row}
         return moved, {**_rollout_metrics(problem, rollout, batch), **metrics}
 
     return Algorithm(init, step)
@@ -219,10 +219,13 @@ def _rollout_metrics(problem, rollout, batch):
     reward = weighted_mean(rollout.rewards, batch.weights)
     spread = weighted_mean((rollout.rewards - reward) ** 2, batch.weights)
     path_kl = weighted_mean(jnp.sum(rollout.kl, axis=0), batch.weights)
+    moved = rollout.ok | (batch.weights == 0)
     return {
         "reward/mean": reward,
         "reward/std": jnp.sqrt(spread),
-        "reward/finite": jnp.all(rollout.ok | (batch.weights == 0)),
+        "states/finite": jnp.all(moved),
+        # Of a state that is not finite the reward may say anything.
+        "reward/finite": jnp.all(jnp.isfinite(rollout.rewards) | ~rollout.ok),
         "kl/path": path_kl,
         "objective": reward - problem.penalty * path_kl,
     }

@@ -111,7 +111,7 @@ class Rollout(NamedTuple):
         reference: the reference score at the same states.
         kl: divergence of each step from the reference, (steps, batch), in nats.
         rewards: terminal rewards (batch,).
-        ok: whether states and reward of the example are finite, (batch,).
+        ok: whether every state of the example is finite, (batch,).
     """
 
     states: Float[Array, "steps+1 batch ..."]
@@ -167,8 +167,9 @@ def roll_out(
         compare, kernel, times, path.states[:-1], path.states[1:], path.noise
     )
     rewards = terminal_rewards(problem, path.states[-1], batch)
-    ok = path.ok & jnp.isfinite(rewards)
-    return Rollout(path.states, path.noise, path.log_probs, actions, reference, kl, rewards, ok)
+    return Rollout(
+        path.states, path.noise, path.log_probs, actions, reference, kl, rewards, path.ok
+    )
 
 
 def along_path(function, *arrays, rows: int = 4096):

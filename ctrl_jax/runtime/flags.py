@@ -1,7 +1,7 @@
 """Flags in the metrics turned into errors on the host.
 
-A compiled step cannot raise. It reports `reward/finite`, `update/finite` and how many updates
-in a row it has skipped; here they become the end of the run, with the last good step named.
+A compiled step cannot raise. It reports `states/finite`, `reward/finite` and how many updates in
+a row it has skipped; here they become the end of the run, with the last good step named.
 """
 
 from collections.abc import Mapping
@@ -31,8 +31,13 @@ class Flags:
             metrics: Its metrics on the host.
 
         Raises:
-            RunError: The reward was not finite, or too many updates in a row were skipped.
+            RunError: States or a reward were not finite, or too many updates in a row were skipped.
         """
+        if not bool(metrics.get("states/finite", True)):
+            raise RunError(
+                f"the sampler's states overflowed at update {k}; {self._where_good(k - 1)}; lower "
+                "the learning rate or raise the penalty and continue with --resume latest"
+            )
         if not bool(metrics.get("reward/finite", True)):
             raise RunError(
                 f"the reward returned NaN or inf at update {k}; {self._where_good(k - 1)}; return "

@@ -111,7 +111,7 @@ def train(
 
     Raises:
         ValueError: An option out of range, or a batch the mesh does not divide.
-        RunError: The reward was not finite, or too many updates in a row were skipped.
+        RunError: States or a reward were not finite, or too many updates in a row were skipped.
         RunInterrupted: A signal asked to stop; the state was saved.
     """
     options = options or LoopOptions()

@@ -2,6 +2,8 @@
 
 Five penalties and several seeds of an algorithm run in one compiled program, vmapped: the penalty
 and the key are its only differences. DDPO has no penalty, so its points are one run stopped early.
+A run that never keeps its share of the gain counts with all the queries that it had, and the mean
+over seeds is then a lower bound.
 """
 
 import dataclasses
@@ -12,11 +14,21 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from ctrl_jax.algorithms import Batch
 from ctrl_jax.metrics import frontier as frontiers
-from ctrl_jax.runtime import Run, progress, state_digest, write_results
-from experiments.fine_tuning import plots, report
+from ctrl_jax.runtime import (
+    Run,
+    RunError,
+    progress,
+    refuse,
+    replicate,
+    shard_batch,
+    state_digest,
+    write_results,
+)
+from experiments.fine_tuning import analytic, plots, report
 from experiments.fine_tuning.algorithms import make_algorithm, penalty_of
 from experiments.fine_tuning.config import ALGORITHMS, Config
 from experiments.fine_tuning.task import BaseSamples, Task, make_evaluation
@@ -29,23 +41,32 @@ GAIN = 0.8
 
 
 class Sweep(NamedTuple):
-    """One algorithm's runs: (path KL, success) points, and objectives (seeds, updates)."""
+    """One algorithm's runs.
+
+    Fields:
+        points: (path KL, success) of each penalty, or of each stop of DDPO.
+        objectives: at the default penalty, (seeds, updates).
+        skipped: updates left out because they were not finite, over all runs.
+        params: averaged parameters of every run.
+    """
 
     points: list[tuple[float, float]]
     objectives: np.ndarray
+    skipped: int
     params: Any
 
 
-def compare(config: Config, task: Task, base: BaseSamples, run: Run, began: float) -> Path:
+def compare(
+    config: Config, task: Task, base: BaseSamples, run: Run, mesh: Mesh, began: float
+) -> Path:
     """Run the comparison, write its pictures and results, and return the run's folder."""
     penalty = penalty_of(config, "ppo")
-    optimum = frontiers.optimal_objective(base.rewards, penalty)
+    optimum = best_objective(config, base, penalty)
     start = float(base.rewards.mean())
     sweeps = {}
-    with progress(len(ALGORITHMS), "comparing", enabled=config.run.progress) as show:
-        for done, name in enumerate(ALGORITHMS, 1):
-            sweeps[name] = _sweep(config, task, name, penalty)
-            show(done, {"algorithm": done})
+    for done, name in enumerate(ALGORITHMS, 1):
+        title = f"{name} ({done} of {len(ALGORITHMS)})"
+        sweeps[name] = _sweep(config, task, name, penalty, mesh, title)
     metrics: dict[str, Any] = {"objective/optimal": optimum, "objective/base": start, **task.facts}
     rows = []
     for name, sweep in sweeps.items():
@@ -53,9 +74,12 @@ def compare(config: Config, task: Task, base: BaseSamples, run: Run, began: floa
             queries_to_gain(curve, start, optimum, config.optimisation.batch)
             for curve in sweep.objectives
         ]
-        found = _summarise(name, sweep, queries, base)
+        budget = float(config.updates() * config.optimisation.batch)
+        found = _summarise(name, sweep, queries, base, budget)
         metrics |= found
-        rows.append([name, *(found[f"{name}/{part}"] for part in _PARTS)])
+        at_least = ">= " if found[f"{name}/queries/is_lower_bound"] else ""
+        cells = [found[f"{name}/{part}"] for part in _PARTS[1:]]
+        rows.append([name, f"{at_least}{found[f'{name}/queries']:.0f}", *cells])
     title = f"{100 * GAIN:.0f} % of the achievable gain, {config.seeds} seed(s)"
     report.print_table(title, ("algorithm", *_PARTS), rows)
     tracks = {name: sweep.points for name, sweep in sweeps.items()}
@@ -77,6 +101,24 @@ def compare(config: Config, task: Task, base: BaseSamples, run: Run, began: floa
 
 
 _PARTS = ("queries", "queries/stderr", "seeds_reached", "kl_ratio", "success")
+
+
+def best_objective(config: Config, base: BaseSamples, penalty: float) -> float:
+    """Return the best penalised reward there is: exactly where it is known, else from base samples.
+
+    Raises:
+        ValueError: fewer than 100 base samples are effective at this penalty.
+    """
+    if config.environment != "digits":
+        environment = analytic.make_environment(config.environment, penalty)
+        return analytic.optimal_objective(environment)
+    effective = frontiers.ideal(base.rewards, np.asarray([penalty])).effective_samples[0]
+    if effective < 100:
+        rule = (
+            f"the optimum rests on {effective:.0f} effective samples of the base model, 100 needed"
+        )
+        raise refuse("penalty", penalty, rule, "raise it, or --frontier-samples")
+    return frontiers.optimal_objective(base.rewards, penalty)
 
 
 def queries_to_gain(
@@ -101,45 +143,64 @@ def queries_to_gain(
     return float(batch * (first + window))
 
 
-def _sweep(config: Config, task: Task, name: str, penalty: float) -> Sweep:
+def _sweep(config: Config, task: Task, name: str, penalty: float, mesh: Mesh, title: str) -> Sweep:
     """Run an algorithm at every penalty and seed, vmapped in one program."""
-    factors = np.ones(len(FACTORS)) if name == "ddpo" else np.asarray(FACTORS)
-    penalties = penalty * np.concatenate([factors, np.ones(config.seeds - 1)])
-    if name == "ddpo":
-        penalties = penalty * np.ones(config.seeds)
-    seeds = np.arange(len(penalties)) if name == "ddpo" else _seeds(config)
-    keys = jax.vmap(jax.random.key)(config.run.seed + jnp.asarray(seeds))
+    penalties, seeds = _runs(config, name, penalty)
+    # One by one: a key of a traced seed would take its low 32 bits.
+    keys = jnp.stack([jax.random.key(config.run.seed + int(seed)) for seed in seeds])
 
     def algorithm(lam):
         return make_algorithm(config, task, name, 0.0 if name == "ddpo" else lam)
 
-    batch = Batch(jnp.ones(config.optimisation.batch))
+    batch = shard_batch(mesh, Batch(jnp.ones(config.optimisation.batch)))
     lams = jnp.asarray(penalties, jnp.float32)
     state = jax.jit(jax.vmap(lambda key, lam: algorithm(lam).init(key)))(keys, lams)
-    step = jax.jit(jax.vmap(lambda state, lam: algorithm(lam).step(state, batch)), donate_argnums=0)
+    lams, state = replicate(mesh, (lams, state))
+    step = jax.jit(
+        jax.vmap(lambda state, lam, batch: algorithm(lam).step(state, batch), (0, 0, None)),
+        donate_argnums=0,
+    )
     evaluate = make_evaluation(task, config.grid_steps(), number=config.evaluation_samples)
     key = jax.random.key(config.run.seed + 1000)
     steps = config.updates()
     stops = set(np.linspace(steps / 5, steps, 5).astype(int)) if name == "ddpo" else {steps}
     points, history = [], []
-    with progress(steps, name, enabled=config.run.progress) as show:
+    with progress(steps, title, enabled=config.run.progress) as show:
         for k in range(1, steps + 1):
-            state, metrics = step(state, lams)
-            history.append((metrics["reward/mean"], metrics["kl/path"]))
+            state, metrics = step(state, lams, batch)
+            history.append({part: metrics[part] for part in _KEPT})
             if k % 10 == 0:
                 show(k, {"kl": float(metrics["kl/path"][0])})
             if k in stops:
                 runs = 1 if name == "ddpo" else len(FACTORS)
                 points += [_point(evaluate, key, state, i) for i in range(runs)]
-    reward, kl = (np.stack(part) for part in zip(*jax.device_get(history), strict=True))
-    objectives = (reward - penalty * kl).T
+    found = jax.tree.map(lambda *parts: np.stack(parts), *jax.device_get(history))
+    _check_reward(name, found)
+    objectives = (found["reward/mean"] - penalty * found["kl/path"]).T
     same = np.flatnonzero(np.isclose(penalties, penalty))
-    return Sweep(points, objectives[same], jax.device_get(state.average))
+    skipped = int(found["update/skipped"][-1].sum())
+    return Sweep(points, objectives[same], skipped, jax.device_get(state.average))
 
 
-def _seeds(config: Config) -> np.ndarray:
-    """The first seed at every penalty, the others at the default one."""
-    return np.concatenate([np.zeros(len(FACTORS), int), np.arange(1, config.seeds)])
+_KEPT = ("reward/mean", "kl/path", "reward/finite", "update/skipped")
+
+
+def _runs(config: Config, name: str, penalty: float) -> tuple[np.ndarray, np.ndarray]:
+    """Penalties and seeds of the runs: the first seed at every penalty, the others at one."""
+    if name == "ddpo":
+        return np.full(config.seeds, penalty), np.arange(config.seeds)
+    factors = np.concatenate([FACTORS, np.ones(config.seeds - 1)])
+    seeds = np.concatenate([np.zeros(len(FACTORS), int), np.arange(1, config.seeds)])
+    return penalty * factors, seeds
+
+
+def _check_reward(name: str, found: dict[str, np.ndarray]) -> None:
+    bad = np.flatnonzero(~found["reward/finite"].all(axis=1))
+    if len(bad):
+        raise RunError(
+            f"the reward returned NaN or inf at update {bad[0] + 1} of {name}; return finite "
+            "rewards: clip them, or replace NaN with a low value"
+        )
 
 
 def _point(evaluate, key, state, i: int) -> tuple[float, float]:
@@ -148,21 +209,25 @@ def _point(evaluate, key, state, i: int) -> tuple[float, float]:
 
 
 def _summarise(
-    name: str, sweep: Sweep, queries: list[float | None], base: BaseSamples
+    name: str, sweep: Sweep, queries: list[float | None], base: BaseSamples, budget: float
 ) -> dict[str, Any]:
-    reached = [q for q in queries if q is not None]
+    counted = np.asarray([budget if q is None else q for q in queries])
+    reached = sum(q is not None for q in queries)
     path_kl, success = sweep.points[-1 if name == "ddpo" else FACTORS.index(1.0)]
     ideal = frontiers.kl_at_success(base.frontier(), success)
-    several = len(reached) > 1
     metrics: dict[str, Any] = {
-        f"{name}/queries": float(np.mean(reached)) if reached else None,
+        f"{name}/queries": float(counted.mean()),
+        f"{name}/queries/is_lower_bound": reached < len(queries),
         f"{name}/queries/stderr": (
-            float(np.std(reached, ddof=1) / np.sqrt(len(reached))) if several else None
+            float(counted.std(ddof=1) / np.sqrt(len(counted))) if len(counted) > 1 else None
         ),
-        f"{name}/seeds_reached": f"{len(reached)}/{len(queries)}",
+        f"{name}/seeds_reached": f"{reached}/{len(queries)}",
         f"{name}/kl_ratio": None if ideal is None else path_kl / ideal,
         f"{name}/success": success,
+        f"{name}/skipped": sweep.skipped,
     }
     for i, (kl, success) in enumerate(sweep.points):
+        ideal = frontiers.kl_at_success(base.frontier(), success)
         metrics[f"{name}/point={i}/kl"], metrics[f"{name}/point={i}/success"] = kl, success
+        metrics[f"{name}/point={i}/kl_ideal"] = ideal
     return metrics

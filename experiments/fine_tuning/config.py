@@ -107,6 +107,7 @@ class Optimisation:
         check_positive("optimisation.gradient_clip", self.gradient_clip)
 
 
+_OF_ONE_RUN = ("algorithm", "evaluation_solver_steps", "evaluate_every", "checkpoint_every")
 DEFAULT_UPDATE = UpdateConfig(trace=0.0, value_epochs=4, average_decay=0.9)
 
 
@@ -207,12 +208,21 @@ class Config:
         if self.run.mesh.model != 1:
             rule = "the small models of this experiment are replicated, never divided"
             raise refuse("mesh.model", self.run.mesh.model, rule, "leave it at 1")
-        if self.compare and self.penalty == 0:
-            rule = "a comparison is over penalties above zero"
-            raise refuse("penalty", self.penalty, rule, "give a positive one")
         if self.environment != "digits" and (self.data or self.reward):
             rule = f"--environment {self.environment} brings its own data and reward"
             raise refuse("data/reward", self.data or self.reward, rule, "leave one of them out")
-        if self.compare and self.run.resume != "never":
+        if self.compare:
+            self._refuse_what_a_comparison_ignores()
+
+    def _refuse_what_a_comparison_ignores(self) -> None:
+        if self.run.resume != "never":
             rule = "a comparison is not checkpointed"
             raise refuse("resume", self.run.resume, rule, "leave out --resume or --compare")
+        if self.penalty == 0:
+            rule = "a comparison is over penalties above zero"
+            raise refuse("penalty", self.penalty, rule, "give a positive one")
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name in _OF_ONE_RUN and value != field.default:
+                rule = "--compare runs every algorithm, without checkpoints or curves"
+                raise refuse(field.name, value, rule, "leave out this option or --compare")

@@ -18,6 +18,7 @@ from tests.algorithms.steering import (
     WITH_CRITIC,
     WITHOUT_CRITIC,
     affine_policy,
+    cosine,
     make_algorithm,
     make_setting,
     one_prompt,
@@ -195,6 +196,19 @@ def test_a_reward_that_is_nan_is_flagged_and_changes_nothing():
             jax.tree.leaves(state.policy.params), jax.tree.leaves(first.policy.params), strict=True
         )
     )
+
+
+def test_states_that_overflow_are_not_blamed_on_the_reward():
+    problem = make_setting(STEPS).problem
+    policy = affine_policy(problem, slope=np.full(STEPS, 1e30))
+    value = quadratic_value(problem)
+    algorithm = make_algorithm(
+        "ppo", problem, policy, value, cosine(1e-3, 4), cosine(1e-3, 4), UpdateConfig(minibatches=2)
+    )
+    _, metrics = jax.jit(algorithm.step)(algorithm.init(jax.random.key(0)), one_prompt(BATCH))
+    assert not bool(metrics["states/finite"])
+    assert bool(metrics["reward/finite"])
+    assert int(metrics["update/skipped"]) == 1
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from ctrl_jax.runtime import command, load, load_model, state_digest
 from experiments import sample
 from experiments.fine_tuning.config import Config
 from experiments.score_as_action import main
+from tests.algorithms.steering import EXACT
 from tests.experiments.tiny import TINY
 
 REQUIRED = {
@@ -137,6 +138,11 @@ def test_comparison(tmp_path):
     metrics = results["metrics"]
     for name in ("ppo", "value_gradient", "policy_gradient", "ddpo", "dpok"):
         assert f"{name}/queries" in metrics and f"{name}/point=3/kl" in metrics
+        reached = int(metrics[f"{name}/seeds_reached"].split("/")[0])
+        assert metrics[f"{name}/queries/is_lower_bound"] == (reached < 2)
+        # A seed that never arrives counts with its whole budget.
+        assert reached > 0 or metrics[f"{name}/queries"] == 4 * 16
+    assert metrics["objective/optimal"] == pytest.approx(EXACT.mean_value(), rel=1e-5)
     assert (tmp_path / "a" / "queries.png").exists()
 
 
@@ -169,6 +175,11 @@ MISTAKES = {
     "clip": (["--update.clip", "0"], "clip must be positive"),
     "class": (["--target-class", "11"], "target_class must be one of the classes"),
     "seeds alone": (["--seeds", "3"], "add --compare"),
+    "one algorithm compared": (["--compare", "--algorithm", "dpok"], "leave out this option"),
+    "steps of a comparison": (
+        ["--compare", "--evaluation-solver-steps", "9"],
+        "--compare runs every algorithm",
+    ),
     "mesh": (["--mesh.data", "64"], "mesh"),
     "data": (["--data", "nowhere.npz"], "data"),
     "reward's name": (["--reward", "nothing"], "module:function"),

@@ -117,11 +117,14 @@ def test_too_many_skipped_updates_stop_the_run_and_name_the_last_good_step(tmp_p
     assert [row["update/finite"] for row in rows] == [True] * 7 + [False] * 3
 
 
-def test_a_reward_that_is_not_finite_stops_the_run():
+@pytest.mark.parametrize(
+    ("flag", "fault"), [("reward", "returned NaN or inf"), ("states", "states overflowed")]
+)
+def test_what_is_not_finite_stops_the_run(flag, fault):
     def step(state, batch):
-        return state + 1, {"reward/finite": state < 6}
+        return state + 1, {f"{flag}/finite": state < 6}
 
-    with pytest.raises(RunError, match=r"NaN or inf at update 7; the last good step is 6"):
+    with pytest.raises(RunError, match=f"{fault} at update 7; the last good step is 6"):
         train(step, jnp.int32(0), None, steps=20, options=QUIET)
 
 
