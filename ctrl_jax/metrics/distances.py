@@ -1,46 +1,33 @@
-"""Distances between samples."""
+"""Distances between samples, by name.
 
-import jax.numpy as jnp
-from jaxtyping import Array, Float
+| name | what it is | cost | where |
+|---|---|---|---|
+| `wasserstein_1d` | exact W_p on the line | n log n | `wasserstein` |
+| `sliced_wasserstein` | mean of it over directions | n log n per direction | `wasserstein` |
+| `wasserstein_assignment` | exact W_p in any dimension | n^3, on the host | `wasserstein` |
+| `mmd` | squared kernel mean distance, unbiased | n^2 | `discrepancy` |
+| `energy_distance` | the same with kernel -\\|x - y\\|, unbiased | n^2 | `discrepancy` |
+| `frechet` | squared W_2 of Gaussians fitted to features | n d^2, on the host | `frechet` |
+| `mean_pairwise` | the diversity of one sample | n^2 | `discrepancy` |
+"""
 
+from ctrl_jax.metrics.discrepancy import energy_distance, mean_pairwise, mmd
+from ctrl_jax.metrics.frechet import Moments, feature_moments, frechet, frechet_of_moments
+from ctrl_jax.metrics.wasserstein import (
+    sliced_wasserstein,
+    wasserstein_1d,
+    wasserstein_assignment,
+)
 
-def wasserstein_1d(
-    x: Float[Array, " n"], y: Float[Array, " n"], *, order: float = 2.0
-) -> Float[Array, ""]:
-    """Return the exact Wasserstein distance of two samples of equal size on the line, by sorting.
-
-    Args:
-        x: one sample.
-        y: the other sample, of the same size.
-        order: p of W_p, at least 1.
-
-    Raises:
-        ValueError: the sizes differ.
-    """
-    if x.shape != y.shape or x.ndim != 1:
-        raise ValueError(
-            f"wasserstein_1d: samples must be vectors of one size, got {x.shape}, {y.shape}."
-        )
-    gaps = jnp.abs(jnp.sort(x) - jnp.sort(y)) ** order
-    return jnp.mean(gaps) ** (1 / order)
-
-
-def mean_pairwise(x: Float[Array, "n ..."]) -> Float[Array, ""]:
-    """Return the mean Euclidean distance between two different points of a sample: its diversity.
-
-    Args:
-        x: points, shape (n, ...), n at least 2.
-
-    Raises:
-        ValueError: fewer than two points.
-    """
-    if x.shape[0] < 2:
-        raise ValueError(f"mean_pairwise: at least two points are needed, got {x.shape[0]}.")
-    flat = x.reshape(x.shape[0], -1)
-    flat = flat - jnp.mean(flat, axis=0, keepdims=True)  # distances do not move, digits are kept
-    squares = jnp.sum(flat**2, axis=1)
-    gram = flat @ flat.T
-    distances = jnp.sqrt(jnp.maximum(squares[:, None] + squares[None, :] - 2 * gram, 0.0))
-    # The diagonal is zero up to rounding, which the square root would blow up.
-    off_diagonal = distances * (1 - jnp.eye(x.shape[0], dtype=distances.dtype))
-    return jnp.sum(off_diagonal) / (x.shape[0] * (x.shape[0] - 1))
+__all__ = [
+    "Moments",
+    "energy_distance",
+    "feature_moments",
+    "frechet",
+    "frechet_of_moments",
+    "mean_pairwise",
+    "mmd",
+    "sliced_wasserstein",
+    "wasserstein_1d",
+    "wasserstein_assignment",
+]

@@ -1,0 +1,117 @@
+r"""Distances of samples through pairs: maximum mean discrepancy, energy distance, diversity.
+
+For a kernel k, with X, X' independent from P and Y, Y' from Q,
+
+    MMD^2 = E k(X, X') - 2 E k(X, Y) + E k(Y, Y'),                                       (1)
+
+and the energy distance is (1) with k = -|x - y|. The estimates leave out pairs of a point with
+itself: they are unbiased, so they scatter around zero, below it too, when the laws are equal.
+Between Gaussians N(m, s^2) and N(m', s'^2) on the line, for k = exp(-(x - y)^2 / (2 h^2)),
+
+    E k(X, Y) = h / sqrt(h^2 + s^2 + s'^2) exp(-(m - m')^2 / (2 (h^2 + s^2 + s'^2))).    (2)
+
+Source: Gretton et al. 2012, lemma 6; Szekely and Rizzo 2013.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ctrl_jax.metrics.wasserstein import flatten_pair
+
+
+def mmd(
+    x: Float[Array, "n ..."],
+    y: Float[Array, "m ..."],
+    *,
+    bandwidths: Float[Array, " kernels"] | None = None,
+) -> Float[Array, ""]:
+    """Return the unbiased estimate of the squared MMD (1) for Gaussian kernels.
+
+    Args:
+        x: one sample, shape (n, ...), n at least 2; memory grows as n m.
+        y: the other, shape (m, ...), m at least 2.
+        bandwidths: h of each kernel, whose mean is k; by default one, the median distance between
+            two different points of both samples together.
+
+    Raises:
+        ValueError: fewer than two points in a sample, or coordinates that differ in number.
+    """
+    x, y = _centred("mmd", x, y)
+    between, within_x, within_y = _squares(x, y), _squares(x, x), _squares(y, y)
+    if bandwidths is None:
+        bandwidths = _median_distance(between, within_x, within_y)[None]
+
+    def kernel(squares):
+        return jnp.mean(jax.lax.map(lambda h: jnp.exp(-squares / (2 * h**2)), bandwidths), axis=0)
+
+    return _unbiased(kernel(within_x), kernel(between), kernel(within_y))
+
+
+def energy_distance(x: Float[Array, "n ..."], y: Float[Array, "m ..."]) -> Float[Array, ""]:
+    """Return the unbiased estimate of the energy distance 2 E|X-Y| - E|X-X'| - E|Y-Y'|.
+
+    Args:
+        x: one sample, shape (n, ...), n at least 2; memory grows as n m.
+        y: the other, shape (m, ...), m at least 2.
+
+    Raises:
+        ValueError: fewer than two points in a sample, or coordinates that differ in number.
+    """
+    x, y = _centred("energy_distance", x, y)
+    within_x, between, within_y = (-jnp.sqrt(_squares(a, b)) for a, b in ((x, x), (x, y), (y, y)))
+    return _unbiased(within_x, between, within_y)
+
+
+def mean_pairwise(x: Float[Array, "n ..."]) -> Float[Array, ""]:
+    """Return the mean Euclidean distance between two different points of a sample: its diversity.
+
+    Args:
+        x: points, shape (n, ...), n at least 2.
+
+    Raises:
+        ValueError: fewer than two points.
+    """
+    if x.shape[0] < 2:
+        raise ValueError(f"mean_pairwise: at least two points are needed, got {x.shape[0]}.")
+    flat = x.reshape(x.shape[0], -1)
+    flat = flat - jnp.mean(flat, axis=0, keepdims=True)  # distances do not move, digits are kept
+    return _mean_off_diagonal(jnp.sqrt(_squares(flat, flat)))
+
+
+def _centred(owner: str, x: Array, y: Array) -> tuple[Array, Array]:
+    """Return both samples flat, around their common mean: distances stay, digits are kept."""
+    x, y = flatten_pair(owner, x, y)
+    if x.shape[0] < 2 or y.shape[0] < 2:
+        raise ValueError(
+            f"{owner}: at least two points are needed in each sample, got {x.shape[0]} and "
+            f"{y.shape[0]}."
+        )
+    centre = jnp.mean(jnp.concatenate([x, y]), axis=0, keepdims=True)
+    return x - centre, y - centre
+
+
+def _squares(x: Array, y: Array) -> Array:
+    """Return squared distances (n, m), by one product in full precision."""
+    gram = jnp.matmul(x, y.T, precision=jax.lax.Precision.HIGHEST)
+    norms = jnp.sum(x**2, axis=1)[:, None] + jnp.sum(y**2, axis=1)[None, :]
+    return jnp.maximum(norms - 2 * gram, 0.0)
+
+
+def _mean_off_diagonal(values: Array) -> Array:
+    """Return the mean over pairs of different points; the diagonal holds rounding only."""
+    n = values.shape[0]
+    return jnp.sum(jnp.where(np.eye(n, dtype=bool), 0.0, values)) / (n * (n - 1))
+
+
+def _unbiased(within_x: Array, between: Array, within_y: Array) -> Array:
+    return _mean_off_diagonal(within_x) + _mean_off_diagonal(within_y) - 2 * jnp.mean(between)
+
+
+def _median_distance(between: Array, within_x: Array, within_y: Array) -> Array:
+    """Return the median distance between two different points of both samples together."""
+    pairs = [w[np.triu_indices(w.shape[0], 1)] for w in (within_x, within_y)]
+    median = jnp.sqrt(jnp.median(jnp.concatenate([*pairs, between.ravel()])))
+    # Where most points coincide the median is zero; the kernel then tells equal from different.
+    return jnp.maximum(median, jnp.finfo(median.dtype).tiny ** 0.25)

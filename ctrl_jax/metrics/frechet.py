@@ -1,0 +1,138 @@
+r"""The Frechet distance of two samples through features, and their moments in one pass.
+
+Fit a Gaussian to the features of each sample. The squared W_2 distance of N(m, S) and N(m', S') is
+
+    d^2 = |m - m'|^2 + tr S + tr S' - 2 tr (S^{1/2} S' S^{1/2})^{1/2},                   (1)
+
+which with the features of an Inception network is known as FID. The last trace is the sum of the
+singular values of S^{1/2} S'^{1/2}; found so, a singular covariance costs no digits. Moments are
+merged pairwise (n = n_1 + n_2, delta = m_2 - m_1, C the scatter about the mean):
+
+    m = m_1 + (n_2 / n) delta,   C = C_1 + C_2 + (n_1 n_2 / n) delta delta^T,            (2)
+
+so a large set streams through in batches. All in float64 on the host. The estimate is biased
+upwards for small samples, by about tr S (1/n + 1/m) and more: compare equal sizes only.
+Source: Dowson and Landau 1982; Heusel et al. 2017; Chan, Golub and LeVeque 1983 (2).
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float
+
+Samples = Float[Array, "_ ..."] | Float[np.ndarray, "_ ..."]
+FeatureFn = Callable[[Any], Any]
+"""``feature_fn(images)`` returns (batch, features)."""
+
+
+class Moments(NamedTuple):
+    """Number, mean and scatter about the mean of features seen so far, in float64."""
+
+    number: int
+    mean: Float[np.ndarray, " features"]
+    scatter: Float[np.ndarray, "features features"]
+
+    @property
+    def covariance(self) -> Float[np.ndarray, "features features"]:
+        """Return the unbiased covariance."""
+        return self.scatter / (self.number - 1)
+
+    def merge(self, other: "Moments") -> "Moments":
+        """Return the moments (2) of both sets together."""
+        number = self.number + other.number
+        delta = other.mean - self.mean
+        mean = self.mean + other.number / number * delta
+        between = self.number * other.number / number * np.outer(delta, delta)
+        return Moments(number, mean, self.scatter + other.scatter + between)
+
+
+def feature_moments(
+    batches: Samples | Iterable[Samples], feature_fn: FeatureFn | None = None, *, batch: int = 1024
+) -> Moments:
+    """Return the moments of the features of a sample, batch by batch.
+
+    Args:
+        batches: one array (n, ...), or an iterable of them, of which one is held at a time.
+        feature_fn: maps (batch, ...) to (batch, features); by default the flattened values.
+        batch: most examples of one array that `feature_fn` sees at once.
+
+    Raises:
+        ValueError: fewer than two examples, features that are not (batch, features) or not finite.
+    """
+    if batch < 1:
+        raise ValueError(f"feature_moments: batch must be at least 1, got {batch}.")
+    total: Moments | None = None
+    arrays = [batches] if isinstance(batches, np.ndarray | jax.Array) else batches
+    for array in arrays:
+        for start in range(0, array.shape[0], batch):
+            found = _moments(_features(array[start : start + batch], feature_fn))
+            total = found if total is None else total.merge(found)
+    if total is None or total.number < 2:
+        seen = 0 if total is None else total.number
+        raise ValueError(f"feature_moments: at least two examples are needed, got {seen}.")
+    return total
+
+
+def frechet(x: Samples, y: Samples, feature_fn: FeatureFn | None = None) -> float:
+    """Return the squared Frechet distance (1) of two samples.
+
+    Args:
+        x: one sample, shape (n, ...).
+        y: the other, shape (m, ...).
+        feature_fn: maps (batch, ...) to (batch, features); by default the flattened values. See
+            `feature_moments` for sets that do not fit into memory.
+
+    Raises:
+        ValueError: fewer than two examples, or features of different or wrong shapes.
+    """
+    return frechet_of_moments(feature_moments(x, feature_fn), feature_moments(y, feature_fn))
+
+
+def frechet_of_moments(x: Moments, y: Moments) -> float:
+    """Return the squared Frechet distance (1) of two sets of moments.
+
+    Args:
+        x: moments of one sample.
+        y: moments of the other, of as many features.
+
+    Raises:
+        ValueError: the features differ in number.
+    """
+    if x.mean.shape != y.mean.shape:
+        raise ValueError(
+            f"frechet: both samples need as many features, got {x.mean.size} and {y.mean.size}; "
+            "use one feature_fn for both."
+        )
+    root_x, root_y = _square_root(x.covariance), _square_root(y.covariance)
+    cross = np.linalg.svd(root_x @ root_y, compute_uv=False).sum()
+    traces = np.sum(root_x**2) + np.sum(root_y**2)
+    return float(max(np.sum((x.mean - y.mean) ** 2) + traces - 2 * cross, 0.0))
+
+
+def _square_root(covariance: np.ndarray) -> np.ndarray:
+    """Return the symmetric root of a covariance, whose negative eigenvalues are rounding."""
+    values, vectors = np.linalg.eigh(covariance)
+    return (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
+
+
+def _features(examples: Any, feature_fn: FeatureFn | None) -> np.ndarray:
+    features = examples if feature_fn is None else feature_fn(examples)
+    features = np.asarray(features, np.float64)
+    if feature_fn is None:
+        features = features.reshape(features.shape[0], -1)
+    if features.ndim != 2 or features.shape[0] != examples.shape[0]:
+        raise ValueError(
+            f"feature_fn must return (batch, features) = ({examples.shape[0]}, ...), got shape "
+            f"{features.shape}; flatten its output."
+        )
+    if not np.isfinite(features).all():
+        raise ValueError("features must be finite, got NaN or infinity.")
+    return features
+
+
+def _moments(features: np.ndarray) -> Moments:
+    mean = features.mean(axis=0)
+    centred = features - mean
+    return Moments(features.shape[0], mean, centred.T @ centred)
