@@ -35,7 +35,7 @@ Resume = Literal["never", "latest", "strict"]
 
 ROOT = Path("runs")
 _NOT_THE_RUN = frozenset({"out", "resume", "progress"})
-_NOT_THE_MATHS = _NOT_THE_RUN | {"steps", "distributed", "compilation_cache"}
+_NOT_THE_MATHS = _NOT_THE_RUN | {"distributed", "compilation_cache"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,7 +146,7 @@ def _check_resume(folder: Path, description: dict, resume: str) -> bool:
         return False
     if changes:
         warnings.warn(
-            f"{folder}: resumed with changes, so the numbers differ from an uninterrupted run: "
+            f"{folder}: resumed with changes, so the numbers may differ from an uninterrupted run: "
             f"{listed}",
             RunWarning,
             stacklevel=5,

@@ -77,7 +77,14 @@ def test_latest_continues_from_a_checkpoint_in_any_subfolder():
     run = start()
     with Checkpoints(run.checkpoints / "policy") as checkpoints:
         checkpoints.save(1, {"x": jnp.ones(2)})
-    assert start(changed(resume="latest", out="d", steps=9), resume="latest").resumed
+    assert start(changed(resume="latest", out="d"), resume="latest").resumed
+
+
+def test_another_number_of_updates_is_warned_of():
+    """A schedule may depend on it."""
+    save(start())
+    with pytest.warns(RunWarning, match=r"run.steps: 3 -> 9$"):
+        assert start(changed(resume="latest", steps=9), resume="latest").resumed
 
 
 def test_latest_without_out_takes_the_newest_run():
