@@ -24,6 +24,7 @@ from ctrl_jax.runtime import (
     check_batch,
     command,
     open_run,
+    own_part,
     prepare,
     read_metrics,
     state_digest,
@@ -65,7 +66,7 @@ def main(config: Config) -> Path:
         seed=config.run.seed,
     )
     task = make_task(config, inputs, run.folder, mesh)
-    evaluate = make_evaluation(task, config.grid_steps(), number=config.evaluation_samples)
+    evaluate = make_evaluation(task, config.grid_steps(), mesh, number=config.evaluation_samples)
     key = jax.random.key(config.run.seed + 1000)
     base = draw_base(config, task, evaluate, key)
     if config.compare:
@@ -75,7 +76,7 @@ def main(config: Config) -> Path:
     after = evaluate(key, state.average)
     metrics = summarise(config, task, base, before, after)
     metrics |= {"reward_queries": config.updates() * config.optimisation.batch, "traces": traces}
-    metrics |= at_other_steps(config, task, key, state)
+    metrics |= at_other_steps(config, task, mesh, key, state)
     write_results(
         run,
         experiment=NAME,
@@ -87,8 +88,12 @@ def main(config: Config) -> Path:
         digest=state_digest(state.average),
         seconds=time.monotonic() - began,
     )
-    finish(config, task, run, base, before, after, state)
-    report.print_results(metrics, run.folder)
+    if config.environment == "digits":
+        notes = {"experiment": NAME, "solver_steps": config.grid_steps()}
+        save_model(run.folder / "model", config.model, task.shape, state.average, notes)
+    if jax.process_index() == 0:
+        draw(config, task, run, base, before, after)
+        report.print_results(metrics, run.folder)
     return run.folder
 
 
@@ -117,7 +122,9 @@ def fine_tune(
     algorithm = make_algorithm(config, task, config.algorithm, penalty_of(config, config.algorithm))
     state, start = algorithm.init(jax.random.key(config.run.seed)), 0
     batch = config.optimisation.batch
-    watch = make_evaluation(task, config.grid_steps(), number=min(1024, config.evaluation_samples))
+    watch = make_evaluation(
+        task, config.grid_steps(), mesh, number=min(1024, config.evaluation_samples)
+    )
     watch_key = jax.random.key(config.run.seed + 2000)
     step = CountTraces(algorithm.step)
     with Checkpoints(run.checkpoints) as checkpoints:
@@ -129,7 +136,7 @@ def fine_tune(
             state = train(
                 step,
                 state,
-                lambda k: Batch(jnp.ones(batch)),
+                lambda k: own_part(Batch(jnp.ones(batch))),
                 steps=config.updates(),
                 start=start,
                 log=log,
@@ -179,11 +186,11 @@ def summarise(
     return metrics
 
 
-def at_other_steps(config: Config, task: Task, key, state: ControlState) -> dict[str, Any]:
+def at_other_steps(config: Config, task: Task, mesh, key, state: ControlState) -> dict[str, Any]:
     """Return success, reward and path KL of the trained policy under other numbers of steps."""
     metrics = {}
     for steps in config.evaluation_solver_steps:
-        evaluate = make_evaluation(task, steps, number=config.evaluation_samples)
+        evaluate = make_evaluation(task, steps, mesh, number=config.evaluation_samples)
         for when, params in (("before", task.policy.init(key)), ("after", state.average)):
             found = evaluate(key, params)
             metrics[f"gold_success/{when}/steps={steps}"] = found.success
@@ -192,33 +199,25 @@ def at_other_steps(config: Config, task: Task, key, state: ControlState) -> dict
     return metrics
 
 
-def finish(
-    config: Config,
-    task: Task,
-    run: Run,
-    base: BaseSamples,
-    before: Evaluation,
-    after: Evaluation,
-    state: ControlState,
+def draw(
+    config: Config, task: Task, run: Run, base: BaseSamples, before: Evaluation, after: Evaluation
 ) -> None:
-    """Save the model and draw the pictures."""
+    """Draw the pictures of the run."""
     rows = read_metrics(run.metrics)
     plots.draw_curves(run.folder / "curves.png", rows, task.facts.get("diversity/real"))
     track = [
         (row["evaluation/kl"], row["evaluation/success"]) for row in rows if "evaluation/kl" in row
     ]
     plots.draw_frontier(run.folder / "frontier.png", base.frontier(), {config.algorithm: track})
+    pictures = run.folder / "samples.png"
     if config.environment == "digits":
         target = "--reward" if config.reward else f"class {config.target_class}"
-        pictures = run.folder / "samples.png"
         plots.draw_samples(pictures, before.samples[:64], after.samples[:64], target)
-        notes = {"experiment": NAME, "solver_steps": config.grid_steps()}
-        save_model(run.folder / "model", config.model, task.shape, state.average, notes)
         return
     environment = analytic.make_environment(config.environment, config.penalty)
     ideal = environment.tilted_law().sample(jax.random.key(1), len(after.samples))
     laws = (before.samples[:, 0], after.samples[:, 0], np.asarray(ideal[:, 0]))
-    plots.draw_histograms(run.folder / "samples.png", *laws)
+    plots.draw_histograms(pictures, *laws)
 
 
 def _curve_row(found: Evaluation, queries: int) -> dict[str, Any]:

@@ -5,8 +5,9 @@ as the advantage of every step and no penalty:
 
     A_i = (R - mean R) / std R,  mean and std over the batch, per prompt.                 (1)
 
-DPOK (2305.16381) is a policy gradient with a penalty; here with the full gradient of the penalised
-objective, the divergence still to come being part of the return:
+DPOK (2305.16381) is a policy gradient with a penalty, its importance weights clipped like DDPO's;
+here with the full gradient of the penalised objective, the divergence still to come being part of
+the return:
 
     A_i = R - lambda \sum_{j>=i} KL_j - mean over the batch,                              (2)
 
@@ -74,10 +75,10 @@ def make_dpok(
     optimizer: optax.GradientTransformation,
     config: UpdateConfig = DEFAULT_UPDATE,
 ) -> Algorithm:
-    """Return DPOK (2): policy gradient with returns to go; arguments as `make_ddpo`."""
+    """Return DPOK (2): clipped ratios with returns to go; arguments as `make_ddpo`."""
 
     def surrogate(rows, score, log_ratio):
-        return policy.policy_gradient(log_ratio, rows.advantages)
+        return policy.clipped_surrogate(log_ratio, rows.advantages, clip=config.clip)
 
     def centred_returns(rollout: Rollout, values, batch: Batch):
         returns = advantage.returns_to_go(-problem.penalty * rollout.kl, rollout.rewards)
@@ -92,6 +93,7 @@ def make_dpok(
         critic=None,
         config=config,
         advantage_fn=centred_returns,
+        clip=config.clip,
     )
 
 

@@ -28,7 +28,14 @@ from ctrl_jax.runtime.errors import (
 )
 from ctrl_jax.runtime.logs import MetricsLog, read_metrics, tensorboard_adapter, wandb_adapter
 from ctrl_jax.runtime.loop import LoopOptions, train
-from ctrl_jax.runtime.mesh import MeshOptions, check_batch, make_mesh, replicate, shard_batch
+from ctrl_jax.runtime.mesh import (
+    MeshOptions,
+    check_batch,
+    make_mesh,
+    own_part,
+    replicate,
+    shard_batch,
+)
 from ctrl_jax.runtime.options import RunOptions, prepare
 from ctrl_jax.runtime.progress import progress
 from ctrl_jax.runtime.records import read_json, write_json_atomic
@@ -68,6 +75,7 @@ __all__ = [
     "load_model",
     "make_mesh",
     "open_run",
+    "own_part",
     "prepare",
     "progress",
     "read_json",

@@ -109,6 +109,26 @@ def shard_batch(mesh: Mesh, tree: Any) -> Any:
     return jax.tree_util.tree_map_with_path(put, tree)
 
 
+def own_part(tree: Any) -> Any:
+    """Returns the rows of a whole batch that this process gives to `shard_batch`.
+
+    Args:
+        tree: Arrays (batch, …) with the same value on every process, whose number divides batch.
+
+    Returns:
+        The same tree of this process's rows; the tree itself where there is one process.
+    """
+    count, index = jax.process_count(), jax.process_index()
+    if count == 1:
+        return tree
+
+    def rows(leaf):
+        size = leaf.shape[0] // count
+        return leaf[index * size : (index + 1) * size]
+
+    return jax.tree.map(rows, tree)
+
+
 def replicate(mesh: Mesh, tree: Any) -> Any:
     """Copies every array of a tree to every device of the mesh.
 

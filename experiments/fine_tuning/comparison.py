@@ -21,6 +21,7 @@ from ctrl_jax.metrics import frontier as frontiers
 from ctrl_jax.runtime import (
     Run,
     RunError,
+    own_part,
     progress,
     refuse,
     replicate,
@@ -80,12 +81,13 @@ def compare(
         at_least = ">= " if found[f"{name}/queries/is_lower_bound"] else ""
         cells = [found[f"{name}/{part}"] for part in _PARTS[1:]]
         rows.append([name, f"{at_least}{found[f'{name}/queries']:.0f}", *cells])
-    title = f"{100 * GAIN:.0f} % of the achievable gain, {config.seeds} seed(s)"
-    report.print_table(title, ("algorithm", *_PARTS), rows)
-    tracks = {name: sweep.points for name, sweep in sweeps.items()}
-    plots.draw_frontier(run.folder / "frontier.png", base.frontier(), tracks, joined=False)
-    curves = {name: sweep.objectives for name, sweep in sweeps.items()}
-    plots.draw_queries(run.folder / "queries.png", curves, config.optimisation.batch, optimum)
+    if jax.process_index() == 0:
+        title = f"{100 * GAIN:.0f} % of the achievable gain, {config.seeds} seed(s)"
+        report.print_table(title, ("algorithm", *_PARTS), rows)
+        tracks = {name: sweep.points for name, sweep in sweeps.items()}
+        plots.draw_frontier(run.folder / "frontier.png", base.frontier(), tracks, joined=False)
+        curves = {name: sweep.objectives for name, sweep in sweeps.items()}
+        plots.draw_queries(run.folder / "queries.png", curves, config.optimisation.batch, optimum)
     write_results(
         run,
         experiment="score_as_action",
@@ -152,7 +154,7 @@ def _sweep(config: Config, task: Task, name: str, penalty: float, mesh: Mesh, ti
     def algorithm(lam):
         return make_algorithm(config, task, name, 0.0 if name == "ddpo" else lam)
 
-    batch = shard_batch(mesh, Batch(jnp.ones(config.optimisation.batch)))
+    batch = shard_batch(mesh, own_part(Batch(jnp.ones(config.optimisation.batch))))
     lams = jnp.asarray(penalties, jnp.float32)
     state = jax.jit(jax.vmap(lambda key, lam: algorithm(lam).init(key)))(keys, lams)
     lams, state = replicate(mesh, (lams, state))
@@ -160,7 +162,7 @@ def _sweep(config: Config, task: Task, name: str, penalty: float, mesh: Mesh, ti
         jax.vmap(lambda state, lam, batch: algorithm(lam).step(state, batch), (0, 0, None)),
         donate_argnums=0,
     )
-    evaluate = make_evaluation(task, config.grid_steps(), number=config.evaluation_samples)
+    evaluate = make_evaluation(task, config.grid_steps(), mesh, number=config.evaluation_samples)
     key = jax.random.key(config.run.seed + 1000)
     steps = config.updates()
     stops = set(np.linspace(steps / 5, steps, 5).astype(int)) if name == "ddpo" else {steps}

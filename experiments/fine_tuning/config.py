@@ -107,7 +107,7 @@ class Optimisation:
         check_positive("optimisation.gradient_clip", self.gradient_clip)
 
 
-_OF_ONE_RUN = ("algorithm", "evaluation_solver_steps", "evaluate_every", "checkpoint_every")
+_OF_ONE_RUN = ("algorithm", "evaluation_solver_steps")
 DEFAULT_UPDATE = UpdateConfig(trace=0.0, value_epochs=4, average_decay=0.9)
 
 
@@ -161,10 +161,10 @@ class Config:
     """Samples of the base model behind the ideal frontier."""
 
     evaluate_every: int = 10
-    """Updates between evaluations of the curves."""
+    """Updates between evaluations of the curves (of a single run)."""
 
     checkpoint_every: int = 10
-    """Updates between checkpoints."""
+    """Updates between checkpoints (of a single run)."""
 
     model: DiffusionSpec = dataclasses.field(default_factory=DiffusionSpec)
     pretraining: Pretraining = dataclasses.field(default_factory=Pretraining)
@@ -224,5 +224,5 @@ class Config:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.name in _OF_ONE_RUN and value != field.default:
-                rule = "--compare runs every algorithm, without checkpoints or curves"
+                rule = "--compare runs every algorithm at one number of steps"
                 raise refuse(field.name, value, rule, "leave out this option or --compare")

@@ -28,6 +28,7 @@ from ctrl_jax.runtime import (
     load_callable,
     load_digits,
     load_folder,
+    own_part,
     refuse,
     train,
 )
@@ -95,7 +96,7 @@ def make_task(config: Config, inputs: Inputs, folder: Path, mesh) -> Task:
         real = None
     else:
         stage = folder / f"reward-{_reward_fingerprint(config, digits.train_images, mesh)}"
-        reward_fn, facts = _learned_reward(config, annotator, base, stage, shape)
+        reward_fn, facts = _learned_reward(config, annotator, base, stage, mesh)
         success_fn = annotator.success
         real = digits.train_images[digits.train_labels == config.target_class]
         facts["annotator/accuracy"] = annotator.accuracy(digits.train_images, digits.train_labels)
@@ -201,11 +202,12 @@ def _base_sampler(config: Config, spec: DiffusionSpec, model: Model, params, sha
     return base
 
 
-def _learned_reward(config: Config, annotator: Annotator, base, folder: Path, shape):
+def _learned_reward(config: Config, annotator: Annotator, base, folder: Path, mesh):
     """Learn the reward from the annotator's choices between base samples, standardised on them."""
     options = config.preferences
-    model = as_model(lambda rngs: ValueMLP(shape, width=128, depth=2, rngs=rngs))
     images = base(1, 2 * options.pairs)
+    shape = images.shape[1:]
+    model = as_model(lambda rngs: ValueMLP(shape, width=128, depth=2, rngs=rngs))
     first, second = images[: options.pairs], images[options.pairs :]
     generator = np.random.default_rng(config.run.seed)
     choice = annotator.prefers_first(first, second, generator)
@@ -213,7 +215,7 @@ def _learned_reward(config: Config, annotator: Annotator, base, folder: Path, sh
     pairs = Pairs(np.where(choice, first, second), np.where(choice, second, first))
     held_out = options.pairs // 5
     with Checkpoints(folder, keep=1) as checkpoints:
-        params = _train_reward(config, model, pairs, held_out, checkpoints)
+        params = _train_reward(config, model, pairs, held_out, checkpoints, mesh)
 
     reward_fn = learned(model, params)
     score = jax.jit(reward_fn)
@@ -222,17 +224,20 @@ def _learned_reward(config: Config, annotator: Annotator, base, folder: Path, sh
     return standardised(reward_fn, np.asarray(score(images))), facts
 
 
-def _train_reward(config: Config, model: Model, pairs: Pairs, held_out: int, checkpoints):
+def _train_reward(config: Config, model: Model, pairs: Pairs, held_out: int, checkpoints, mesh):
     options = config.preferences
     schedule = optax.cosine_decay_schedule(options.learning_rate, options.steps)
     algorithm = make_reward_learning(
         model, optax.adamw(schedule, weight_decay=options.weight_decay)
     )
 
+    data = mesh.shape["data"]
+    size = -(-256 // data) * data
+
     def batch(k):
         generator = np.random.default_rng([config.run.seed, k])
-        rows = generator.integers(held_out, options.pairs, size=256)
-        return Pairs(pairs.chosen[rows], pairs.rejected[rows])
+        rows = generator.integers(held_out, options.pairs, size=size)
+        return own_part(Pairs(pairs.chosen[rows], pairs.rejected[rows]))
 
     state = algorithm.init(jax.random.key(config.run.seed))
     if checkpoints.steps():
@@ -247,7 +252,10 @@ def _train_reward(config: Config, model: Model, pairs: Pairs, held_out: int, che
         start=start,
         checkpoints=checkpoints,
         options=LoopOptions(
-            fetch_every=50, progress=config.run.progress, description="reward from preferences"
+            fetch_every=50,
+            progress=config.run.progress,
+            description="reward from preferences",
+            mesh=mesh,
         ),
     )
     return jax.device_get(state.learner.params)

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 from ctrl_jax.algorithms import DataBatch, make_score_pretraining, uniform_times
-from ctrl_jax.runtime import Checkpoints, LoopOptions, state_digest, train, versions
+from ctrl_jax.runtime import Checkpoints, LoopOptions, own_part, state_digest, train, versions
 from ctrl_jax.runtime.saved_models import load_model, save_model
 from experiments.fine_tuning.config import Config
 
@@ -51,7 +51,7 @@ def _train_score(config: Config, images: np.ndarray, folder: Path, mesh):
 
     def batch(k):
         rows = np.random.default_rng([config.run.seed, k]).integers(len(images), size=options.batch)
-        return DataBatch(jnp.asarray(images[rows]))
+        return own_part(DataBatch(jnp.asarray(images[rows])))
 
     with Checkpoints(folder, keep=1) as checkpoints:
         state = algorithm.init(jax.random.key(config.run.seed))

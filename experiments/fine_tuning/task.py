@@ -1,16 +1,19 @@
 """A fine-tuning task: everything that the algorithms, the evaluation and the plots need of it."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ctrl_jax._typing import Model, RewardFn
 from ctrl_jax.algorithms import Batch, DiffusionControl, roll_out
 from ctrl_jax.metrics import frontier
 from ctrl_jax.processes import LinearProcess, grids
+from ctrl_jax.runtime import own_part, replicate, shard_batch
 from ctrl_jax.solvers import ExponentialEuler, GaussianSolver
 
 TEMPERATURES = np.geomspace(0.01, 10.0, 121)
@@ -85,28 +88,33 @@ class Evaluation(NamedTuple):
     diversity: float | None
 
 
-def make_evaluation(task: Task, steps: int, *, number: int, chunk: int = 2048):
+def make_evaluation(task: Task, steps: int, mesh: Mesh, *, number: int, chunk: int = 2048):
     """Return ``evaluate(key, params) -> Evaluation``, compiled once, in chunks of equal size.
 
     Args:
         task: the task.
         steps: solver steps.
+        mesh: devices that the samples are divided over.
         number: samples; rounded up to a multiple of `chunk`.
         chunk: samples per compiled call.
     """
     problem = task.problem(steps, 0.0)
-    chunk = min(chunk, number)
-    batch = Batch(jnp.ones(chunk))
+    data = mesh.shape["data"]
+    chunk = -(-min(chunk, number) // data) * data
+    batch = shard_batch(mesh, own_part(Batch(jnp.ones(chunk))))
 
-    @jax.jit
-    def simulate(key, params, reference):
+    # Replicated results, which every process can read.
+    @partial(jax.jit, out_shardings=NamedSharding(mesh, PartitionSpec()))
+    def simulate(key, params, reference, batch):
         rollout = roll_out(key, problem, task.policy, params, reference, batch)
         return rollout.states[-1], rollout.rewards, jnp.sum(rollout.kl, axis=0)
 
     def evaluate(key, params) -> Evaluation:
-        reference = task.reference.init(key)
+        params, reference = replicate(mesh, (params, task.reference.init(key)))
         keys = jax.random.split(key, -(-number // chunk))
-        parts = [jax.device_get(simulate(k, params, reference)) for k in keys]
+        parts = [
+            jax.device_get(simulate(replicate(mesh, k), params, reference, batch)) for k in keys
+        ]
         samples, rewards, kls = (np.concatenate(part) for part in zip(*parts, strict=True))
         successes = np.asarray(task.success_fn(samples))
         kept = samples[successes > 0]

@@ -19,6 +19,7 @@ from experiments.fine_tuning.config import Config
 from experiments.score_as_action import main
 from tests.algorithms.steering import EXACT
 from tests.experiments.tiny import TINY
+from tests.runtime.processes import free_port, start_python
 
 REQUIRED = {
     "gold_success/before",
@@ -130,6 +131,24 @@ def test_own_data_reward_and_other_solver_steps(tmp_path, monkeypatch):
     assert 0.0 < metrics["gold_success/before"] < 0.3
     assert metrics["diversity/real"] is None
     assert {"kl/path/after/steps=3", "gold_success/before/steps=7"} <= set(metrics)
+
+
+@SLOW
+def test_two_processes_do_what_two_devices_do(tmp_path, monkeypatch):
+    """A pod's hosts run the same command and end with the same numbers as one machine."""
+    monkeypatch.chdir(tmp_path)
+    line = ["-m", "experiments.score_as_action", *TINY, "--pretraining.no-reuse"]
+    together = [*line, "--out", "two", "--distributed", "on", "--processes", "2"]
+    together += ["--coordinator", f"127.0.0.1:{free_port()}", "--process-id"]
+    processes = [start_python(*together, str(rank)) for rank in range(2)]
+    alone = start_python(*line, "--out", "one", JAX_NUM_CPU_DEVICES="2")
+    for process in (*processes, alone):
+        _, err = process.communicate(timeout=400)
+        assert process.returncode == 0, err
+    one, two = (json.loads(Path(name, "results.json").read_text()) for name in ("one", "two"))
+    assert one["metrics"]["kl/path"] > 0
+    for name, value in one["metrics"].items():
+        assert two["metrics"][name] == pytest.approx(value, rel=1e-4), name
 
 
 @SLOW

@@ -1,6 +1,7 @@
 """Running Python in processes of its own, with this repository importable."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -31,3 +32,10 @@ def run_python(*args: str, **variables: str) -> tuple[int, str, str]:
     process = start_python(*args, **variables)
     out, err = process.communicate(timeout=120)
     return process.returncode, out, err
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]

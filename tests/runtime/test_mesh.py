@@ -1,13 +1,11 @@
 """Mesh, sharded batches and several processes, on simulated devices."""
 
-import socket
-
 import jax
 import pytest
 from jax.sharding import AbstractMesh, AxisType
 
 from ctrl_jax.runtime import MeshOptions, check_batch, make_mesh, start
-from tests.runtime.processes import run_python, start_python
+from tests.runtime.processes import free_port, run_python, start_python
 
 EIGHT = """
 import warnings; warnings.simplefilter("error")
@@ -123,9 +121,7 @@ checkpoints.close()
 
 
 def test_two_processes_agree_on_the_folder_the_stop_and_the_state(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    port = str(free_port())
     pair = [start_python("-c", TWO, port, str(rank), str(tmp_path)) for rank in (0, 1)]
     try:
         results = [process.communicate(timeout=100) for process in pair]
