@@ -28,6 +28,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from ctrl_jax.processes.linear import LinearProcess
@@ -62,11 +63,13 @@ def wasserstein_bound(
         ValueError: a concrete error is negative or not finite, or h is not positive.
     """
     _check(initial_error=initial_error, score_error=score_error)
-    if h is not None and not isinstance(h, jax.core.Tracer) and not h > 0:
+    if h is not None and not isinstance(h, Tracer) and not h > 0:
         raise ValueError(f"wasserstein_bound: h must be positive, got {h!r}.")
     integrals = _integrals(process, lipschitz)
     log_errors = jnp.log(jnp.asarray(initial_error)), jnp.log(jnp.asarray(score_error))
-    log_h = _best_log_h(integrals, log_errors) if h is None else jnp.log(jnp.asarray(h))
+    # At the best h the bound does not move with h: no gradient has to pass the search.
+    known = jax.lax.stop_gradient((integrals, log_errors))
+    log_h = _best_log_h(*known) if h is None else jnp.log(jnp.asarray(h))
     return jnp.exp(_log_square(integrals, log_errors, log_h) / 2)
 
 
@@ -103,7 +106,7 @@ def total_variation_bound(
 
 def _check(**errors) -> None:
     for name, value in errors.items():
-        if not isinstance(value, jax.core.Tracer) and not 0 <= value < np.inf:
+        if not isinstance(value, Tracer) and not 0 <= value < np.inf:
             raise ValueError(f"{name} must be finite and not negative, got {value!r}.")
 
 
@@ -158,6 +161,7 @@ def _log_square(integrals, log_errors, log_h):
     return jnp.logaddexp(2 * log_errors[0] + exponent[-1], from_score)
 
 
+@jax.jit
 def _best_log_h(integrals, log_errors):
     """Golden-section search: the logarithm of (2) is convex in log h."""
     _, _, noise = integrals
@@ -173,8 +177,7 @@ def _best_log_h(integrals, log_errors):
         return jnp.where(better_left, low, left), jnp.where(better_left, right, high)
 
     low, high = jax.lax.fori_loop(0, _SEARCHES, narrow, (low, high))
-    # At the optimum the bound does not move with h: no gradient has to pass the search.
-    return jax.lax.stop_gradient((low + high) / 2)
+    return (low + high) / 2
 
 
 def _values(lipschitz: Lipschitz, t: Array) -> Array:

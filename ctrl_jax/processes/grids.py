@@ -62,8 +62,8 @@ def edm(
     if not (np.isfinite(rho) and rho > 0):
         raise ValueError(f"rho must be a positive finite number, got {rho!r}.")
     times, log_ratios = _table(process, steps, end)
-    ends = np.exp((log_ratios[[-1, 0]] - log_ratios[-1]) / rho)  # relative to the largest
-    levels = log_ratios[-1] + rho * np.log(np.linspace(*ends, steps + 1))
+    lowest = np.exp((log_ratios[0] - log_ratios[-1]) / rho)  # relative to the largest
+    levels = log_ratios[-1] + rho * np.log(np.linspace(1.0, lowest, steps + 1))
     return _at_log_ratios(process, times, log_ratios, levels)
 
 

@@ -3,8 +3,8 @@ r"""The Ornstein-Uhlenbeck process, and its contractive twin with the drift's si
     OU:              b = -\theta,  a = e^{-\theta t},  v = \tau^2 (1 - e^{-2 \theta t});
     contractive OU:  b = +\theta,  a = e^{\theta t},   v = \tau^2 (e^{2 \theta t} - 1).
 
-with \tau^2 = \sigma^2 / (2 \theta). The noise-to-signal ratio of the second tends to \tau: the signal
-is never lost.
+with \tau^2 = \sigma^2 / (2 \theta). The noise-to-signal ratio of the second tends to \tau: the
+signal is never lost.
 
 Source: arXiv 2402.07487, section 2; arXiv 2401.13115, section 3.
 """

@@ -148,7 +148,8 @@ class ScheduledProcess(LinearProcess):
             ValueError: an argument is not positive, or beta_max is below the rate at t = 0.
         """
         schedule = CosineSchedule(offset, beta_max, horizon)
-        return eqx.tree_at(lambda process: process.schedule, cls(), schedule)
+        process = cls()  # pyright: ignore[reportCallIssue] (every leaf has its own constructor)
+        return eqx.tree_at(lambda process: process.schedule, process, schedule)
 
 
 def linear_schedule(

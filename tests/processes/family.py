@@ -78,3 +78,11 @@ FAMILY: dict[str, tuple[LinearProcess, oracle.LinearSDE]] = {
 
 every_process = pytest.mark.parametrize("process", [p for p, _ in FAMILY.values()], ids=[*FAMILY])
 every_pair = pytest.mark.parametrize(("process", "sde"), FAMILY.values(), ids=[*FAMILY])
+
+# One of each class and the variants that start or end elsewhere: for laws that take longer.
+KINDS = {
+    name: pair[0]
+    for name, pair in FAMILY.items()
+    if "," not in name or name in ("ve, blurred", "vp, cosine", "edm, contractive")
+}
+every_kind = pytest.mark.parametrize("process", KINDS.values(), ids=[*KINDS])

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy.integrate import quad
 
-from ctrl_jax.processes import OU, VP, ContractiveOU, ContractiveSubVP, ContractiveVP
+from ctrl_jax.processes import EDM, OU, VP, ContractiveOU, ContractiveSubVP, ContractiveVP
 from ctrl_jax.processes.contraction import margin, total_variation_bound, wasserstein_bound
 from tests.oracles import linear_sdes
-from tests.processes.family import every_process
+from tests.processes.family import every_kind
 from tests.processes.gaussian import exact_score, law, reversed_law
 
 
@@ -60,7 +60,7 @@ def test_an_independent_quadrature():
     np.testing.assert_allclose(found, expected, rtol=1e-8)
 
 
-@every_process
+@pytest.mark.parametrize("process", [VP(), ContractiveOU(), ContractiveVP(), EDM(8.0, 0.9)])
 def test_the_default_h_is_the_best(process, unchecked):
     errors = {"initial_error": 0.3, "score_error": 0.1, "lipschitz": lambda t: -0.01 * t}
     best = float(wasserstein_bound(process, **errors))
@@ -69,7 +69,7 @@ def test_the_default_h_is_the_best(process, unchecked):
     assert best <= float(scanned.min()) * (1 + 1e-5)
 
 
-@every_process
+@every_kind
 @pytest.mark.parametrize("bias", [-0.2, 0.2])
 def test_the_bound_holds(process, bias):
     """Gaussian data, the exact score plus a constant, a start that is off: W2 is known exactly."""

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from ctrl_jax.processes import EDM, VE, VP, ContractiveOU, grids
-from tests.processes.family import every_process
+from tests.processes.family import every_kind
 
 GRIDS = [grids.uniform, grids.quadratic, grids.log_snr, grids.edm]
 BY_RATIO = [grids.log_snr, grids.edm]
 
 
 @pytest.mark.parametrize("make", GRIDS)
-@every_process
+@every_kind
 @pytest.mark.parametrize("steps", [1, 2, 50])
 def test_grids_increase_between_their_ends(make, process, steps):
     end = 1e-2 * process.horizon
@@ -32,7 +32,7 @@ def test_uniform_and_quadratic_spacing():
     np.testing.assert_allclose(forward, [1.0, 9 / 16, 4 / 16, 1 / 16, 0.0], atol=1e-6)
 
 
-@every_process
+@every_kind
 def test_log_snr_is_equidistant(process):
     with jax.enable_x64(True):
         grid = grids.log_snr(process, 40, end=1e-3 * process.horizon)
@@ -40,7 +40,7 @@ def test_log_snr_is_equidistant(process):
     np.testing.assert_allclose(spacing, spacing.mean(), rtol=1e-4)
 
 
-@every_process
+@every_kind
 @pytest.mark.parametrize("rho", [1.0, 7.0])
 def test_edm_is_equidistant_in_a_root_of_the_ratio(process, rho):
     with jax.enable_x64(True):

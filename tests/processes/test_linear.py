@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from ctrl_jax.processes import EDM, VP, ContractiveSubVP
-from tests.processes.family import every_process
+from tests.processes.family import every_kind
 
 T = jnp.asarray(0.2)
 
 
-@every_process
+@every_kind
 @pytest.mark.parametrize("shape", [(), (2,), (4,), (4, 2), (4, 3, 2)])
 def test_a_scalar_time_takes_any_state(process, shape):
     x = jnp.full(shape, 2.0)
@@ -20,7 +20,7 @@ def test_a_scalar_time_takes_any_state(process, shape):
     np.testing.assert_allclose(drift, 2 * float(process.contraction_rate(T)), rtol=1e-6)
 
 
-@every_process
+@every_kind
 @pytest.mark.parametrize("shape", [(4,), (4, 2), (4, 3, 2)])
 def test_a_vector_of_times_goes_with_the_leading_axis(process, shape):
     t = jnp.linspace(0.05, 0.24, 4)
@@ -32,7 +32,7 @@ def test_a_vector_of_times_goes_with_the_leading_axis(process, shape):
     assert process.marginal(t).scale.shape == process.marginal(t).std.shape == (4,)
 
 
-@every_process
+@every_kind
 def test_sampling_returns_the_noise_it_used(process):
     x_0 = jax.random.normal(jax.random.key(0), (4, 3))
     for t in (T, jnp.linspace(0.05, 0.24, 4)):
@@ -41,7 +41,7 @@ def test_sampling_returns_the_noise_it_used(process):
         np.testing.assert_allclose(x_t, scale * x_0 + std * noise, rtol=1e-6)
 
 
-@every_process
+@every_kind
 def test_marginals_are_drawn(process):
     # Two z-tests of 20000 draws: |z| < 4.5 fails a right sampler with probability 1.4e-5.
     x_t, _ = process.sample_marginal(jax.random.key(2), jnp.full((20000, 1), 1.5), T)
@@ -50,7 +50,7 @@ def test_marginals_are_drawn(process):
     assert abs(float(x_t.var()) - std**2) < 4.5 * std**2 * np.sqrt(2 / 20000)
 
 
-@every_process
+@every_kind
 def test_the_reversal_has_its_drift_and_diffusion(process):
     sde = process.reverse(lambda t, x: t - 3 * x)
     r, x = jnp.asarray(0.15), jnp.asarray([[0.7], [-1.1]])
@@ -64,7 +64,7 @@ def test_the_reversal_has_its_drift_and_diffusion(process):
     assert float(ode.diffusion(r)) == 0.0
 
 
-@every_process
+@every_kind
 def test_jit_vmap_and_grad(process):
     t, x = jnp.linspace(0.05, 0.24, 4), jnp.ones((4, 2))
     np.testing.assert_allclose(jax.jit(process.drift)(t, x), process.drift(t, x), rtol=1e-6)
@@ -75,13 +75,13 @@ def test_jit_vmap_and_grad(process):
     np.testing.assert_allclose(slope, expected, rtol=1e-5, atol=1e-7)
 
 
-@every_process
+@every_kind
 def test_noise_overcomes_the_signal(process):
     t = jnp.linspace(0.0, process.horizon, 51)
     assert (jnp.diff(process.noise_to_signal(t)) > 0).all()
 
 
-@every_process
+@every_kind
 def test_samples_are_in_units_of_the_data(process):
     start = process.marginal(jnp.asarray(0.0)).scale
     expected = process.scale_min if isinstance(process, EDM) else 1.0
@@ -90,7 +90,7 @@ def test_samples_are_in_units_of_the_data(process):
     np.testing.assert_allclose(process.unscale(start * x), x, rtol=1e-6)
 
 
-@every_process
+@every_kind
 def test_leaves_may_be_traced(process, unchecked):
     t = jnp.asarray(0.2)
     jitted = jax.jit(lambda process, t: process.marginal(t))(process, t)

@@ -7,7 +7,7 @@ import pytest
 
 from ctrl_jax._typing import expand
 from ctrl_jax.processes import VP, parameterisation
-from tests.processes.family import every_process
+from tests.processes.family import every_kind
 from tests.processes.gaussian import MEAN, VARIANCE, exact_score
 
 
@@ -41,7 +41,7 @@ PARAMETERISATIONS = list(exact_networks(VP()))
 
 
 @pytest.mark.parametrize("parameterise", PARAMETERISATIONS)
-@every_process
+@every_kind
 @pytest.mark.parametrize("fraction", [0.05, 0.5, 1.0])
 def test_exact_predictions_give_the_exact_score(parameterise, process, fraction):
     with jax.enable_x64(True):
@@ -75,7 +75,7 @@ INVERSE = {
 
 
 @pytest.mark.parametrize("parameterise", PARAMETERISATIONS)
-@every_process
+@every_kind
 def test_round_trips(parameterise, process):
     """Any network, not only an exact one, is what its score stands for, and the other way round."""
 
@@ -92,7 +92,7 @@ def test_round_trips(parameterise, process):
         np.testing.assert_allclose(again(t, x, label), network(t, x, label), rtol=1e-8)
 
 
-@every_process
+@every_kind
 def test_exact_scores_give_exact_predictions(process):
     with jax.enable_x64(True):
         t = jnp.linspace(0.02, 1.0, 4) * process.horizon

@@ -7,7 +7,7 @@ import pytest
 
 from ctrl_jax.processes import EDM, VE, VP, ContractiveSubVP
 from ctrl_jax.processes.reuse import from_variance_exploding
-from tests.processes.family import every_process
+from tests.processes.family import every_kind
 from tests.processes.gaussian import exact_score
 
 CONVENTIONS = [VE(1e-4, 2e3), VE(1e-4, 2e3, zero_start=False, horizon=2.0)]
@@ -18,7 +18,7 @@ def points(process):
     return t, jnp.linspace(-2.0, 3.0, 12).reshape(6, 2)
 
 
-@every_process
+@every_kind
 @pytest.mark.parametrize("ve", CONVENTIONS)
 def test_the_exact_score_of_one_gives_that_of_the_other(process, ve):
     with jax.enable_x64(True):
