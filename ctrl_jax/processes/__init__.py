@@ -1,7 +1,31 @@
-"""Forward SDEs, their reversal, network parameterisations and time grids."""
+"""Forward SDEs, their reversal, network parameterisations, time grids and contraction."""
 
-from ctrl_jax.processes import grids, parameterisation
+from ctrl_jax.processes import contraction, grids, parameterisation, reuse
+from ctrl_jax.processes.edm import EDM
 from ctrl_jax.processes.linear import LinearProcess, Marginal, ReverseSDE
-from ctrl_jax.processes.variance_preserving import VP
+from ctrl_jax.processes.ornstein_uhlenbeck import OU, ContractiveOU
+from ctrl_jax.processes.schedules import CosineSchedule, LinearSchedule, NoiseSchedule
+from ctrl_jax.processes.sub_variance_preserving import ContractiveSubVP, SubVP
+from ctrl_jax.processes.variance_exploding import VE
+from ctrl_jax.processes.variance_preserving import VP, ContractiveVP
 
-__all__ = ["VP", "LinearProcess", "Marginal", "ReverseSDE", "grids", "parameterisation"]
+__all__ = [
+    "EDM",
+    "OU",
+    "VE",
+    "VP",
+    "ContractiveOU",
+    "ContractiveSubVP",
+    "ContractiveVP",
+    "CosineSchedule",
+    "LinearProcess",
+    "LinearSchedule",
+    "Marginal",
+    "NoiseSchedule",
+    "ReverseSDE",
+    "SubVP",
+    "contraction",
+    "grids",
+    "parameterisation",
+    "reuse",
+]

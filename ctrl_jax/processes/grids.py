@@ -2,6 +2,10 @@
 
 Each returns the ``steps + 1`` reverse times from 0 to ``horizon - end``, where `end` > 0 is the
 forward time at which sampling stops (scores of data are singular at t = 0).
+
+`uniform` and `quadratic` space the times themselves. `log_snr` and `edm` space the noise-to-signal
+ratio n(t) = std / a, which grows with t for every process, and so mean the same for all of them;
+for a process whose n is t (`EDM`) `edm` is the grid of Karras et al. 2022, eq. 5.
 """
 
 import jax
@@ -35,20 +39,55 @@ def log_snr(process: LinearProcess, steps: int, *, end: float = 1e-3) -> Float[A
 
     The inverse is found on the host by interpolation of a fine table: `process` is concrete.
     """
+    times, log_ratios = _table(process, steps, end)
+    levels = np.linspace(log_ratios[-1], log_ratios[0], steps + 1)
+    return _at_log_ratios(process, times, log_ratios, levels)
+
+
+def edm(
+    process: LinearProcess, steps: int, *, rho: float = 7.0, end: float = 1e-3
+) -> Float[Array, " {steps}+1"]:
+    """Return times at equal distances of the noise-to-signal ratio to the power 1 / rho.
+
+    Args:
+        process: the forward process, concrete.
+        steps: number of steps, at least 1.
+        rho: 1 for equal distances of the ratio, finer towards the data above, `log_snr` at
+            infinity.
+        end: forward time of the last point, in the process's unit, in (0, horizon).
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+    if not (np.isfinite(rho) and rho > 0):
+        raise ValueError(f"rho must be a positive finite number, got {rho!r}.")
+    times, log_ratios = _table(process, steps, end)
+    lowest = np.exp((log_ratios[0] - log_ratios[-1]) / rho)  # relative to the largest
+    levels = log_ratios[-1] + rho * np.log(np.linspace(1.0, lowest, steps + 1))
+    return _at_log_ratios(process, times, log_ratios, levels)
+
+
+def _table(process: LinearProcess, steps: int, end: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return increasing times from `end` to the horizon and the log noise-to-signal ratio there."""
     _check(process, steps, end)
     if end == 0:
-        raise ValueError("end must be positive for log_snr, whose ratio is infinite at 0, got 0.")
-    table = np.concatenate(
-        [np.geomspace(min(end, 1e-6 * process.horizon), process.horizon, 20001), [end]]
-    )
-    table = np.unique(table[table >= end])
-    with jax.ensure_compile_time_eval():  # concrete under jit too
-        scale, std = process.marginal(jnp.asarray(table))
-    log_ratio = np.log(np.asarray(scale, np.float64)) - np.log(np.asarray(std, np.float64))
-    levels = np.linspace(log_ratio[-1], log_ratio[0], steps + 1)
-    times = np.interp(-levels, -log_ratio, table)
-    times[0], times[-1] = process.horizon, end
-    return jnp.asarray(process.horizon - times)
+        raise ValueError("end must be positive where the ratio of noise to signal is used, got 0.")
+    span = process.horizon - end
+    # Fine at both ends: a cosine schedule's ratio runs away at the horizon.
+    near_horizon = process.horizon - np.geomspace(1e-6 * span, span, 10001)
+    times = np.concatenate([np.geomspace(end, process.horizon, 20001), near_horizon])
+    times = np.unique(times[times >= end])
+    # In float64, since the ratio of a contractive process flattens; concrete under jit too.
+    with jax.ensure_compile_time_eval(), jax.enable_x64(True):
+        exact = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), process)
+        scale, std = (np.asarray(c, np.float64) for c in exact.marginal(jnp.asarray(times)))
+    return times, np.log(std) - np.log(scale)
+
+
+def _at_log_ratios(process, times, log_ratios, levels) -> Array:
+    found = np.exp(np.interp(levels, log_ratios, np.log(times)))
+    found[0], found[-1] = process.horizon, times[0]
+    return _reversed(process, found)
 
 
 def _polynomial(process: LinearProcess, steps: int, end: float, *, power: int) -> Array:
@@ -56,7 +95,17 @@ def _polynomial(process: LinearProcess, steps: int, end: float, *, power: int) -
     roots = np.linspace(process.horizon ** (1 / power), end ** (1 / power), steps + 1)
     times = roots**power
     times[0], times[-1] = process.horizon, end
-    return jnp.asarray(process.horizon - times)
+    return _reversed(process, times)
+
+
+def _reversed(process: LinearProcess, times: np.ndarray) -> Array:
+    grid = np.asarray(process.horizon - times, jax.dtypes.canonicalize_dtype(np.float64))
+    if not (np.diff(grid) > 0).all():
+        raise ValueError(
+            f"steps: {len(grid) - 1} of them cannot be told apart in {grid.dtype} with end = "
+            f"{times[-1]:.3g}; use fewer, raise end, or enable float64."
+        )
+    return jnp.asarray(grid)
 
 
 def _check(process: LinearProcess, steps: int, end: float) -> None:

@@ -4,7 +4,9 @@ Every process of the library is linear with scalar coefficients,
 
     dX = b(t) X dt + \sigma(t) dB,  0 <= t <= T,                                     (1)
 
-so that X_t given x_0 is N(a(t) x_0, v(t) I) with a' = b a and v' = 2 b v + \sigma^2.   (2)
+so that X_t given x_0 is N(a(t) x_0, v(t) I) with a' = b a and v' = 2 b v + \sigma^2   (2)
+
+and a(0) = 1, v(0) = 0 (`VE` and `EDM` have variants that start elsewhere, and say so).
 
 Read backwards in r = T - t with the score s of the law at time t (Anderson 1982; Song et al. 2021),
 
@@ -60,6 +62,16 @@ class LinearProcess(eqx.Module):
         """Return b(t) x; t broadcasts against the leading axes of x."""
         x = jnp.asarray(x)
         return expand(self.contraction_rate(t), x) * x
+
+    def noise_to_signal(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
+        """Return std / scale, which grows with t for every process."""
+        scale, std = self.marginal(t)
+        return std / scale
+
+    def unscale(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Return x / a(0): samples in units of the data. Only a scaled `EDM` has a(0) != 1."""
+        x = jnp.asarray(x)
+        return x / self.marginal(jnp.asarray(0.0)).scale.astype(x.dtype)
 
     def sample_marginal(
         self, key: Array, x_0: Float[Array, "batch ..."], t: Float[Array, "*t"]

@@ -12,7 +12,11 @@ so each prediction is one affine map away from the score:
                s = -(velocity + (std / a) x) / (a std + std^3 / a)
 
 For a variance-preserving process (a^2 + v = 1) the last line is s = -x - (a / std) velocity.
-Each function takes the network ``network(t, x, *conditions)`` and returns a `score_fn`.
+`from_noise`, `from_data` and `from_velocity` take the network ``network(t, x, *conditions)`` and
+return a `score_fn`; `to_noise`, `to_data` and `to_velocity` take a `score_fn` and return the
+prediction:
+
+    noise = -std s,  x_0 = (x + v s) / a,  velocity = -(std / a) (x + (a^2 + v) s).
 """
 
 from collections.abc import Callable
@@ -52,3 +56,33 @@ def from_velocity(process: LinearProcess, network: Callable[..., Array]) -> Scor
         return -(expand(scale / (std * norm), x) * velocity + x / expand(norm, x))
 
     return score_fn
+
+
+def to_noise(process: LinearProcess, score_fn: ScoreFn) -> Callable[..., Array]:
+    """Return the prediction of the noise that a score function stands for."""
+
+    def noise(t, x, *conditions):
+        return -expand(process.marginal(t).std, x) * score_fn(t, x, *conditions)
+
+    return noise
+
+
+def to_data(process: LinearProcess, score_fn: ScoreFn) -> Callable[..., Array]:
+    """Return the prediction of x_0 that a score function stands for: the denoiser."""
+
+    def data(t, x, *conditions):
+        scale, std = process.marginal(t)
+        return (x + expand(std**2, x) * score_fn(t, x, *conditions)) / expand(scale, x)
+
+    return data
+
+
+def to_velocity(process: LinearProcess, score_fn: ScoreFn) -> Callable[..., Array]:
+    """Return the prediction of a * noise - std * x_0 that a score function stands for."""
+
+    def velocity(t, x, *conditions):
+        scale, std = process.marginal(t)
+        score = score_fn(t, x, *conditions)
+        return -expand(std / scale, x) * (x + expand(scale**2 + std**2, x) * score)
+
+    return velocity

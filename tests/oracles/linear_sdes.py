@@ -40,3 +40,104 @@ def integrated_moments(
 
     solution = solve_ivp(field, (0.0, t), [1.0, 0.0], method="DOP853", rtol=1e-12, atol=1e-14)
     return solution.y[0, -1], solution.y[1, -1]
+
+
+class LinearSDE(NamedTuple):
+    """Coefficients b(t) and sigma^2(t) on [0, horizon], from the scale and variance at t = 0."""
+
+    rate: Callable[[float], float]
+    variance_rate: Callable[[float], float]
+    horizon: float = 1.0
+    scale: float = 1.0
+    variance: float = 0.0
+
+    def moments(self, times) -> tuple[np.ndarray, np.ndarray]:
+        """a and v at increasing times, by integration of the moment equations."""
+
+        def field(t, moments):
+            a, v = moments
+            return [self.rate(t) * a, 2 * self.rate(t) * v + self.variance_rate(t)]
+
+        solution = solve_ivp(
+            field,
+            (0.0, times[-1]),
+            [self.scale, self.variance],
+            method="DOP853",
+            rtol=1e-11,
+            atol=1e-15,
+            t_eval=times,
+            max_step=self.horizon / 200,
+        )
+        return solution.y[0], solution.y[1]
+
+
+def linear_rate(beta_min: float, beta_max: float, horizon: float = 1.0):
+    """beta and its integral B."""
+    line = VariancePreserving(beta_min, beta_max, horizon)
+    return line.beta, line.integral
+
+
+def cosine_rate(offset: float, beta_max: float, horizon: float = 1.0):
+    """beta and B of the cosine schedule, clipped at beta_max / horizon: B by differences of the
+    logarithm of the signal where the rate is not clipped."""
+
+    def angle(t):
+        return (t / horizon + offset) / (1 + offset) * np.pi / 2
+
+    def free(t):
+        return np.pi / (1 + offset) / horizon * np.tan(angle(t))
+
+    clip = horizon * (
+        (1 + offset) * 2 / np.pi * np.arctan(beta_max * (1 + offset) / np.pi) - offset
+    )
+
+    def beta(t):
+        return free(t) if t < clip else beta_max / horizon
+
+    def integral(t):
+        signal = np.cos(angle(min(t, clip))) ** 2 / np.cos(angle(0.0)) ** 2
+        return -np.log(signal) + beta_max / horizon * max(t - clip, 0.0)
+
+    return beta, integral
+
+
+def ornstein_uhlenbeck(rate: float, sigma: float, horizon: float = 1.0) -> LinearSDE:
+    return LinearSDE(lambda t: rate, lambda t: sigma**2, horizon)
+
+
+def variance_exploding(
+    low: float, high: float, horizon: float = 1.0, start: float = 0.0
+) -> LinearSDE:
+    log_ratio = np.log(high / low)
+    return LinearSDE(
+        lambda t: 0.0,
+        lambda t: 2 * log_ratio / horizon * low**2 * np.exp(2 * log_ratio * t / horizon),
+        horizon,
+        variance=start**2,
+    )
+
+
+def variance_preserving(schedule, *, sign: int = -1, horizon: float = 1.0) -> LinearSDE:
+    """sign = +1 for the contractive twin."""
+    beta, _ = schedule
+    return LinearSDE(lambda t: sign * beta(t) / 2, beta, horizon)
+
+
+def sub_variance_preserving(schedule, *, sign: int = -1, horizon: float = 1.0) -> LinearSDE:
+    """sign = +1 for the contractive twin."""
+    beta, integral = schedule
+    return LinearSDE(
+        lambda t: sign * beta(t) / 2,
+        lambda t: beta(t) * sign * np.expm1(sign * 2 * integral(t)),
+        horizon,
+    )
+
+
+def scaled_noise(sigma_max: float, scale: float) -> LinearSDE:
+    """s(t) (x_0 + t e) with s a straight line from `scale` to 1."""
+    slope = (1 - scale) / sigma_max
+
+    def s(t):
+        return scale + slope * t
+
+    return LinearSDE(lambda t: slope / s(t), lambda t: 2 * s(t) ** 2 * t, sigma_max, scale=scale)

@@ -5,38 +5,87 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ctrl_jax.processes import VP, grids
+from ctrl_jax.processes import EDM, VE, VP, ContractiveOU, grids
+from tests.processes.family import every_kind
 
-GRIDS = [grids.uniform, grids.quadratic, grids.log_snr]
-PROCESSES = [VP(), VP(0.2, 2.0, horizon=3.0)]
+GRIDS = [grids.uniform, grids.quadratic, grids.log_snr, grids.edm]
+BY_RATIO = [grids.log_snr, grids.edm]
 
 
 @pytest.mark.parametrize("make", GRIDS)
-@pytest.mark.parametrize("process", PROCESSES)
+@every_kind
 @pytest.mark.parametrize("steps", [1, 2, 50])
 def test_grids_increase_between_their_ends(make, process, steps):
-    grid = make(process, steps, end=1e-2)
+    end = 1e-2 * process.horizon
+    grid = make(process, steps, end=end)
     assert grid.shape == (steps + 1,)
     assert grid.dtype == jnp.float32
     assert (jnp.diff(grid) > 0).all()
     assert float(grid[0]) == 0.0
-    np.testing.assert_allclose(process.horizon - grid[-1], 1e-2, atol=2e-7 * process.horizon)
+    np.testing.assert_allclose(process.horizon - grid[-1], end, atol=2e-7 * process.horizon)
 
 
 def test_uniform_and_quadratic_spacing():
-    forward = 3.0 - np.asarray(grids.uniform(PROCESSES[1], 5, end=0.5), float)
+    forward = 3.0 - np.asarray(grids.uniform(VP(0.2, 2.0, horizon=3.0), 5, end=0.5), float)
     np.testing.assert_allclose(forward, [3.0, 2.5, 2.0, 1.5, 1.0, 0.5], rtol=1e-6)
     forward = 1.0 - np.asarray(grids.quadratic(VP(), 4, end=0.0), float)
     np.testing.assert_allclose(forward, [1.0, 9 / 16, 4 / 16, 1 / 16, 0.0], atol=1e-6)
 
 
-@pytest.mark.parametrize("process", PROCESSES)
+@every_kind
 def test_log_snr_is_equidistant(process):
     with jax.enable_x64(True):
-        grid = grids.log_snr(process, 40, end=1e-3)
-        scale, std = process.marginal(process.horizon - grid)
-        spacing = np.diff(np.log(scale / std))
+        grid = grids.log_snr(process, 40, end=1e-3 * process.horizon)
+        spacing = np.diff(np.log(process.noise_to_signal(process.horizon - grid)))
     np.testing.assert_allclose(spacing, spacing.mean(), rtol=1e-4)
+
+
+@every_kind
+@pytest.mark.parametrize("rho", [1.0, 7.0])
+def test_edm_is_equidistant_in_a_root_of_the_ratio(process, rho):
+    with jax.enable_x64(True):
+        grid = grids.edm(process, 40, rho=rho, end=1e-3 * process.horizon)
+        spacing = np.diff(process.noise_to_signal(process.horizon - grid) ** (1 / rho))
+    np.testing.assert_allclose(spacing, spacing.mean(), rtol=1e-4)
+
+
+def test_edm_is_the_published_grid():
+    """Karras et al. 2022, eq. 5, with sigma from 80 to .002; of the std for VE too."""
+    i = np.arange(18) / 17
+    expected = (80 ** (1 / 7) + i * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
+    with jax.enable_x64(True):
+        grid = grids.edm(EDM(80.0, 0.9), 17, end=0.002)
+        np.testing.assert_allclose(80.0 - np.asarray(grid), expected, rtol=1e-6)
+        ve = VE(0.01, 80.0, zero_start=False)
+        end = float(ve.time_at_std(jnp.asarray(0.02)))
+        stds = ve.marginal(1.0 - grids.edm(ve, 17, end=end)).std
+    expected = (80 ** (1 / 7) + i * (0.02 ** (1 / 7) - 80 ** (1 / 7))) ** 7
+    np.testing.assert_allclose(stds, expected, rtol=1e-6)
+
+
+def test_edm_tends_to_log_snr():
+    with jax.enable_x64(True):
+        found, limit = (f(VP(), 20) for f in (lambda *a: grids.edm(*a, rho=1e7), grids.log_snr))
+        np.testing.assert_allclose(found, limit, atol=1e-5)
+
+
+@pytest.mark.parametrize("make", BY_RATIO)
+def test_a_flat_ratio_is_told_apart(make):
+    """The ratio of a contractive OU is within 1e-12 of its limit from t = 7 on."""
+    grid = make(ContractiveOU(2.0, 1.0, horizon=12.0), 30)
+    assert (jnp.diff(grid) > 0).all() and float(grid[1]) > 3.0
+
+
+@pytest.mark.parametrize("make", GRIDS)
+def test_grids_are_concrete_under_jit(make):
+    process = VE()
+    found = jax.jit(lambda x: x + make(process, 7))(jnp.zeros(8))
+    np.testing.assert_allclose(found, make(process, 7), rtol=1e-6)
+
+
+def test_times_that_float32_cannot_tell_apart_are_refused():
+    with pytest.raises(ValueError, match=r"steps: 1000 of them cannot be told apart in float32"):
+        grids.edm(EDM(80.0), 1000, end=1e-5)
 
 
 @pytest.mark.parametrize("make", GRIDS)
@@ -48,7 +97,14 @@ def test_bad_arguments_are_named(make):
             make(VP(), 4, end=end)
 
 
-def test_log_snr_cannot_reach_the_data():
+@pytest.mark.parametrize("make", BY_RATIO)
+def test_ratios_cannot_reach_the_data(make):
     """At t = 0 the signal-to-noise ratio is infinite."""
-    with pytest.raises(ValueError, match="end must"):
-        grids.log_snr(VP(), 4, end=0.0)
+    with pytest.raises(ValueError, match="end must be positive"):
+        make(VP(), 4, end=0.0)
+
+
+@pytest.mark.parametrize("rho", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_bad_rho_is_named(rho):
+    with pytest.raises(ValueError, match="rho must be a positive finite number, got"):
+        grids.edm(VP(), 4, rho=rho)

@@ -5,14 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ctrl_jax.processes import VP
+from ctrl_jax.processes import EDM, VP, ContractiveSubVP
+from tests.processes.family import every_kind
 
-PROCESSES = {"vp": VP(), "vp, horizon 3": VP(0.2, 2.0, horizon=3.0)}
-T = jnp.asarray(0.4)
-every_process = pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES.keys())
+T = jnp.asarray(0.2)
 
 
-@every_process
+@every_kind
 @pytest.mark.parametrize("shape", [(), (2,), (4,), (4, 2), (4, 3, 2)])
 def test_a_scalar_time_takes_any_state(process, shape):
     x = jnp.full(shape, 2.0)
@@ -21,10 +20,10 @@ def test_a_scalar_time_takes_any_state(process, shape):
     np.testing.assert_allclose(drift, 2 * float(process.contraction_rate(T)), rtol=1e-6)
 
 
-@every_process
+@every_kind
 @pytest.mark.parametrize("shape", [(4,), (4, 2), (4, 3, 2)])
 def test_a_vector_of_times_goes_with_the_leading_axis(process, shape):
-    t = jnp.linspace(0.1, 0.9, 4)
+    t = jnp.linspace(0.05, 0.24, 4)
     x = jax.random.normal(jax.random.key(0), shape)
     together = process.drift(t, x)
     one_by_one = jnp.stack([process.drift(t[i], x[i]) for i in range(4)])
@@ -33,16 +32,16 @@ def test_a_vector_of_times_goes_with_the_leading_axis(process, shape):
     assert process.marginal(t).scale.shape == process.marginal(t).std.shape == (4,)
 
 
-@every_process
+@every_kind
 def test_sampling_returns_the_noise_it_used(process):
     x_0 = jax.random.normal(jax.random.key(0), (4, 3))
-    for t in (jnp.asarray(0.5), jnp.linspace(0.1, 0.9, 4)):
+    for t in (T, jnp.linspace(0.05, 0.24, 4)):
         x_t, noise = process.sample_marginal(jax.random.key(1), x_0, t)
         scale, std = (np.broadcast_to(c, 4)[:, None] for c in process.marginal(t))
         np.testing.assert_allclose(x_t, scale * x_0 + std * noise, rtol=1e-6)
 
 
-@every_process
+@every_kind
 def test_marginals_are_drawn(process):
     # Two z-tests of 20000 draws: |z| < 4.5 fails a right sampler with probability 1.4e-5.
     x_t, _ = process.sample_marginal(jax.random.key(2), jnp.full((20000, 1), 1.5), T)
@@ -51,10 +50,10 @@ def test_marginals_are_drawn(process):
     assert abs(float(x_t.var()) - std**2) < 4.5 * std**2 * np.sqrt(2 / 20000)
 
 
-@every_process
+@every_kind
 def test_the_reversal_has_its_drift_and_diffusion(process):
     sde = process.reverse(lambda t, x: t - 3 * x)
-    r, x = jnp.asarray(0.3), jnp.asarray([[0.7], [-1.1]])
+    r, x = jnp.asarray(0.15), jnp.asarray([[0.7], [-1.1]])
     t = process.horizon - r
     g2, b = float(process.diffusion(t)) ** 2, float(process.contraction_rate(t))
     score = t - 3 * np.asarray(x)
@@ -65,16 +64,39 @@ def test_the_reversal_has_its_drift_and_diffusion(process):
     assert float(ode.diffusion(r)) == 0.0
 
 
-@every_process
+@every_kind
 def test_jit_vmap_and_grad(process):
-    t, x = jnp.linspace(0.1, 0.9, 4), jnp.ones((4, 2))
+    t, x = jnp.linspace(0.05, 0.24, 4), jnp.ones((4, 2))
     np.testing.assert_allclose(jax.jit(process.drift)(t, x), process.drift(t, x), rtol=1e-6)
     np.testing.assert_allclose(jax.vmap(process.drift)(t, x), process.drift(t, x), rtol=1e-6)
     # a' = b a, by autodiff.
     slope = jax.vmap(jax.grad(lambda t: process.marginal(t).scale))(t)
-    np.testing.assert_allclose(
-        slope, process.contraction_rate(t) * process.marginal(t).scale, rtol=1e-5
-    )
+    expected = process.contraction_rate(t) * process.marginal(t).scale
+    np.testing.assert_allclose(slope, expected, rtol=1e-5, atol=1e-7)
+
+
+@every_kind
+def test_noise_overcomes_the_signal(process):
+    t = jnp.linspace(0.0, process.horizon, 51)
+    assert (jnp.diff(process.noise_to_signal(t)) > 0).all()
+
+
+@every_kind
+def test_samples_are_in_units_of_the_data(process):
+    start = process.marginal(jnp.asarray(0.0)).scale
+    expected = process.scale_min if isinstance(process, EDM) else 1.0
+    np.testing.assert_allclose(start, expected, rtol=1e-7)
+    x = jnp.asarray([[1.0, -2.0]])
+    np.testing.assert_allclose(process.unscale(start * x), x, rtol=1e-6)
+
+
+@every_kind
+def test_leaves_may_be_traced(process, unchecked):
+    t = jnp.asarray(0.2)
+    jitted = jax.jit(lambda process, t: process.marginal(t))(process, t)
+    np.testing.assert_allclose(jitted, process.marginal(t), rtol=1e-6)
+    gradient = jax.grad(lambda process: process.marginal(t).std)(process)
+    assert all(jnp.isfinite(leaf) for leaf in jax.tree.leaves(gradient))
 
 
 def test_processes_are_pytrees(unchecked):
@@ -84,3 +106,6 @@ def test_processes_are_pytrees(unchecked):
     np.testing.assert_allclose(
         scales, [VP(0.1, float(rate)).marginal(T).scale for rate in rates], rtol=1e-6
     )
+    stds = jax.vmap(lambda o: ContractiveSubVP.cosine(o, beta_max=5.0).marginal(T).std)(rates / 200)
+    expected = [ContractiveSubVP.cosine(o, beta_max=5.0).marginal(T).std for o in (0.025, 0.1)]
+    np.testing.assert_allclose(stds, expected, rtol=1e-6)

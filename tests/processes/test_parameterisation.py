@@ -7,16 +7,8 @@ import pytest
 
 from ctrl_jax._typing import expand
 from ctrl_jax.processes import VP, parameterisation
-
-MEAN, VARIANCE = 1.5, 0.25
-
-
-def exact_score(process):
-    def score_fn(t, x):
-        scale, std = process.marginal(t)
-        return -(x - expand(scale, x) * MEAN) / expand(scale**2 * VARIANCE + std**2, x)
-
-    return score_fn
+from tests.processes.family import every_kind
+from tests.processes.gaussian import MEAN, VARIANCE, exact_score
 
 
 def exact_networks(process):
@@ -49,15 +41,16 @@ PARAMETERISATIONS = list(exact_networks(VP()))
 
 
 @pytest.mark.parametrize("parameterise", PARAMETERISATIONS)
-@pytest.mark.parametrize("t", [0.05, 0.5, 1.0])
-def test_exact_predictions_give_the_exact_score(parameterise, t):
+@every_kind
+@pytest.mark.parametrize("fraction", [0.05, 0.5, 1.0])
+def test_exact_predictions_give_the_exact_score(parameterise, process, fraction):
     with jax.enable_x64(True):
-        process = VP(0.1, 5.0)
+        t = fraction * process.horizon
         x = jnp.linspace(-2.0, 2.0, 12).reshape(4, 3)
         score_fn = parameterise(process, exact_networks(process)[parameterise])
         for times in (jnp.asarray(t), jnp.full(4, t)):
             np.testing.assert_allclose(
-                score_fn(times, x), exact_score(process)(times, x), rtol=1e-11
+                score_fn(times, x), exact_score(process)(times, x), rtol=1e-8
             )
 
 
@@ -72,3 +65,38 @@ def test_conditions_reach_the_network(parameterise):
     label = jnp.arange(2)
     parameterise(VP(), network)(jnp.asarray(0.5), jnp.ones((2, 3)), label)
     assert seen == [(label,)]
+
+
+INVERSE = {
+    parameterisation.from_noise: parameterisation.to_noise,
+    parameterisation.from_data: parameterisation.to_data,
+    parameterisation.from_velocity: parameterisation.to_velocity,
+}
+
+
+@pytest.mark.parametrize("parameterise", PARAMETERISATIONS)
+@every_kind
+def test_round_trips(parameterise, process):
+    """Any network, not only an exact one, is what its score stands for, and the other way round."""
+
+    def network(t, x, label):
+        return jnp.tanh(x) + expand(t / process.horizon, x) - 0.3 * expand(label, x)
+
+    back = INVERSE[parameterise]
+    with jax.enable_x64(True):
+        t = jnp.linspace(0.02, 1.0, 4) * process.horizon
+        x, label = jnp.linspace(-2.0, 2.0, 12).reshape(4, 3), jnp.linspace(0.0, 1.0, 4)
+        again = back(process, parameterise(process, network))
+        np.testing.assert_allclose(again(t, x, label), network(t, x, label), rtol=1e-8)
+        again = parameterise(process, back(process, network))
+        np.testing.assert_allclose(again(t, x, label), network(t, x, label), rtol=1e-8)
+
+
+@every_kind
+def test_exact_scores_give_exact_predictions(process):
+    with jax.enable_x64(True):
+        t = jnp.linspace(0.02, 1.0, 4) * process.horizon
+        x = jnp.linspace(-2.0, 2.0, 12).reshape(4, 3)
+        for parameterise, network in exact_networks(process).items():
+            ours = INVERSE[parameterise](process, exact_score(process))
+            np.testing.assert_allclose(ours(t, x), network(t, x), rtol=1e-8)

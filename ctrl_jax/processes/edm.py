@@ -1,0 +1,73 @@
+r"""Noise that grows like time under a scaling: EDM, plain and contractive.
+
+Karras et al. 2022 write x_t = s(t) (x_0 + \sigma(t) e). With \sigma(t) = t and the straight line
+
+    s(t) = s_0 + (1 - s_0) t / \sigma_max,  0 <= t <= T = \sigma_max,                    (1)
+
+this is the linear process of
+
+    b = s' / s,  \sigma^2 = 2 s^2 t,  a = s,  \sqrt{v} = s t,                            (2)
+
+whose probability flow in terms of the denoiser D(x; t) = E[x_0 | x_0 + t e = x] is
+
+    dx/dt = (1/t + s'/s) x - s D(x / s; t) / t.                                          (3)
+
+s_0 = 1 is plain EDM, without drift; s_0 < 1 contracts backwards (b > 0). The process starts at
+s_0 x_0, so that a sample is s_0 times a datum: `EDM.unscale` divides by s_0.
+
+Source: Karras et al. 2022, eq. 4 and 81; arXiv 2401.13115.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ctrl_jax.processes.arguments import require_positive
+from ctrl_jax.processes.linear import LinearProcess, Marginal
+
+
+class EDM(LinearProcess):
+    """The process (2); time is the std of the noise, in units of the data.
+
+    Args:
+        sigma_max: the largest noise, and the horizon.
+        scale_min: s_0; 1 for plain EDM, 0.9 for the contractive scaling.
+
+    Raises:
+        ValueError: an argument is not positive, or scale_min exceeds 1.
+    """
+
+    sigma_max: float = 80.0
+    scale_min: float = 1.0
+
+    def __check_init__(self):
+        concrete = require_positive("EDM", sigma_max=self.sigma_max, scale_min=self.scale_min)
+        if concrete and self.scale_min > 1:
+            raise ValueError(f"EDM: scale_min must not exceed 1, got {self.scale_min!r}.")
+
+    @property
+    def horizon(self) -> float:
+        """T = sigma_max."""
+        return self.sigma_max
+
+    def _slope(self):
+        return (1 - self.scale_min) / self.sigma_max
+
+    def _scale(self, t):
+        return self.scale_min + self._slope() * jnp.asarray(t)
+
+    def contraction_rate(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
+        """Return b(t) = s' / s."""
+        return self._slope() / self._scale(t)
+
+    def diffusion(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
+        """Return s sqrt(2 t)."""
+        return self._scale(t) * jnp.sqrt(2 * jnp.asarray(t))
+
+    def marginal(self, t: Float[Array, "*t"]) -> Marginal:
+        """Return the scale s and the std s t."""
+        scale = self._scale(t)
+        return Marginal(scale, scale * t)
+
+    def prior_std(self) -> Float[Array, ""]:
+        """Return the std sigma_max at the horizon."""
+        return jnp.asarray(self.sigma_max, float)

@@ -1,0 +1,93 @@
+r"""The Ornstein-Uhlenbeck process, and its contractive twin with the drift's sign turned.
+
+    OU:              b = -\theta,  a = e^{-\theta t},  v = \tau^2 (1 - e^{-2 \theta t});
+    contractive OU:  b = +\theta,  a = e^{\theta t},   v = \tau^2 (e^{2 \theta t} - 1).
+
+with \tau^2 = \sigma^2 / (2 \theta). The noise-to-signal ratio of the second tends to \tau: the
+signal is never lost.
+
+Source: arXiv 2402.07487, section 2; arXiv 2401.13115, section 3.
+"""
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ctrl_jax.processes.arguments import require_positive
+from ctrl_jax.processes.linear import LinearProcess, Marginal
+
+
+class OU(LinearProcess):
+    """Ornstein-Uhlenbeck process.
+
+    Args:
+        theta: rate of the pull to zero, per unit of time.
+        sigma: diffusion coefficient.
+        horizon: T, in the process's unit of time.
+
+    Raises:
+        ValueError: an argument is not positive.
+    """
+
+    theta: float = 1.0
+    sigma: float = 1.0
+    horizon: float = eqx.field(default=1.0, kw_only=True)
+
+    def __check_init__(self):
+        require_positive("OU", theta=self.theta, sigma=self.sigma, horizon=self.horizon)
+
+    def contraction_rate(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
+        """Return b = -theta."""
+        return jnp.full_like(jnp.asarray(t), -self.theta)
+
+    def diffusion(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
+        """Return sigma."""
+        return jnp.full_like(jnp.asarray(t), self.sigma)
+
+    def marginal(self, t: Float[Array, "*t"]) -> Marginal:
+        """Return a(t) = exp(-theta t) and the std."""
+        exponent = self.theta * jnp.asarray(t)
+        spread = jnp.sqrt(-jnp.expm1(-2 * exponent))
+        return Marginal(jnp.exp(-exponent), self.prior_std() * spread)
+
+    def prior_std(self) -> Float[Array, ""]:
+        """Return the stationary std sigma / sqrt(2 theta)."""
+        return self.sigma / jnp.sqrt(2 * self.theta)
+
+
+class ContractiveOU(LinearProcess):
+    """Contractive Ornstein-Uhlenbeck process; its state grows like exp(theta t).
+
+    Args:
+        theta: rate of the push away from zero, per unit of time.
+        sigma: diffusion coefficient.
+        horizon: T, in the process's unit of time.
+
+    Raises:
+        ValueError: an argument is not positive.
+    """
+
+    theta: float = 1.0
+    sigma: float = 1.0
+    horizon: float = eqx.field(default=1.0, kw_only=True)
+
+    def __check_init__(self):
+        require_positive("ContractiveOU", theta=self.theta, sigma=self.sigma, horizon=self.horizon)
+
+    def contraction_rate(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
+        """Return b = theta."""
+        return jnp.full_like(jnp.asarray(t), self.theta)
+
+    def diffusion(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
+        """Return sigma."""
+        return jnp.full_like(jnp.asarray(t), self.sigma)
+
+    def marginal(self, t: Float[Array, "*t"]) -> Marginal:
+        """Return a(t) = exp(theta t) and the std."""
+        exponent = self.theta * jnp.asarray(t)
+        spread = jnp.sqrt(jnp.expm1(2 * exponent))
+        return Marginal(jnp.exp(exponent), self.sigma / jnp.sqrt(2 * self.theta) * spread)
+
+    def prior_std(self) -> Float[Array, ""]:
+        """Return the std at the horizon."""
+        return self.marginal(jnp.asarray(self.horizon)).std

@@ -1,0 +1,161 @@
+r"""Noise schedules: the rate \beta(t) of a process and its integral B(t).
+
+Linear (Song et al. 2021):
+
+    \beta = \beta_min + (\beta_max - \beta_min) t / T,
+    B = \beta_min t + t^2 (\beta_max - \beta_min) / (2 T).                               (1)
+
+Cosine (Nichol and Dhariwal 2021, eq. 17, in continuous time): with the angle
+u(t) = (t / T + o) / (1 + o) \pi / 2 of offset o,
+
+    e^{-B} = \cos^2 u(t) / \cos^2 u(0),  \beta = \pi \tan(u) / (T (1 + o)).              (2)
+
+Its rate is infinite at T, so it stays at its largest value \beta_max from the time t_c where it is
+reached, and B grows linearly from there: B and \beta stay exactly each other's integral and
+derivative. The paper clips a step of a thousandth of T at 0.999, that is \beta_max = 999 / T.
+"""
+
+import abc
+import math
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ctrl_jax.processes.arguments import require_positive
+from ctrl_jax.processes.linear import LinearProcess
+
+
+class NoiseSchedule(eqx.Module):
+    """Interface of the schedules; times are in [0, `horizon`]."""
+
+    horizon: eqx.AbstractVar[float]
+
+    @abc.abstractmethod
+    def rate(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
+        """Return beta(t), per unit of time."""
+
+    @abc.abstractmethod
+    def integral(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
+        """Return B(t), the integral of beta from 0 to t, without loss of digits as t -> 0."""
+
+
+class LinearSchedule(NoiseSchedule):
+    """The schedule (1).
+
+    Args:
+        beta_min: rate at t = 0, per unit of time.
+        beta_max: rate at t = horizon, per unit of time.
+        horizon: T, in the process's unit of time.
+
+    Raises:
+        ValueError: an argument is not positive.
+    """
+
+    beta_min: float
+    beta_max: float
+    horizon: float = 1.0
+
+    def __check_init__(self):
+        arguments = {"beta_min": self.beta_min, "beta_max": self.beta_max, "horizon": self.horizon}
+        require_positive("LinearSchedule", **arguments)
+
+    def rate(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
+        """Return beta(t) of (1)."""
+        return self.beta_min + (self.beta_max - self.beta_min) * t / self.horizon
+
+    def integral(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
+        """Return B(t) of (1)."""
+        return self.beta_min * t + (self.beta_max - self.beta_min) * t**2 / (2 * self.horizon)
+
+
+class CosineSchedule(NoiseSchedule):
+    """The schedule (2).
+
+    Args:
+        offset: o, which keeps the rate away from zero at t = 0.
+        beta_max: largest rate, in units of 1 / horizon.
+        horizon: T, in the process's unit of time.
+
+    Raises:
+        ValueError: an argument is not positive, or beta_max is below the rate at t = 0.
+    """
+
+    offset: float = 0.008
+    beta_max: float = 999.0
+    horizon: float = 1.0
+
+    def __check_init__(self):
+        arguments = {"offset": self.offset, "beta_max": self.beta_max, "horizon": self.horizon}
+        concrete = require_positive("CosineSchedule", **arguments)
+        if concrete and self._clip_angle() <= self._start_angle():
+            raise ValueError(
+                f"CosineSchedule: beta_max must exceed the rate at t = 0, got {self.beta_max!r}; "
+                "give a larger one."
+            )
+
+    def _start_angle(self):
+        return self.offset / (1 + self.offset) * math.pi / 2
+
+    def _clip_angle(self):
+        return jnp.arctan(self.beta_max * (1 + self.offset) / math.pi)
+
+    def _speed(self):
+        return math.pi / (2 * self.horizon * (1 + self.offset))
+
+    def _clip_time(self):
+        return (self._clip_angle() - self._start_angle()) / self._speed()
+
+    def rate(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
+        """Return beta(t) of (2), clipped."""
+        turned = self._speed() * jnp.minimum(t, self._clip_time())
+        return 2 * self._speed() * jnp.tan(self._start_angle() + turned)
+
+    def integral(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
+        """Return B(t) of (2), linear where the rate is clipped."""
+        turned = self._speed() * jnp.minimum(t, self._clip_time())
+        start = self._start_angle()
+        # cos(start + turned) / cos(start) - 1, exact for small angles; the other form is exact
+        # where the cosine is small.
+        early = -2 * jnp.sin(turned / 2) ** 2 - jnp.tan(start) * jnp.sin(turned)
+        late = jnp.sin(math.pi / 2 - start - turned) / jnp.cos(start)
+        cosine = jnp.where(turned < math.pi / 4, jnp.log1p(early), jnp.log(late))
+        beyond = jnp.maximum(t - self._clip_time(), 0.0)
+        return -2 * cosine + self.beta_max / self.horizon * beyond
+
+
+class ScheduledProcess(LinearProcess):
+    """What the processes that run on a noise schedule share: their constructors."""
+
+    schedule: eqx.AbstractVar[NoiseSchedule]
+
+    @property
+    def horizon(self) -> float:
+        """T, in the process's unit of time."""
+        return self.schedule.horizon
+
+    @classmethod
+    def cosine(cls, offset: float = 0.008, *, beta_max: float = 999.0, horizon: float = 1.0):
+        """Return the process on the cosine schedule (2).
+
+        Args:
+            offset: o, which keeps the rate away from zero at t = 0.
+            beta_max: largest rate, in units of 1 / horizon. A contractive process grows like
+                exp(B / 2) or exp(B) and wants a small one.
+            horizon: T, in the process's unit of time.
+
+        Raises:
+            ValueError: an argument is not positive, or beta_max is below the rate at t = 0.
+        """
+        schedule = CosineSchedule(offset, beta_max, horizon)
+        process = cls()  # pyright: ignore[reportCallIssue] (every leaf has its own constructor)
+        return eqx.tree_at(lambda process: process.schedule, process, schedule)
+
+
+def linear_schedule(
+    owner: LinearProcess, beta_min: float, beta_max: float, horizon: float
+) -> LinearSchedule:
+    """Return the schedule (1), its errors in the name of the process that asks for it."""
+    name = type(owner).__name__
+    require_positive(name, beta_min=beta_min, beta_max=beta_max, horizon=horizon)
+    return LinearSchedule(beta_min, beta_max, horizon)

@@ -1,0 +1,136 @@
+"""The bounds of `contraction`: closed forms, limits, another quadrature, and that they hold."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.integrate import quad
+
+from ctrl_jax.processes import EDM, OU, VP, ContractiveOU, ContractiveSubVP, ContractiveVP
+from ctrl_jax.processes.contraction import margin, total_variation_bound, wasserstein_bound
+from tests.oracles import linear_sdes
+from tests.processes.family import every_kind
+from tests.processes.gaussian import exact_score, law, reversed_law
+
+
+def constant(rate, sigma, horizon, initial_error, score_error, lipschitz, h):
+    """The bound (2) for constant coefficients."""
+    a = 2 * rate - 2 * (lipschitz + h) * sigma**2
+    forgotten = -np.expm1(-a * horizon) / a
+    return np.sqrt(
+        initial_error**2 * np.exp(-a * horizon) + (score_error * sigma) ** 2 / (2 * h) * forgotten
+    )
+
+
+def test_the_printed_value_and_its_limit():
+    errors = {"initial_error": 0.2, "score_error": 0.1, "lipschitz": 0.4}
+    with jax.enable_x64(True):
+        found = wasserstein_bound(ContractiveOU(1.0, 1.0, horizon=5.0), **errors, h=0.3)
+        np.testing.assert_allclose(found, 0.168482, atol=5e-7)
+        best = wasserstein_bound(ContractiveOU(1.0, 1.0, horizon=200.0), **errors)
+        np.testing.assert_allclose(best, 0.1 / 0.6, rtol=1e-9)
+
+
+@pytest.mark.parametrize(("make", "sign"), [(OU, -1), (ContractiveOU, 1)])
+@pytest.mark.parametrize("horizon", [0.5, 3.0])
+@pytest.mark.parametrize("h", [0.05, 0.9])
+def test_constant_coefficients(make, sign, horizon, h):
+    errors = (0.3, 0.2, -0.5)
+    names = ("initial_error", "score_error", "lipschitz")
+    with jax.enable_x64(True):
+        process = make(0.8, 1.3, horizon=horizon)
+        found = wasserstein_bound(process, **dict(zip(names, errors, strict=True)), h=h)
+    np.testing.assert_allclose(found, constant(sign * 0.8, 1.3, horizon, *errors, h), rtol=1e-10)
+
+
+def test_an_independent_quadrature():
+    """VP with a Lipschitz constant that depends on time, by nested SciPy integrals."""
+    process, oracle = VP(0.2, 2.0, horizon=3.0), linear_sdes.VariancePreserving(0.2, 2.0, 3.0)
+
+    def exponent(t):
+        slope = quad(lambda s: oracle.beta(s) * (1 + 2 * (0.1 - s / 3 + 0.2)), 0, t)
+        return slope[0]
+
+    integral = quad(lambda t: oracle.beta(t) * np.exp(exponent(t)), 0, 3.0)[0]
+    expected = np.sqrt(0.3**2 * np.exp(exponent(3.0)) + 0.1**2 / (2 * 0.2) * integral)
+    with jax.enable_x64(True):
+        found = wasserstein_bound(
+            process, initial_error=0.3, score_error=0.1, lipschitz=lambda t: 0.1 - t / 3, h=0.2
+        )
+    np.testing.assert_allclose(found, expected, rtol=1e-8)
+
+
+@pytest.mark.parametrize("process", [VP(), ContractiveOU(), ContractiveVP(), EDM(8.0, 0.9)])
+def test_the_default_h_is_the_best(process, unchecked):
+    errors = {"initial_error": 0.3, "score_error": 0.1, "lipschitz": lambda t: -0.01 * t}
+    best = float(wasserstein_bound(process, **errors))
+    h = jnp.asarray(np.geomspace(1e-6, 10, 60), jnp.float32)
+    scanned = jax.vmap(lambda h: wasserstein_bound(process, **errors, h=h))(h)
+    assert best <= float(scanned.min()) * (1 + 1e-5)
+
+
+@every_kind
+@pytest.mark.parametrize("bias", [-0.2, 0.2])
+def test_the_bound_holds(process, bias):
+    """Gaussian data, the exact score plus a constant, a start that is off: W2 is known exactly."""
+
+    def score_fn(t, x):
+        return exact_score(process)(t, x) + bias
+
+    def slope(t):
+        scale, std = process.marginal(t)
+        return -1 / (0.25 * scale**2 + std**2)
+
+    mean, variance = law(process, process.horizon)
+    start = mean + 0.3, (np.sqrt(variance) + 0.4) ** 2
+    found = reversed_law(process.reverse(score_fn), start, 0.0)
+    data = law(process, 0.0)
+    w2 = np.hypot(found[0] - data[0], np.sqrt(found[1]) - np.sqrt(data[1]))
+    bound = wasserstein_bound(process, initial_error=0.5, score_error=0.2, lipschitz=slope)
+    assert w2 <= float(bound) * (1 + 1e-5)
+
+
+def test_the_criterion():
+    assert float(margin(ContractiveOU(1.0, 1.0), 0.4)) == pytest.approx(0.6)
+    assert float(margin(OU(1.0, 1.0), 0.0)) == -1.0
+    assert float(margin(ContractiveVP(0.5, 8.0), 0.0)) == pytest.approx(0.25)
+    assert float(margin(VP(), lambda t: -1.0 + t)) == pytest.approx(-10.0)
+
+
+def test_total_variation():
+    """The integral of beta of VP(.1, 20) is 10.05."""
+    found = total_variation_bound(VP(), initial_error=0.01, score_error=0.1)
+    np.testing.assert_allclose(found, 0.01 + 0.05 * np.sqrt(10.05), rtol=1e-6)
+
+
+def test_jit_vmap_and_grad(unchecked):
+    def bound(process, error):
+        return wasserstein_bound(process, initial_error=0.2, score_error=error, lipschitz=0.4)
+
+    process, error, width = ContractiveOU(1.0, 1.0, horizon=5.0), 0.1, 1e-2
+    expected = bound(process, error)
+    np.testing.assert_allclose(jax.jit(bound)(process, error), expected, rtol=1e-6)
+    many = jax.vmap(bound, (None, 0))(process, jnp.asarray([0.1, 0.3]))
+    np.testing.assert_allclose(many, [expected, bound(process, 0.3)], rtol=1e-5)
+    slope = jax.grad(bound, argnums=1)(process, error)
+    difference = bound(process, error + width) - bound(process, error - width)
+    np.testing.assert_allclose(slope, difference / (2 * width), rtol=1e-3)
+
+
+def test_a_bound_that_says_nothing_is_infinite():
+    process = ContractiveSubVP(1.0, 8.0)
+    found = wasserstein_bound(process, initial_error=0.1, score_error=0.1, lipschitz=5.0)
+    assert float(found) == np.inf
+
+
+@pytest.mark.parametrize("name", ["initial_error", "score_error"])
+@pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf")])
+def test_bad_errors_are_named(name, value):
+    errors = {"initial_error": 0.1, "score_error": 0.1} | {name: value}
+    with pytest.raises(ValueError, match=rf"{name} must be finite and not negative, got"):
+        wasserstein_bound(OU(), **errors, lipschitz=0.1)
+
+
+def test_a_bad_h_is_named():
+    with pytest.raises(ValueError, match=r"h must be positive, got 0.0"):
+        wasserstein_bound(OU(), initial_error=0.1, score_error=0.1, lipschitz=0.1, h=0.0)

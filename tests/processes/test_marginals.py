@@ -1,0 +1,209 @@
+"""Every marginal against its table of values, the moment equations (2) and its small-time limit."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ctrl_jax.processes import (
+    EDM,
+    OU,
+    VE,
+    VP,
+    ContractiveOU,
+    ContractiveSubVP,
+    ContractiveVP,
+    SubVP,
+)
+from tests.processes.family import every_pair, every_process
+
+TABLE = [  # process, then a, std and sigma at t = .3, .7 and 1, six digits
+    (
+        OU(1.0, 2**0.5),
+        [0.740818, 0.671706, 1.41421],
+        [0.496585, 0.867988, 1.41421],
+        [0.367879, 0.929873, 1.41421],
+    ),
+    (ContractiveOU(2.0, 2.0), [1.82212, 1.52319, 2], [4.0552, 3.92997, 2], [7.38906, 7.32108, 2]),
+    (VE(0.01, 50.0), [1, 0.128344, 0.531318], [1, 3.88399, 16.0303], [1, 50, 206.364]),
+    (
+        VP(0.1, 20.0),
+        [0.62955, 0.77696, 2.46374],
+        [0.0843526, 0.996436, 3.74566],
+        [0.00657159, 0.999978, 4.47214],
+    ),
+    (
+        SubVP(0.1, 20.0),
+        [0.62955, 0.603667, 2.26197],
+        [0.0843526, 0.992885, 3.74557],
+        [0.00657159, 0.999957, 4.47214],
+    ),
+    (
+        ContractiveVP(0.01, 8.0),
+        [1.19874, 0.661051, 1.55145],
+        [2.67052, 2.47623, 2.36707],
+        [7.40755, 7.33974, 2.82843],
+    ),
+    (
+        ContractiveSubVP(0.01, 8.0),
+        [1.19874, 0.436989, 1.60103],
+        [2.67052, 6.1317, 16.7144],
+        [7.40755, 53.8718, 155.175],
+    ),
+    (
+        ContractiveSubVP(1.0, 8.0),
+        [1.36002, 0.849657, 2.73967],
+        [3.34511, 10.1898, 27.0711],
+        [9.48774, 89.0171, 254.591],
+    ),
+]
+
+
+@pytest.mark.parametrize("row", TABLE, ids=lambda row: type(row[0]).__name__)
+def test_the_table(row):
+    process, *expected = row
+    with jax.enable_x64(True):
+        t = jnp.asarray([0.3, 0.7, 1.0])
+        found = jnp.stack([*process.marginal(t), process.diffusion(t)], axis=1)
+    np.testing.assert_allclose(found, expected, rtol=5e-6)
+
+
+@every_pair
+def test_marginals_solve_the_moment_equations(process, sde):
+    times = sde.horizon * np.asarray([0.002, 0.05, 0.4, 0.8, 0.9, 1.0])
+    scale, variance = sde.moments(times)
+    with jax.enable_x64(True):
+        marginal = process.marginal(jnp.asarray(times))
+        assert marginal.scale.dtype == marginal.std.dtype == jnp.float64
+        np.testing.assert_allclose(marginal.scale, scale, rtol=1e-6)
+        np.testing.assert_allclose(marginal.std**2, variance, rtol=1e-6)
+
+
+@every_pair
+def test_coefficients(process, sde):
+    times = sde.horizon * np.asarray([1e-4, 0.05, 0.4, 0.8, 1.0])
+    with jax.enable_x64(True):
+        rate = process.contraction_rate(jnp.asarray(times))
+        variance_rate = process.diffusion(jnp.asarray(times)) ** 2
+    np.testing.assert_allclose(rate, [sde.rate(t) for t in times], rtol=1e-9)
+    np.testing.assert_allclose(variance_rate, [sde.variance_rate(t) for t in times], rtol=1e-9)
+
+
+@every_process
+def test_small_times_keep_their_digits_in_float32(process):
+    """Values, and the derivative of the std, which is finite for t > 0: 1 - e^{-B} would have no
+    digit left at B = 1e-8. Tolerance: some ten roundings of 6e-8."""
+
+    def found(t):
+        slope = jax.vmap(jax.grad(lambda t: process.marginal(t).std))(t)
+        return [*process.marginal(t), process.diffusion(t), slope]
+
+    t = process.horizon * np.asarray([1e-7, 1e-5, 1e-3], np.float32)
+    ours = found(jnp.asarray(t))
+    assert all(array.dtype == jnp.float32 for array in ours)
+    with jax.enable_x64(True):
+        exact = found(jnp.asarray(t, jnp.float64))
+    for ours_, exact_ in zip(ours, exact, strict=True):
+        np.testing.assert_allclose(ours_, exact_, rtol=1e-6)
+
+
+@every_process
+def test_the_score_of_data_keeps_its_digits_in_float32(process):
+    """The score of N(1.5, .25) and its derivative in time at small times."""
+
+    def score(t, x):
+        scale, std = process.marginal(t)
+        return -(x - 1.5 * scale) / (0.25 * scale**2 + std**2)
+
+    def both(t, x):
+        return jnp.stack(jax.value_and_grad(score)(t, x))
+
+    t, x = np.float32(1e-6 * process.horizon), np.float32(0.7)
+    ours = both(jnp.asarray(t), jnp.asarray(x))
+    with jax.enable_x64(True):
+        exact = both(jnp.asarray(t, jnp.float64), jnp.asarray(x, jnp.float64))
+    assert np.isfinite(exact).all()
+    np.testing.assert_allclose(ours, exact, rtol=2e-6)
+
+
+@pytest.mark.parametrize(
+    "process",
+    [SubVP(0.3, 4.0), ContractiveSubVP(0.3, 4.0), EDM(5.0, 0.9), VE(0.1, 2.0, zero_start=False)],
+)
+def test_smooth_stds_have_their_slope_at_zero(process):
+    slope = float(jax.grad(lambda t: process.marginal(t).std)(jnp.asarray(0.0)))
+    expected = {SubVP: 0.3, ContractiveSubVP: 0.3, EDM: 0.9, VE: 0.1 * np.log(20.0)}
+    np.testing.assert_allclose(slope, expected[type(process)], rtol=1e-6)
+
+
+@every_process
+def test_the_prior_is_the_law_at_the_horizon_or_stationary(process):
+    if isinstance(process, (VP, SubVP)):
+        expected = 1.0
+    elif isinstance(process, OU):
+        expected = process.sigma / np.sqrt(2 * process.theta)
+    else:
+        expected = process.marginal(jnp.asarray(process.horizon)).std
+    np.testing.assert_allclose(process.prior_std(), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("process", [VP(), VP.cosine()])
+def test_variance_is_preserved(process):
+    scale, std = process.marginal(jnp.linspace(0.0, 1.0, 11))
+    np.testing.assert_allclose(scale**2 + std**2, 1.0, atol=1e-6)
+
+
+def test_cosine_signal():
+    """cos^2 of the angle (Nichol and Dhariwal 2021, eq. 17) until the rate is clipped."""
+    t = np.asarray([0.0, 0.25, 0.5, 0.9])
+    angle = (t + 0.008) / 1.008 * np.pi / 2
+    scale, _ = VP.cosine().marginal(jnp.asarray(t, jnp.float32))
+    np.testing.assert_allclose(scale, np.cos(angle) / np.cos(angle[0]), rtol=2e-6)
+    process = VP.cosine(beta_max=30.0, horizon=2.0)
+    rates = -2 * process.contraction_rate(jnp.linspace(0.0, 2.0, 101))
+    np.testing.assert_allclose(rates.max(), 15.0, rtol=1e-6)
+    assert (jnp.diff(rates) >= 0).all()
+
+
+@pytest.mark.parametrize("make", [VP, SubVP, ContractiveVP, ContractiveSubVP])
+def test_times_scale_with_the_horizon(make):
+    """beta dt is what matters: a horizon three times as long at a third of the rates."""
+    t = jnp.linspace(0.0, 1.0, 7)
+    short, long = make(0.3, 6.0), make(0.1, 2.0, horizon=3.0)
+    for ours, other in zip(short.marginal(t), long.marginal(3 * t), strict=True):
+        np.testing.assert_allclose(ours, other, rtol=3e-6)
+    cosine = make.cosine(beta_max=9.0), make.cosine(beta_max=9.0, horizon=3.0)
+    np.testing.assert_allclose(
+        cosine[0].marginal(t).std, cosine[1].marginal(3 * t).std, rtol=3e-6, atol=1e-7
+    )
+
+
+NAMES = {
+    OU: ("theta", "sigma", "horizon"),
+    ContractiveOU: ("theta", "sigma", "horizon"),
+    VE: ("sigma_min", "sigma_max", "horizon"),
+    VP: ("beta_min", "beta_max", "horizon"),
+    SubVP: ("beta_min", "beta_max", "horizon"),
+    ContractiveVP: ("beta_min", "beta_max", "horizon"),
+    ContractiveSubVP: ("beta_min", "beta_max", "horizon"),
+    EDM: ("sigma_max", "scale_min"),
+}
+
+
+@pytest.mark.parametrize(("make", "name"), [(m, n) for m, names in NAMES.items() for n in names])
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
+def test_bad_arguments_are_named(make, name, value):
+    message = rf"{make.__name__}: {name} must be a positive finite number, got"
+    with pytest.raises(ValueError, match=message):
+        make(**{name: value})
+
+
+def test_bad_pairs_of_arguments():
+    with pytest.raises(ValueError, match=r"VE: sigma_max must exceed sigma_min = 2.0, got 1.0"):
+        VE(2.0, 1.0)
+    with pytest.raises(ValueError, match=r"EDM: scale_min must not exceed 1, got 1.1"):
+        EDM(80.0, 1.1)
+    with pytest.raises(ValueError, match=r"CosineSchedule: beta_max must exceed the rate at t = 0"):
+        VP.cosine(beta_max=0.01)
+    with pytest.raises(ValueError, match=r"CosineSchedule: offset must be a positive"):
+        SubVP.cosine(-0.1)
