@@ -17,6 +17,7 @@ from ctrl_jax.runtime import (
 )
 
 Algorithm = Literal["ppo", "value_gradient", "policy_gradient", "ddpo", "dpok"]
+Schedule = Literal["cosine", "constant"]
 ALGORITHMS: tuple[Algorithm, ...] = ("ppo", "value_gradient", "policy_gradient", "ddpo", "dpok")
 
 
@@ -31,7 +32,13 @@ class Pretraining:
     """Images per update."""
 
     learning_rate: float = 2e-3
-    """Peak of a cosine schedule with warm-up."""
+    """Peak of the step size."""
+
+    schedule: Schedule = "cosine"
+    """Course of the step size after its warm-up of 100 updates; cosine ends at 0."""
+
+    gradient_clip: float = 1.0
+    """Largest norm of a gradient."""
 
     average_decay: float = 0.998
     """Decay per update of the moving average of the weights that is kept."""
@@ -44,6 +51,7 @@ class Pretraining:
         check_count("pretraining.steps", self.steps)
         check_count("pretraining.batch", self.batch)
         check_positive("pretraining.learning_rate", self.learning_rate)
+        check_positive("pretraining.gradient_clip", self.gradient_clip)
         check_fraction("pretraining.average_decay", self.average_decay)
 
 
@@ -61,7 +69,13 @@ class Preferences:
     """Updates of the reward network."""
 
     learning_rate: float = 1e-3
-    """Peak of a cosine schedule."""
+    """Peak of the step size."""
+
+    schedule: Schedule = "cosine"
+    """Course of the step size; cosine ends at 0."""
+
+    gradient_clip: float = 1.0
+    """Largest norm of a gradient."""
 
     weight_decay: float = 1e-2
     """Decoupled weight decay of the reward network."""
@@ -72,6 +86,7 @@ class Preferences:
         check_count("preferences.steps", self.steps)
         check_positive("preferences.sharpness", self.sharpness)
         check_positive("preferences.learning_rate", self.learning_rate)
+        check_positive("preferences.gradient_clip", self.gradient_clip)
         check_non_negative("preferences.weight_decay", self.weight_decay)
 
 
@@ -88,7 +103,7 @@ class Optimisation:
     value_learning_rate: float = 2e-3
     """Step size of the value network."""
 
-    schedule: Literal["cosine", "constant"] = "cosine"
+    schedule: Schedule = "cosine"
     """Course of the step sizes; cosine ends at 2 percent of the policy's peak, 5 of the value's."""
 
     warmup: int = 2

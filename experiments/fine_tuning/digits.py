@@ -226,11 +226,14 @@ def _learned_reward(config: Config, annotator: Annotator, base, folder: Path, me
 
 def _train_reward(config: Config, model: Model, pairs: Pairs, held_out: int, checkpoints, mesh):
     options = config.preferences
-    schedule = optax.cosine_decay_schedule(options.learning_rate, options.steps)
-    algorithm = make_reward_learning(
-        model, optax.adamw(schedule, weight_decay=options.weight_decay)
+    schedule = optax.constant_schedule(options.learning_rate)
+    if options.schedule == "cosine":
+        schedule = optax.cosine_decay_schedule(options.learning_rate, options.steps)
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(options.gradient_clip),
+        optax.adamw(schedule, weight_decay=options.weight_decay),
     )
-
+    algorithm = make_reward_learning(model, optimizer)
     data = mesh.shape["data"]
     size = -(-256 // data) * data
 

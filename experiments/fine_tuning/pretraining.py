@@ -15,7 +15,7 @@ import optax
 from ctrl_jax.algorithms import DataBatch, make_score_pretraining, uniform_times
 from ctrl_jax.runtime import Checkpoints, LoopOptions, own_part, state_digest, train, versions
 from ctrl_jax.runtime.saved_models import load_model, save_model
-from experiments.fine_tuning.config import Config
+from experiments.fine_tuning.config import Config, Pretraining
 
 CACHE = Path("runs/pretrained")
 
@@ -37,13 +37,10 @@ def pretrain(config: Config, images: np.ndarray, folder: Path, mesh):
 
 def _train_score(config: Config, images: np.ndarray, folder: Path, mesh):
     options, process = config.pretraining, config.model.process()
-    schedule = optax.warmup_cosine_decay_schedule(
-        0.0, options.learning_rate, min(100, options.steps // 2), options.steps
-    )
     algorithm = make_score_pretraining(
         process,
         config.model.model(images.shape[1:], config.run.dtype),
-        optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule)),
+        _optimizer(options),
         sample_times=uniform_times(process, config.model.end),
         weighting=lambda t: 1 / process.marginal(t).scale ** 2,
         average_decay=options.average_decay,
@@ -74,6 +71,16 @@ def _train_score(config: Config, images: np.ndarray, folder: Path, mesh):
             ),
         )
     return jax.device_get(state.average)
+
+
+def _optimizer(options: Pretraining) -> optax.GradientTransformation:
+    warmup = min(100, options.steps // 2)
+    course = optax.constant_schedule(options.learning_rate)
+    if options.schedule == "cosine":
+        course = optax.cosine_decay_schedule(options.learning_rate, options.steps - warmup)
+    rise = optax.linear_schedule(0.0, options.learning_rate, warmup)
+    schedule = optax.join_schedules([rise, course], [warmup])
+    return optax.chain(optax.clip_by_global_norm(options.gradient_clip), optax.adam(schedule))
 
 
 def fingerprint(config: Config, images: np.ndarray, mesh) -> str:
