@@ -27,7 +27,7 @@ from jaxtyping import Array, Bool, Float
 from ctrl_jax._typing import ScoreFn, expand
 from ctrl_jax.processes import LinearProcess
 from ctrl_jax.solvers.paths import StepNoise
-from ctrl_jax.solvers.reverse_solver import ReverseSolver, noise_of, on_grid
+from ctrl_jax.solvers.reverse_solver import ReverseSolver, noise_of, on_grid, require_sde_solver
 
 
 def classifier_free(
@@ -70,8 +70,8 @@ class Inpainting(ReverseSolver):
         passes: times that every step is taken; each costs what a step of `solver` costs.
 
     Raises:
-        ValueError: `passes` is less than 1, known and mask differ in shape, or the solve is of a
-            probability flow, which has no noise (take the solver ``ExponentialEuler(eta=0.0)``).
+        ValueError: `passes` is less than 1, known and mask differ in shape, the solver is for ODEs
+            only, or the solve is of a probability flow, which has no noise (take the solver ``ExponentialEuler(eta=0.0)``).
     """
 
     solver: diffrax.AbstractSolver
@@ -80,6 +80,7 @@ class Inpainting(ReverseSolver):
     passes: int = eqx.field(default=1, static=True)
 
     def __check_init__(self):
+        require_sde_solver("Inpainting", self.solver)
         if self.passes < 1:
             raise ValueError(f"Inpainting: passes must be at least 1, got {self.passes!r}.")
         if self.known.shape != self.mask.shape:

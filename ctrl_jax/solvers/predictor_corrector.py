@@ -5,11 +5,14 @@ A corrector step at forward time t moves
     x <- x + e s(t, x) + \sqrt{2 e} z,   e = 2 (snr |z| / |s|)^2,
 
 with norms over one example, so that a sample never depends on its batch-mates. The rule is
-unbounded where s vanishes, and in a few dimensions s does so often. Hence e <= v(t): minus the
-Hessian of the log-density of a noised law is at most 1/v whatever the data, so v is the longest
-step at which the drift x + e s never overshoots. In many dimensions |s|^2 is near d over the
-variance, and the bound acts only where v is less than 2 snr^2 of it. Since e depends on z, the law
-is kept up to O(snr^2) only, in few dimensions less well than in many.
+unbounded where s vanishes, and in a few dimensions s often nearly does. The noise prediction obeys
+E |\sqrt{v} s|^2 <= d whatever the data, with equality for pure noise, so |s| is taken to be at least
+half of what pure noise would have, |z| / (2 \sqrt{v}); nor is e ever above v(t), since minus the
+Hessian of the log-density is at most 1/v. Neither acts on data near a manifold of few dimensions.
+
+Since e depends on x and z, the law is kept only up to O(snr^2): Gaussian noise in d dimensions gets
+the variance 1 - 4 snr^2 + (4 snr^2 + 4 snr^4) (d + 2) / (d - 2) times its own in one step, which
+is about 1 + 16 snr^2 / d + 4 snr^4.
 
 Source: Song et al. 2021, algorithms 4 and 5 (there with batch means of the norms).
 """
@@ -23,7 +26,7 @@ from ctrl_jax._typing import expand
 from ctrl_jax.processes import LinearProcess
 from ctrl_jax.processes.arguments import require_positive
 from ctrl_jax.solvers.exponential_euler import ExponentialEuler
-from ctrl_jax.solvers.reverse_solver import ReverseSolver, noise_of, on_grid
+from ctrl_jax.solvers.reverse_solver import ReverseSolver, noise_of, on_grid, require_sde_solver
 
 
 class PredictorCorrector(ReverseSolver):
@@ -36,8 +39,8 @@ class PredictorCorrector(ReverseSolver):
         snr: the signal-to-noise ratio that sets their length.
 
     Raises:
-        ValueError: corrector_steps is less than 1, snr is not positive, or the solve is of a
-            probability flow, which has no noise (simulate the reverse SDE with the predictor
+        ValueError: corrector_steps is less than 1, snr is not positive, the predictor is for ODEs
+            only, or the solve is of a probability flow, which has no noise (simulate the reverse SDE with the predictor
             ``ExponentialEuler(eta=0.0)`` instead).
     """
 
@@ -47,6 +50,7 @@ class PredictorCorrector(ReverseSolver):
 
     def __check_init__(self):
         require_positive("PredictorCorrector", snr=self.snr)
+        require_sde_solver("PredictorCorrector", self.predictor)
         if self.corrector_steps < 1:
             raise ValueError(
                 f"PredictorCorrector: corrector_steps must be at least 1, got "
@@ -83,7 +87,8 @@ class PredictorCorrector(ReverseSolver):
 
     def _size(self, process: LinearProcess, t: Array, z: Array, score: Array) -> Array:
         push = 2 * self.snr**2 * _square(z)
-        return push / jnp.maximum(_square(score), push / process.marginal(t).std ** 2)
+        least = jnp.maximum(_square(z) / 4, push) / process.marginal(t).std ** 2
+        return push / jnp.maximum(_square(score), least)
 
 
 def _square(x: Array) -> Array:

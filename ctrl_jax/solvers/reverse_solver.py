@@ -12,6 +12,8 @@ from jaxtyping import Array
 
 from ctrl_jax.solvers.paths import StepNoise
 
+SDE_SOLVERS = (diffrax.AbstractItoSolver, diffrax.AbstractStratonovichSolver, diffrax.AbstractSRK)
+
 
 class ReverseSolver(diffrax.AbstractItoSolver):
     """A method for a `ReverseSDE`, of one step and first order unless it says otherwise."""
@@ -53,3 +55,12 @@ def noise_of(terms: Any) -> StepNoise | None:
 def on_grid(solver: diffrax.AbstractSolver, grid: Array) -> diffrax.AbstractSolver:
     """Return ``solver.on_grid(grid)``, and diffrax's own solvers as they are."""
     return solver.on_grid(grid) if isinstance(solver, ReverseSolver) else solver
+
+
+def require_sde_solver(owner: str, solver: diffrax.AbstractSolver) -> None:
+    """Raise ValueError if a solver is for ODEs only, and would misread the noise."""
+    if not isinstance(solver, SDE_SOLVERS):
+        raise ValueError(
+            f"{owner}: {type(solver).__name__} is for ODEs; take a solver for SDEs, or simulate "
+            "sde.probability_flow() with it."
+        )

@@ -7,7 +7,8 @@ from jaxtyping import Array, Float
 from ctrl_jax._typing import ScoreFn
 from ctrl_jax.processes import LinearProcess, grids
 from ctrl_jax.solvers.exponential_euler import ExponentialEuler
-from ctrl_jax.solvers.simulate import SDE_SOLVERS, simulate
+from ctrl_jax.solvers.reverse_solver import SDE_SOLVERS
+from ctrl_jax.solvers.simulate import simulate
 
 
 def sample(

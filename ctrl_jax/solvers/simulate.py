@@ -16,9 +16,7 @@ from jaxtyping import Array, Bool, Float
 from ctrl_jax.processes import ReverseSDE
 from ctrl_jax.solvers.kernels import GaussianSolver, gaussian_log_prob
 from ctrl_jax.solvers.paths import BrownianPath, StepNoise, step_noise
-from ctrl_jax.solvers.reverse_solver import on_grid
-
-SDE_SOLVERS = (diffrax.AbstractItoSolver, diffrax.AbstractStratonovichSolver, diffrax.AbstractSRK)
+from ctrl_jax.solvers.reverse_solver import on_grid, require_sde_solver
 
 
 class Path(NamedTuple):
@@ -152,11 +150,8 @@ def _check(x_0, grid, given, save):
 
 
 def _check_solver(solver, stochastic):
-    if stochastic and not isinstance(solver, SDE_SOLVERS):
-        raise ValueError(
-            f"solver: {type(solver).__name__} is for ODEs and would ignore what noise is; use it "
-            "on sde.probability_flow(), or take a solver for SDEs."
-        )
+    if stochastic:
+        require_sde_solver("solver", solver)
     if not stochastic and isinstance(solver, diffrax.AbstractSRK):
         raise ValueError(
             f"solver: {type(solver).__name__} is for SDEs only; on a probability flow take an ODE "

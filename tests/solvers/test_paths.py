@@ -65,6 +65,4 @@ def test_errors_at_the_door(unchecked):
         with pytest.raises(ValueError, match=f"factor must divide the 6 steps, got {factor}"):
             path.coarsen(factor)
     with pytest.raises(ValueError, match=r"must have noise of shape \(6, 4, 2\), got \(6, 5, 2\)"):
-        simulate(
-            KEY, PROCESS.reverse(exact_score), jnp.ones((4, 2)), path, solver=EulerMaruyama()
-        )
+        simulate(KEY, PROCESS.reverse(exact_score), jnp.ones((4, 2)), path, solver=EulerMaruyama())
