@@ -71,7 +71,8 @@ class Inpainting(ReverseSolver):
 
     Raises:
         ValueError: `passes` is less than 1, known and mask differ in shape, the solver is for ODEs
-            only, or the solve is of a probability flow, which has no noise (take the solver ``ExponentialEuler(eta=0.0)``).
+            only, or the solve is of a probability flow, which has no noise (take the solver
+            ``ExponentialEuler(eta=0.0)`` on the reverse SDE).
     """
 
     solver: diffrax.AbstractSolver

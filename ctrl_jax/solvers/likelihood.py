@@ -132,7 +132,7 @@ def bits_per_dim(
     Raises:
         ValueError: `dimension` or `bin_width` is not positive.
     """
-    require_positive("bits_per_dim", dimension=dimension, bin_width=bin_width)
+    require_positive("bits_per_dim", dimension=float(dimension), bin_width=bin_width)
     return -log_prob / (dimension * math.log(2)) - math.log2(bin_width)
 
 

@@ -6,8 +6,8 @@ A corrector step at forward time t moves
 
 with norms over one example, so that a sample never depends on its batch-mates. The rule is
 unbounded where s vanishes, and in a few dimensions s often nearly does. The noise prediction obeys
-E |\sqrt{v} s|^2 <= d whatever the data, with equality for pure noise, so |s| is taken to be at least
-half of what pure noise would have, |z| / (2 \sqrt{v}); nor is e ever above v(t), since minus the
+E |\sqrt{v} s|^2 <= d whatever the data, with equality for pure noise, so |s| is taken to be at
+least half of what pure noise would have, |z| / (2 \sqrt{v}); nor is e ever above v(t), since minus the
 Hessian of the log-density is at most 1/v. Neither acts on data near a manifold of few dimensions.
 
 Since e depends on x and z, the law is kept only up to O(snr^2): Gaussian noise in d dimensions gets
@@ -40,8 +40,8 @@ class PredictorCorrector(ReverseSolver):
 
     Raises:
         ValueError: corrector_steps is less than 1, snr is not positive, the predictor is for ODEs
-            only, or the solve is of a probability flow, which has no noise (simulate the reverse SDE with the predictor
-            ``ExponentialEuler(eta=0.0)`` instead).
+            only, or the solve is of a probability flow, which has no noise (simulate the reverse
+            SDE with the predictor ``ExponentialEuler(eta=0.0)`` instead).
     """
 
     predictor: diffrax.AbstractSolver = eqx.field(default_factory=ExponentialEuler)

@@ -5,6 +5,7 @@ by bracketing, the marginal law of an affine sampler is found by probing it.
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -25,7 +26,7 @@ class Line(NamedTuple):
 def churned_heun(process: Line, score, times, x, z, *, s_churn, s_min, s_max, s_noise):
     """Karras et al. 2022, algorithm 2, in y = x / a; `times` decrease, z has one row per step."""
     steps = len(times) - 1
-    for i, (t, t_next) in enumerate(zip(times[:-1], times[1:], strict=True)):
+    for i, (t, t_next) in enumerate(pairwise(times)):
         sigma, y = process.ratio(t), x / process.scale(t)
         gamma = min(s_churn / steps, np.sqrt(2) - 1) if s_min <= sigma <= s_max else 0.0
         target = min((1 + gamma) * sigma, process.ratio(process.horizon))
@@ -48,7 +49,7 @@ def dpm_solver_2m(process: Line, score, times, x):
     """Lu et al. 2022 (DPM-Solver++), algorithm 2, its first and last step of first order."""
     log_snr = [-np.log(process.ratio(t)) for t in times]
     previous = None
-    for i, (t, t_next) in enumerate(zip(times[:-1], times[1:], strict=True)):
+    for i, (t, t_next) in enumerate(pairwise(times)):
         data = (x + process.variance(t) * score(t, x)) / process.scale(t)
         h, slope = log_snr[i + 1] - log_snr[i], 0.0
         if previous is not None and i < len(times) - 2:
@@ -79,7 +80,7 @@ def replacement_law(process: Line, times, mean, covariance, known: float, passes
     m = np.zeros(2)
     c = np.eye(2) * (process.variance(times[0]) + process.scale(times[0]) ** 2)
     keep = np.diag([0.0, 1.0])
-    for t, u in zip(times[:-1], times[1:], strict=True):
+    for t, u in pairwise(times):
         a, v, b, w = process.scale(t), process.variance(t), process.scale(u), process.variance(u)
         precision = np.linalg.inv(a**2 * covariance + v * np.eye(2))
         between = v - (a / b) ** 2 * w

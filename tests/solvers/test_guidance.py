@@ -43,7 +43,8 @@ def test_guidance_names_conditions_that_do_not_match():
 def plane_score(t, x):
     scale, std = PROCESS.marginal(t)
     covariance = scale**2 * jnp.asarray(COVARIANCE, x.dtype) + std**2 * jnp.eye(2, dtype=x.dtype)
-    return -jnp.linalg.solve(covariance, (x - scale * jnp.asarray(MEAN, x.dtype)).T).T
+    mean = jnp.broadcast_to(scale * jnp.asarray(MEAN, x.dtype), x.shape)
+    return -jnp.linalg.solve(covariance, (x - mean).T).T
 
 
 def inpaint(number, passes, grid, key=KEY):
@@ -121,7 +122,7 @@ def test_gradients_pass_through_replacement_where_nothing_is_known():
     assert (slope[:, 0] == 0).all() and (slope[:, 1] > 0).all()
 
 
-def test_errors_at_the_door():
+def test_errors_at_the_door(unchecked):
     known, mask = jnp.zeros((2, 2)), jnp.zeros((2, 2), bool)
     with pytest.raises(ValueError, match="passes must be at least 1, got 0"):
         Inpainting(ExponentialEuler(), known, mask, 0)

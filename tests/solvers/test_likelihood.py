@@ -74,52 +74,56 @@ def test_the_density_integrates_to_one(line):
 
 @pytest.fixture(scope="module")
 def plane():
+    """In the plane: exact log-densities and their gradient, 400 one-probe and 100 eight-probe
+    estimates, and one estimate of two rows alone."""
     process = VP(0.1, 12.0)
     mixture, score_fn, at_horizon = problem(process, *PLANE)
 
     def log_prob(x, key=None, probes=1):
-        kind = "exact" if key is None else "hutchinson"
-        settings = Settings(probes=probes)
-        return log_likelihood(
+        found = log_likelihood(
             process,
             score_fn,
             x,
-            divergence=kind,
+            divergence="exact" if key is None else "hutchinson",
             key=key,
             prior_log_prob=at_horizon,
-            settings=settings,
-        ).log_prob
+            settings=Settings(probes=probes),
+        )
+        return found.log_prob
 
-    return mixture, log_prob, jax.random.normal(jax.random.key(0), (6, 2))
+    @jax.jit
+    def everything(x, keys):
+        value, push = jax.vjp(log_prob, x)
+        one = jax.vmap(lambda k: log_prob(x, k))(keys)
+        eight = jax.vmap(lambda k: log_prob(x, k, 8))(keys[:100])
+        return value, push(jnp.ones(6))[0], one, eight, log_prob(x[:2], keys[0])
+
+    x = jax.random.normal(jax.random.key(0), (6, 2))
+    return mixture, x, *everything(x, jax.random.split(jax.random.key(1), 400))
 
 
 def test_two_dimensions_and_the_gradient_is_the_score(plane):
-    mixture, log_prob, x = plane
-    value, push = jax.vjp(jax.jit(log_prob), x)
+    mixture, x, value, slope, *_ = plane
     np.testing.assert_allclose(value, exact(np.asarray(x, float), *PLANE), atol=1e-3)
-    (slope,) = push(jnp.ones(6))
     np.testing.assert_allclose(slope, jax.vmap(mixture.score)(x), atol=5e-3)
 
 
 def test_hutchinsons_estimate_is_unbiased(plane):
     """The mean of 400 estimates against the exact trace, example by example: six z-tests at
-    |z| < 4.5, false alarm 4e-5. Signs make the diagonal exact, so an isotropic score has none."""
-    _, log_prob, x = plane
-    keys = jax.random.split(jax.random.key(1), 400)
-    found = np.asarray(jax.jit(jax.vmap(lambda k: log_prob(x, k)))(keys), float)
-    error = found - np.asarray(log_prob(x), float)
-    assert found.std(axis=0).max() > 1e-2, "or there is nothing to average"
-    z = error.mean(axis=0) / (error.std(axis=0) / 20 + 1e-4)
-    assert (np.abs(z) < 4.5).all(), z
+    |z| < 4.5, false alarm 4e-5; 1e-3 is the solver's own error."""
+    _, _, value, _, one, *_ = plane
+    error = np.asarray(one, float) - np.asarray(value, float)
+    assert error.std(axis=0).max() > 0.1, "or there is nothing to average"
+    assert (np.abs(error.mean(axis=0)) < 4.5 * error.std(axis=0) / 20 + 1e-3).all()
 
 
 def test_probes_average_and_rows_keep_their_signs(plane):
-    _, log_prob, x = plane
-    key = jax.random.key(2)
-    np.testing.assert_allclose(log_prob(x[:2], key), log_prob(x, key)[:2], atol=1e-4)
-    keys = jax.random.split(key, 100)
-    spread = [jax.jit(jax.vmap(lambda k, n=n: log_prob(x, k, n)))(keys).std() for n in (1, 8)]
-    assert spread[1] < spread[0] / 2
+    """Eight probes have an eighth of the variance; the ratio of estimated variances, of 400 and 100
+    draws, stays below 2 of that (their logarithms' deviation is .16)."""
+    *_, one, eight, rows = plane
+    np.testing.assert_allclose(rows, one[0, :2], atol=1e-3)
+    ratio = np.var(eight, axis=0).sum() / np.var(one, axis=0).sum()
+    assert ratio < 2 / 8
 
 
 def test_bits_per_dim_of_uniform_bytes():
