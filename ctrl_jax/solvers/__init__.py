@@ -1,19 +1,41 @@
 """Samplers on diffrax solvers, the law of their steps, and Girsanov densities."""
 
-from ctrl_jax.solvers import girsanov
+from ctrl_jax.solvers import girsanov, guidance, likelihood
+from ctrl_jax.solvers.adaptive import AdaptiveSamples, sample_adaptive
+from ctrl_jax.solvers.dpm_solver import DPMSolverPP2M
 from ctrl_jax.solvers.euler_maruyama import EulerMaruyama
-from ctrl_jax.solvers.exponential_euler import ExponentialEuler
+from ctrl_jax.solvers.exponential_euler import Ancestral, ExponentialEuler
+from ctrl_jax.solvers.guidance import Inpainting
 from ctrl_jax.solvers.kernels import GaussianSolver, Kernel, gaussian_log_prob
-from ctrl_jax.solvers.simulate import Path, sample, simulate
+from ctrl_jax.solvers.likelihood import bits_per_dim, log_likelihood
+from ctrl_jax.solvers.paths import BrownianPath
+from ctrl_jax.solvers.predictor_corrector import PredictorCorrector
+from ctrl_jax.solvers.reverse_solver import ReverseSolver
+from ctrl_jax.solvers.sample import sample
+from ctrl_jax.solvers.simulate import Path, simulate
+from ctrl_jax.solvers.stochastic_heun import StochasticHeun
 
 __all__ = [
+    "AdaptiveSamples",
+    "Ancestral",
+    "BrownianPath",
+    "DPMSolverPP2M",
     "EulerMaruyama",
     "ExponentialEuler",
     "GaussianSolver",
+    "Inpainting",
     "Kernel",
     "Path",
+    "PredictorCorrector",
+    "ReverseSolver",
+    "StochasticHeun",
+    "bits_per_dim",
     "gaussian_log_prob",
     "girsanov",
+    "guidance",
+    "likelihood",
+    "log_likelihood",
     "sample",
+    "sample_adaptive",
     "simulate",
 ]

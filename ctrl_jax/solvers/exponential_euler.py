@@ -11,18 +11,16 @@ step, whose variance is that of x_{t'} given x_t and x_0. Source: Song, Meng and
 written for every (a, v).
 """
 
-from typing import ClassVar
-
-import diffrax
 import equinox as eqx
 import jax.numpy as jnp
 
 from ctrl_jax.processes import LinearProcess
 from ctrl_jax.solvers.kernels import GaussianSolver, Kernel
+from ctrl_jax.solvers.reverse_solver import ReverseSolver, noise_of, stepped
 
 
-class ExponentialEuler(GaussianSolver):
-    """The DDIM step with stochasticity `eta`; `args` of the solve must be the `ReverseSDE`.
+class ExponentialEuler(GaussianSolver, ReverseSolver):
+    """The DDIM step with stochasticity `eta`.
 
     On a probability flow, which has no noise, every `eta` takes the deterministic step.
 
@@ -34,8 +32,6 @@ class ExponentialEuler(GaussianSolver):
     """
 
     eta: float = eqx.field(default=1.0, static=True)
-    term_structure: ClassVar = diffrax.AbstractTerm
-    interpolation_cls: ClassVar = diffrax.LocalLinearInterpolation
 
     def __check_init__(self):
         if not 0 <= self.eta <= 1:
@@ -51,28 +47,17 @@ class ExponentialEuler(GaussianSolver):
         kept = jnp.sqrt(jnp.maximum(std_next**2 - step_std**2, 0.0))
         return Kernel(shrink, shrink * std**2 - kept * std, step_std)
 
-    def order(self, terms):
-        """Return 1."""
-        return 1
-
-    def strong_order(self, terms):
-        """Return 1: the noise is additive."""
-        return 1.0
-
-    def init(self, terms, t0, t1, y0, args):
-        """Return no state: the method has one step."""
-        return None
-
     def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
-        """Take one step from reverse time t0 to t1; `args` is the ReverseSDE."""
-        solver = self if args.stochastic else ExponentialEuler(eta=0.0)
+        """Take one step."""
+        noise = noise_of(terms)
+        solver = ExponentialEuler(eta=0.0) if noise is None else self
         kernel = solver.kernel(args.process, jnp.asarray(t0), jnp.asarray(t1))
         y1 = kernel.mean(y0, args.score_fn(args.process.horizon - t0, y0))
-        if args.stochastic and self.eta > 0:
-            increment = terms.terms[1].control.evaluate(t0, t1)
-            y1 = y1 + kernel.std * increment / jnp.sqrt(t1 - t0)
-        return y1, None, {"y0": y0, "y1": y1}, None, diffrax.RESULTS.successful
+        if noise is not None and self.eta > 0:
+            y1 = y1 + kernel.std * noise.noise
+        return stepped(y0, y1)
 
-    def func(self, terms, t0, y0, args):
-        """Return the vector field at (t0, y0)."""
-        return terms.vf(t0, y0, args)
+
+def Ancestral() -> ExponentialEuler:
+    """Return ``ExponentialEuler(eta=1.0)``, the ancestral step of DDPM."""
+    return ExponentialEuler(eta=1.0)

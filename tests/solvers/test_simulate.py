@@ -10,35 +10,27 @@ import scipy.stats
 from ctrl_jax.processes import parameterisation
 from ctrl_jax.solvers import EulerMaruyama, ExponentialEuler, sample, simulate
 from tests.solvers.gaussian import (
-    MEAN,
+    DETERMINISTIC,
     PROCESS,
     SOLVERS,
-    VARIANCE,
     exact_score,
     oracle_chain,
+    predictions,
     uniform_grid,
 )
 
+# SEA, SRA1 and Heun are stepped as ShARK is; their orders and laws are tested elsewhere.
+SOLVERS = {name: s for name, s in SOLVERS.items() if name not in ("SEA", "SRA1", "Heun")}
 every_solver = pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS.keys())
 
 
-def _moments(t, x):
-    scale, std = PROCESS.marginal(t)
-    residual = (x - scale * MEAN) / (scale**2 * VARIANCE + std**2)
-    return scale, std, MEAN + scale * VARIANCE * residual, std * residual
-
-
-def _velocity(t, x):
-    scale, std, x_0, noise = _moments(t, x)
-    return scale * noise - std * x_0
-
-
 # Every row is one score: add a parameterisation or a solver to its table and all laws apply.
+NETWORKS = predictions(PROCESS)
 SCORES = {
     "score": exact_score,
-    "noise": parameterisation.from_noise(PROCESS, lambda t, x: _moments(t, x)[3]),
-    "data": parameterisation.from_data(PROCESS, lambda t, x: _moments(t, x)[2]),
-    "velocity": parameterisation.from_velocity(PROCESS, _velocity),
+    "noise": parameterisation.from_noise(PROCESS, NETWORKS["noise"]),
+    "data": parameterisation.from_data(PROCESS, NETWORKS["data"]),
+    "velocity": parameterisation.from_velocity(PROCESS, NETWORKS["velocity"]),
 }
 GRID = uniform_grid(6)
 KEY = jax.random.key(5)
@@ -106,17 +98,19 @@ def test_log_probs_are_the_normal_densities_of_the_steps(solved):
         np.testing.assert_allclose(path.log_probs[i], expected, rtol=1e-4, atol=1e-4)
 
 
-@every_solver
-def test_vmap_over_keys_is_a_loop_over_keys(solver):
+@pytest.mark.parametrize("name", SOLVERS)
+def test_vmap_over_keys_is_a_loop_over_keys(name):
+    solver = SOLVERS[name]
     keys = jax.random.split(jax.random.key(7), 3)
 
     def one(key):
         sde = PROCESS.reverse(exact_score)
         return simulate(key, sde, start(2), GRID, solver=solver).states
 
-    together = jax.jit(jax.vmap(one))(keys)
-    np.testing.assert_allclose(together[1], one(keys[1]), rtol=1e-5, atol=1e-6)
-    assert not np.allclose(together[0], together[1]) or getattr(solver, "eta", 1) == 0
+    with jax.disable_jit():  # compiling takes longer than the arithmetic
+        together, alone = jax.vmap(one)(keys), one(keys[1])
+    np.testing.assert_allclose(together[1], alone, rtol=1e-5, atol=1e-6)
+    assert np.allclose(together[0], together[1]) == (name in DETERMINISTIC)
 
 
 @every_solver
@@ -127,9 +121,11 @@ def test_reverse_gradients_do_not_depend_on_remat(solver):
 
         return jnp.sum(run(solver, x_0, score_fn, remat=remat).states ** 2)
 
-    both = jax.jit(lambda w, x: [jax.grad(loss, (0, 1))(w, x, remat) for remat in (True, False)])
-    (stored, kept) = both(jnp.asarray(1.1), start(4))
-    np.testing.assert_allclose(stored[0], kept[0], rtol=1e-5)
+    with jax.disable_jit():
+        (stored, kept) = (
+            jax.grad(loss, (0, 1))(jnp.asarray(1.1), start(4), remat) for remat in (True, False)
+        )
+    np.testing.assert_allclose(stored[0], kept[0], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(stored[1], kept[1], rtol=1e-4, atol=1e-5)
     assert jnp.isfinite(stored[1]).all()
 
@@ -156,6 +152,14 @@ def test_an_ode_takes_no_noise():
     other = simulate(jax.random.key(9), sde, start(4), GRID, solver=diffrax.Heun())
     np.testing.assert_array_equal(path.states[-1], other.states)
     assert path.log_probs is None
+
+
+def test_a_step_that_fails_is_flagged():
+    """An implicit solver whose iteration may not converge says so, and nothing throws."""
+    sde = PROCESS.reverse(exact_score).probability_flow()
+    never = diffrax.VeryChord(rtol=0.0, atol=0.0, norm=lambda x: jnp.inf + 0 * jnp.max(x))
+    path = simulate(KEY, sde, start(2), GRID, solver=diffrax.ImplicitEuler(root_finder=never))
+    assert not path.ok.any()
 
 
 def test_a_state_that_is_not_finite_is_flagged_for_its_example_only():
@@ -191,6 +195,15 @@ def test_sample_passes_conditions_on():
     assert (shifted > x).all()
 
 
+def test_sample_solves_the_probability_flow_with_an_ode_solver():
+    flow = sample(KEY, PROCESS, exact_score, (3, 2), grid=GRID, solver=diffrax.Tsit5())
+    start_key, _ = jax.random.split(KEY)
+    x_0 = jax.random.normal(start_key, (3, 2))
+    sde = PROCESS.reverse(exact_score).probability_flow()
+    expected = simulate(KEY, sde, x_0, GRID, solver=diffrax.Tsit5()).states
+    np.testing.assert_allclose(flow, expected, rtol=1e-5)
+
+
 def test_sample_makes_its_own_grid_under_jit():
     def draw(key):
         return sample(key, PROCESS, exact_score, (3, 2), steps=4)
@@ -206,5 +219,9 @@ def test_errors_at_the_door(unchecked):
         simulate(KEY, sde, start(2), GRID[:1], solver=EulerMaruyama())
     with pytest.raises(ValueError, match=r"grid must be a vector.*\(1, 7\)"):
         simulate(KEY, sde, start(2), GRID[None], solver=EulerMaruyama())
+    with pytest.raises(ValueError, match="solver: Tsit5 is for ODEs; take a solver for SDEs"):
+        run(diffrax.Tsit5(), start(2))
+    with pytest.raises(ValueError, match="solver: ShARK is for SDEs only"):
+        simulate(KEY, sde.probability_flow(), start(2), GRID, solver=diffrax.ShARK())
     with pytest.raises(ValueError, match="x_0 must have a leading batch axis, got a scalar"):
         simulate(KEY, sde, jnp.asarray(1.0), GRID, solver=EulerMaruyama())

@@ -1,0 +1,66 @@
+"""The interface of solvers that know what they solve: the reversal of a linear process.
+
+diffrax's solvers see a drift and a diffusion. The solvers of this library see more: the `args` of
+the solve are the `ReverseSDE` itself, so they can use the process's marginals and its score. Their
+`step` takes reverse times t0 < t1.
+"""
+
+from typing import Any, ClassVar
+
+import diffrax
+from jaxtyping import Array
+
+from ctrl_jax.solvers.paths import StepNoise
+
+SDE_SOLVERS = (diffrax.AbstractItoSolver, diffrax.AbstractStratonovichSolver, diffrax.AbstractSRK)
+
+
+class ReverseSolver(diffrax.AbstractItoSolver):
+    """A method for a `ReverseSDE`, of one step and first order unless it says otherwise."""
+
+    term_structure: ClassVar = diffrax.AbstractTerm
+    interpolation_cls: ClassVar = diffrax.LocalLinearInterpolation
+
+    def on_grid(self, grid: Array) -> "ReverseSolver":
+        """Return the solver as it is for one grid; `simulate` asks once, before the first step."""
+        return self
+
+    def order(self, terms):
+        """Return 1."""
+        return 1
+
+    def strong_order(self, terms):
+        """Return 1: the noise is additive."""
+        return 1.0
+
+    def init(self, terms, t0, t1, y0, args):
+        """Return no state: the method has one step."""
+        return None
+
+    def func(self, terms, t0, y0, args):
+        """Return the vector field at (t0, y0)."""
+        return terms.vf(t0, y0, args)
+
+
+def stepped(y0: Array, y1: Array, state: Any = None) -> tuple:
+    """Return what diffrax expects of a step that cannot fail."""
+    return y1, None, {"y0": y0, "y1": y1}, state, diffrax.RESULTS.successful
+
+
+def noise_of(terms: Any) -> StepNoise | None:
+    """Return the noise of a step from the terms that `simulate` makes; None for an ODE."""
+    return terms.terms[1].control if isinstance(terms, diffrax.MultiTerm) else None
+
+
+def on_grid(solver: diffrax.AbstractSolver, grid: Array) -> diffrax.AbstractSolver:
+    """Return ``solver.on_grid(grid)``, and diffrax's own solvers as they are."""
+    return solver.on_grid(grid) if isinstance(solver, ReverseSolver) else solver
+
+
+def require_sde_solver(owner: str, solver: diffrax.AbstractSolver) -> None:
+    """Raise ValueError if a solver is for ODEs only, and would misread the noise."""
+    if not isinstance(solver, SDE_SOLVERS):
+        raise ValueError(
+            f"{owner}: {type(solver).__name__} is for ODEs; take a solver for SDEs, or simulate "
+            "sde.probability_flow() with it."
+        )

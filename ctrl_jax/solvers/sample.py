@@ -1,0 +1,47 @@
+"""Drawing samples: the reversal of a process simulated from its prior."""
+
+import diffrax
+import jax
+from jaxtyping import Array, Float
+
+from ctrl_jax._typing import ScoreFn
+from ctrl_jax.processes import LinearProcess, grids
+from ctrl_jax.solvers.exponential_euler import ExponentialEuler
+from ctrl_jax.solvers.reverse_solver import SDE_SOLVERS
+from ctrl_jax.solvers.simulate import simulate
+
+
+def sample(
+    key: Array,
+    process: LinearProcess,
+    score_fn: ScoreFn,
+    shape: tuple[int, ...],
+    *,
+    steps: int = 50,
+    grid: Float[Array, " points"] | None = None,
+    solver: diffrax.AbstractSolver | None = None,
+    conditions: tuple[Array, ...] = (),
+) -> Float[Array, "batch ..."]:
+    """Draw samples by simulating the reversal of `process` from its prior.
+
+    Args:
+        key: PRNG key.
+        process: the forward process.
+        score_fn: ``score_fn(t, x, *conditions)``, t the forward time.
+        shape: shape of the result, the batch first.
+        steps: number of steps of the default grid, `grids.log_snr`.
+        grid: reverse times (`processes.grids`), in place of `steps`.
+        solver: a solver of this library or of diffrax; the ancestral `ExponentialEuler` by
+            default. With an ODE solver the probability flow is solved.
+        conditions: arrays with leading axis batch, handed to `score_fn`.
+
+    Returns:
+        Samples of the given shape, float32.
+    """
+    grid = grids.log_snr(process, steps) if grid is None else grid
+    start_key, path_key = jax.random.split(key)
+    sde = process.reverse(lambda t, x: score_fn(t, x, *conditions))
+    solver = solver or ExponentialEuler()
+    sde = sde if isinstance(solver, SDE_SOLVERS) else sde.probability_flow()
+    x_0 = process.prior_std() * jax.random.normal(start_key, shape)
+    return simulate(path_key, sde, x_0, grid, solver=solver).states

@@ -1,0 +1,106 @@
+"""EDM's sampler against an independent one, and what churn may and may not do."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ctrl_jax.processes import VE, VP
+from ctrl_jax.solvers import StochasticHeun, simulate
+from ctrl_jax.solvers.stochastic_heun import raise_ratio
+from tests.oracles import samplers
+from tests.solvers.gaussian import LINE, MEAN, PROCESS, exact_score, oracle_score, uniform_grid
+
+CHURN = {"s_churn": 1.5, "s_min": 0.2, "s_max": 3.0, "s_noise": 1.02}
+GRID = uniform_grid(8)
+TIMES = 1.0 - np.asarray(GRID, float)
+
+
+def test_paths_are_the_oracles():
+    """In float64, with our own noise, to nine digits: the churned window, its end and the step."""
+    with jax.enable_x64(True):
+        x_0, sde = jnp.linspace(-2.0, 2.0, 5)[:, None], PROCESS.reverse(exact_score)
+        grid, solver = jnp.asarray(GRID, float), StochasticHeun(**CHURN)
+        path = simulate(jax.random.key(0), sde, x_0, grid, solver=solver, save="path")
+    assert path.noise is not None
+    expected = samplers.churned_heun(
+        LINE,
+        oracle_score,
+        1.0 - np.asarray(grid),
+        np.asarray(x_0[:, 0]),
+        np.asarray(path.noise[:, :, 0]),
+        **CHURN,
+    )
+    np.testing.assert_allclose(path.states[-1, :, 0], expected, rtol=1e-6)
+
+
+def test_the_law_of_the_chain():
+    # 20000 samples against the exact law, which probing the affine oracle gives: |z| < 4.5 twice,
+    # false alarm 1.4e-5.
+    number, sde = 20000, PROCESS.reverse(exact_score)
+    x_0 = jax.random.normal(jax.random.key(3), (number, 1))
+    run = jax.jit(lambda k: simulate(k, sde, x_0, GRID, solver=StochasticHeun(**CHURN)).states)
+    x = np.asarray(run(jax.random.key(4)), float)
+
+    def sampler(x, z):
+        return samplers.churned_heun(LINE, oracle_score, TIMES, x, z, **CHURN)
+
+    mean, variance = samplers.affine_law(sampler, 8, 0.0, 1.0)
+    assert abs(x.mean() - mean) < 4.5 * np.sqrt(variance / number)
+    assert abs(x.var() - variance) < 4.5 * variance * np.sqrt(2 / number)
+
+
+def test_churn_is_of_no_effect_outside_its_window_and_on_the_flow():
+    sde, x_0 = PROCESS.reverse(exact_score), jnp.ones((3, 2))
+    plain = simulate(jax.random.key(0), sde, x_0, GRID, solver=StochasticHeun()).states
+    outside = StochasticHeun(s_churn=5.0, s_min=1e4, s_max=1e5)
+    churned = StochasticHeun(s_churn=5.0)
+    flow = sde.probability_flow()
+    for problem, solver in ((sde, outside), (flow, churned), (flow, StochasticHeun())):
+        found = simulate(jax.random.key(1), problem, x_0, GRID, solver=solver).states
+        np.testing.assert_allclose(found, plain, rtol=1e-6)
+    moved = simulate(jax.random.key(1), sde, x_0, GRID, solver=churned).states
+    assert np.abs(moved - plain).max() > 0.1
+
+
+def test_the_last_step_may_end_without_noise():
+    """At t = 0, where std is 0 and scores may be singular, the step is Euler's; so is its gradient.
+    For a point mass Euler's step lands on it exactly."""
+
+    def score_fn(t, x):
+        scale, std = PROCESS.marginal(t)
+        return -(x - scale * MEAN) / std**2
+
+    def end(x):
+        grid, solver = jnp.asarray([0.0, 0.5, 1.0]), StochasticHeun(s_churn=1.0)
+        return simulate(jax.random.key(0), PROCESS.reverse(score_fn), x, grid, solver=solver).states
+
+    x_0 = jnp.asarray([[0.3], [-1.0]])
+    np.testing.assert_allclose(end(x_0), MEAN, rtol=1e-4)
+    assert jnp.isfinite(jax.grad(lambda x: end(x).sum())(x_0)).all()
+
+
+@pytest.mark.parametrize("process", [VP(0.1, 20.0), VE(0.01, 50.0)], ids=["VP", "VE"])
+@pytest.mark.parametrize("gamma", [1e-3, 0.1, 2**0.5 - 1])
+def test_the_raised_time_has_the_raised_ratio(process, gamma):
+    with jax.enable_x64(True):
+        t = jnp.asarray([1e-3, 0.05, 0.3, 0.7, 1.0])
+        scale, std = process.marginal(t)
+        raised = jax.vmap(lambda t: raise_ratio(process, t, gamma))(t)
+        scale_raised, std_raised = process.marginal(raised)
+    ratio = np.asarray(std_raised / scale_raised / (std / scale))
+    np.testing.assert_allclose(ratio[:4], 1 + gamma, rtol=1e-6)
+    assert raised[-1] == 1.0, "never beyond the horizon"
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"s_churn": -1.0}, "s_churn must be finite and at least 0, got -1.0"),
+        ({"s_noise": float("nan")}, "s_noise must be finite and at least 0, got nan"),
+        ({"s_min": 2.0, "s_max": 1.0}, "s_max must be at least s_min, got s_min=2.0 and s_max=1.0"),
+    ],
+)
+def test_bad_parameters_are_named(bad, message):
+    with pytest.raises(ValueError, match=message):
+        StochasticHeun(**bad)
