@@ -2,6 +2,7 @@
 
 from ctrl_jax.losses import (
     advantage,
+    consistency,
     divergence,
     policy,
     preference,
@@ -12,6 +13,7 @@ from ctrl_jax.losses import (
 
 __all__ = [
     "advantage",
+    "consistency",
     "divergence",
     "policy",
     "preference",

@@ -1,6 +1,7 @@
 """Samplers on diffrax solvers, the law of their steps, and Girsanov densities."""
 
 from ctrl_jax.solvers import girsanov
+from ctrl_jax.solvers.consistency import sample_consistency
 from ctrl_jax.solvers.euler_maruyama import EulerMaruyama
 from ctrl_jax.solvers.exponential_euler import ExponentialEuler
 from ctrl_jax.solvers.kernels import GaussianSolver, Kernel, gaussian_log_prob
@@ -15,5 +16,6 @@ __all__ = [
     "gaussian_log_prob",
     "girsanov",
     "sample",
+    "sample_consistency",
     "simulate",
 ]

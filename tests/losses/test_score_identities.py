@@ -14,7 +14,7 @@ import pytest
 
 from ctrl_jax.environments.mixture import Mixture
 from ctrl_jax.losses import divergence, score_matching, time_weighting
-from tests.losses.families import PROCESSES
+from tests.processes.families import PROCESSES
 
 WEIGHTINGS = ("noise", "data", "velocity", "likelihood", "min_snr")
 FRACTIONS = (0.1, 0.5, 0.9)  # of the horizon

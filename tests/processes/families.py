@@ -1,4 +1,4 @@
-"""Every process the laws of losses are tested on."""
+"""Every process that laws are tested on."""
 
 from ctrl_jax.processes import VP
 
