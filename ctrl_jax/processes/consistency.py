@@ -31,6 +31,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ctrl_jax._typing import expand
+from ctrl_jax.processes import grids
 from ctrl_jax.processes.linear import LinearProcess
 
 
@@ -126,7 +127,7 @@ def level_times(
 ) -> Callable[[Float[Array, "*t"]], Float[Array, "*t"]]:
     """Return the map of levels u in [0, 1] to times in [end, horizon], even in tau^(1 / power).
 
-    The inverse of tau(t) is interpolated in a fine table made on the host: `process` is concrete.
+    A fine grid of `grids.edm` is made on the host and interpolated: `process` is concrete.
 
     Args:
         process: the forward process.
@@ -140,12 +141,11 @@ def level_times(
         raise ValueError(f"end must lie in (0, horizon) = (0, {process.horizon}), got {end!r}.")
     if not power > 0:
         raise ValueError(f"power must be positive, got {power!r}.")
-    times = np.geomspace(end, process.horizon, 4001)
-    times[0], times[-1] = end, process.horizon
     with jax.ensure_compile_time_eval():  # concrete under jit too
-        scale, std = (np.asarray(z, np.float64) for z in process.marginal(jnp.asarray(times)))
-    roots = (std / scale) ** (1 / power)
-    levels = (roots - roots[0]) / (roots[-1] - roots[0])
+        grid = np.asarray(grids.edm(process, 4000, rho=power, end=end), np.float64)
+    times = (process.horizon - grid)[::-1].copy()
+    times[0], times[-1] = end, process.horizon
+    levels = np.linspace(0.0, 1.0, times.size)
 
     def time_of_level(u):
         u = jnp.asarray(u)

@@ -8,7 +8,7 @@ import pytest
 from ctrl_jax.losses import consistency
 from ctrl_jax.processes.consistency import from_velocity, level_times
 from tests.losses.gaussian_consistency import MEAN, VARIANCE, consistency_fn, score_fn
-from tests.processes.families import PROCESSES
+from tests.processes.one_of_each import PROCESSES
 
 END = 0.01
 UPPER = 0.6  # the level of t
@@ -55,7 +55,7 @@ def test_the_exact_function_has_no_distillation_loss(name, order):
         def loss(t, s, x_t, x_s, mass):
             return mass @ consistency.distillation(function(t, x_t), function(s, x_s))
 
-        for gap in 0.05 * 0.5 ** np.arange(4):
+        for gap in 0.02 * 0.5 ** np.arange(4):
             t, s, x_t, taught, _, mass = neighbours(process, gap, order=order)
             found.append(float(loss(t, s, x_t, taught, mass)))
     np.testing.assert_allclose(slopes(found)[-1], 2 * (order + 1), atol=0.35)

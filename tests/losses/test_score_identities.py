@@ -14,7 +14,7 @@ import pytest
 
 from ctrl_jax.environments.mixture import Mixture
 from ctrl_jax.losses import divergence, score_matching, time_weighting
-from tests.processes.families import PROCESSES
+from tests.processes.one_of_each import PROCESSES
 
 WEIGHTINGS = ("noise", "data", "velocity", "likelihood", "min_snr")
 FRACTIONS = (0.1, 0.5, 0.9)  # of the horizon
@@ -31,10 +31,10 @@ class Losses(NamedTuple):
     kernel_square: Any
 
 
-def network(params, x):
-    """A score model with a hidden layer of three, in float64."""
-    hidden = jnp.tanh(x * params["w"][None] + params["b"][None])
-    return hidden @ params["v"][:, None] - params["k"] * x
+def network(params, x, norm):
+    """A score model with a hidden layer of three, for states of standard deviation `norm`."""
+    hidden = jnp.tanh(x / norm * params["w"][None] + params["b"][None])
+    return (hidden @ params["v"][:, None] - params["k"] * x / norm) / norm
 
 
 def start():
@@ -60,12 +60,13 @@ def expected_losses(params, process, t, weight, relative) -> Losses:
         jnp.asarray([0.3, 0.7]), jnp.asarray([[-1.5], [1.0]]), jnp.asarray([[0.3], [0.5]])
     )
     scale, std = process.marginal(t)
+    norm = jnp.sqrt(scale**2 + std**2)
     law = data.noised(scale, std)
     grid, mass = trapezoid(law, 600)
     x, weights = grid[:, None], jnp.broadcast_to(weight, mass.shape)
     target = jax.vmap(law.score)(x)
-    value, div = divergence.exact(lambda x: network(params, x), x)
-    _, curvature = divergence.projected(lambda x: network(params, x), x, -jnp.ones_like(x))
+    value, div = divergence.exact(lambda x: network(params, x, norm), x)
+    _, curvature = divergence.projected(lambda x: network(params, x, norm), x, -jnp.ones_like(x))
 
     x_grid, x_mass = trapezoid(data, 160)
     normal = Mixture(jnp.ones(1), jnp.zeros((1, 1)), jnp.ones((1, 1)))
@@ -73,7 +74,7 @@ def expected_losses(params, process, t, weight, relative) -> Losses:
     x_0, noise = (g.reshape(-1, 1) for g in jnp.meshgrid(x_grid, noise_grid, indexing="ij"))
     joint = jnp.outer(x_mass, noise_mass).ravel()
     denoising = score_matching.denoising(
-        network(params, scale * x_0 + std * noise),
+        network(params, scale * x_0 + std * noise, norm),
         noise,
         jnp.broadcast_to(std, joint.shape),
         weights=jnp.broadcast_to(relative, joint.shape),

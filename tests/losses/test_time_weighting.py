@@ -8,7 +8,7 @@ import pytest
 from ctrl_jax._typing import expand
 from ctrl_jax.losses import score_matching, time_weighting
 from ctrl_jax.processes import parameterisation
-from tests.processes.families import PROCESSES
+from tests.processes.one_of_each import PROCESSES
 
 
 @pytest.mark.parametrize("name", PROCESSES)

@@ -7,7 +7,7 @@ import pytest
 
 from ctrl_jax.processes import VP, consistency, parameterisation
 from ctrl_jax.solvers import ExponentialEuler
-from tests.processes.families import PROCESSES
+from tests.processes.one_of_each import PROCESSES
 
 X = jax.random.normal(jax.random.key(0), (7, 2, 3))
 

@@ -8,7 +8,7 @@ import pytest
 from ctrl_jax.processes import VP
 from ctrl_jax.solvers.consistency import renoise, sample_consistency
 from tests.losses.gaussian_consistency import MEAN, VARIANCE, consistency_fn
-from tests.processes.families import PROCESSES
+from tests.processes.one_of_each import PROCESSES
 
 END, NUMBER = 0.01, 20_000
 
