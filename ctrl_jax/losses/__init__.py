@@ -1,5 +1,23 @@
 """Pure losses: arrays in, one value per example out. Means are taken once, in the algorithm."""
 
-from ctrl_jax.losses import advantage, policy, preference, score_matching, value
+from ctrl_jax.losses import (
+    advantage,
+    consistency,
+    divergence,
+    policy,
+    preference,
+    score_matching,
+    time_weighting,
+    value,
+)
 
-__all__ = ["advantage", "policy", "preference", "score_matching", "value"]
+__all__ = [
+    "advantage",
+    "consistency",
+    "divergence",
+    "policy",
+    "preference",
+    "score_matching",
+    "time_weighting",
+    "value",
+]

@@ -1,6 +1,6 @@
 """Forward SDEs, their reversal, network parameterisations, time grids and contraction."""
 
-from ctrl_jax.processes import contraction, grids, parameterisation, reuse
+from ctrl_jax.processes import consistency, contraction, grids, parameterisation, reuse
 from ctrl_jax.processes.edm import EDM
 from ctrl_jax.processes.linear import LinearProcess, Marginal, ReverseSDE
 from ctrl_jax.processes.ornstein_uhlenbeck import OU, ContractiveOU
@@ -24,6 +24,7 @@ __all__ = [
     "NoiseSchedule",
     "ReverseSDE",
     "SubVP",
+    "consistency",
     "contraction",
     "grids",
     "parameterisation",

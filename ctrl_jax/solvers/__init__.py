@@ -2,6 +2,7 @@
 
 from ctrl_jax.solvers import girsanov, guidance, likelihood
 from ctrl_jax.solvers.adaptive import AdaptiveSamples, sample_adaptive
+from ctrl_jax.solvers.consistency import sample_consistency
 from ctrl_jax.solvers.dpm_solver import DPMSolverPP2M
 from ctrl_jax.solvers.euler_maruyama import EulerMaruyama
 from ctrl_jax.solvers.exponential_euler import Ancestral, ExponentialEuler
@@ -37,5 +38,6 @@ __all__ = [
     "log_likelihood",
     "sample",
     "sample_adaptive",
+    "sample_consistency",
     "simulate",
 ]

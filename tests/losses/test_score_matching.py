@@ -1,4 +1,4 @@
-"""Denoising score matching by hand, and the identity DSM = ESM + const."""
+"""Score matching by hand, and the identity DSM = ESM + const for a linear model."""
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,24 @@ def test_denoising_by_hand():
     np.testing.assert_allclose(loss, [0.625, 1.0])
     weighted = score_matching.denoising(score, noise, std, weights=jnp.asarray([2.0, 0.0]))
     np.testing.assert_allclose(weighted, [1.25, 0.0])
+
+
+def test_the_others_by_hand():
+    score = jnp.asarray([[1.0, -1.0], [0.0, 2.0]])
+    target = jnp.asarray([[0.0, 1.0], [0.0, 0.0]])
+    weights = jnp.asarray([1.0, 3.0])
+    # ((1 - 0)^2 + (-1 - 1)^2) / 2 = 2.5;  2^2 / 2 = 2, times 3.
+    found = score_matching.explicit(score, target, weights=weights)
+    np.testing.assert_allclose(found, [2.5, 6.0])
+    # |s|^2 / 2 = 1 and 2; plus 2 div / 2.
+    divergence = jnp.asarray([-0.5, 4.0])
+    found = score_matching.implicit(score, divergence, weights=weights)
+    np.testing.assert_allclose(found, [0.5, 18.0])
+    np.testing.assert_allclose(score_matching.sliced(score, divergence), [0.5, 6.0])
+    # (v . s)^2 / 2 with v = (1, 1): 0 and 2; v = (1, -1): 2 and 2.
+    direction = jnp.asarray([[1.0, 1.0], [1.0, -1.0]])
+    found = score_matching.sliced(score, divergence, direction=direction, weights=weights)
+    np.testing.assert_allclose(found, [-0.5, 18.0])
 
 
 def test_the_kernel_score_has_no_loss():

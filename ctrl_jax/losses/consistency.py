@@ -1,0 +1,111 @@
+r"""Consistency losses: one value per example, for a model f(t, x) that ends trajectories.
+
+A model meets f(t, x_t) = f(s, x_s) along the probability-flow ODE if, for neighbours s < t,
+
+    E w d(f(t, x_t), f^-(s, x_s)) -> min,                                                (1)
+
+with f^- a copy that is held fixed and d the squared difference or, robust against outliers,
+
+    d(p, q) = sqrt(|p - q|^2 + c^2) - c.                                                 (2)
+
+The two losses differ in how the neighbour x_s is found, with y = x / a, tau = std / a:
+
+    distillation:  a step of the ODE dy = noise dtau with a teacher's noise = -std s(t, x);  (3)
+    training:      x_s = a_s x_0 + std_s noise with the x_0 and noise that made x_t.     (4)
+
+(4) is the step (3) with the score of the kernel, whose mean given x_t is the score of the data: the
+gradients of (3) and (4) are O(tau_t - tau_s), and their difference is of second order in it.
+
+Source: Song et al. 2023 (arXiv 2303.01469), theorems 1-2; Song and Dhariwal 2024 (2310.14189) (2).
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ctrl_jax._typing import ScoreFn, expand
+from ctrl_jax.losses.weighting import weighted
+from ctrl_jax.processes import LinearProcess
+
+
+def distillation(
+    prediction: Float[Array, "batch ..."],
+    target: Float[Array, "batch ..."],
+    *,
+    huber: float | None = None,
+    weights: Float[Array, " batch"] | None = None,
+) -> Float[Array, " batch"]:
+    """Return loss (1) of a model that learns from a teacher's trajectories.
+
+    Args:
+        prediction: f(t, x_t).
+        target: f^-(s, x_s), x_s by `teacher_step`, held fixed by the caller.
+        huber: c of (2) per root of the dimension; by default d is the mean squared difference.
+        weights: w of each example; 1 by default.
+
+    Raises:
+        ValueError: huber is not positive.
+    """
+    return _distance(prediction, target, huber, weights)
+
+
+def training(
+    prediction: Float[Array, "batch ..."],
+    target: Float[Array, "batch ..."],
+    *,
+    huber: float | None = 0.03,
+    weights: Float[Array, " batch"] | None = None,
+) -> Float[Array, " batch"]:
+    """Return loss (1) of a model that learns from data alone.
+
+    Args:
+        prediction: f(t, x_t).
+        target: f^-(s, x_s), x_s made of the same data and noise (4), held fixed by the caller.
+        huber: c of (2) per root of the dimension; None for the mean squared difference.
+        weights: w of each example; 1 by default.
+
+    Raises:
+        ValueError: huber is not positive.
+    """
+    return _distance(prediction, target, huber, weights)
+
+
+def teacher_step(
+    process: LinearProcess,
+    score_fn: ScoreFn,
+    x_t: Float[Array, "batch ..."],
+    t: Float[Array, " batch"],
+    s: Float[Array, " batch"],
+    *,
+    order: int = 2,
+) -> Float[Array, "batch ..."]:
+    """Return x_s, one step of the ODE (3) from x_t.
+
+    Args:
+        process: the forward process.
+        score_fn: the teacher's score.
+        x_t: states, shape (batch, ...).
+        t: their times.
+        s: times of the result, below t.
+        order: 1 for Euler's step in tau (DDIM), 2 for Heun's, with two evaluations.
+
+    Raises:
+        ValueError: the order is neither 1 nor 2.
+    """
+    if order not in (1, 2):
+        raise ValueError(f"teacher_step: order must be 1 or 2, got {order!r}.")
+    (scale_t, std_t), (scale_s, std_s) = process.marginal(t), process.marginal(s)
+    y, width = x_t / expand(scale_t, x_t), expand(std_s / scale_s - std_t / scale_t, x_t)
+    noise = -expand(std_t, x_t) * score_fn(t, x_t)
+    if order == 2:
+        x_s = expand(scale_s, x_t) * (y + width * noise)
+        noise = (noise - expand(std_s, x_t) * score_fn(s, x_s)) / 2
+    return expand(scale_s, x_t) * (y + width * noise)
+
+
+def _distance(prediction, target, huber, weights):
+    square = jnp.mean(jnp.square(prediction - target).reshape(prediction.shape[0], -1), axis=1)
+    if huber is None:
+        return weighted(square, weights)
+    if not huber > 0:
+        raise ValueError(f"huber must be positive, or None for the square, got {huber!r}.")
+    return weighted(jnp.sqrt(square + huber**2) - huber, weights)

@@ -1,0 +1,81 @@
+r"""Weights lambda(t) of score matching over time, for every process.
+
+Written for the error of the score, lambda |s - s^*|^2; each prediction is affine in the score, so a
+weight on another prediction's error is a lambda. With signal-to-noise ratio snr = a^2 / v:
+
+| name | lambda | the error it weighs equally |
+|---|---|---|
+| `noise` | v | of the noise, eps = -std s |
+| `data` | v^2 / a^2 | of the data, x_0 = (x + v s) / a |
+| `velocity` | v (a^2 + v)^2 / a^2 | of a eps - std x_0 |
+| `likelihood` | sigma^2 | path divergence: KL <= 1/2 \int sigma^2 E|s - s^*|^2 dt |
+| `min_snr` | v min(1, gamma / snr) | of the data, weighed by min(snr, gamma) |
+
+Each takes the process and returns ``weighting(t)``. Source: Song et al. 2021a (`likelihood`:
+arXiv 2101.09258); arXiv 2303.09556 (`min_snr`); arXiv 2402.07487, section 4.
+"""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ctrl_jax.processes import LinearProcess
+
+Weighting = Callable[[Float[Array, "*t"]], Float[Array, "*t"]]
+"""``weighting(t)`` returns lambda(t)."""
+
+
+def noise(process: LinearProcess) -> Weighting:
+    """Return lambda = v."""
+    return lambda t: process.marginal(t).std ** 2
+
+
+def data(process: LinearProcess) -> Weighting:
+    """Return lambda = v^2 / a^2."""
+
+    def weighting(t):
+        scale, std = process.marginal(t)
+        return (std**2 / scale) ** 2
+
+    return weighting
+
+
+def velocity(process: LinearProcess) -> Weighting:
+    """Return lambda = v (a^2 + v)^2 / a^2, which is v / a^2 for a variance-preserving process."""
+
+    def weighting(t):
+        scale, std = process.marginal(t)
+        return (std * (scale**2 + std**2) / scale) ** 2
+
+    return weighting
+
+
+def likelihood(process: LinearProcess) -> Weighting:
+    """Return lambda = sigma^2, under which the loss bounds the negative log-likelihood."""
+    return lambda t: process.diffusion(t) ** 2
+
+
+def min_snr(process: LinearProcess, gamma: float = 5.0) -> Weighting:
+    """Return lambda = v min(1, gamma / snr).
+
+    Args:
+        process: the forward process.
+        gamma: signal-to-noise ratio above which the weight on the data's error stops growing.
+
+    Raises:
+        ValueError: gamma is not positive.
+    """
+    if not gamma > 0:
+        raise ValueError(f"min_snr: gamma must be positive, got {gamma!r}.")
+
+    def weighting(t):
+        scale, std = process.marginal(t)
+        return std**2 * jnp.minimum(1.0, gamma * (std / scale) ** 2)
+
+    return weighting
+
+
+def relative(process: LinearProcess, weighting: Weighting) -> Weighting:
+    """Return lambda / v, the weights of `score_matching.denoising` for t > 0."""
+    return lambda t: weighting(t) / process.marginal(t).std ** 2

@@ -1,0 +1,69 @@
+"""Pictures of consistency models beside DDIM."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from experiments.consistency_models.evaluation import LIMIT, Outcome
+from experiments.consistency_models.tasks import Task
+
+COLOURS = {"ddim": "#D55E00", "distillation": "#0072B2", "training": "#009E73"}
+TITLES = {"ddim": "DDIM", "distillation": "distilled", "training": "from data alone"}
+
+
+def draw_quality(path: Path, results: list[tuple[Task, Mapping[str, Outcome]]]) -> None:
+    """Draw quality against evaluations, one panel per data set."""
+    figure, axes = plt.subplots(1, len(results), figsize=(5.2 * len(results), 4), squeeze=False)
+    for axis, (task, outcomes) in zip(axes[0], results, strict=True):
+        for name, outcome in outcomes.items():
+            steps = [n for n in outcome.quality if n != LIMIT]
+            values = [outcome.quality[n] for n in steps]
+            axis.plot(steps, values, marker="o", color=COLOURS[name], label=TITLES[name])
+        limit = outcomes["ddim"].quality[LIMIT]
+        axis.axhline(limit, color=COLOURS["ddim"], linestyle=":", label=f"DDIM, {LIMIT}")
+        axis.axhline(task.floor, color="#999999", linestyle="--", label="true data")
+        axis.set(xscale="log", yscale="log", xlabel="network evaluations per sample")
+        axis.set(ylabel=task.quality_name, title=task.name.replace("_", " "))
+        axis.set_xticks(steps, [str(n) for n in steps])
+        axis.minorticks_off()
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0][-1].legend(frameon=False, fontsize=9)
+    _save(figure, path)
+
+
+def draw_samples(path: Path, task: Task, outcomes: Mapping[str, Outcome]) -> None:
+    """Draw samples: a row per model, a column per number of evaluations."""
+    steps = [n for n in next(iter(outcomes.values())).quality if n != LIMIT]
+    figure, axes = plt.subplots(
+        len(outcomes), len(steps), figsize=(2.6 * len(steps), 2.7 * len(outcomes)), squeeze=False
+    )
+    for row, (name, outcome) in zip(axes, outcomes.items(), strict=True):
+        for axis, n in zip(row, steps, strict=True):
+            if len(task.shape) == 1:
+                axis.plot(*outcome.samples[n].T, ".", markersize=2, color=COLOURS[name])
+                axis.set(xlim=(-2.4, 2.4), ylim=(-2.4, 2.4), aspect="equal")
+            else:
+                axis.imshow(tile(outcome.samples[n][:36]), cmap="gray", vmin=-1, vmax=1)
+            axis.set_title(f"{TITLES[name]}, {n}: {outcome.quality[n]:.3g}", fontsize=9)
+            axis.set(xticks=[], yticks=[])
+    _save(figure, path)
+
+
+def tile(images: np.ndarray) -> np.ndarray:
+    """Return images (n, h, w, 1) as one square picture with thin borders."""
+    side = int(len(images) ** 0.5)
+    padded = np.pad(images[: side**2, :, :, 0], ((0, 0), (1, 1), (1, 1)), constant_values=-1)
+    rows, columns = padded.shape[1:]
+    grid = padded.reshape(side, side, rows, columns)
+    return np.swapaxes(grid, 1, 2).reshape(side * rows, side * columns)
+
+
+def _save(figure, path: Path) -> None:
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)

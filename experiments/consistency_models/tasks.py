@@ -1,0 +1,115 @@
+"""The data sets, and how near samples are to them."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ctrl_jax.metrics import distances
+from ctrl_jax.processes import VP, LinearProcess
+from ctrl_jax.runtime import load_digits
+
+ROLL_SCALE = 1 / 7  # brings the roll to unit variance, nearly
+
+
+class Task(NamedTuple):
+    """A data set with its process and its measure of quality.
+
+    Fields:
+        name: as the options call it.
+        shape: of one example.
+        process: the forward process.
+        end: forward time at which sampling stops.
+        data_std: standard deviation of a coordinate.
+        batch: ``batch(generator, number)`` draws training data.
+        quality: distance of samples from held-out data; smaller is better.
+        quality_name: what `quality` is.
+        floor: the distance of as many true data.
+        number: samples that `quality` compares at a time.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    process: LinearProcess
+    end: float
+    data_std: float
+    batch: Callable[[np.random.Generator, int], np.ndarray]
+    quality: Callable[[np.ndarray], float]
+    quality_name: str
+    floor: float
+    number: int
+
+
+def make_task(name: str, samples: int) -> Task:
+    """Return the task of that name."""
+    return swiss_roll(samples) if name == "swiss_roll" else digits()
+
+
+def draw_roll(generator: np.random.Generator, number: int) -> np.ndarray:
+    """Return points on a spiral of one and a half turns, with a little noise."""
+    angle = 1.5 * np.pi * (1 + 2 * generator.random(number))
+    points = angle[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    noise = 0.25 * generator.normal(size=points.shape)
+    return (ROLL_SCALE * (points + noise)).astype(np.float32)
+
+
+def swiss_roll(samples: int) -> Task:
+    """Return the spiral; quality is the sliced W2 distance."""
+    generator = np.random.default_rng(12345)
+    reference, other = (draw_roll(generator, samples) for _ in range(2))
+    sliced = jax.jit(distances.sliced_wasserstein)
+
+    def quality(points):
+        return float(sliced(jax.random.key(7), jnp.asarray(points), jnp.asarray(reference)))
+
+    return Task(
+        "swiss_roll",
+        (2,),
+        VP(),
+        2e-3,
+        float(reference.std()),
+        draw_roll,
+        quality,
+        "sliced W2",
+        quality(other),
+        samples,
+    )
+
+
+def digits() -> Task:
+    """Return the 8x8 digits; quality is the Frechet distance of a classifier's features."""
+    data = load_digits()
+    feature_fn = digit_features(data.held_out_images, data.held_out_labels)
+    reference = distances.feature_moments(data.held_out_images, feature_fn)
+
+    def quality(images):
+        moments = distances.feature_moments(images, feature_fn)
+        return distances.frechet_of_moments(moments, reference)
+
+    def batch(generator, number):
+        return data.train_images[generator.integers(len(data.train_images), size=number)]
+
+    return Task(
+        "digits",
+        data.train_images.shape[1:],
+        VP(),
+        5e-3,
+        float(data.train_images.std()),
+        batch,
+        quality,
+        "Fréchet distance",
+        quality(data.train_images),
+        len(data.train_images),
+    )
+
+
+def digit_features(images: np.ndarray, labels: np.ndarray) -> Callable:
+    """Return the hidden layer, 32 features, of a small classifier of digits."""
+    from sklearn.neural_network import MLPClassifier
+
+    classifier = MLPClassifier((32,), alpha=1e-2, max_iter=200, random_state=0)
+    classifier.fit(images.reshape(len(images), -1), labels)
+    weights, bias = classifier.coefs_[0], classifier.intercepts_[0]
+    return lambda x: np.maximum(np.asarray(x).reshape(len(x), -1) @ weights + bias, 0)

@@ -1,0 +1,1 @@
+"""What `experiments.score_matching` measures."""
