@@ -5,8 +5,8 @@ Each step noises a batch of data to times drawn by `sample_times` and minimises
     E w(t) |std s_theta(t, x_t) + noise|^2,  x_t = a x_0 + std noise.                     (1)
 
 w = 1 weighs noise predictions equally; w = 1 / a^2 does the same for velocity predictions of a
-variance-preserving process. Where the model has dropout, each step draws its mask anew; the averaged
-parameters are meant for `Model.apply`, which has none.
+variance-preserving process. Where the model has dropout, each step draws its mask anew; the
+averaged parameters are meant for `Model.apply`, which has none.
 """
 
 import functools

@@ -1,7 +1,7 @@
 """Dropout whose randomness is an argument: a key to drop, none to keep everything.
 
-A mask is drawn from the key for the whole batch at once; with JAX's partitionable threefry it is the
-same on any mesh.
+A mask is drawn from the key for the whole batch at once; with JAX's partitionable threefry it is
+the same on any mesh.
 """
 
 import itertools

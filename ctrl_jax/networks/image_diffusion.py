@@ -97,11 +97,14 @@ class ImageDiffusionSpec:
         def apply(params, t, x, *conditions):
             return score(lambda u, x: network.apply(params, u, x), t, x, *conditions)
 
-        def train(key, params, t, x, *conditions):
-            assert network.train is not None
-            return score(lambda u, x: network.train(key, params, u, x), t, x, *conditions)
+        dropping = network.train
+        if dropping is None or self.network.dropout == 0:
+            return Model(network.init, apply)
 
-        return Model(network.init, apply, train=train if self.network.dropout > 0 else None)
+        def train(key, params, t, x, *conditions):
+            return score(lambda u, x: dropping(key, params, u, x), t, x, *conditions)
+
+        return Model(network.init, apply, train=train)
 
     def _seen(self, process: LinearProcess, t):
         if self.network.fourier_scale is None:

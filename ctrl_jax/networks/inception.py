@@ -7,8 +7,8 @@ followed by a normalisation with stored moments and a rectifier,
 
     y = max((w * x - m) / sqrt(v + 1e-3) g + b, 0).                                       (1)
 
-Preprocessing: images in [-1, 1], any size of at least 2 pixels, are resized to 299 x 299 by bilinear
-interpolation between pixel centres (half-pixel, no anti-aliasing), and enter as they are.
+Preprocessing: images in [-1, 1] are resized to 299 x 299 by bilinear interpolation between pixel
+centres (half-pixel, no anti-aliasing), and enter as they are.
 The 2048 features are the last feature map, averaged over pixels (pool3); class probabilities are
 softmax(logits). Source: Szegedy et al. 2015; Heusel et al. 2017 (features); Salimans et al. 2016.
 """

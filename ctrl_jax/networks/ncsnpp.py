@@ -1,7 +1,8 @@
 r"""NCSN++ and DDPM++, the U-Nets of Song et al. (2011.13456, appendix H).
 
-At each resolution `blocks` residual blocks go down and `blocks + 1` come back up, each of the latter
-joined to one of the former; attention at chosen resolutions and in the middle. The two differ in:
+At each resolution `blocks` residual blocks go down and `blocks + 1` come back up, each of the
+latter joined to a feature map of the former; attention at chosen resolutions and in the middle.
+The two differ in:
 
     NCSN++   Fourier embedding of log std; the image itself, halved again and again, is added on the
              way down ("progressive input, residual").

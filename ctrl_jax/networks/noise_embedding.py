@@ -1,10 +1,10 @@
 r"""What a score network is told about the noise: an embedding of one number per example.
 
-    positional (1706.03762):  [sin(u w_k), cos(u w_k)],  w_k = 10000^{-k / (n - 1)}, k < n        (1)
-    Fourier    (2006.10739):  [sin(2 pi u W_k), cos(2 pi u W_k)],  W_k ~ N(0, scale^2) and fixed   (2)
+    positional (1706.03762):  [sin(u w_k), cos(u w_k)],  w_k = 10000^{-k / (n - 1)}, k < n     (1)
+    Fourier    (2006.10739):  [sin(2 pi u W_k), cos(2 pi u W_k)],  W_k ~ N(0, scale^2), fixed   (2)
 
 Each is followed by two linear layers. Source: Song et al. 2011.13456, appendix H: (1) of the time,
-counted from 0 to 999, for DDPM++; (2) of the logarithm of the noise's standard deviation for NCSN++.
+counted from 0 to 999, for DDPM++; (2) of the log of the noise's standard deviation for NCSN++.
 """
 
 import math

@@ -1,6 +1,6 @@
 r"""Resampling by two with a short filter instead of by repeating and averaging (1904.11486).
 
-For taps k (4 of them, symmetric, summing to 1 along one axis; (1, 3, 3, 1) / 8 by default) and zeros
+For four symmetric taps k that sum to 1 along one axis, (1, 3, 3, 1) / 8 by default, and zeros
 beyond the border,
 
     down:  y_i = \sum_j k_j x_{2i+j-1}                                                    (1)
@@ -22,6 +22,7 @@ from jaxtyping import Array, Float
 
 TAPS = (1.0, 3.0, 3.0, 1.0)
 AXES = (1, 2)
+KERNEL_INIT = nnx.initializers.lecun_normal()
 
 
 def check_taps(taps: Sequence[float], name: str = "taps") -> None:
@@ -81,7 +82,7 @@ class FilteredConvolution(nnx.Module):
         outputs: int,
         *,
         taps: Sequence[float] = TAPS,
-        kernel_init=nnx.initializers.lecun_normal(),
+        kernel_init=KERNEL_INIT,
         dtype: jnp.dtype | None = None,
         rngs: nnx.Rngs,
     ):

@@ -1,6 +1,7 @@
 """One resolution of a U-Net on the way down, at the bottom, and on the way up (2011.13456)."""
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
 
 import jax.numpy as jnp
@@ -58,12 +59,12 @@ class DownLevel(nnx.Module):
         options = {"dtype": dtype, "rngs": rngs}
         self.channels = (inputs,) * halves + (outputs,) * sizes.blocks
         self.halve = sizes.block(inputs, inputs, "down", **options) if halves else None
-        shrinks = halves and pyramid is not None
         filtered = {"taps": sizes.taps, "kernel_init": SPREAD, **options}
-        self.shrink = FilteredConvolution(pyramid, inputs, **filtered) if shrinks else None
+        without = pyramid is None or not halves
+        self.shrink = None if without else FilteredConvolution(pyramid, inputs, **filtered)
         widths = [inputs, *[outputs] * sizes.blocks]
         self.blocks = nnx.List(
-            [sizes.block(a, b, **options) for a, b in zip(widths[:-1], widths[1:], strict=True)]
+            [sizes.block(a, b, **options) for a, b in itertools.pairwise(widths)]
         )
         attention = [PixelAttention(outputs, **options) for _ in self.blocks] if attends else []
         self.attention = nnx.List(attention)

@@ -12,7 +12,6 @@ import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 from flax import nnx
 from jaxtyping import Array
 

@@ -1,8 +1,8 @@
 """From a file's arrays to a network's parameters, by a table that leaves nothing to chance.
 
-One table per architecture says, for each parameter, the name it has in the file and how its axes are
-ordered there. Anything that does not fit is refused with its name: a parameter without an array, an
-array without a parameter, another shape, another dtype.
+One table per architecture says, for each parameter, the name it has in the file and how its axes
+are ordered there. Anything that does not fit is refused with its name: a parameter without an
+array, an array without a parameter, another shape, another dtype.
 """
 
 from collections.abc import Collection, Mapping

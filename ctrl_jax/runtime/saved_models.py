@@ -21,7 +21,6 @@ from ctrl_jax.runtime.checkpoints import Checkpoints
 from ctrl_jax.runtime.digests import state_digest
 from ctrl_jax.runtime.records import read_json, write_json_atomic
 
-
 Spec = DiffusionSpec | ImageDiffusionSpec
 
 
