@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from ctrl_jax._typing import Model
 from ctrl_jax.networks.functional import as_model
 from ctrl_jax.networks.ncsnpp import NCSNpp, NCSNppConfig
-from ctrl_jax.processes import VP, LinearProcess, parameterisation
+from ctrl_jax.processes import VE, VP, ContractiveSubVP, LinearProcess, SubVP, parameterisation
 
 Kind = Literal["ve", "vp", "sub_vp", "contractive_sub_vp"]
 
@@ -68,7 +68,11 @@ class ImageDiffusionSpec:
     def process(self) -> LinearProcess:
         """Return the forward process."""
         low, high = self.coefficients or COEFFICIENTS[self.kind]
-        return VP(low, high)
+        if self.kind == "ve":
+            # As published: the marginal is that of data already blurred by the smallest noise.
+            return VE(low, high, zero_start=False)
+        kinds = {"vp": VP, "sub_vp": SubVP, "contractive_sub_vp": ContractiveSubVP}
+        return kinds[self.kind](low, high)
 
     def model(self, shape: tuple[int, ...], dtype: jnp.dtype | None = None) -> Model:
         """Return the score model for images of `shape`, its arithmetic in `dtype`.
