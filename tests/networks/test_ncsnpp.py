@@ -109,7 +109,7 @@ def test_dropout_is_random_by_key_only(model):
 
 
 def test_half_precision_agrees_roughly_and_keeps_its_parameters():
-    exact, half = (build(CONFIGS["NCSN++"], dtype=dtype) for dtype in (None, jnp.bfloat16))
+    exact, half = (build(CONFIGS["NCSN++"], dtype=dtype) for dtype in (None, jnp.dtype("bfloat16")))
     made = jax.eval_shape(half.init, jax.random.key(0))
     assert {leaf.dtype for leaf in jax.tree.leaves(made)} == {jnp.dtype("float32")}
     params, x = random_params(half), jax.random.normal(jax.random.key(1), (BATCH, *SHAPE))
