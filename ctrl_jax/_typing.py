@@ -30,11 +30,14 @@ class Model(NamedTuple):
         observe: for value functions, an optional ``observe(t, x, *conditions)`` without parameters
             of its own, whose result `apply` takes in place of x. It is evaluated once per
             trajectory, however often the parameters are fitted.
+        train: for networks with dropout, ``train(key, params, t, x, *conditions)``: what `apply`
+            returns, with features dropped at random; None for networks without.
     """
 
     init: Callable[[Array], Params]
     apply: Callable[..., Array]
     observe: Callable[..., Array] | None = None
+    train: Callable[..., Array] | None = None
 
 
 def expand(coefficient: Float[Array, "..."], x: Array) -> Array:

@@ -5,9 +5,11 @@ Each step noises a batch of data to times drawn by `sample_times` and minimises
     E w(t) |std s_theta(t, x_t) + noise|^2,  x_t = a x_0 + std noise.                     (1)
 
 w = 1 weighs noise predictions equally; w = 1 / a^2 does the same for velocity predictions of a
-variance-preserving process.
+variance-preserving process. Where the model has dropout, each step draws its mask anew; the
+averaged parameters are meant for `Model.apply`, which has none.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -88,13 +90,14 @@ def make_score_pretraining(
 
     def step(state: PretrainingState, batch: DataBatch):
         key, time_key, noise_key = jax.random.split(state.key, 3)
+        score_fn = _with_dropout(model, jax.random.fold_in(noise_key, 1))
         t = sample_times(time_key, batch.x_0.shape[0])
         x_t, noise = process.sample_marginal(noise_key, batch.x_0, t)
         std = process.marginal(t).std
         weights = None if weighting is None else weighting(t)
 
         def loss_fn(params):
-            score = model.apply(params, t, x_t, *batch.conditions)
+            score = score_fn(params, t, x_t, *batch.conditions)
             return jnp.mean(score_matching.denoising(score, noise, std, weights=weights))
 
         loss, gradient = jax.value_and_grad(loss_fn)(state.learner.params)
@@ -118,3 +121,7 @@ def make_score_pretraining(
         return moved, metrics
 
     return Algorithm(init, step)
+
+
+def _with_dropout(model: Model, key: Array) -> Callable[..., Array]:
+    return model.apply if model.train is None else functools.partial(model.train, key)

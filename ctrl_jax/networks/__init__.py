@@ -4,15 +4,24 @@ from ctrl_jax._typing import Model
 from ctrl_jax.networks.diffusion_model import DiffusionSpec
 from ctrl_jax.networks.dit import DiT
 from ctrl_jax.networks.functional import as_model, count_parameters
+from ctrl_jax.networks.image_diffusion import ImageDiffusionSpec
+from ctrl_jax.networks.inception import InceptionV3
 from ctrl_jax.networks.mlp import MLP
+from ctrl_jax.networks.ncsnpp import DDPMPP, NCSNPP, NCSNpp, NCSNppConfig
 from ctrl_jax.networks.unet import UNet
 from ctrl_jax.networks.value import ValueMLP
 
 __all__ = [
+    "DDPMPP",
     "MLP",
+    "NCSNPP",
     "DiT",
     "DiffusionSpec",
+    "ImageDiffusionSpec",
+    "InceptionV3",
     "Model",
+    "NCSNpp",
+    "NCSNppConfig",
     "UNet",
     "ValueMLP",
     "as_model",

@@ -8,7 +8,7 @@ from flax import nnx
 from ctrl_jax._typing import Model, Params
 
 
-def as_model(make_module: Callable[[nnx.Rngs], nnx.Module]) -> Model:
+def as_model(make_module: Callable[[nnx.Rngs], nnx.Module], *, has_dropout: bool = False) -> Model:
     """Return the `Model` of a module whose ``__call__(t, x, *conditions)`` is pure.
 
     The graph is found once without allocating anything; parameters are a plain nested dictionary
@@ -16,6 +16,8 @@ def as_model(make_module: Callable[[nnx.Rngs], nnx.Module]) -> Model:
 
     Args:
         make_module: builds the module from its random streams.
+        has_dropout: whether the module takes the keyword ``key``, the randomness of its dropout;
+            the model then has `train`, which hands it one.
     """
     graph, _ = nnx.split(nnx.eval_shape(lambda: make_module(nnx.Rngs(0))))
 
@@ -25,7 +27,10 @@ def as_model(make_module: Callable[[nnx.Rngs], nnx.Module]) -> Model:
     def apply(params: Params, t, x, *conditions) -> jax.Array:
         return nnx.merge(graph, params)(t, x, *conditions)
 
-    return Model(init, apply)
+    def train(key: jax.Array, params: Params, t, x, *conditions) -> jax.Array:
+        return nnx.merge(graph, params)(t, x, *conditions, key=key)
+
+    return Model(init, apply, train=train if has_dropout else None)
 
 
 def count_parameters(params: Params) -> int:

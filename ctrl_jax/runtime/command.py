@@ -27,6 +27,7 @@ def command(
     config_class: type[Config],
     run: Callable[[Config], Any],
     args: Sequence[str] | None = None,
+    default: Config | None = None,
 ) -> Any:
     """Parses the command line into a config, checks it and runs it.
 
@@ -35,6 +36,7 @@ def command(
             ValueError for what the types let pass.
         run: What to do with the config.
         args: The command line without the program; `sys.argv` by default.
+        default: A config to take the defaults from, for a preset.
 
     Returns:
         What `run` returns.
@@ -46,7 +48,7 @@ def command(
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning(warnings.showwarning)
         try:
-            config = _parse(config_class, args)
+            config = _parse(config_class, args, default)
             validate(config)
             return run(config)
         except KeyboardInterrupt:
@@ -95,13 +97,17 @@ def _exit(text: str, status: int) -> None:
     raise SystemExit(status)
 
 
-def _parse(config_class: type[Config], args: Sequence[str] | None) -> Config:
+def _parse(
+    config_class: type[Config], args: Sequence[str] | None, default: Config | None
+) -> Config:
     import tyro
 
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed):
-            return tyro.cli(config_class, args=args)
+            if default is None:
+                return tyro.cli(config_class, args=args)
+            return tyro.cli(config_class, args=args, default=default)
     except SystemExit as error:
         if error.code in (0, None):
             raise

@@ -12,6 +12,7 @@ import numpy as np
 
 from ctrl_jax.runtime.checks import refuse
 from ctrl_jax.runtime.errors import RunWarning
+from ctrl_jax.runtime.image_files import Split, read_binary
 
 _SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
 _GRAY = frozenset({"1", "L", "LA"})
@@ -56,14 +57,15 @@ def load_digits() -> Digits:
     return Digits(images[~held_out], labels[~held_out], images[held_out], labels[held_out])
 
 
-def load_folder(path: str | os.PathLike[str]) -> Images:
+def load_folder(path: str | os.PathLike[str], split: Split = "train") -> Images:
     """Loads a user's images.
 
     Args:
         path: A folder of png or jpg files of one size, or a folder of class folders of them
-            (labels follow the folders' names in order), or an `.npz` file with `images`
-            (n, h, w) or (n, h, w, c), as uint8 or as floats in [-1, 1], and optional integer
-            `labels` (n,).
+            (labels follow the folders' names in order), or the folder of CIFAR-10's binary or
+            MNIST's files, or an `.npz` file with `images` (n, h, w) or (n, h, w, c), as uint8
+            or as floats in [-1, 1], and optional integer `labels` (n,).
+        split: Which half of CIFAR-10 or MNIST; the other kinds have one part, "train", only.
 
     Returns:
         Images in [-1, 1], and labels where there are any.
@@ -72,6 +74,11 @@ def load_folder(path: str | os.PathLike[str]) -> Images:
         ValueError: Anything missing, unknown, unreadable, not finite or of the wrong shape.
     """
     path = Path(path)
+    if path.is_dir() and (pixels := read_binary(path, split)) is not None:
+        return Images(_scale(pixels.images, "data"), pixels.labels)
+    if split != "train":
+        rule = f"it is not divided into halves, of which {split} was asked for"
+        raise refuse("data", str(path), rule, "give a folder in CIFAR-10's or MNIST's format")
     if path.suffix == ".npz":
         return _load_npz(path)
     if not path.is_dir():

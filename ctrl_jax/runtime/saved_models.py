@@ -1,7 +1,7 @@
 """Trained diffusion models on disk, and `load(RUN)`, which hands one to code.
 
-A model is a folder ``model/`` with ``model.json`` (the `DiffusionSpec`, the shape of an example and
-what the experiment noted) and its parameters as a checkpoint with digests.
+A model is a folder ``model/`` with ``model.json`` (the `DiffusionSpec` or `ImageDiffusionSpec`, the
+shape of an example and what the experiment noted) and its parameters as a checkpoint with digests.
 """
 
 import dataclasses
@@ -15,10 +15,13 @@ import jax.numpy as jnp
 
 from ctrl_jax._typing import Params, ScoreFn
 from ctrl_jax.networks.diffusion_model import DiffusionSpec
+from ctrl_jax.networks.image_diffusion import ImageDiffusionSpec
 from ctrl_jax.processes import LinearProcess
 from ctrl_jax.runtime.checkpoints import Checkpoints
 from ctrl_jax.runtime.digests import state_digest
 from ctrl_jax.runtime.records import read_json, write_json_atomic
+
+Spec = DiffusionSpec | ImageDiffusionSpec
 
 
 class SavedModel(NamedTuple):
@@ -31,7 +34,7 @@ class SavedModel(NamedTuple):
         notes: what the experiment noted beside it, such as the solver steps it was trained for.
     """
 
-    spec: DiffusionSpec
+    spec: Spec
     shape: tuple[int, ...]
     params: Params
     notes: dict[str, Any]
@@ -50,7 +53,7 @@ class SavedModel(NamedTuple):
 
 def save_model(
     folder: str | os.PathLike[str],
-    spec: DiffusionSpec,
+    spec: Spec,
     shape: tuple[int, ...],
     params: Params,
     notes: Mapping[str, Any] | None = None,
@@ -72,6 +75,7 @@ def save_model(
             checkpoints.save(1, params)
     if jax.process_index() == 0:
         record = {
+            "images": isinstance(spec, ImageDiffusionSpec),
             "spec": dataclasses.asdict(spec),
             "shape": list(shape),
             "params": params_folder,
@@ -99,7 +103,7 @@ def load_model(folder: str | os.PathLike[str]) -> SavedModel:
         )
     record = read_json(folder / "model.json")
     try:
-        spec, shape = DiffusionSpec(**record["spec"]), tuple(record["shape"])
+        spec, shape = _read_spec(record), tuple(record["shape"])
         params_folder, notes = record["params"], record["notes"]
     except (KeyError, TypeError) as error:
         raise ValueError(f"{folder / 'model.json'}: it describes no model ({error})") from error
@@ -108,6 +112,13 @@ def load_model(folder: str | os.PathLike[str]) -> SavedModel:
     with Checkpoints(folder / params_folder, read_only=True) as checkpoints:
         params = checkpoints.restore(target).state
     return SavedModel(spec, shape, params, notes)
+
+
+def _read_spec(record: Mapping[str, Any]) -> Spec:
+    # Models saved before there were two kinds have no such key.
+    if record.get("images", False):
+        return ImageDiffusionSpec.from_record(record["spec"])
+    return DiffusionSpec(**record["spec"])
 
 
 def load(run: str | os.PathLike[str]) -> tuple[LinearProcess, ScoreFn]:

@@ -73,3 +73,31 @@ def test_data_that_are_not_finite_move_nothing_and_are_counted():
     state, metrics = step(state, DataBatch(jnp.ones((8, 1))))
     assert float(metrics["update/finite"]) == 1.0
     assert int(state.skipped_in_a_row) == 0
+
+
+def test_dropout_is_drawn_anew_each_step_and_never_in_evaluation():
+    """With a model that returns the number its key draws, times a parameter."""
+
+    def train(key, params, t, x):
+        return params * jax.random.normal(key) * jnp.ones_like(x)
+
+    def evaluate(params, t, x):
+        raise AssertionError("training uses `train`")
+
+    def losses(seed):
+        model = Model(lambda key: jnp.ones(()), evaluate, train=train)
+        algorithm = make_score_pretraining(
+            PROCESS, model, optax.sgd(0.0), sample_times=lambda key, n: jnp.full(n, 0.5)
+        )
+        step = jax.jit(algorithm.step)
+        state = algorithm.init(jax.random.key(seed))
+        found = []
+        for _ in range(3):
+            state, metrics = step(state, DataBatch(jnp.zeros((64, 100))))
+            found.append(float(metrics["loss"]))
+        return found
+
+    first = losses(0)
+    assert first == losses(0) != losses(1)
+    # The loss is 1 + (std n)^2 up to 2 %, n the number drawn: three equal ones have no chance.
+    assert len({round(loss, 2) for loss in first}) == 3

@@ -6,3 +6,11 @@ TINY = """
 --preferences.pairs 50 --preferences.steps 10 --frontier-samples 256 --evaluation-samples 128
 --model.width 16 --model.depth 1 --evaluate-every 2 --checkpoint-every 1
 """.split()  # noqa: SIM905
+
+TINY_CIFAR10 = """
+--tiny --no-progress --steps 4 --optimisation.batch 8 --optimisation.warmup 1
+--network.width 8 --network.multipliers 1 1 --network.blocks 1 --network.attention
+--solver ancestral --solver-steps 3 --evaluation.samples 10 --evaluation.batch 8
+--fetch-every 1 --checkpoint-every 2 --snapshot-every 2
+""".split()  # noqa: SIM905
+"""The same for the CIFAR-10 programme."""

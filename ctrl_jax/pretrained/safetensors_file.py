@@ -1,0 +1,109 @@
+"""Reading a safetensors file: plain arrays, no code in it.
+
+The file is eight bytes with the length n of a header (little-endian), n bytes of JSON,
+``{name: {"dtype", "shape", "data_offsets"}}``, and the arrays, end to end in C order. All of it is
+checked before an array is handed out; arrays are mapped from the disk, not copied.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+DTYPES = {
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype(jnp.bfloat16),
+    "I64": np.dtype("<i8"),
+    "I32": np.dtype("<i4"),
+    "I16": np.dtype("<i2"),
+    "I8": np.dtype("i1"),
+    "U8": np.dtype("u1"),
+    "BOOL": np.dtype("?"),
+}
+LARGEST_HEADER = 100_000_000  # the format's own limit
+
+
+def read_safetensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """Return the arrays of a file by name, read-only.
+
+    Raises:
+        ValueError: the file is missing, of another format, truncated or damaged.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"weights: received {str(path)!r}; there is no such file; check the path")
+    size = path.stat().st_size
+    header, start = _read_header(path, size)
+    header.pop("__metadata__", None)
+    found, end = {}, 0
+    data = np.memmap(path, np.uint8, "r") if size else np.zeros(0, np.uint8)
+    for name, entry in sorted(header.items(), key=_first_byte(path)):
+        dtype, shape, (first, last) = _entry(path, name, entry)
+        if first != end:
+            raise _damaged(path, f"the bytes of {name} do not follow those before")
+        if start + last > size:
+            raise _damaged(path, f"it is truncated: {size} bytes, {start + last} for {name}")
+        found[name] = data[start + first : start + last].view(dtype).reshape(shape)
+        end = last
+    if start + end != size:
+        raise _damaged(path, f"{size - start - end} bytes follow the last array")
+    return found
+
+
+def _read_header(path: Path, size: int) -> tuple[dict[str, Any], int]:
+    with path.open("rb") as file:
+        head = file.read(8)
+        length = int.from_bytes(head, "little")
+        if len(head) < 8 or length > min(size - 8, LARGEST_HEADER):
+            raise _damaged(path, f"{size} bytes do not hold its header")
+        text = file.read(length)
+    try:
+        header = json.loads(text)
+    except ValueError as error:
+        raise _damaged(path, f"its header is no JSON ({error})") from error
+    if not isinstance(header, dict):
+        raise _damaged(path, "its header is no table of arrays")
+    return header, 8 + length
+
+
+def _first_byte(path: Path):
+    def key(item: tuple[str, Any]) -> int:
+        try:
+            return int(item[1]["data_offsets"][0])
+        except (KeyError, TypeError, IndexError, ValueError) as error:
+            raise _damaged(path, f"its header says nothing of the place of {item[0]}") from error
+
+    return key
+
+
+def _entry(path: Path, name: str, entry: dict[str, Any]):
+    try:
+        dtype = DTYPES[entry["dtype"]]
+        shape = tuple(int(n) for n in entry["shape"])
+        first, last = (int(n) for n in entry["data_offsets"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(path, f"its header describes {name} by {entry}") from error
+    expected = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    if min((*shape, 0)) < 0 or last - first != expected:
+        rule = f"{name} has {last - first} bytes where shape {shape} needs {expected}"
+        raise _damaged(path, rule)
+    return dtype, shape, (first, last)
+
+
+def _damaged(path: Path, what: str) -> ValueError:
+    with path.open("rb") as file:
+        head = file.read(4)
+    if head == b"PK\x03\x04" or head[:2] == b"\x80\x02":
+        return ValueError(
+            f"weights: received {str(path)!r}; it is a PyTorch pickle, which executes code; "
+            "convert it where you trust it, with safetensors.torch.save_file"
+        )
+    return ValueError(
+        f"weights: received {str(path)!r}; it is no whole safetensors file: {what}; fetch or "
+        "convert it again"
+    )

@@ -1,0 +1,82 @@
+"""Images to train on, from files or made; and the batches of every update."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from ctrl_jax.algorithms import DataBatch
+from ctrl_jax.runtime import load_folder, own_part, refuse
+from ctrl_jax.runtime.distributed import barrier
+from ctrl_jax.runtime.image_files import write_cifar10
+
+
+def load_images(folder: str, batch: int) -> np.ndarray:
+    """Return the training images (n, h, w, 3) in [-1, 1].
+
+    Raises:
+        ValueError: they cannot be read, are not in colour, or are fewer than a batch.
+    """
+    images = load_folder(folder).images
+    if images.shape[-1] != 3:
+        rule = f"its images have {images.shape[-1]} channels; 3 are needed"
+        raise refuse("data", folder, rule, "convert them to colour")
+    if len(images) < batch:
+        rule = f"it has {len(images)} images, fewer than a batch of {batch}"
+        raise refuse("data", folder, rule, "give more, or a smaller --optimisation.batch")
+    return images
+
+
+def make_tiny_set(folder: Path, number: int = 256) -> Path:
+    """Write soft coloured discs on a shaded ground as CIFAR-10's binary files, once.
+
+    The numbers are the same everywhere; process 0 writes, all wait.
+    """
+    if jax.process_index() == 0 and not (folder / "test_batch.bin").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        images, labels = _discs(number)
+        half = number // 2
+        write_cifar10(folder / "data_batch_1.bin", images[:half], labels[:half])
+        write_cifar10(folder / "data_batch_2.bin", images[half:], labels[half:])
+        write_cifar10(folder / "test_batch.bin", *_discs(number // 4, seed=1))
+    barrier("tiny data set")
+    return folder
+
+
+def make_batches(
+    images: np.ndarray, batch: int, seed: int, *, flips: bool
+) -> Callable[[int], DataBatch]:
+    """Return ``batches(k)``: all images in a new order every epoch, this process's part of each.
+
+    It depends on (seed, k) alone, so that a resumed run sees what the uninterrupted one saw.
+    """
+    per_epoch = len(images) // batch
+
+    @functools.lru_cache(maxsize=1)
+    def order(epoch: int) -> np.ndarray:
+        return np.random.default_rng([seed, 0, epoch]).permutation(len(images))
+
+    def batches(k: int) -> DataBatch:
+        epoch, place = divmod(k, per_epoch)
+        rows = order(epoch)[place * batch : (place + 1) * batch]
+        mirror = np.random.default_rng([seed, 1, k]).random(batch) < (0.5 if flips else 0.0)
+        rows, mirror = own_part((rows, mirror))
+        chosen = images[rows]
+        return DataBatch(np.where(mirror[:, None, None, None], chosen[:, :, ::-1], chosen))
+
+    return batches
+
+
+def _discs(number: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(seed)
+    y, x = np.mgrid[:32, :32][:, None, ..., None] / 31
+    ground, colour = generator.uniform(0, 1, (2, number, 1, 1, 3))
+    centre = generator.uniform(0.25, 0.75, (2, number, 1, 1, 1))
+    radius = generator.uniform(0.1, 0.35, (number, 1, 1, 1))
+    distance = np.hypot(x - centre[0], y - centre[1])
+    inside = 1 / (1 + np.exp(40 * (distance - radius)))
+    values = (ground * (0.6 + 0.4 * y)) * (1 - inside) + colour * inside
+    labels = np.floor(10 * (radius[:, 0, 0, 0] - 0.1) / 0.25).astype(np.int64)
+    return np.round(255 * values).astype(np.uint8), np.clip(labels, 0, 9)

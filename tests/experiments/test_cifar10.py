@@ -1,0 +1,190 @@
+"""The CIFAR-10 programme as its users run it, on made images."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ctrl_jax.networks.inception import InceptionOutput
+from ctrl_jax.pretrained import Inception
+from ctrl_jax.processes import ContractiveSubVP
+from ctrl_jax.runtime import load, load_folder, read_metrics
+from experiments.cifar10 import run_command
+from experiments.image_generation.config import TINY, Config
+from experiments.image_generation.data import make_batches, make_tiny_set
+from experiments.image_generation.evaluation import block_means, measure
+from experiments.image_generation.sampling import to_floats, to_pixels
+from tests.experiments.tiny import TINY_CIFAR10
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(folder: Path, *options: str) -> dict:
+    found = run_command([*TINY_CIFAR10, "--out", str(folder), *options])
+    return json.loads((found / "results.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cifar10") / "a"
+    return folder, run(folder)
+
+
+def test_results(finished):
+    folder, results = finished
+    metrics = results["metrics"]
+    assert metrics["traces"] == 1 and metrics["samples"] == 10
+    assert np.isfinite(metrics["loss"]) and metrics["frechet/pixels"] > 0
+    assert results["expected"] == {"fid": 2.47, "inception_score": 10.18}
+    assert [row["step"] for row in read_metrics(folder / "metrics.jsonl")] == [1, 2, 3, 4]
+    for picture in ("samples.png", "samples-2.png", "loss.png"):
+        assert (folder / picture).stat().st_size > 1000
+    samples = np.load(folder / "samples.npz")["images"]
+    assert samples.shape == (10, 32, 32, 3) and samples.dtype == np.uint8
+
+
+def test_the_model_is_handed_to_code(finished):
+    process, score_fn = load(finished[0])
+    assert isinstance(process, ContractiveSubVP)
+    x = jnp.ones((2, 32, 32, 3))
+    assert jax.eval_shape(score_fn, jnp.asarray(0.5), x).shape == x.shape
+
+
+def test_a_run_that_was_cut_short_continues_bitwise(finished, tmp_path):
+    first = run(tmp_path / "a", "--steps", "2")
+    resumed = run(tmp_path / "a", "--steps", "4", "--resume", "latest")
+    assert first["digest"] != resumed["digest"] == finished[1]["digest"]
+    pairs = [read_metrics(folder / "metrics.jsonl") for folder in (finished[0], tmp_path / "a")]
+    assert [row["loss"] for row in pairs[0]] == [row["loss"] for row in pairs[1]]
+    samples = [np.load(f / "samples.npz")["images"] for f in (finished[0], tmp_path / "a")]
+    np.testing.assert_array_equal(*samples)
+
+
+def test_eight_devices_agree_with_one(finished, tmp_path):
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    environment = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "8", "PYTHONPATH": path}
+    command = [sys.executable, "-m", "experiments.cifar10", *TINY_CIFAR10]
+    done = subprocess.run(
+        [*command, "--out", str(tmp_path / "a")],
+        cwd=tmp_path,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=580,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert json.loads((tmp_path / "a" / "config.json").read_text())["mesh"]["devices"] == 8
+    one, eight = (read_metrics(f / "metrics.jsonl") for f in (finished[0], tmp_path / "a"))
+    for name in ("loss", "gradient_norm"):
+        # The same images, times, noise and dropout; sums in another order.
+        values = [[row[name] for row in rows] for rows in (one, eight)]
+        np.testing.assert_allclose(*values, rtol=1e-4, err_msg=name)
+    samples = [np.load(f / "samples.npz")["images"] for f in (finished[0], tmp_path / "a")]
+    differences = np.abs(samples[0].astype(int) - samples[1].astype(int))
+    assert differences.mean() < 0.5 and (differences > 2).mean() < 0.01
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("process", ["ve", "vp", "sub_vp"])
+def test_other_processes(tmp_path, process):
+    metrics = run(tmp_path / "a", "--process", process)["metrics"]
+    assert np.isfinite(metrics["loss"]) and np.isfinite(metrics["frechet/pixels"])
+
+
+MISTAKES = {
+    "no data": ([], "data: received None; a folder of images is needed"),
+    "data and tiny": (["--tiny", "--data", "x"], "--tiny makes its own data"),
+    "data that are not there": (["--data", "nowhere"], "it must be a folder"),
+    "inception": (
+        ["--tiny", "--evaluation.inception", "nowhere.safetensors"],
+        "nowhere.safetensors'; there is no such file",
+    ),
+    "snr": (["--tiny", "--solver", "ancestral", "--snr", "0.1"], "only predictor_corrector has"),
+    "steps": (["--tiny", "--steps", "0"], "steps: received 0"),
+    "end": (["--tiny", "--sampling-end", "1.5"], "sampling_end must lie in"),
+    "width": (["--tiny", "--network.width", "7"], "width must be even"),
+    "dropout": (["--tiny", "--network.dropout", "1"], "dropout must lie in"),
+    "learning rate": (["--tiny", "--optimisation.learning-rate", "nan"], "received nan"),
+    "process": (["--tiny", "--process", "edm"], "edm"),
+    "batch": (["--tiny", "--optimisation.batch", "257"], "fewer than a batch of 257"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_are_one_clear_line(mistake, tmp_path, capsys):
+    options, expected = MISTAKES[mistake]
+    with pytest.raises(SystemExit) as stopped:
+        run_command([*options, "--no-progress", "--out", str(tmp_path / "a")])
+    printed = capsys.readouterr().err.strip().splitlines()
+    assert stopped.value.code == 2
+    assert len(printed) == 1 and printed[0].startswith("error: ") and expected in printed[0]
+
+
+def test_the_defaults_are_those_of_the_paper_and_tiny_changes_them():
+    paper = Config(data="x")
+    options = paper.optimisation
+    assert (options.batch, options.learning_rate, options.warmup) == (128, 2e-4, 5000)
+    assert (options.average_decay, options.gradient_clip, options.start) == (0.999, 10.0, 1e-5)
+    assert paper.updates() == 1_300_000 and paper.solver_steps == 1000
+    assert paper.evaluation.samples == 50_000 and paper.network.dropout == 0.1
+    assert TINY.tiny and TINY.updates() < 1000 and TINY.process == paper.process
+
+
+def test_every_epoch_shows_every_image_once_and_half_of_them_mirrored(tmp_path):
+    images = load_folder(make_tiny_set(tmp_path / "tiny")).images
+    assert images.shape == (256, 32, 32, 3) and len(np.unique(images[:, 3, 4, 0])) > 50
+    batches = make_batches(images, 64, 5, flips=True)
+    epochs = [np.concatenate([batches(4 * e + i).x_0 for i in range(4)]) for e in range(2)]
+    plain = {image.tobytes() for image in images}
+    mirrored = {image[:, ::-1].tobytes() for image in images}
+    for epoch in epochs:
+        found = [image.tobytes() for image in epoch]
+        assert len(set(found)) == 256 and set(found) <= plain | mirrored
+        # 256 fair coins have std 8; five of them, false alarm 6e-7.
+        assert abs(sum(f in mirrored for f in found) - 128) < 40
+    assert not np.array_equal(*epochs)
+    np.testing.assert_array_equal(batches(5).x_0, make_batches(images, 64, 5, flips=True)(5).x_0)
+    still = np.concatenate([make_batches(images, 64, 5, flips=False)(i).x_0 for i in range(4)])
+    assert {image.tobytes() for image in still} == plain
+
+
+def test_pixels_round_trip_and_samples_that_are_not_finite_are_refused():
+    pixels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
+    np.testing.assert_array_equal(to_pixels(to_floats(pixels)), pixels)
+    broken = to_floats(pixels)
+    broken[0, 0, 0] = np.nan
+    with pytest.raises(ValueError, match="1 of 1 are not finite; the network has diverged"):
+        to_pixels(broken)
+
+
+def test_block_means_by_hand():
+    image = np.arange(64.0).reshape(1, 8, 8, 1)
+    features = block_means(image)
+    assert features.shape == (1, 16)
+    np.testing.assert_allclose(features[0, 0], np.mean([0, 1, 8, 9]))
+    np.testing.assert_allclose(features[0, -1], np.mean([54, 55, 62, 63]))
+
+
+def test_inception_is_fed_in_batches_and_measured():
+    """With a network whose features are the mean colour, against moments by hand."""
+    generator = np.random.default_rng(0)
+    real = generator.integers(0, 256, (300, 8, 8, 3)).astype(np.uint8)
+    fake = (real // 2)[:270]
+
+    def apply(params, images):
+        colour = images.mean(axis=(1, 2))
+        return InceptionOutput(params * colour, 30 * colour)
+
+    inception = Inception(jnp.asarray(10.0), apply)
+    metrics = measure(fake, to_floats(real), inception, show=False)
+    means = [10 * to_floats(x).mean((1, 2)) for x in (fake, real)]
+    assert metrics["fid"] >= np.sum((means[0].mean(0) - means[1].mean(0)) ** 2) * 0.999
+    assert measure(real, to_floats(real), inception, show=False)["fid"] < 1e-6
+    assert 1.0 <= metrics["inception_score"] <= 3.0

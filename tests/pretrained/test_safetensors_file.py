@@ -1,0 +1,86 @@
+"""Safetensors files: what is written is read, what is damaged is named."""
+
+import json
+
+import numpy as np
+import pytest
+
+from ctrl_jax.pretrained import load_inception, read_safetensors
+from tests.pretrained.inception_weights import write_safetensors
+
+ARRAYS = {
+    "a": np.arange(6, dtype=np.float32).reshape(2, 3),
+    "b": np.array(3, np.int64),
+    "c.d": np.zeros((0, 4), np.float64),
+    "e": np.linspace(0, 1, 5).astype(np.float16),
+}
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "w.safetensors"
+    write_safetensors(path, ARRAYS)
+    return path
+
+
+def test_what_is_written_is_read(file):
+    found = read_safetensors(file)
+    assert set(found) == set(ARRAYS)
+    for name, array in ARRAYS.items():
+        assert found[name].dtype == array.dtype
+        np.testing.assert_array_equal(found[name], array)
+    with pytest.raises(ValueError, match="read-only"):
+        found["a"][0, 0] = 1
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"nowhere.safetensors'; there is no such file"):
+        load_inception(tmp_path / "nowhere.safetensors")
+
+
+def test_every_truncation_is_refused(file):
+    content = file.read_bytes()
+    for length in range(len(content)):
+        file.write_bytes(content[:length])
+        with pytest.raises(ValueError, match="no whole safetensors file"):
+            read_safetensors(file)
+
+
+def test_bytes_after_the_last_array_are_refused(file):
+    file.write_bytes(file.read_bytes() + b"\0")
+    with pytest.raises(ValueError, match="1 bytes follow the last array"):
+        read_safetensors(file)
+
+
+def header(file, text):
+    text = text if isinstance(text, bytes) else json.dumps(text).encode()
+    file.write_bytes(len(text).to_bytes(8, "little") + text + b"\0" * 8)
+
+
+GOOD = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"{", "its header is no JSON"),
+        ([1], "its header is no table"),
+        ({"a": {**GOOD, "dtype": "F7"}}, "its header describes a by"),
+        ({"a": {**GOOD, "shape": [3]}}, r"a has 8 bytes where shape \(3,\) needs 12"),
+        ({"a": {**GOOD, "shape": [-2]}}, "a has 8 bytes"),
+        ({"a": {**GOOD, "data_offsets": [4, 12]}}, "do not follow those before"),
+        ({"a": {"dtype": "F32", "shape": [2]}}, "says nothing of the place of a"),
+        ({"a": GOOD, "b": GOOD}, "the bytes of b do not follow"),
+    ],
+)
+def test_damaged_headers_are_refused(file, content, message):
+    header(file, content)
+    with pytest.raises(ValueError, match=message):
+        read_safetensors(file)
+
+
+@pytest.mark.parametrize("head", [b"PK\x03\x04", b"\x80\x02\x8a\n"])
+def test_pytorch_files_are_told_apart(file, head):
+    file.write_bytes(head + b"\xff" * 100)
+    with pytest.raises(ValueError, match="PyTorch pickle, which executes code; convert it"):
+        read_safetensors(file)
