@@ -79,7 +79,9 @@ def main(config: Config) -> Path:
 
     state, traces = train_score(config, model, images, run, mesh, snapshot)
     notes = {"experiment": NAME, "solver_steps": config.solver_steps}
-    save_model(run.folder / "model", spec, shape, state.average, notes)
+    save_model(
+        run.folder / "model", spec, shape, state.average, notes, precision=config.run.precision
+    )
     options, show = config.evaluation, config.run.progress
     samples = draw(key, state.average, options.samples, options.batch, show=show)
     metrics = measure(samples, images, inception, show=show)

@@ -59,7 +59,7 @@ def main(config: Config) -> Path:
         "ddim": ExponentialEuler(eta=0.0),
         "euler_maruyama": EulerMaruyama(),
     }
-    images = sample(
+    samples = sample(
         jax.random.key(config.seed),
         model.process,
         model.score_fn,
@@ -68,8 +68,13 @@ def main(config: Config) -> Path:
         solver=solvers[config.solver],
     )
     out.mkdir(parents=True, exist_ok=True)
-    np.savez(out / "samples.npz", images=np.asarray(images))
-    plots.draw_images(out / "samples.png", np.asarray(images))
+    samples = np.asarray(samples, np.float32)
+    if len(model.shape) == 3:
+        np.savez(out / "samples.npz", images=samples)
+        plots.draw_images(out / "samples.png", samples)
+    else:
+        np.savez(out / "samples.npz", samples=samples)
+        plots.draw_histograms(out / "samples.png", {"samples": samples[:, 0]})
     seconds = time.monotonic() - began
     print(f"{config.number} samples in {seconds:.1f} s: {out / 'samples.png'}, samples.npz")
     return out

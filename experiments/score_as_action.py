@@ -15,6 +15,7 @@ import numpy as np
 
 from ctrl_jax.algorithms import Batch, ControlState
 from ctrl_jax.metrics import frontier as frontiers
+from ctrl_jax.networks import DiffusionSpec, SteeringSpec
 from ctrl_jax.runtime import (
     Checkpoints,
     CountTraces,
@@ -88,9 +89,14 @@ def main(config: Config) -> Path:
         digest=state_digest(state.average),
         seconds=time.monotonic() - began,
     )
-    if config.environment == "digits":
-        notes = {"experiment": NAME, "solver_steps": config.grid_steps()}
-        save_model(run.folder / "model", config.model, task.shape, state.average, notes)
+    save_model(
+        run.folder / "model",
+        spec_of(config),
+        task.shape,
+        state.average,
+        {"experiment": NAME, "solver_steps": config.grid_steps()},
+        precision=config.run.precision,
+    )
     if jax.process_index() == 0:
         draw(config, task, run, base, before, after)
         report.print_results(metrics, run.folder)
@@ -101,7 +107,15 @@ def make_task(config: Config, inputs: digits.Inputs | None, folder: Path, mesh) 
     """Return the task that the options ask for."""
     if inputs is not None:
         return digits.make_task(config, inputs, folder, mesh)
-    return analytic.make_task(analytic.make_environment(config.environment, config.penalty))
+    spec = analytic.make_spec(config.environment, config.penalty)
+    return analytic.make_task(spec, config.run.dtype)
+
+
+def spec_of(config: Config) -> DiffusionSpec | SteeringSpec:
+    """Return what the run's model is."""
+    if config.environment == "digits":
+        return config.model
+    return analytic.make_spec(config.environment, config.penalty)
 
 
 def draw_base(config: Config, task: Task, evaluate, key) -> BaseSamples:
@@ -179,7 +193,7 @@ def summarise(
         **task.facts,
     }
     if config.environment != "digits":
-        environment = analytic.make_environment(config.environment, config.penalty)
+        environment = analytic.make_spec(config.environment, config.penalty).environment()
         metrics |= analytic.compare_with_optimum(
             environment, after.samples, after.reward, after.path_kl
         )
@@ -214,10 +228,14 @@ def draw(
         target = "--reward" if config.reward else f"class {config.target_class}"
         plots.draw_samples(pictures, before.samples[:64], after.samples[:64], target)
         return
-    environment = analytic.make_environment(config.environment, config.penalty)
+    environment = analytic.make_spec(config.environment, config.penalty).environment()
     ideal = environment.tilted_law().sample(jax.random.key(1), len(after.samples))
-    laws = (before.samples[:, 0], after.samples[:, 0], np.asarray(ideal[:, 0]))
-    plots.draw_histograms(pictures, *laws)
+    laws = {
+        "fine-tuned": after.samples[:, 0],
+        "pretrained": before.samples[:, 0],
+        "known optimum": np.asarray(ideal[:, 0]),
+    }
+    plots.draw_histograms(pictures, laws)
 
 
 def _curve_row(found: Evaluation, queries: int) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from ctrl_jax.networks.image_diffusion import ImageDiffusionSpec
 from ctrl_jax.networks.inception import InceptionV3
 from ctrl_jax.networks.mlp import MLP
 from ctrl_jax.networks.ncsnpp import DDPMPP, NCSNPP, NCSNpp, NCSNppConfig
+from ctrl_jax.networks.steering_model import SteeringSpec
 from ctrl_jax.networks.unet import UNet
 from ctrl_jax.networks.value import ValueMLP
 
@@ -22,6 +23,7 @@ __all__ = [
     "Model",
     "NCSNpp",
     "NCSNppConfig",
+    "SteeringSpec",
     "UNet",
     "ValueMLP",
     "as_model",

@@ -1,7 +1,7 @@
 """A diffusion model as plain data: enough to build its process and its score network again."""
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
 from flax import nnx
@@ -46,6 +46,11 @@ class DiffusionSpec:
                 raise ValueError(f"model.{name} must be at least 1, got {getattr(self, name)}.")
         if not 0 < self.end < 1:
             raise ValueError(f"model.end must lie in (0, 1), got {self.end}.")
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> "DiffusionSpec":
+        """Return the spec of a record of plain values."""
+        return cls(**record)
 
     def process(self) -> LinearProcess:
         """Return the forward process."""

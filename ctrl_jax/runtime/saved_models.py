@@ -1,7 +1,7 @@
 """Trained diffusion models on disk, and `load(RUN)`, which hands one to code.
 
-A model is a folder ``model/`` with ``model.json`` (the `DiffusionSpec` or `ImageDiffusionSpec`, the
-shape of an example and what the experiment noted) and its parameters as a checkpoint with digests.
+A model is a folder ``model/`` with ``model.json`` (one of `SPECS`, the shape of an example, the
+precision and what the experiment noted) and its parameters as a checkpoint with digests.
 """
 
 import dataclasses
@@ -16,12 +16,17 @@ import jax.numpy as jnp
 from ctrl_jax._typing import Params, ScoreFn
 from ctrl_jax.networks.diffusion_model import DiffusionSpec
 from ctrl_jax.networks.image_diffusion import ImageDiffusionSpec
+from ctrl_jax.networks.steering_model import SteeringSpec
 from ctrl_jax.processes import LinearProcess
 from ctrl_jax.runtime.checkpoints import Checkpoints
 from ctrl_jax.runtime.digests import state_digest
 from ctrl_jax.runtime.records import read_json, write_json_atomic
 
-Spec = DiffusionSpec | ImageDiffusionSpec
+Spec = DiffusionSpec | ImageDiffusionSpec | SteeringSpec
+SPECS: dict[str, type[Spec]] = {
+    spec.__name__: spec for spec in (DiffusionSpec, ImageDiffusionSpec, SteeringSpec)
+}
+"""What `model.json` can describe, by the name it has there."""
 
 
 class SavedModel(NamedTuple):
@@ -31,12 +36,14 @@ class SavedModel(NamedTuple):
         spec: process and network.
         shape: of one example.
         params: of the score network.
+        precision: of the network's arithmetic, such as "bfloat16".
         notes: what the experiment noted beside it, such as the solver steps it was trained for.
     """
 
     spec: Spec
     shape: tuple[int, ...]
     params: Params
+    precision: str
     notes: dict[str, Any]
 
     @property
@@ -47,7 +54,7 @@ class SavedModel(NamedTuple):
     @property
     def score_fn(self) -> ScoreFn:
         """``score_fn(t, x)``, t the forward time."""
-        apply = self.spec.model(self.shape).apply
+        apply = self.spec.model(self.shape, jnp.dtype(self.precision)).apply
         return lambda t, x, *conditions: apply(self.params, t, x, *conditions)
 
 
@@ -57,6 +64,8 @@ def save_model(
     shape: tuple[int, ...],
     params: Params,
     notes: Mapping[str, Any] | None = None,
+    *,
+    precision: str = "float32",
 ) -> None:
     """Write a model to `folder`; a reader sees it whole or not at all.
 
@@ -66,6 +75,7 @@ def save_model(
         shape: of one example.
         params: of the score network.
         notes: plain JSON kept beside it.
+        precision: of the network's arithmetic.
     """
     folder = Path(folder)
     # Named by what it holds: a model that is saved over another never serves the old numbers.
@@ -75,7 +85,8 @@ def save_model(
             checkpoints.save(1, params)
     if jax.process_index() == 0:
         record = {
-            "images": isinstance(spec, ImageDiffusionSpec),
+            "kind": type(spec).__name__,
+            "precision": precision,
             "spec": dataclasses.asdict(spec),
             "shape": list(shape),
             "params": params_folder,
@@ -103,22 +114,20 @@ def load_model(folder: str | os.PathLike[str]) -> SavedModel:
         )
     record = read_json(folder / "model.json")
     try:
-        spec, shape = _read_spec(record), tuple(record["shape"])
-        params_folder, notes = record["params"], record["notes"]
+        spec, shape = SPECS[record["kind"]].from_record(record["spec"]), tuple(record["shape"])
+        params_folder, notes, precision = (record[key] for key in ("params", "notes", "precision"))
     except (KeyError, TypeError) as error:
         raise ValueError(f"{folder / 'model.json'}: it describes no model ({error})") from error
+    if precision == "float64" and not jax.config.read("jax_enable_x64"):
+        raise ValueError(
+            f"{folder}: the model is in float64, which JAX has switched off; set "
+            'JAX_ENABLE_X64=1 or jax.config.update("jax_enable_x64", True)'
+        )
     target = jax.eval_shape(spec.model(shape).init, jax.random.key(0))
     target = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), target)
     with Checkpoints(folder / params_folder, read_only=True) as checkpoints:
         params = checkpoints.restore(target).state
-    return SavedModel(spec, shape, params, notes)
-
-
-def _read_spec(record: Mapping[str, Any]) -> Spec:
-    # Models saved before there were two kinds have no such key.
-    if record.get("images", False):
-        return ImageDiffusionSpec.from_record(record["spec"])
-    return DiffusionSpec(**record["spec"])
+    return SavedModel(spec, shape, params, precision, notes)
 
 
 def load(run: str | os.PathLike[str]) -> tuple[LinearProcess, ScoreFn]:

@@ -4,6 +4,8 @@ gaussian is oracle O4 and mixture oracle O5: data on the line, a quadratic rewar
 the noised data as the pretrained model. The policy is that score plus an MLP which starts at zero.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,52 +13,48 @@ import numpy as np
 from ctrl_jax._typing import Model
 from ctrl_jax.environments import GaussianSteering
 from ctrl_jax.metrics import distances
-from ctrl_jax.networks import MLP, ValueMLP, as_model
-from ctrl_jax.processes import VP
+from ctrl_jax.networks import SteeringSpec, ValueMLP, as_model
 from ctrl_jax.solvers import EulerMaruyama
 from experiments.fine_tuning.task import Task
 
-PROCESS = VP(0.2, 2.0, horizon=3.0)
-END = 1e-2
+SPECS = {
+    "gaussian": SteeringSpec((1.0,), (0.5,), (1.0,), 2.0, 2.5, penalty=2.5),
+    "mixture": SteeringSpec((-1.5, 1.0), (0.1, 0.2), (0.3, 0.7), 1.5, -0.5, penalty=0.8),
+}
+"""Oracles O4 and O5, each with its own penalty."""
 
 
-def make_environment(name: str, penalty: float | None) -> GaussianSteering:
-    """Return the environment "gaussian" (O4) or "mixture" (O5), with its own penalty by default."""
-    if name == "gaussian":
-        return GaussianSteering(PROCESS, 1.0, 0.5, 2.0, 2.5, 2.5 if penalty is None else penalty)
-    return GaussianSteering(
-        PROCESS,
-        [-1.5, 1.0],
-        [0.1, 0.2],
-        1.5,
-        -0.5,
-        0.8 if penalty is None else penalty,
-        weights=[0.3, 0.7],
-    )
+def make_spec(name: str, penalty: float | None) -> SteeringSpec:
+    """Return the spec of an environment, at another penalty where one is given."""
+    spec = SPECS[name]
+    return spec if penalty is None else dataclasses.replace(spec, penalty=penalty)
 
 
-def make_task(environment: GaussianSteering) -> Task:
-    """Return the task; success is a reward above the median of the data."""
+def make_task(spec: SteeringSpec, dtype: jnp.dtype | None = None) -> Task:
+    """Return the task; success is a reward above the median of the data.
+
+    Args:
+        spec: environment and policy.
+        dtype: type of the networks' arithmetic.
+    """
+    environment, process = spec.environment(), spec.process()
     draws = environment.data.sample(jax.random.key(11), 100_000)
     threshold = float(jnp.median(environment.reward(draws)))
-    correction = as_model(lambda rngs: MLP((1,), width=64, depth=2, horizon=3.0, rngs=rngs))
-
-    def act(params, t, x):
-        return environment.score(t, x) + correction.apply(params, t, x)
+    value = {"width": spec.width, "depth": spec.depth, "horizon": spec.horizon, "dtype": dtype}
 
     def success(samples: np.ndarray) -> np.ndarray:
         return np.asarray(environment.reward(jnp.asarray(samples)) > threshold, np.float64)
 
     return Task(
-        process=PROCESS,
+        process=process,
         shape=(1,),
         reference=Model(lambda key: (), lambda params, t, x: environment.score(t, x)),
-        policy=Model(correction.init, act),
-        value=as_model(lambda rngs: ValueMLP((1,), width=64, depth=2, horizon=3.0, rngs=rngs)),
+        policy=spec.model((1,), dtype),
+        value=as_model(lambda rngs: ValueMLP((1,), rngs=rngs, **value)),
         reward_fn=environment.reward,
         success_fn=success,
         diversity_fn=None,
-        end=END,
+        end=spec.end,
         facts={},
         solver=EulerMaruyama(),
         start_std=environment.start_std(),

@@ -112,8 +112,8 @@ def best_objective(config: Config, base: BaseSamples, penalty: float) -> float:
         ValueError: fewer than 100 base samples are effective at this penalty.
     """
     if config.environment != "digits":
-        environment = analytic.make_environment(config.environment, penalty)
-        return analytic.optimal_objective(environment)
+        spec = analytic.make_spec(config.environment, penalty)
+        return analytic.optimal_objective(spec.environment())
     effective = frontiers.ideal(base.rewards, np.asarray([penalty])).effective_samples[0]
     if effective < 100:
         rule = (

@@ -45,16 +45,13 @@ def draw_images(path: Path, images: np.ndarray) -> None:
     _save(figure, path)
 
 
-def draw_histograms(path: Path, before: np.ndarray, after: np.ndarray, ideal: np.ndarray) -> None:
-    """Draw one-dimensional laws: pretrained, fine-tuned and optimal."""
+def draw_histograms(path: Path, laws: Mapping[str, np.ndarray]) -> None:
+    """Draw one-dimensional laws, label to samples."""
     figure, axis = plt.subplots(figsize=(7, 4))
-    low, high = np.quantile(np.concatenate([before, after, ideal]), [0.001, 0.999])
+    low, high = np.quantile(np.concatenate(list(laws.values())), [0.001, 0.999])
     bins = np.linspace(float(low), float(high), 80).tolist()
-    for values, label, colour in (
-        (before, "pretrained", "#999999"),
-        (after, "fine-tuned", COLOURS["ppo"]),
-        (ideal, "known optimum", "#000000"),
-    ):
+    colours = (COLOURS["ppo"], "#999999", "black")[: len(laws)]
+    for (label, values), colour in zip(laws.items(), colours, strict=True):
         axis.hist(
             values, bins, density=True, histtype="step", label=label, color=colour, linewidth=1.6
         )

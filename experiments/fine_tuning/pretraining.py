@@ -29,7 +29,7 @@ def pretrain(config: Config, images: np.ndarray, folder: Path, mesh):
     if (here / "model.json").exists():
         return load_model(here).params
     params = _train_score(config, images, folder / f"pretraining-{name}", mesh)
-    save_model(here, config.model, images.shape[1:], params)
+    save_model(here, config.model, images.shape[1:], params, precision=config.run.precision)
     if config.pretraining.reuse:
         _copy(here, cached)
     return params

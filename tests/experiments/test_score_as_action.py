@@ -115,6 +115,8 @@ SLOW = pytest.mark.slow
 )
 def test_other_algorithms(tmp_path, algorithm):
     results = run(tmp_path / "a", "--algorithm", algorithm, "--environment", "gaussian")
+    command(sample.Config, sample.main, [str(tmp_path / "a"), "--number", "50"])
+    assert np.load(tmp_path / "a" / "samples" / "samples.npz")["samples"].shape == (50, 1)
     assert results["metrics"]["w2/tilted"] > 0
     assert results["metrics"]["objective"] <= results["metrics"]["objective/optimal"] + 1.0
 
