@@ -68,7 +68,10 @@ def main(arguments: list[str]) -> int:
     for name in NAMES if options.name == "all" else (options.name,):
         module = importlib.import_module(f"benchmarks.{name}")
         cases = [c for c in module.cases(options.quick) if options.cases in c.name]
-        harness.run(name, module.CLAIM, cases, quick=options.quick, out=options.out or results)
+        out = options.out or results
+        harness.run(name, module.CLAIM, cases, quick=options.quick, out=out)
+        if out is not None and hasattr(module, "plot"):
+            module.plot(out)
     return 0
 
 

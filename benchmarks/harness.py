@@ -16,7 +16,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,12 +38,14 @@ class Runner(NamedTuple):
         compile_seconds: lowering and compilation, not part of `run`.
         memory_bytes: peak memory by the compiler's own account.
         close: called when the case is done.
+        facts: what else is known of it, plain data that goes into the row as it is.
     """
 
     run: Callable[[], Any]
     compile_seconds: float | None = None
     memory_bytes: int | None = None
     close: Callable[[], Any] = lambda: None
+    facts: Mapping[str, Any] = {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +87,7 @@ class Row:
     compile_seconds: float | None = None
     memory_bytes: int | None = None
     note: str = ""
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def ratio(self) -> float | None:
@@ -107,6 +110,7 @@ class Row:
             "compile_seconds": self.compile_seconds,
             "memory_bytes": self.memory_bytes,
             "note": self.note,
+            **self.facts,
         }
 
 
@@ -156,6 +160,7 @@ def measure(case: Case, *, rounds: int, budget: float, advance: Callable[[str], 
         else:
             row.compile_seconds = runner.compile_seconds
             row.memory_bytes = runner.memory_bytes
+            row.facts = runner.facts
             repeats = min(max(math.ceil(0.03 / again), 1), 20)
             total += again * repeats
             running.append((row, runner, repeats))

@@ -64,6 +64,12 @@ def _row(row: dict[str, Any]) -> str:
         met,
         "" if seconds is None else f"{seconds:.1f}",
         "" if memory is None else f"{memory / 1e6:.1f}",
-        row["note"],
+        _facts(row) or row["note"],
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def _facts(row: dict[str, Any]) -> str:
+    if "error" not in row:
+        return ""
+    return f"{row['evaluations']} evaluations, error {row['error']:.4f}"

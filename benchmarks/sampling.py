@@ -1,11 +1,12 @@
 r"""Sampling of a 2-D diffusion model: the reversal of VP by Euler-Maruyama, and its gradient.
 
 The score is a perceptron of (x, t) with two hidden layers of 128; 500 equal steps. The gradient is
-that of the mean square of the samples in the parameters, through all the steps.
+that of the mean square of the samples in the parameters, through all the steps. Then every sampler
+on every process: error and cost, `work_precision`.
 """
 
-import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import diffrax
@@ -15,12 +16,14 @@ import lineax as lx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
+from benchmarks import perceptron, work_precision
 from benchmarks.harness import Case, Contender, Runner, jax_runner
+from benchmarks.perceptron import score
 from ctrl_jax.processes import VP, grids
 from ctrl_jax.solvers import EulerMaruyama, simulate
 
 CLAIM = "Sampling costs what a hand-written lax.scan costs, and less than every other system."
-HIDDEN, END = 128, 1e-3
+END = 1e-3
 
 
 def cases(quick: bool = False) -> Iterator[Case]:
@@ -30,6 +33,12 @@ def cases(quick: bool = False) -> Iterator[Case]:
         yield Case(f"samples, batch {batch}", list(_samplers(batch, steps)))
     for batch in (4,) if quick else (16, 256, 4096):
         yield Case(f"samples and reverse gradient, batch {batch}", list(_gradients(batch, steps)))
+    yield from work_precision.cases(quick)
+
+
+def plot(folder: Path) -> None:
+    """Draw what a run wrote into `folder`."""
+    work_precision.plot(folder)
 
 
 def _samplers(batch: int, steps: int) -> Iterator[Contender]:
@@ -59,23 +68,9 @@ def _gradients(batch: int, steps: int) -> Iterator[Contender]:
 def problem(batch: int, steps: int) -> tuple[Array, list[tuple[Array, Array]], Array, Array]:
     """Return key, score parameters, start states and grid."""
     key = jax.random.key(0)
-    sizes = (3, HIDDEN, HIDDEN, 2)
-    params = []
-    for i in range(3):
-        normal = jax.random.normal(jax.random.fold_in(key, i), sizes[i : i + 2])
-        params.append((normal / math.sqrt(sizes[i]), jnp.zeros(sizes[i + 1])))
+    params = perceptron.make(key)
     x_0 = jax.random.normal(jax.random.fold_in(key, 3), (batch, 2))
     return jax.random.fold_in(key, 4), params, x_0, grids.uniform(VP(), steps, end=END)
-
-
-def score(params: list[tuple[Array, Array]], t: Array, x: Array) -> Array:
-    """Return the perceptron's score at one time, for one state or a batch."""
-    time = jnp.broadcast_to(t, (*x.shape[:-1], 1))
-    hidden = jnp.concatenate([x, time], axis=-1)
-    for i, (kernel, bias) in enumerate(params):
-        hidden = hidden @ kernel + bias.reshape((1,) * (x.ndim - 1) + bias.shape)
-        hidden = jax.nn.silu(hidden) if i < 2 else hidden
-    return hidden - x
 
 
 def sample_ours(params: Any, key: Array, x_0: Array, grid: Array) -> Array:

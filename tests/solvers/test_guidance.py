@@ -51,9 +51,10 @@ def inpaint(number, passes, grid, key=KEY):
     known = jnp.stack([jnp.full(number, KNOWN), jnp.full(number, jnp.nan)], axis=1)
     mask = jnp.broadcast_to(jnp.asarray([True, False]), (number, 2))
     std = jnp.sqrt(sum(c**2 for c in PROCESS.marginal(jnp.asarray(1.0))))
-    x_0 = std * jax.random.normal(jax.random.fold_in(key, 1), (number, 2))
+    start_key, path_key = jax.random.split(key)
+    x_0 = std * jax.random.normal(start_key, (number, 2))
     solver = Inpainting(ExponentialEuler(), known, mask, passes)
-    return simulate(key, PROCESS.reverse(plane_score), x_0, grid, solver=solver).states
+    return simulate(path_key, PROCESS.reverse(plane_score), x_0, grid, solver=solver).states
 
 
 @pytest.mark.parametrize("passes", [1, 4])

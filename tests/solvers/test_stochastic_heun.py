@@ -11,7 +11,7 @@ from ctrl_jax.solvers.stochastic_heun import raise_ratio
 from tests.oracles import samplers
 from tests.solvers.gaussian import LINE, MEAN, PROCESS, exact_score, oracle_score, uniform_grid
 
-CHURN = {"s_churn": 1.5, "s_min": 0.2, "s_max": 3.0, "s_noise": 1.02}
+CHURN: dict = {"s_churn": 1.5, "s_min": 0.2, "s_max": 3.0, "s_noise": 1.02}
 GRID = uniform_grid(8)
 TIMES = 1.0 - np.asarray(GRID, float)
 
