@@ -6,11 +6,11 @@ by the same data and noise (training). It minimises
 
     E w(t, s) d(f_theta(t, x_t), f_{theta^-}(s, x_s)),                                   (1)
 
-theta^- a moving average of theta without gradient. Levels are even in tau^{1/7}, tau = std / a; t
-is drawn from all of them and s lies 1/N below. N starts at `first_levels` and doubles now and then:
-few levels learn fast with a bias of order 1/N, many have little bias and much
+theta^- a moving average of theta without gradient. Levels u in [0, 1] are even in tau^{1/7},
+tau = std / a; t is drawn from u >= 1/N and s lies 1/N below. N starts at `first_levels` and doubles
+now and then: few levels learn fast with a bias of order 1/N, many have little bias and much
 variance. Source: arXiv 2303.01469, algorithms 2-3; 2310.14189 for the doubling, theta^- = theta
-(target_decay = 0) and the robust distance.
+(target_decay = 0), the weights and the robust distance.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ from ctrl_jax.algorithms.base import (
     start_learner,
 )
 from ctrl_jax.algorithms.score_pretraining import DataBatch
-from ctrl_jax.losses import consistency
+from ctrl_jax.losses import consistency, time_weighting
 from ctrl_jax.processes import LinearProcess
 from ctrl_jax.processes.consistency import level_times
 
@@ -56,7 +56,7 @@ class ConsistencyConfig:
     average_decay: float = 0.999
     """Decay per update of the moving average of the parameters that is kept."""
 
-    huber: float | None = 0.03
+    huber: float | None = 1e-3
     """Constant of the robust distance per root of the dimension; None for the square."""
 
     teacher_order: int = 2
@@ -108,10 +108,11 @@ def make_consistency_training(
         end: the time at which the model ends trajectories.
         config: levels, target and distance.
         teacher: score function to distil; by default the model is trained from data alone.
-        weighting: ``w(t, s)`` of shape (batch,); 1 by default.
+        weighting: ``w(t, s)`` of shape (batch,); `time_weighting.inverse_gap` by default.
     """
     config = config or ConsistencyConfig()
     time_of_level = level_times(process, end=end)
+    weighting = weighting or time_weighting.inverse_gap(process)
 
     def init(key: Array) -> ConsistencyState:
         key, params_key = jax.random.split(key)
@@ -128,7 +129,8 @@ def make_consistency_training(
     def neighbours(key: Array, levels: Array, batch: DataBatch):
         level_key, noise_key = jax.random.split(key)
         number = batch.x_0.shape[0]
-        upper = (jnp.arange(number) + jax.random.uniform(level_key, (number,))) / number
+        spread = (jnp.arange(number) + jax.random.uniform(level_key, (number,))) / number
+        upper = (1 + (levels - 1) * spread) / levels
         t, s = time_of_level(upper), time_of_level(jnp.maximum(upper - 1 / levels, 0.0))
         x_t, _ = process.sample_marginal(noise_key, batch.x_0, t)
         if teacher is None:
@@ -147,7 +149,7 @@ def make_consistency_training(
         levels = config.levels(state.update)
         t, s, x_t, x_s = neighbours(pair_key, levels, batch)
         target = model.apply(state.target, s, x_s, *batch.conditions)
-        weights = None if weighting is None else weighting(t, s)
+        weights = weighting(t, s)
         distance = consistency.training if teacher is None else consistency.distillation
 
         def loss_fn(params):

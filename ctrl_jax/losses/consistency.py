@@ -52,7 +52,7 @@ def training(
     prediction: Float[Array, "batch ..."],
     target: Float[Array, "batch ..."],
     *,
-    huber: float | None = 0.03,
+    huber: float | None = 1e-3,
     weights: Float[Array, " batch"] | None = None,
 ) -> Float[Array, " batch"]:
     """Return loss (1) of a model that learns from data alone.

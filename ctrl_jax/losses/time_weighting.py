@@ -11,8 +11,12 @@ weight on another prediction's error is a lambda. With signal-to-noise ratio snr
 | `likelihood` | sigma^2 | path divergence: KL <= 1/2 \int sigma^2 E|s - s^*|^2 dt |
 | `min_snr` | v min(1, gamma / snr) | of the data, weighed by min(snr, gamma) |
 
-Each takes the process and returns ``weighting(t)``. Source: Song et al. 2021a (`likelihood`:
-arXiv 2101.09258); arXiv 2303.09556 (`min_snr`); arXiv 2402.07487, section 4.
+Each takes the process and returns ``weighting(t)``. Pairs of times s < t of consistency losses are
+weighed by ``weighting(t, s)``, 1 / (tau_t - tau_s) in `inverse_gap` with tau = std / a: what two
+neighbours differ by shrinks with their distance, and small noise has to be learned first.
+
+Source: Song et al. 2021 (arXiv 2101.09258, `likelihood`); arXiv 2303.09556 (`min_snr`);
+2310.14189 (`inverse_gap`); 2402.07487, section 4.
 """
 
 from collections.abc import Callable
@@ -74,6 +78,13 @@ def min_snr(process: LinearProcess, gamma: float = 5.0) -> Weighting:
         return std**2 * jnp.minimum(1.0, gamma * (std / scale) ** 2)
 
     return weighting
+
+
+def inverse_gap(
+    process: LinearProcess,
+) -> Callable[[Float[Array, "*t"], Float[Array, "*t"]], Float[Array, "*t"]]:
+    """Return ``weighting(t, s)`` = 1 / (tau_t - tau_s) for times s < t."""
+    return lambda t, s: 1 / (process.noise_to_signal(t) - process.noise_to_signal(s))
 
 
 def relative(process: LinearProcess, weighting: Weighting) -> Weighting:

@@ -32,7 +32,7 @@ class Config:
     evaluations: tuple[int, ...] = (1, 2, 4, 8)
     """Numbers of network evaluations per sample."""
 
-    pretraining_steps: int = 4000
+    pretraining_steps: int = 3000
     """Updates of the score model."""
 
     batch: int = 256
@@ -42,7 +42,7 @@ class Config:
     """Peak step size of the score model."""
 
     learning_rate: float = 1e-3
-    """Peak step size of the consistency models; --steps sets their updates, 4000 by default."""
+    """Peak step size of the consistency models; --steps sets their updates, 3000 by default."""
 
     schedule: Literal["cosine", "constant"] = "cosine"
     """Course of the step sizes, after a short warm-up."""
@@ -62,13 +62,13 @@ class Config:
     doublings: int = 4
     """How often the number of levels doubles."""
 
-    huber: float = 0.03
+    huber: float = 1e-3
     """Constant of the robust distance, per root of the dimension."""
 
-    width: int = 256
+    width: int = 192
     """Hidden size of the networks."""
 
-    depth: int = 3
+    depth: int = 2
     """Blocks of the networks."""
 
     samples: int = 8192
@@ -80,7 +80,7 @@ class Config:
 
     def updates(self) -> int:
         """Return the updates of each consistency model."""
-        return self.run.steps or 4000
+        return self.run.steps or 3000
 
     def validate(self) -> None:
         """Raise ValueError for an option out of range."""

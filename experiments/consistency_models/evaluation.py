@@ -1,6 +1,5 @@
 """Samples of every model in every number of evaluations, and how near the data they are."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -9,6 +8,7 @@ import numpy as np
 
 from ctrl_jax._typing import Model, Params
 from ctrl_jax.processes import grids
+from ctrl_jax.processes.consistency import level_times
 from ctrl_jax.solvers import ExponentialEuler, sample, sample_consistency
 from experiments.consistency_models.tasks import Task
 
@@ -16,23 +16,16 @@ LIMIT = 100  # evaluations of DDIM that stand for the solved ODE
 
 
 class Outcome(NamedTuple):
-    """Quality of one model, by number of evaluations, and some samples of each."""
+    """Distances of one model by number of evaluations and by name, and some samples of each."""
 
-    quality: dict[int, float]
+    quality: dict[int, dict[str, float]]
     samples: dict[int, np.ndarray]
 
 
 def later_times(task: Task, evaluations: int) -> jnp.ndarray:
     """Return the times a consistency model returns to, evenly between levels, decreasing."""
-    time_of_level = consistency_levels(task)
+    time_of_level = level_times(task.process, end=task.end)
     return time_of_level(jnp.linspace(1.0, 0.0, evaluations + 1)[1:-1])
-
-
-def consistency_levels(task: Task) -> Callable:
-    """Return the map of levels to times that training uses."""
-    from ctrl_jax.processes.consistency import level_times
-
-    return level_times(task.process, end=task.end)
 
 
 def evaluate_consistency(
@@ -83,6 +76,7 @@ def _evaluate(task: Task, make, params, evaluations, number, seed) -> Outcome:
     for steps in evaluations:
         draw = jax.jit(make(steps))
         parts = [np.asarray(draw(key, params)) for key in keys]
-        quality[steps] = float(np.mean([task.quality(part) for part in parts]))
+        found = [task.quality(part) for part in parts]
+        quality[steps] = {name: float(np.mean([f[name] for f in found])) for name in found[0]}
         samples[steps] = parts[0][:1024]
     return Outcome(quality, samples)

@@ -17,23 +17,30 @@ TITLES = {"ddim": "DDIM", "distillation": "distilled", "training": "from data al
 
 
 def draw_quality(path: Path, results: list[tuple[Task, Mapping[str, Outcome]]]) -> None:
-    """Draw quality against evaluations, one panel per data set."""
-    figure, axes = plt.subplots(1, len(results), figsize=(5.2 * len(results), 4), squeeze=False)
-    for axis, (task, outcomes) in zip(axes[0], results, strict=True):
-        for name, outcome in outcomes.items():
-            steps = [n for n in outcome.quality if n != LIMIT]
-            values = [outcome.quality[n] for n in steps]
-            axis.plot(steps, values, marker="o", color=COLOURS[name], label=TITLES[name])
-        limit = outcomes["ddim"].quality[LIMIT]
-        axis.axhline(limit, color=COLOURS["ddim"], linestyle=":", label=f"DDIM, {LIMIT}")
-        axis.axhline(task.floor, color="#999999", linestyle="--", label="true data")
-        axis.set(xscale="log", yscale="log", xlabel="network evaluations per sample")
-        axis.set(ylabel=task.quality_name, title=task.name.replace("_", " "))
-        axis.set_xticks(steps, [str(n) for n in steps])
-        axis.minorticks_off()
-        axis.spines[["top", "right"]].set_visible(False)
+    """Draw every distance against evaluations, one panel each."""
+    panels = [(task, outcomes, name) for task, outcomes in results for name in task.floor]
+    rows = -(-len(panels) // 2)
+    figure, axes = plt.subplots(rows, 2, figsize=(10.4, 3.8 * rows), squeeze=False)
+    for axis, (task, outcomes, measure) in zip(axes.flat, panels, strict=True):
+        draw_panel(axis, task, outcomes, measure)
     axes[0][-1].legend(frameon=False, fontsize=9)
     _save(figure, path)
+
+
+def draw_panel(axis, task: Task, outcomes: Mapping[str, Outcome], measure: str) -> None:
+    """Draw one distance of the samples of each model."""
+    for name, outcome in outcomes.items():
+        steps = [n for n in outcome.quality if n != LIMIT]
+        values = [outcome.quality[n][measure] for n in steps]
+        axis.plot(steps, values, marker="o", color=COLOURS[name], label=TITLES[name])
+    limit = outcomes["ddim"].quality[LIMIT][measure]
+    axis.axhline(limit, color=COLOURS["ddim"], linestyle=":", label=f"DDIM, {LIMIT}")
+    axis.axhline(task.floor[measure], color="#999999", linestyle="--", label="true data")
+    axis.set(xscale="log", yscale="log", xlabel="network evaluations per sample")
+    axis.set_xticks(steps, [str(n) for n in steps])
+    axis.set(ylabel=measure, title=task.name.replace("_", " "))
+    axis.minorticks_off()
+    axis.spines[["top", "right"]].set_visible(False)
 
 
 def draw_samples(path: Path, task: Task, outcomes: Mapping[str, Outcome]) -> None:
@@ -42,6 +49,7 @@ def draw_samples(path: Path, task: Task, outcomes: Mapping[str, Outcome]) -> Non
     figure, axes = plt.subplots(
         len(outcomes), len(steps), figsize=(2.6 * len(steps), 2.7 * len(outcomes)), squeeze=False
     )
+    measure = next(iter(task.floor))
     for row, (name, outcome) in zip(axes, outcomes.items(), strict=True):
         for axis, n in zip(row, steps, strict=True):
             if len(task.shape) == 1:
@@ -49,7 +57,7 @@ def draw_samples(path: Path, task: Task, outcomes: Mapping[str, Outcome]) -> Non
                 axis.set(xlim=(-2.4, 2.4), ylim=(-2.4, 2.4), aspect="equal")
             else:
                 axis.imshow(tile(outcome.samples[n][:36]), cmap="gray", vmin=-1, vmax=1)
-            axis.set_title(f"{TITLES[name]}, {n}: {outcome.quality[n]:.3g}", fontsize=9)
+            axis.set_title(f"{TITLES[name]}, {n}: {outcome.quality[n][measure]:.3g}", fontsize=9)
             axis.set(xticks=[], yticks=[])
     _save(figure, path)
 

@@ -61,10 +61,11 @@ def draw_efficiency(path: Path, rows: Mapping[int, Mapping[str, tuple[float, flo
             values = [row[name][i] for row in rows.values()]
             axis.plot(list(rows), values, marker="o", label=name, color=colour)
         axis.axhline(1.0, color="#999999", linewidth=0.8)
-        axis.set(xscale="log", yscale="log", xlabel="dimension", ylabel=label)
+        axis.set(xscale="log", yscale=("log", "linear")[i], xlabel="dimension", ylabel=label)
         axis.set_xticks(list(rows), [str(d) for d in rows])
         axis.minorticks_off()
-    axes[0].legend(frameon=False)
+    axes[1].set_ylim(bottom=0)
+    axes[1].legend(frameon=False)
     _save(figure, path)
 
 

@@ -12,6 +12,7 @@ from ctrl_jax.algorithms.consistency_training import (
     ConsistencyConfig,
     make_consistency_training,
 )
+from ctrl_jax.losses import time_weighting
 from ctrl_jax.processes import VP
 from tests.losses.gaussian_consistency import MEAN, VARIANCE, consistency_fn, score_fn
 
@@ -67,7 +68,7 @@ def test_the_target_is_the_average_it_is_said_to_be():
 def test_weights_scale_the_loss():
     batch = DataBatch(jnp.linspace(-1.0, 1.0, 16)[:, None])
     losses = []
-    for weighting in (None, lambda t, s: 2.0 * jnp.ones_like(t - s)):
+    for weighting in (None, lambda t, s: 2.0 * time_weighting.inverse_gap(PROCESS)(t, s)):
         algorithm = build(weighting=weighting)
         _, metrics = jax.jit(algorithm.step)(algorithm.init(jax.random.key(0)), batch)
         losses.append(float(metrics["loss"]))
