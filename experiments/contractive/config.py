@@ -65,7 +65,7 @@ class Config:
     """Size of the errors put into the exact score of one_dimension: absolute in the score's unit,
     in the unit of the noise, and as a fraction of the score; with both signs."""
 
-    samples: int = 2048
+    samples: int = 1024
     """Samples per seed and setting."""
 
     seeds: int = 4

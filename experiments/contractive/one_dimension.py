@@ -13,6 +13,7 @@ steps of a length dt down to t = 0, samples clipped to [-2, 0].
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -96,25 +97,31 @@ def _rows(name, sampler, steps, w2, bounds, size) -> list[Measurement]:
 
 
 def _distances(config: Config, process: LinearProcess, sampler: str, steps: int) -> np.ndarray:
-    """Return W2 to the data, shape (starts, errors, seeds), in one compiled program."""
+    """Return W2 to the data, shape (starts, errors, seeds)."""
     grid = grids.uniform(process, steps, end=1e-3 * process.horizon)
     quantiles = (jnp.arange(config.samples) + 0.5) / config.samples
     data = MEAN + STD * jax.scipy.special.ndtri(quantiles)
-    starts = jnp.asarray(_start_laws(process))
     errors = Error(*jnp.asarray(list(settings(config.error_size).values()), jnp.float32).T)
+    keys = jax.random.split(jax.random.key(config.run.seed), config.seeds)
+    starts = jnp.asarray(_start_laws(process))
+    return np.asarray(_simulated(process, grid, starts, errors, keys, data, sampler))
+
+
+@partial(jax.jit, static_argnames="sampler")
+def _simulated(process: LinearProcess, grid, starts, errors: Error, keys, data, sampler: str):
+    """All settings in one program; the process is traced, so that its class alone compiles."""
 
     def distance(start, error, key):
         start_key, path_key = jax.random.split(key)
-        x_0 = start[0] + start[1] * jax.random.normal(start_key, (config.samples,))
+        x_0 = start[0] + start[1] * jax.random.normal(start_key, data.shape)
         score_fn = perturbed(process, exact_score(process), error)
         sde, solver = reversal(process, score_fn, sampler)
         x = simulate(path_key, sde, x_0, grid, solver=solver, remat=False).states
         return wasserstein_1d(x, data)
 
-    keys = jax.random.split(jax.random.key(config.run.seed), config.seeds)
     each = jax.vmap(distance, (None, None, 0))
     each = jax.vmap(jax.vmap(each, (None, 0, None)), (0, None, None))
-    return np.asarray(jax.jit(each)(starts, errors, keys))
+    return each(starts, errors, keys)
 
 
 def _start_laws(process: LinearProcess) -> np.ndarray:
