@@ -31,7 +31,7 @@ from experiments.contractive.data import Task
 from experiments.contractive.family import PROCESSES
 from experiments.contractive.measurement import SAMPLERS, Measurement, over_seeds, reversal
 
-END, CHUNK = 1e-3, 50
+END = 1e-3
 TRANSPORTED = ("sub-vp, slow", "contractive sub-vp")
 
 
@@ -96,7 +96,7 @@ def measure(config: Config, task: Task) -> Learned:
 
 
 def _train(config: Config, process: LinearProcess, model: Model, task: Task):
-    """Train one network per seed, vmapped in one program; return their averages."""
+    """Train one network per seed in one program; return their averages."""
     options, steps = config.network, config.updates()
     schedule = optax.warmup_cosine_decay_schedule(
         0.0, options.learning_rate, min(100, steps // 2), steps
@@ -114,13 +114,13 @@ def _train(config: Config, process: LinearProcess, model: Model, task: Task):
         rows = jax.random.randint(key, (options.batch,), 0, len(task.train))
         return algorithm.step(state, DataBatch(task.train[rows]))[0], None
 
-    @jax.jit
     def train(key):
         init_key, batch_key = jax.random.split(key)
         keys = jax.random.split(batch_key, steps)
         return jax.lax.scan(update, algorithm.init(init_key), keys)[0].average
 
-    return jax.device_get(jax.vmap(train)(_keys(config, 0)))
+    # One after the other: products with a batch of weights are slow on CPU.
+    return jax.device_get(jax.jit(lambda keys: jax.lax.map(train, keys))(_keys(config, 0)))
 
 
 def _keys(config: Config, salt: int) -> jax.Array:
@@ -130,7 +130,7 @@ def _keys(config: Config, salt: int) -> jax.Array:
 
 
 def _scored(name: str, models: dict[str, Model], params: dict[str, Any]):
-    """Return the score models that a process is sampled with: its own, and VE's where it reaches."""
+    """Return the scores a process is sampled with: its own, and VE's where its noise reaches."""
     process, ve = PROCESSES[name], PROCESSES["ve"]
     assert isinstance(ve, VE)
     scored = {"own": (models[name], params[name])}
@@ -168,11 +168,12 @@ def _sampler(config: Config, task: Task, process, sampler: str, steps: int, appl
     """Return ``draw(params, starts, keys)``, all with a leading axis of seeds."""
     grid = grids.uniform(process, steps, end=END * process.horizon)
 
-    def draw(params, start, key):
+    def draw(inputs):
+        params, start, key = inputs
         sde, solver = reversal(process, partial(apply, params), sampler)
         return simulate(key, sde, start, grid, solver=solver, remat=False).states
 
-    return jax.jit(jax.vmap(draw))
+    return jax.jit(lambda *inputs: jax.lax.map(draw, inputs))
 
 
 def _score_errors(config: Config, process: LinearProcess, task: Task, model: Model, params):

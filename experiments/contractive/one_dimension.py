@@ -36,11 +36,11 @@ POINT, BIAS, POINT_STEPS = -1.0, 0.5, (50, 200, 1000)
 
 
 class Error(NamedTuple):
-    """Sizes of the three kinds of error, each a number or an array of settings."""
+    """Sizes of the three kinds of error, each one number or an array over settings."""
 
-    absolute: jax.Array
-    noise: jax.Array
-    relative: jax.Array
+    absolute: jax.Array | float
+    noise: jax.Array | float
+    relative: jax.Array | float
 
 
 def settings(size: float) -> dict[str, tuple[float, float, float]]:
