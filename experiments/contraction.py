@@ -35,11 +35,14 @@ def main(config: Config) -> Path:
     measurements: list[Measurement] = []
     statements: list[Claim] = []
     params: dict[str, Any] = {}
+    score_errors: dict[str, float] = {}
     for name in config.experiment:
         if name == "one_dimension":
             found, told = run_one_dimension(config, run.folder)
         else:
-            found, told, params[name] = run_learned(config, tasks[name], run.folder)
+            learnt, told = run_learned(config, tasks[name], run.folder)
+            found, params[name] = learnt.measurements, learnt.params
+            score_errors |= _errors(name, learnt)
         measurements += found
         statements += told
     write_csv(run.folder / "measurements.csv", measurements)
@@ -49,7 +52,7 @@ def main(config: Config) -> Path:
         experiment=NAME,
         claim=CLAIM,
         source=SOURCE,
-        metrics={**summarise(config, measurements), **_told(statements)},
+        metrics={**summarise(config, measurements), **score_errors, **_told(statements)},
         expected=EXPECTED,
         config=asked,
         digest=state_digest(params),
@@ -78,8 +81,10 @@ def run_one_dimension(config: Config, folder: Path) -> tuple[list[Measurement], 
     return found + points, [*claims.one_dimension(config, found), *claims.point(points)]
 
 
-def run_learned(config: Config, task: data.Task, folder: Path):
-    """Measure, print and draw an experiment with trained scores; return its networks too."""
+def run_learned(
+    config: Config, task: data.Task, folder: Path
+) -> tuple[learned.Learned, list[Claim]]:
+    """Measure, print and draw an experiment with trained scores."""
     found = learned.measure(config, task)
     report.print_learned(found, task, config.learned_solver_steps)
     plots.draw_distances(
@@ -87,7 +92,7 @@ def run_learned(config: Config, task: data.Task, folder: Path):
     )
     draw = plots.draw_points if task.train.ndim == 2 else plots.draw_images
     draw(folder / f"{task.name}.png", found, task)
-    return found.measurements, claims.learned(config, found, task.name), found.params
+    return found, claims.learned(config, found, task.name)
 
 
 def summarise(config: Config, measurements: list[Measurement]) -> dict[str, float]:
@@ -102,6 +107,15 @@ def summarise(config: Config, measurements: list[Measurement]) -> dict[str, floa
             where = f"{name}/{m.process}/{m.error}/{m.start}"
             metrics |= {f"{where}/mean": m.mean, f"{where}/stderr": m.stderr}
     return metrics
+
+
+def _errors(name: str, found: learned.Learned) -> dict[str, float]:
+    kinds = ("absolute", "noise", "relative")
+    return {
+        f"{name}/{process}/score_error/{kind}": value
+        for process, values in found.score_errors.items()
+        for kind, value in zip(kinds, values, strict=True)
+    }
 
 
 def _told(statements: list[Claim]) -> dict[str, str]:

@@ -14,11 +14,17 @@ Experiment = Literal["one_dimension", "swiss_roll", "images"]
 class Network:
     """The score networks of swiss_roll and images, one per process."""
 
+    architecture: Literal["mlp", "dit"] = "mlp"
+    """mlp, or a small diffusion transformer (images only)."""
+
     width: int = 64
-    """Hidden size."""
+    """Hidden size (a multiple of 4 for dit)."""
 
     depth: int = 2
     """Number of residual blocks."""
+
+    patch: int = 2
+    """Side of a patch, in pixels (dit only)."""
 
     batch: int = 256
     """Examples per update."""
@@ -34,7 +40,7 @@ class Network:
 
     def validate(self) -> None:
         """Raise ValueError for an option out of range."""
-        for name in ("width", "depth", "batch"):
+        for name in ("width", "depth", "patch", "batch"):
             check_count(f"network.{name}", getattr(self, name))
         check_positive("network.learning_rate", self.learning_rate)
         check_positive("network.gradient_clip", self.gradient_clip)
@@ -75,7 +81,8 @@ class Config:
     """Networks per process in swiss_roll and images, each trained and sampled with its own seed."""
 
     data: str | None = None
-    """For images: a folder of images, or an .npz with images; 8x8 digits by default."""
+    """For images: a folder of png or jpg files or of MNIST's or CIFAR-10's binary files, or an .npz
+    with images; 8x8 digits by default."""
 
     network: Network = dataclasses.field(default_factory=Network)
     run: Annotated[RunOptions, tyro.conf.arg(name="")] = dataclasses.field(
@@ -84,7 +91,7 @@ class Config:
 
     def updates(self) -> int:
         """Return the number of updates of each network."""
-        return self.run.steps or 1500
+        return self.run.steps or 1000
 
     def validate(self) -> None:
         """Raise ValueError for options that do not fit together."""
@@ -103,6 +110,9 @@ class Config:
         if self.data is not None and "images" not in self.experiment:
             rule = "it applies to images only"
             raise refuse("data", self.data, rule, "add --experiment images")
+        if self.network.architecture == "dit" and "swiss_roll" in self.experiment:
+            rule = "a transformer over patches needs images"
+            raise refuse("network.architecture", "dit", rule, "give --experiment images")
         if self.run.mesh.model != 1 or self.run.mesh.data not in (None, 1):
             rule = "this experiment runs on one device"
             raise refuse("mesh", dataclasses.asdict(self.run.mesh), rule, "leave it at 1")

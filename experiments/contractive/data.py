@@ -11,6 +11,8 @@ from ctrl_jax.metrics.frechet import frechet
 from ctrl_jax.metrics.wasserstein import sliced_wasserstein
 from ctrl_jax.runtime import load_digits, load_folder, refuse
 
+_BLUR = 0.05
+
 
 class Task(NamedTuple):
     """Data and a distance to them.
@@ -22,6 +24,8 @@ class Task(NamedTuple):
         distance: of samples (m, ...) on the host to held-out data.
         metric: its name.
         floor: distance of as many training examples.
+        curve: points (k, d), where the data are these with noise; None where the law is unknown.
+        blur: std of that noise.
     """
 
     name: str
@@ -30,6 +34,8 @@ class Task(NamedTuple):
     distance: Callable[[np.ndarray], float]
     metric: str
     floor: float
+    curve: jax.Array | None = None
+    blur: float = 0.0
 
 
 def swiss_roll(samples: int) -> Task:
@@ -42,13 +48,16 @@ def swiss_roll(samples: int) -> Task:
         return float(sliced(jnp.asarray(x)))
 
     floor = distance(train[:samples])
-    return Task("swiss_roll", train, float(train.std()), distance, "sliced W2", floor)
+    angle = 1.5 * jnp.pi * (1 + 2 * (jnp.arange(4000) + 0.5) / 4000)
+    curve = jnp.stack([angle * jnp.cos(angle), angle * jnp.sin(angle)], axis=1) / 10
+    std = float(train.std())
+    return Task("swiss_roll", train, std, distance, "sliced W2", floor, curve, _BLUR)
 
 
 def _roll(number: int, seed: int) -> jax.Array:
     from sklearn.datasets import make_swiss_roll
 
-    points, _ = make_swiss_roll(number, noise=0.5, random_state=seed)
+    points, _ = make_swiss_roll(number, noise=10 * _BLUR, random_state=seed)
     plane = points[:, [0, 2]] / 10
     return jnp.asarray(plane, jnp.float32)
 

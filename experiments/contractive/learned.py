@@ -18,10 +18,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import nnx
 
 from ctrl_jax._typing import Model, ScoreFn, expand
 from ctrl_jax.algorithms import DataBatch, make_score_pretraining, uniform_times
-from ctrl_jax.networks import MLP, as_model
+from ctrl_jax.networks import MLP, DiT, as_model
 from ctrl_jax.processes import VE, LinearProcess, grids
 from ctrl_jax.processes.reuse import from_variance_exploding
 from ctrl_jax.runtime import progress
@@ -29,7 +30,13 @@ from ctrl_jax.solvers import simulate
 from experiments.contractive.config import Config
 from experiments.contractive.data import Task
 from experiments.contractive.family import PROCESSES
-from experiments.contractive.measurement import SAMPLERS, Measurement, over_seeds, reversal
+from experiments.contractive.measurement import (
+    LEARNED_SAMPLERS,
+    SAMPLERS,
+    Measurement,
+    over_seeds,
+    reversal,
+)
 
 END = 1e-3
 TRANSPORTED = ("sub-vp, slow", "contractive sub-vp")
@@ -40,8 +47,8 @@ class Learned(NamedTuple):
 
     Fields:
         measurements: distances to the data.
-        score_errors: of each process, root mean square errors of its networks against the exact
-            score: absolute, in units of the noise, relative.
+        score_errors: of each process, root mean square errors of its network against the exact
+            score, where that is known: absolute, in units of the noise, relative.
         gap: largest difference between transported samples and the ones they come from, by sampler.
         pictures: samples of the first seed, by process.
         params: the networks.
@@ -56,13 +63,16 @@ class Learned(NamedTuple):
 
 def score_model(config: Config, process: LinearProcess, task: Task) -> Model:
     """Return the model (1)."""
-    options = config.network
-    shape = task.train.shape[1:]
-    network = as_model(
-        lambda rngs: MLP(
-            shape, width=options.width, depth=options.depth, horizon=process.horizon, rngs=rngs
-        )
-    )
+    options, shape = config.network, task.train.shape[1:]
+    sizes = {"width": options.width, "depth": options.depth, "horizon": process.horizon}
+
+    def make_network(rngs: nnx.Rngs) -> nnx.Module:
+        if options.architecture == "dit":
+            height, width, channels = shape
+            return DiT((height, width, channels), patch=options.patch, **sizes, rngs=rngs)
+        return MLP(shape, **sizes, rngs=rngs)
+
+    network = as_model(make_network)
 
     def apply(params, t, x):
         scale, ratio = process.marginal(t).scale, process.noise_to_signal(t)
@@ -88,8 +98,9 @@ def measure(config: Config, task: Task) -> Learned:
             scored = _scored(name, models, found.params)
             for label, (model, params) in scored.items():
                 found.measurements.extend(_sample(config, task, name, label, model, params, found))
-            own = scored["own"]
-            found.score_errors[name] = _score_errors(config, PROCESSES[name], task, *own)
+            if task.curve is not None:
+                own = scored["own"]
+                found.score_errors[name] = _score_errors(config, PROCESSES[name], task, *own)
             show(i + 1)
     _transport(config, task, models[TRANSPORTED[0]], found)
     return found
@@ -148,8 +159,9 @@ def _scored(name: str, models: dict[str, Model], params: dict[str, Any]):
 def _sample(config: Config, task: Task, name: str, label: str, model, params, found: Learned):
     """Yield the distances of the samples of every sampler and number of steps."""
     process = PROCESSES[name]
-    for sampler in SAMPLERS:
-        for steps in config.learned_solver_steps:
+    most = config.learned_solver_steps if label == "own" else [max(config.learned_solver_steps)]
+    for sampler in LEARNED_SAMPLERS if label == "own" else ("euler", "ancestral"):
+        for steps in most:
             draw = _sampler(config, task, process, sampler, steps, model.apply)
             starts = process.prior_std() * _start_noise(config, task)
             samples = np.asarray(draw(params, starts, _keys(config, 2)))
@@ -178,33 +190,32 @@ def _sampler(config: Config, task: Task, process, sampler: str, steps: int, appl
 
 def _score_errors(config: Config, process: LinearProcess, task: Task, model: Model, params):
     """Return root mean square errors of the first seed's network against the exact score."""
+    assert task.curve is not None
     first = jax.tree.map(lambda leaf: leaf[0], params)
-    exact = empirical_score(process, task.train[:4096])
-    times = uniform_times(process, END * process.horizon)(jax.random.key(3), 256)
-    x_t, _ = process.sample_marginal(jax.random.key(4), task.train[-256:], times)
-    squares = [
-        jnp.sum(jnp.square(part).reshape(256, -1), axis=1)
-        for part in (model.apply(first, times, x_t) - exact(times, x_t), exact(times, x_t))
-    ]
-    absolute = jnp.sqrt(jnp.mean(squares[0]))
-    noise = jnp.sqrt(jnp.mean(process.marginal(times).std ** 2 * squares[0]))
-    relative = jnp.sqrt(jnp.mean(squares[0]) / jnp.mean(squares[1]))
+    times = uniform_times(process, END * process.horizon)(jax.random.key(3), 1024)
+    x_t, _ = process.sample_marginal(jax.random.key(4), task.train[:1024], times)
+    exact = exact_score(process, task.curve, task.blur)(times, x_t)
+    squares, sizes = (
+        jnp.sum(jnp.square(part), axis=1)
+        for part in (model.apply(first, times, x_t) - exact, exact)
+    )
+    absolute = jnp.sqrt(jnp.mean(squares))
+    noise = jnp.sqrt(jnp.mean(process.marginal(times).std ** 2 * squares))
+    relative = jnp.sqrt(jnp.mean(squares) / jnp.mean(sizes))
     return float(absolute), float(noise), float(relative)
 
 
-def empirical_score(process: LinearProcess, data: jax.Array) -> ScoreFn:
-    """Return the exact score of the noised points `data`, each as likely as the others."""
-    points = data.reshape(len(data), -1)
+def exact_score(process: LinearProcess, curve: jax.Array, blur: float) -> ScoreFn:
+    """Return the score of the noised data, points of `curve`, all as likely, with noise `blur`."""
 
     def score_fn(t, x):
         scale, std = process.marginal(t)
 
-        def one(scale, std, x):
-            square = jnp.sum((x - scale * points) ** 2, axis=1) / (2 * std**2)
-            return (scale * (jax.nn.softmax(-square) @ points) - x) / std**2
+        def one(scale, variance, x):
+            square = jnp.sum((x - scale * curve) ** 2, axis=1) / (2 * variance)
+            return (scale * (jax.nn.softmax(-square) @ curve) - x) / variance
 
-        scale, std = (jnp.broadcast_to(c, x.shape[:1]) for c in (scale, std))
-        return jax.vmap(one)(scale, std, x.reshape(len(x), -1)).reshape(x.shape)
+        return jax.vmap(one)(scale, (scale * blur) ** 2 + std**2, x)
 
     return score_fn
 

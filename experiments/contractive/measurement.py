@@ -10,9 +10,12 @@ import numpy as np
 
 from ctrl_jax._typing import ScoreFn
 from ctrl_jax.processes import LinearProcess, ReverseSDE
-from ctrl_jax.solvers import EulerMaruyama, ExponentialEuler
+from ctrl_jax.solvers import EulerMaruyama, ExponentialEuler, PredictorCorrector
 
 SAMPLERS = ("euler", "ancestral", "ddim")
+LEARNED_SAMPLERS = (*SAMPLERS, "corrected")
+SNR = 0.1
+"""Of the corrector; the paper's Swiss roll has 0.08 to 0.12."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,10 +46,16 @@ def over_seeds(values) -> tuple[float, float]:
 def reversal(
     process: LinearProcess, score_fn: ScoreFn, sampler: str
 ) -> tuple[ReverseSDE, diffrax.AbstractSolver]:
-    """Return the reverse-time equation of a sampler and the solver that steps it."""
+    """Return the reverse-time equation of a sampler and the solver that steps it.
+
+    euler, and corrected by Langevin steps; ancestral and ddim are the exponential Euler steps of
+    the SDE and of the probability flow.
+    """
     sde = process.reverse(score_fn)
     if sampler == "ddim":
         return sde.probability_flow(), ExponentialEuler(eta=0.0)
+    if sampler == "corrected":
+        return sde, PredictorCorrector(EulerMaruyama(), snr=SNR)
     return sde, EulerMaruyama() if sampler == "euler" else ExponentialEuler(eta=1.0)
 
 

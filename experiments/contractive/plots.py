@@ -9,7 +9,7 @@ import numpy as np
 from experiments.contractive.data import Task
 from experiments.contractive.family import COLOURS, PROCESSES
 from experiments.contractive.learned import Learned
-from experiments.contractive.measurement import SAMPLERS, Measurement, find
+from experiments.contractive.measurement import LEARNED_SAMPLERS, SAMPLERS, Measurement, find
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -80,18 +80,21 @@ def draw_steps(path: Path, found: Sequence[Measurement]) -> None:
                 )
             title = "exact score" if error == "none" else "error in the noise prediction (+)"
             axis.set(title=f"{sampler}: {title}", xscale="log", yscale="log")
+            steps = sorted({m.steps for m in find(found, sampler=sampler)})
+            axis.set_xticks(steps, [str(number) for number in steps])
+            axis.set_xticks([], minor=True)
             axis.grid(alpha=0.25)
         row[0].set_ylabel("W2 to the data, exact start")
     for axis in axes[1]:
         axis.set_xlabel("steps")
-    axes[0, 2].legend(frameon=False, fontsize=7)
+    axes[0, 2].legend(frameon=False, fontsize=8, ncols=2)
     _save(figure, path)
 
 
 def draw_distances(path: Path, found: Learned, task: Task, steps: Sequence[int]) -> None:
     """Draw the distance of every process's samples, a bar per sampler and number of steps."""
     figure, axis = plt.subplots(figsize=(11, 4.8))
-    settings = [(sampler, number) for sampler in SAMPLERS for number in steps]
+    settings = [(sampler, number) for sampler in LEARNED_SAMPLERS for number in steps]
     width, colours = 0.8 / len(settings), plt.get_cmap("tab20")
     for j, (sampler, number) in enumerate(settings):
         rows = [
