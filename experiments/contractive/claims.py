@@ -45,6 +45,7 @@ def one_dimension(config: Config, found: Sequence[Measurement]) -> list[Claim]:
         _bound_holds(found, finest),
         _floor(found, finest),
         _discretisation(found, min(config.solver_steps), finest),
+        _signs(found, finest),
     ]
 
 
@@ -124,6 +125,22 @@ def _discretisation(found, coarse: int, fine: int) -> Claim:
         f"with the exact score and start, {coarse} Euler steps end closer when contractive "
         f"(-> {fine} steps)",
         "yes" if better == len(TWINS) else "in part" if better else "no",
+        "; ".join(parts),
+    )
+
+
+def _signs(found, steps: int) -> Claim:
+    """Show that a bias may cancel the error of the prior: one sign alone would mislead."""
+    parts, differ = [], 0
+    for process in FLOORS:
+        where = {"process": process, "sampler": "euler", "steps": steps, "start": "prior"}
+        plus, minus = (find(found, error=f"noise{mark}", **where)[0] for mark in "+-")
+        differ += abs(plus.mean - minus.mean) > 3 * np.hypot(plus.stderr, minus.stderr)
+        parts.append(f"{process} {plus.mean:.3f} with +, {minus.mean:.3f} with -")
+    return Claim(
+        "signs",
+        "from the stated prior the sign of a bias decides, since one of them cancels the floor",
+        "yes" if differ == len(FLOORS) else "no",
         "; ".join(parts),
     )
 

@@ -121,12 +121,12 @@ def draw_distances(path: Path, found: Learned, task: Task, steps: Sequence[int])
 def draw_points(path: Path, found: Learned, task: Task) -> None:
     """Draw samples in the plane, the data first."""
     panels = {"data": np.asarray(task.train), **found.pictures}
-    figure, axes = plt.subplots(2, 5, figsize=(13, 5.6), sharex=True, sharey=True)
+    figure, axes = plt.subplots(2, 5, figsize=(13, 6.2), sharex=True, sharey=True)
     for axis, (name, points) in zip(axes.flat, panels.items(), strict=True):
         colour = COLOURS.get(name, "#333333")
         axis.scatter(*points[:1000].T, s=2, color=colour, alpha=0.7)
         axis.set_title(name, fontsize=10)
-        axis.set(xlim=(-1.8, 1.8), ylim=(-1.8, 1.8), aspect="equal")
+        axis.set(xlim=(-1.8, 1.8), ylim=(-1.8, 1.8), xticks=(-1, 0, 1), aspect="equal")
     figure.suptitle("ancestral samples at the largest number of steps", fontsize=11)
     _save(figure, path)
 
