@@ -33,7 +33,8 @@ from jaxtyping import Array, Float
 
 from ctrl_jax.processes.linear import LinearProcess
 
-Lipschitz = float | Array | Callable[[Array], Array]
+OfTime = float | Array | Callable[[Array], Array]
+"""A number, or a function of forward times (n,)."""
 
 _PANELS, _NODES, _SEARCHES = 128, 6, 60
 _GOLDEN = (5**0.5 - 1) / 2
@@ -43,8 +44,8 @@ def wasserstein_bound(
     process: LinearProcess,
     *,
     initial_error: float | Array,
-    score_error: float | Array,
-    lipschitz: Lipschitz,
+    score_error: OfTime,
+    lipschitz: OfTime,
     h: float | Array | None = None,
 ) -> Float[Array, ""]:
     """Return the bound (2) on the W2 distance between the data and the end of the sampler.
@@ -52,8 +53,9 @@ def wasserstein_bound(
     Args:
         process: the forward process.
         initial_error: eta, W2 between the law at the horizon and the start of the sampler.
-        score_error: epsilon, L2 error of the score, uniform in time.
-        lipschitz: L, a number or a function of the forward times (n,).
+        score_error: epsilon, L2 error of the score under the law of the noised data: a number, or
+            a function of forward times (n,), which then stands under the integral of (2).
+        lipschitz: L, a number or a function of forward times (n,).
         h: the free constant, in the unit of L; by default the one with the smallest bound.
 
     Returns:
@@ -62,23 +64,24 @@ def wasserstein_bound(
     Raises:
         ValueError: a concrete error is negative or not finite, or h is not positive.
     """
-    _check(initial_error=initial_error, score_error=score_error)
+    numbers = {} if callable(score_error) else {"score_error": score_error}
+    _check(initial_error=initial_error, **numbers)
     if h is not None and not isinstance(h, Tracer) and not h > 0:
         raise ValueError(f"wasserstein_bound: h must be positive, got {h!r}.")
-    integrals = _integrals(process, lipschitz)
-    log_errors = jnp.log(jnp.asarray(initial_error)), jnp.log(jnp.asarray(score_error))
+    integrals = _integrals(process, lipschitz, score_error)
+    log_initial = jnp.log(jnp.asarray(initial_error))
     # At the best h the bound does not move with h: no gradient has to pass the search.
-    known = jax.lax.stop_gradient((integrals, log_errors))
+    known = jax.lax.stop_gradient((integrals, log_initial))
     log_h = _best_log_h(*known) if h is None else jnp.log(jnp.asarray(h))
-    return jnp.exp(_log_square(integrals, log_errors, log_h) / 2)
+    return jnp.exp(_log_square(integrals, log_initial, log_h) / 2)
 
 
-def margin(process: LinearProcess, lipschitz: Lipschitz) -> Float[Array, ""]:
+def margin(process: LinearProcess, lipschitz: OfTime) -> Float[Array, ""]:
     """Return the smallest b - L sigma^2 over the horizon: the sampler contracts where positive (3).
 
     Args:
         process: the forward process.
-        lipschitz: L, a number or a function of the forward times (n,).
+        lipschitz: L, a number or a function of forward times (n,).
     """
     t, _, _ = _grid(process)
     t = jnp.concatenate([jnp.asarray([0.0]), t, jnp.asarray([process.horizon])])
@@ -139,8 +142,8 @@ def _integration_matrix(nodes: np.ndarray) -> np.ndarray:
     return np.stack(integrals, axis=1) @ np.linalg.inv(basis) / 2
 
 
-def _integrals(process, lipschitz):
-    """Return log weights of the quadrature times sigma^2, and U's two parts, ends appended."""
+def _integrals(process, lipschitz, score_error):
+    """Return logs of weights times (epsilon sigma)^2, and U's two parts, their ends appended."""
     t, weights, running = _grid(process)
     variance_rate = process.diffusion(t) ** 2
     pull = variance_rate * _values(lipschitz, t)
@@ -150,19 +153,18 @@ def _integrals(process, lipschitz):
     drift = drift - jnp.log(process.marginal(jnp.asarray(0.0)).scale)
     fixed = jnp.append(running(pull), weights @ pull) * 2 - 2 * drift
     noise = jnp.append(running(variance_rate), weights @ variance_rate) * 2
-    return jnp.log(weights * variance_rate), fixed, noise
+    return jnp.log(weights * variance_rate * _values(score_error, t) ** 2), fixed, noise
 
 
-def _log_square(integrals, log_errors, log_h):
+def _log_square(integrals, log_initial, log_h):
     log_weights, fixed, noise = integrals
     exponent = fixed + jnp.exp(log_h) * noise
     log_integral = jax.nn.logsumexp(log_weights + exponent[:-1])
-    from_score = 2 * log_errors[1] - jnp.log(2.0) - log_h + log_integral
-    return jnp.logaddexp(2 * log_errors[0] + exponent[-1], from_score)
+    return jnp.logaddexp(2 * log_initial + exponent[-1], log_integral - jnp.log(2.0) - log_h)
 
 
 @jax.jit
-def _best_log_h(integrals, log_errors):
+def _best_log_h(integrals, log_initial):
     """Golden-section search: the logarithm of (2) is convex in log h."""
     _, _, noise = integrals
     # Below, h changes U by less than 1e-5; above, it multiplies the exponent of the noise by 1e5.
@@ -171,8 +173,8 @@ def _best_log_h(integrals, log_errors):
     def narrow(_, bracket):
         low, high = bracket
         left, right = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
-        better_left = _log_square(integrals, log_errors, left) < _log_square(
-            integrals, log_errors, right
+        better_left = _log_square(integrals, log_initial, left) < _log_square(
+            integrals, log_initial, right
         )
         return jnp.where(better_left, low, left), jnp.where(better_left, right, high)
 
@@ -180,6 +182,6 @@ def _best_log_h(integrals, log_errors):
     return (low + high) / 2
 
 
-def _values(lipschitz: Lipschitz, t: Array) -> Array:
-    values = lipschitz(t) if callable(lipschitz) else lipschitz
+def _values(coefficient: OfTime, t: Array) -> Array:
+    values = coefficient(t) if callable(coefficient) else coefficient
     return jnp.broadcast_to(jnp.asarray(values), t.shape)

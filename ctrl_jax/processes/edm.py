@@ -18,6 +18,8 @@ s_0 x_0, so that a sample is s_0 times a datum: `EDM.unscale` divides by s_0.
 Source: Karras et al. 2022, eq. 4 and 81; arXiv 2401.13115.
 """
 
+from typing import Any
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -45,7 +47,7 @@ class EDM(LinearProcess):
             raise ValueError(f"EDM: scale_min must not exceed 1, got {self.scale_min!r}.")
 
     @property
-    def horizon(self) -> float:
+    def horizon(self) -> Any:  # a float, or a tracer where the process is an argument of jit
         """T = sigma_max."""
         return self.sigma_max
 

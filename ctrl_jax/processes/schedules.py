@@ -17,6 +17,7 @@ derivative. The paper clips a step of a thousandth of T at 0.999, that is \beta_
 
 import abc
 import math
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -130,7 +131,7 @@ class ScheduledProcess(LinearProcess):
     schedule: eqx.AbstractVar[NoiseSchedule]
 
     @property
-    def horizon(self) -> float:
+    def horizon(self) -> Any:  # a float, or a tracer where the process is an argument of jit
         """T, in the process's unit of time."""
         return self.schedule.horizon
 

@@ -60,6 +60,20 @@ def test_an_independent_quadrature():
     np.testing.assert_allclose(found, expected, rtol=1e-8)
 
 
+def test_an_error_that_depends_on_time():
+    """A constant function is the constant; one that vanishes leaves the start's error alone."""
+    process = ContractiveVP(0.5, 4.0)
+    constant_, function = (
+        wasserstein_bound(process, initial_error=0.2, score_error=e, lipschitz=0.1, h=0.4)
+        for e in (0.3, lambda t: 0.3 + 0 * t)
+    )
+    np.testing.assert_allclose(constant_, function, rtol=1e-6)
+    alone = wasserstein_bound(
+        process, initial_error=0.2, score_error=lambda t: 0 * t, lipschitz=0.0, h=1e-6
+    )
+    np.testing.assert_allclose(alone, 0.2 * np.exp(-2.25 / 2), rtol=1e-5)
+
+
 @pytest.mark.parametrize("process", [VP(), ContractiveOU(), ContractiveVP(), EDM(8.0, 0.9)])
 def test_the_default_h_is_the_best(process, unchecked):
     errors = {"initial_error": 0.3, "score_error": 0.1, "lipschitz": lambda t: -0.01 * t}

@@ -1,0 +1,1 @@
+"""What `experiments.contraction` is made of: processes, score errors, measurements and pictures."""

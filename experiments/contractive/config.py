@@ -1,0 +1,121 @@
+"""Options of `experiments.contraction`."""
+
+import dataclasses
+from typing import Annotated, Literal
+
+import tyro
+
+from ctrl_jax.runtime import RunOptions, check_count, check_positive, refuse
+
+Experiment = Literal["one_dimension", "swiss_roll", "images"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """The score networks of swiss_roll and images, one per process."""
+
+    architecture: Literal["mlp", "dit"] = "mlp"
+    """mlp, or a small diffusion transformer (images only)."""
+
+    width: int = 64
+    """Hidden size (a multiple of 4 for dit)."""
+
+    depth: int = 2
+    """Number of residual blocks."""
+
+    patch: int = 2
+    """Side of a patch, in pixels (dit only)."""
+
+    batch: int = 256
+    """Examples per update."""
+
+    learning_rate: float = 2e-3
+    """Peak of a cosine schedule with warm-up."""
+
+    gradient_clip: float = 1.0
+    """Largest norm of a gradient."""
+
+    average_decay: float = 0.998
+    """Decay per update of the moving average of the weights that is sampled with."""
+
+    def validate(self) -> None:
+        """Raise ValueError for an option out of range."""
+        for name in ("width", "depth", "patch", "batch"):
+            check_count(f"network.{name}", getattr(self, name))
+        check_positive("network.learning_rate", self.learning_rate)
+        check_positive("network.gradient_clip", self.gradient_clip)
+        if not 0 <= self.average_decay < 1:
+            rule = "it must lie in [0, 1)"
+            raise refuse("network.average_decay", self.average_decay, rule, "give 0.998")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Do contractive diffusions end closer to the data when score and steps are imperfect?
+
+    Source: arXiv 2401.13115. one_dimension has exact scores with errors put in, so that the bound
+    of theorem 1 can be drawn beside what was measured; swiss_roll and images train a network per
+    process. On 2 CPU cores the default takes about three minutes.
+    """
+
+    experiment: tuple[Experiment, ...] = ("one_dimension", "swiss_roll")
+    """What to run, in this order."""
+
+    solver_steps: tuple[int, ...] = (25, 100, 400)
+    """Numbers of steps of the samplers in one_dimension."""
+
+    learned_solver_steps: tuple[int, ...] = (25, 100)
+    """Numbers of steps of the samplers in swiss_roll and images."""
+
+    error_size: float = 0.2
+    """Size of the errors put into the exact score of one_dimension: absolute in the score's unit,
+    in the unit of the noise, and as a fraction of the score; with both signs."""
+
+    samples: int = 1024
+    """Samples per seed and setting."""
+
+    seeds: int = 4
+    """Seeds of the sampler in one_dimension."""
+
+    learned_seeds: int = 2
+    """Networks per process in swiss_roll and images, each trained and sampled with its own seed."""
+
+    data: str | None = None
+    """For images: a folder of png or jpg files or of MNIST's or CIFAR-10's binary files, or an .npz
+    with images; 8x8 digits by default."""
+
+    network: Network = dataclasses.field(default_factory=Network)
+    run: Annotated[RunOptions, tyro.conf.arg(name="")] = dataclasses.field(
+        default_factory=RunOptions
+    )
+
+    def updates(self) -> int:
+        """Return the number of updates of each network."""
+        return self.run.steps or 1000
+
+    def validate(self) -> None:
+        """Raise ValueError for options that do not fit together."""
+        if not self.experiment or len(set(self.experiment)) < len(self.experiment):
+            rule = "each experiment at most once, and at least one"
+            raise refuse("experiment", self.experiment, rule, "name one_dimension or swiss_roll")
+        for name in ("solver_steps", "learned_solver_steps"):
+            if not getattr(self, name):
+                raise refuse(name, (), "at least one number is needed", "give 100")
+            for steps in getattr(self, name):
+                check_count(name, steps, least=2)
+        check_positive("error_size", self.error_size)
+        check_count("samples", self.samples, least=16)
+        check_count("seeds", self.seeds, least=2)
+        check_count("learned_seeds", self.learned_seeds, least=2)
+        if self.data is not None and "images" not in self.experiment:
+            rule = "it applies to images only"
+            raise refuse("data", self.data, rule, "add --experiment images")
+        if self.network.architecture == "dit" and "swiss_roll" in self.experiment:
+            rule = "a transformer over patches needs images"
+            raise refuse("network.architecture", "dit", rule, "give --experiment images")
+        if self.run.mesh.model != 1 or self.run.mesh.data not in (None, 1):
+            rule = "this experiment runs on one device"
+            raise refuse("mesh", dataclasses.asdict(self.run.mesh), rule, "leave it at 1")
+        if self.run.resume != "never":
+            rule = "its stages take seconds and are not checkpointed"
+            raise refuse("resume", self.run.resume, rule, "leave it out")

@@ -1,0 +1,72 @@
+"""One measured number with its spread over seeds, and the samplers it was measured with."""
+
+import csv
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import diffrax
+import numpy as np
+
+from ctrl_jax._typing import ScoreFn
+from ctrl_jax.processes import LinearProcess, ReverseSDE
+from ctrl_jax.solvers import EulerMaruyama, ExponentialEuler, PredictorCorrector
+
+SAMPLERS = ("euler", "ancestral", "ddim")
+LEARNED_SAMPLERS = (*SAMPLERS, "corrected")
+SNR = 0.1
+"""Of the corrector; the paper's Swiss roll has 0.08 to 0.12."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """A distance to the data under one setting."""
+
+    experiment: str
+    process: str
+    sampler: str
+    steps: int
+    error: str
+    """What is wrong with the score: none, absolute+, noise-, ..., or own, shared (networks)."""
+    start: str
+    """exact: the law at the horizon; prior: the Gaussian of the process."""
+    mean: float
+    stderr: float
+    """Standard error of the mean over seeds."""
+    bound: float | None = None
+    """The bound of theorem 1 on W2, where the constants are known."""
+
+
+def over_seeds(values) -> tuple[float, float]:
+    """Return the mean of one value per seed and its standard error."""
+    values = np.asarray(values, np.float64)
+    return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values)))
+
+
+def reversal(
+    process: LinearProcess, score_fn: ScoreFn, sampler: str
+) -> tuple[ReverseSDE, diffrax.AbstractSolver]:
+    """Return the reverse-time equation of a sampler and the solver that steps it.
+
+    euler, and corrected by Langevin steps; ancestral and ddim are the exponential Euler steps of
+    the SDE and of the probability flow.
+    """
+    sde = process.reverse(score_fn)
+    if sampler == "ddim":
+        return sde.probability_flow(), ExponentialEuler(eta=0.0)
+    if sampler == "corrected":
+        return sde, PredictorCorrector(EulerMaruyama(), snr=SNR)
+    return sde, EulerMaruyama() if sampler == "euler" else ExponentialEuler(eta=1.0)
+
+
+def find(measurements: Sequence[Measurement], **setting) -> list[Measurement]:
+    """Return the measurements that agree with the given fields."""
+    return [m for m in measurements if all(getattr(m, k) == v for k, v in setting.items())]
+
+
+def write_csv(path: Path, measurements: Sequence[Measurement]) -> None:
+    """Write every measurement as one row."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow([field.name for field in dataclasses.fields(Measurement)])
+        writer.writerows(dataclasses.astuple(m) for m in measurements)

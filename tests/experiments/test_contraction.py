@@ -1,0 +1,77 @@
+"""The contraction experiment at its smallest, as its users run it."""
+
+import csv
+import json
+import os
+
+import numpy as np
+import pytest
+
+from ctrl_jax.runtime import command
+from experiments.contraction import main
+from experiments.contractive.config import Config
+
+TINY = """
+--no-progress --solver-steps 12 --learned-solver-steps 4 --samples 64 --seeds 2 --steps 5
+--network.width 8 --network.depth 1 --network.batch 16
+""".split()  # noqa: SIM905
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def run(folder, *options):
+    found = command(Config, main, [*TINY, "--out", str(folder), *options])
+    return json.loads((found / "results.json").read_text())
+
+
+def test_one_dimension(tmp_path):
+    results = run(tmp_path / "a", "--experiment", "one_dimension")
+    metrics = results["metrics"]
+    names = ("forgets_score_errors/exact", "bound_holds", "prior_floor", "point_mass")
+    assert all(f"claim/{name}/holds" in metrics for name in names)
+    # The floor is the prior's, whatever the sampler: 1/3 and .2 for the exact SDE; 12 steps of 64
+    # samples on two seeds leave some .1.
+    assert 0.15 < metrics["one_dimension/contractive ou/none/prior/mean"] < 0.5
+    with (tmp_path / "a" / "measurements.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 9 * 3 * 7 * 2 + 2 * 3 * 2
+    assert all(np.isfinite(float(row["mean"])) for row in rows)
+    for picture in ("errors.png", "steps.png"):
+        assert (tmp_path / "a" / picture).stat().st_size > 1000
+
+
+@pytest.mark.slow
+def test_learned_scores(tmp_path):
+    """Images of one's own; their transported samples differ by Euler alone."""
+    images = np.random.default_rng(0).uniform(-1, 1, (240, 4, 4, 1)).astype(np.float32)
+    np.savez(tmp_path / "mine.npz", images=images)
+    results = run(tmp_path / "a", "--experiment", "images", "--data", "mine.npz")
+    metrics = results["metrics"]
+    assert metrics["claim/images/coordinates/holds"] == "yes"
+    assert metrics["images/contractive sub-vp/own/prior/mean"] > 0
+    assert (tmp_path / "a" / "images.png").stat().st_size > 1000
+    assert len(results["digest"]) == 64 and os.path.getsize(tmp_path / "a" / "config.json") > 100
+
+
+MISTAKES = {
+    "steps": (["--solver-steps", "1"], "solver_steps: received 1"),
+    "size": (["--error-size", "nan"], "error_size: received nan"),
+    "twice": (["--experiment", "images", "images"], "each experiment at most once"),
+    "data alone": (["--data", "x"], "add --experiment images"),
+    "resume": (["--resume", "latest"], "not checkpointed"),
+    "decay": (["--network.average-decay", "1"], "it must lie in [0, 1)"),
+    "no such data": (["--experiment", "images", "--data", "nowhere"], "data: received"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_are_one_clear_line(mistake, tmp_path, capsys):
+    options, expected = MISTAKES[mistake]
+    with pytest.raises(SystemExit) as stopped:
+        run(tmp_path / "a", *options)
+    printed = capsys.readouterr().err.strip().splitlines()
+    assert stopped.value.code == 2
+    assert len(printed) == 1 and printed[0].startswith("error: ") and expected in printed[0]
