@@ -188,6 +188,8 @@ def _lines(axes, rows, cost, label):
     for number, name in enumerate((*SAMPLERS, ADAPTIVE)):
         own = [r for r in rows if r["process"] == "VP" and r["contender"] == name]
         points = sorted((cost(r), r["error"]) for r in own)
+        if not points:
+            continue
         style = {"color": f"C{number % 10}", "linestyle": "-" if number < 10 else ":"}
         marker = "osv^D*"[number % 6]
         axes.plot(*zip(*points, strict=True), label=name, marker=marker, markersize=4, **style)
@@ -196,9 +198,11 @@ def _lines(axes, rows, cost, label):
 
 
 def _table(axes, rows):
-    budget = max(row["budget"] for row in rows if row["process"] != "VP" or len(rows) < 20)
+    others = [row["budget"] for row in rows if row["process"] != "VP"]
+    budget = max(others or [row["budget"] for row in rows])
     chosen = [row for row in rows if row["budget"] == budget]
-    names, processes = (*SAMPLERS, ADAPTIVE), list(dict.fromkeys(r["process"] for r in chosen))
+    names = list(dict.fromkeys(row["contender"] for row in chosen))
+    processes = list(dict.fromkeys(row["process"] for row in chosen))
     values = {(row["contender"], row["process"]): row["error"] for row in chosen}
     shown = [[max(values[n, p], NOISE) for p in processes] for n in names]
     axes.imshow([[math.log10(v) for v in line] for line in shown], cmap="viridis_r", aspect="auto")
