@@ -173,13 +173,13 @@ def plot(folder: Path) -> None:
     rows = [row for case in result["cases"] for row in case["rows"] if "error" in row]
     if not rows:
         return
-    figure, (by_count, by_time, by_process) = plt.subplots(1, 3, figsize=(17, 5.2))
+    figure, (by_count, by_time, by_process) = plt.subplots(1, 3, figsize=(17, 6))
     _lines(by_count, rows, lambda row: row["evaluations"], "evaluations of the score")
-    _lines(by_time, rows, lambda row: 1e3 * row["seconds"], "time (ms), batch 256, perceptron")
+    _lines(by_time, rows, lambda row: 1e3 * row["seconds_min"], "time (ms), batch 256, perceptron")
     _table(by_process, rows)
     by_count.set_ylabel("W2 to the exact law")
-    by_count.legend(fontsize=7)
-    figure.tight_layout()
+    figure.legend(*by_count.get_legend_handles_labels(), loc="lower left", ncols=6, fontsize=9)
+    figure.tight_layout(rect=(0, 0.1, 1, 1))
     figure.savefig(folder / "work_precision.png", dpi=130)
     plt.close(figure)
 
@@ -188,6 +188,8 @@ def _lines(axes, rows, cost, label):
     for number, name in enumerate((*SAMPLERS, ADAPTIVE)):
         own = [r for r in rows if r["process"] == "VP" and r["contender"] == name]
         points = sorted((cost(r), r["error"]) for r in own)
+        if not points:
+            continue
         style = {"color": f"C{number % 10}", "linestyle": "-" if number < 10 else ":"}
         marker = "osv^D*"[number % 6]
         axes.plot(*zip(*points, strict=True), label=name, marker=marker, markersize=4, **style)
@@ -196,15 +198,18 @@ def _lines(axes, rows, cost, label):
 
 
 def _table(axes, rows):
-    budget = max(row["budget"] for row in rows if row["process"] != "VP" or len(rows) < 20)
+    others = [row["budget"] for row in rows if row["process"] != "VP"]
+    budget = max(others or [row["budget"] for row in rows])
     chosen = [row for row in rows if row["budget"] == budget]
-    names, processes = (*SAMPLERS, ADAPTIVE), list(dict.fromkeys(r["process"] for r in chosen))
+    names = list(dict.fromkeys(row["contender"] for row in chosen))
+    processes = list(dict.fromkeys(row["process"] for row in chosen))
     values = {(row["contender"], row["process"]): row["error"] for row in chosen}
     shown = [[max(values[n, p], NOISE) for p in processes] for n in names]
-    axes.imshow([[math.log10(v) for v in line] for line in shown], cmap="viridis_r", aspect="auto")
+    logs = [[math.log10(value) for value in line] for line in shown]
+    axes.imshow(logs, cmap="Blues", aspect="auto", vmin=-3, vmax=1)
     for i, line in enumerate(shown):
         for j, value in enumerate(line):
-            axes.text(j, i, f"{value:.3f}", ha="center", va="center", fontsize=7, color="tab:red")
+            axes.text(j, i, f"{value:.3f}", ha="center", va="center", fontsize=9)
     axes.set_xticks(range(len(processes)), processes, rotation=35, ha="right", fontsize=8)
-    axes.set_yticks(range(len(names)), names, fontsize=7)
+    axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.set_title(f"W2 at {budget} evaluations")

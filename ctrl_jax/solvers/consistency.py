@@ -68,7 +68,7 @@ def renoise(
     x_end: Float[Array, "batch ..."],
     noise: Float[Array, "batch ..."],
     *,
-    end: float,
+    end: Float[Array, ""] | float,
     t: Float[Array, ""],
 ) -> Float[Array, "batch ..."]:
     """Return x_t of (1), the forward transition from time `end` to t.

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from ctrl_jax._typing import ScoreFn, expand
-from ctrl_jax.processes import LinearProcess
+from ctrl_jax.solvers.consistency import renoise
 from ctrl_jax.solvers.paths import StepNoise
 from ctrl_jax.solvers.reverse_solver import ReverseSolver, noise_of, on_grid, require_sde_solver
 
@@ -115,15 +115,8 @@ class Inpainting(ReverseSolver):
             y1, _, _, state, result = self.solver.step(again, t0, t1, y, args, solver_state, True)
             scale, std = args.process.marginal(times[1])
             y1 = jnp.where(self.mask, scale * self.known + std * own.noise, y1)
-            y = noise_up(args.process, times[1], times[0], y1, own.normal(2))
+            y = renoise(args.process, y1, own.normal(2), end=times[1], t=times[0])
         return y1, None, {"y0": y0, "y1": y1}, state, result
-
-
-def noise_up(process: LinearProcess, t: Array, t_later: Array, x: Array, noise: Array) -> Array:
-    """Return X at t_later given X_t = x, made with standard normal `noise`: the kernel (2)."""
-    (scale, std), (scale_later, std_later) = process.marginal(t), process.marginal(t_later)
-    gain = scale_later / scale
-    return gain * x + jnp.sqrt(jnp.maximum(std_later**2 - (gain * std) ** 2, 0.0)) * noise
 
 
 def _with_noise(terms: diffrax.MultiTerm, noise: StepNoise) -> diffrax.MultiTerm:

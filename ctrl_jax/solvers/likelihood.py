@@ -28,6 +28,22 @@ from ctrl_jax.processes.arguments import require_positive
 from ctrl_jax.solvers.adaptive import solve
 
 
+class Settings(NamedTuple):
+    """How the flow is solved.
+
+    Fields:
+        begin: forward time at which the data are taken to be, as a fraction of the horizon.
+        tolerance: relative and absolute error that a step may make.
+        max_steps: attempted steps after which an example is given up (`ok` is false).
+        probes: number of random signs that Hutchinson's estimate averages over.
+    """
+
+    begin: float = 1e-5
+    tolerance: float = 1e-5
+    max_steps: int = 4096
+    probes: int = 1
+
+
 class Likelihood(NamedTuple):
     """What the flow says of each example.
 
@@ -52,7 +68,7 @@ def log_likelihood(
     divergence: Literal["exact", "hutchinson"] = "exact",
     key: Array | None = None,
     prior_log_prob: Callable[[Array], Array] | None = None,
-    settings: "Settings | None" = None,
+    settings: Settings | None = None,
     conditions: tuple[Array, ...] = (),
 ) -> Likelihood:
     """Return the log-density of each example under the model.
@@ -101,22 +117,6 @@ def log_likelihood(
         prior = prior_log_prob(latent)
     growth = _log_growth(process, begin)
     return Likelihood(prior + change + x_0[0].size * growth, latent, steps, ok)
-
-
-class Settings(NamedTuple):
-    """How the flow is solved.
-
-    Fields:
-        begin: forward time at which the data are taken to be, as a fraction of the horizon.
-        tolerance: relative and absolute error that a step may make.
-        max_steps: attempted steps after which an example is given up (`ok` is false).
-        probes: number of random signs that Hutchinson's estimate averages over.
-    """
-
-    begin: float = 1e-5
-    tolerance: float = 1e-5
-    max_steps: int = 4096
-    probes: int = 1
 
 
 def bits_per_dim(

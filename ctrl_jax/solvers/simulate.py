@@ -60,7 +60,8 @@ def simulate(
             grid and increments are taken.
         solver: a solver of this library or of diffrax: for SDEs its Ito, Stratonovich and
             stochastic Runge-Kutta solvers (the noise is additive, so all mean the same), for
-            probability flows its ODE solvers.
+            probability flows its ODE solvers. (Implicit ones iterate until the whole batch has
+            converged: of all solvers only their samples feel their batch-mates.)
         save: keep the last state or the whole path.
         remat: recompute each step in the backward pass instead of storing its inside.
 

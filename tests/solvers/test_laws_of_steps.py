@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.integrate import solve_ivp
 
 from ctrl_jax.processes import grids
 from ctrl_jax.solvers import EulerMaruyama, ExponentialEuler, GaussianSolver, sample, simulate
@@ -11,6 +12,7 @@ from tests.oracles import chains
 from tests.oracles.linear_sdes import VariancePreserving
 from tests.solvers.gaussian import (
     MEAN,
+    ORACLE,
     PROCESS,
     SOLVERS,
     VARIANCE,
@@ -73,6 +75,21 @@ def test_eta_one_has_the_posterior_variance():
     posterior = a_next * between / s**2 * x_0 + (a / a_next) * s_next**2 / s**2 * x
     kernel_score = (a * x_0 - x) / s**2
     np.testing.assert_allclose(kernel.mean(x, kernel_score), posterior, rtol=1e-5)
+
+
+def test_eta_zero_is_the_flow_with_the_noise_prediction_frozen():
+    """dx/dt = -beta / 2 (x - e / sqrt(v)) with e = -sqrt(v) s held at the start of the step."""
+    t, u, x, score = 0.9, 0.6, 0.7, -1.3
+    noise = -np.sqrt(ORACLE.variance(t)) * score
+
+    def field(time, x):
+        return -ORACLE.beta(time) / 2 * (x - noise / np.sqrt(ORACLE.variance(time)))
+
+    expected = solve_ivp(field, (t, u), [x], rtol=1e-11, atol=1e-12).y[0, -1]
+    with jax.enable_x64(True):
+        kernel = ExponentialEuler(eta=0.0).kernel(PROCESS, jnp.asarray(1 - t), jnp.asarray(1 - u))
+        found = float(kernel.mean(jnp.asarray(x), jnp.asarray(score)))
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 
 def test_eta_zero_is_exact_where_the_noise_prediction_is_constant():
