@@ -9,7 +9,7 @@ writes config.json, results.json, efficiency.png, variance.png and training.png 
 import dataclasses
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -96,6 +96,10 @@ class Config:
         default_factory=RunOptions
     )
 
+    def chunk(self) -> int:
+        """Return how many gradients are computed in one call: a quarter of them."""
+        return self.batches // 4
+
     def updates(self) -> int:
         """Return the updates of the training by each objective."""
         return self.run.steps or 1500
@@ -105,11 +109,16 @@ class Config:
         for name in ("batch", "warm_steps", "training_dimension", "width", "rounds"):
             check_count(name, getattr(self, name))
         check_count("batches", self.batches, least=8)
+        if self.batches % 4:
+            raise refuse("batches", self.batches, "it must be a multiple of 4", "round it up")
         check_positive("learning_rate", self.learning_rate)
         if not self.dimensions:
             raise refuse("dimensions", self.dimensions, "at least one is needed", "give 1 2")
         for dimension in self.dimensions:
             check_count("dimensions", dimension)
+        if self.training_dimension not in self.dimensions:
+            rule = f"it must be one of the dimensions {self.dimensions}"
+            raise refuse("training_dimension", self.training_dimension, rule, "choose one of them")
         if self.run.resume != "never":
             rule = "this run takes minutes and is not checkpointed"
             raise refuse("resume", self.run.resume, rule, "leave it out")
@@ -129,17 +138,19 @@ def main(config: Config) -> Path:
     options = config.run
     run = open_run(NAME, settings, out=options.out, resume=options.resume, seed=options.seed)
     metrics: dict[str, Any] = {}
-    pieces = len(config.dimensions) + 1 + len(OBJECTIVES)
+    times, variances = [], {}
+    pieces = len(config.dimensions) + len(OBJECTIVES)
     with progress(pieces, "objectives", enabled=options.progress) as show:
         for i, dimension in enumerate(config.dimensions):
-            metrics |= compare_gradients(config, dimension)
+            study = make_study(config, dimension)
+            metrics |= compare_gradients(config, dimension, study)
+            if dimension == config.training_dimension:
+                times, variances = variance_per_time(config, study)
             show(i + 1)
-        times, variances = variance_per_time(config)
-        show(len(config.dimensions) + 1)
         curves, params = {}, {}
         for i, name in enumerate(OBJECTIVES):
             params[name], curves[name] = train_by(config, name)
-            show(len(config.dimensions) + 2 + i)
+            show(len(config.dimensions) + 1 + i)
     metrics |= summarise(metrics, curves)
     metrics |= {
         f"at t={t:.3g}/{n}/variance": v[i]
@@ -166,33 +177,55 @@ def main(config: Config) -> Path:
     return run.folder
 
 
-def warm_params(config: Config, dimension: int):
-    """Return process, law, model and parameters after some updates by denoising."""
+class Study(NamedTuple):
+    """One dimension: a network trained for a while, and gradients at it.
+
+    Fields:
+        losses: mean loss of each objective.
+        params: of the network, after some updates by denoising.
+        draws: ``draws(key, low, high)``, a batch at times of that interval.
+        gradients: for each objective ``gradients(params, keys, low, high)``, one flat gradient per
+            key; compiled once for all uses.
+    """
+
+    losses: dict[str, Any]
+    params: Any
+    draws: Any
+    gradients: dict[str, Any]
+
+
+def make_study(config: Config, dimension: int) -> Study:
+    """Train the network of a dimension and prepare its gradients."""
     process, law = VP(), make_mixture(dimension)
     model = make_model(process, dimension, config.width)
     params, _ = _train(config, process, law, model, "denoising", config.warm_steps)
-    return process, law, model, params
-
-
-def compare_gradients(config: Config, dimension: int) -> dict[str, float]:
-    """Return agreement, variance and cost of each objective's gradient."""
-    process, law, model, params = warm_params(config, dimension)
     losses = make_losses(process, model)
-    keys = jax.random.split(jax.random.key(config.run.seed + 1), config.batches)
 
-    def draws_of_key(key):
-        return draw(key, process, law, config.batch, (END, process.horizon))
+    def draws(key, low, high):
+        return draw(key, process, law, config.batch, (low, high))
 
-    found = {
-        name: np.asarray(
-            jax.jit(lambda p, k, loss=loss: gradients(loss, p, draws_of_key, k))(params, keys),
-            np.float64,
+    def flat(loss):
+        return jax.jit(
+            lambda params, keys, low, high: gradients(
+                loss, params, lambda key: draws(key, low, high), keys
+            )
         )
-        for name, loss in losses.items()
+
+    return Study(losses, params, draws, {name: flat(loss) for name, loss in losses.items()})
+
+
+def compare_gradients(config: Config, dimension: int, study: Study) -> dict[str, float]:
+    """Return agreement, variance and cost of each objective's gradient."""
+    times = (jnp.float32(END), jnp.float32(VP().horizon))
+    parts = config.batches // config.chunk()
+    keys = jax.random.split(jax.random.key(config.run.seed + 1), (parts, config.chunk()))
+    found = {
+        name: np.concatenate([np.asarray(g(study.params, k, *times), np.float64) for k in keys])
+        for name, g in study.gradients.items()
     }
-    functions = {name: jax.grad(loss) for name, loss in losses.items()}
-    draws = jax.jit(draws_of_key)(keys[0])
-    costs = measure(functions, (params, draws), reference="denoising", rounds=config.rounds)
+    functions = {name: jax.grad(loss) for name, loss in study.losses.items()}
+    draws = jax.jit(study.draws)(keys[0, 0], *times)
+    costs = measure(functions, (study.params, draws), reference="denoising", rounds=config.rounds)
     metrics = {}
     for name in OBJECTIVES:
         agreement = compare(found[name], found["explicit"])
@@ -207,22 +240,14 @@ def compare_gradients(config: Config, dimension: int) -> dict[str, float]:
     return metrics
 
 
-def variance_per_time(config: Config) -> tuple[list[float], dict[str, list[float]]]:
+def variance_per_time(config: Config, study: Study) -> tuple[list[float], dict[str, list[float]]]:
     """Return times and the variance of each objective's gradient at them."""
-    process, law, model, params = warm_params(config, config.training_dimension)
-    keys = jax.random.split(jax.random.key(config.run.seed + 2), max(config.batches // 4, 8))
-    times = np.geomspace(END, process.horizon, 7)
-
-    def at(loss):
-        def run(params, t):
-            return gradients(
-                loss, params, lambda key: draw(key, process, law, config.batch, (t, t)), keys
-            )
-
-        compiled = jax.jit(run)
-        return [np.asarray(compiled(params, jnp.float32(t)), np.float64) for t in times]
-
-    found = {name: at(loss) for name, loss in make_losses(process, model).items()}
+    keys = jax.random.split(jax.random.key(config.run.seed + 2), config.chunk())
+    times = [jnp.float32(t) for t in np.geomspace(END, VP().horizon, 7)]
+    found = {
+        name: [np.asarray(g(study.params, keys, t, t), np.float64) for t in times]
+        for name, g in study.gradients.items()
+    }
     # At one time the explicit gradient may vanish; its mean square over times does not.
     size = np.mean([np.sum(g.mean(axis=0) ** 2) for g in found["explicit"]])
     variances = {

@@ -33,50 +33,54 @@ def evaluate_consistency(
 ) -> Outcome:
     """Return the quality of a consistency model."""
 
-    def make(steps):
-        times = later_times(task, steps)
+    def draw(key, params, times):
+        def function(t, x):
+            return model.apply(params, t, x)
 
-        def draw(key, params):
-            def function(t, x):
-                return model.apply(params, t, x)
+        shape = (task.number, *task.shape)
+        return sample_consistency(key, task.process, function, shape, end=task.end, times=times)
 
-            shape = (task.number, *task.shape)
-            return sample_consistency(key, task.process, function, shape, end=task.end, times=times)
-
-        return draw
-
-    return _evaluate(task, make, params, evaluations, number, seed)
+    found = {
+        n: _evaluate(task, draw, params, later_times(task, n), number, seed) for n in evaluations
+    }
+    return _collect(found)
 
 
 def evaluate_ddim(
     task: Task, model: Model, params: Params, evaluations: tuple[int, ...], number: int, seed: int
 ) -> Outcome:
-    """Return the quality of the deterministic DDIM sampler with a score model."""
+    """Return the quality of the deterministic DDIM sampler with a score model.
 
-    def make(steps):
-        grid = grids.edm(task.process, steps, end=task.end)
+    With few evaluations much depends on the grid, so that each number has its best of three.
+    """
 
-        def draw(key, params):
-            def score_fn(t, x):
-                return model.apply(params, t, x)
+    def draw(key, params, grid):
+        def score_fn(t, x):
+            return model.apply(params, t, x)
 
-            shape = (task.number, *task.shape)
-            solver = ExponentialEuler(eta=0.0)
-            return sample(key, task.process, score_fn, shape, grid=grid, solver=solver)
+        shape = (task.number, *task.shape)
+        solver = ExponentialEuler(eta=0.0)
+        return sample(key, task.process, score_fn, shape, grid=grid, solver=solver)
 
-        return draw
-
-    return _evaluate(task, make, params, evaluations, number, seed)
-
-
-def _evaluate(task: Task, make, params, evaluations, number, seed) -> Outcome:
-    quality, samples = {}, {}
-    # As many draws of the size that the measure compares as give `number` samples in all.
-    keys = jax.random.split(jax.random.key(seed + 77), max(number // task.number, 1))
+    draw, found = jax.jit(draw), {}
+    first = next(iter(task.floor))
     for steps in evaluations:
-        draw = jax.jit(make(steps))
-        parts = [np.asarray(draw(key, params)) for key in keys]
-        found = [task.quality(part) for part in parts]
-        quality[steps] = {name: float(np.mean([f[name] for f in found])) for name in found[0]}
-        samples[steps] = parts[0][:1024]
-    return Outcome(quality, samples)
+        tried = [
+            _evaluate(task, draw, params, make(task.process, steps, end=task.end), number, seed)
+            for make in (grids.edm, grids.log_snr, grids.quadratic)
+        ]
+        found[steps] = min(tried, key=lambda outcome: outcome[0][first])
+    return _collect(found)
+
+
+def _evaluate(task: Task, draw, params, times, number, seed) -> tuple[dict, np.ndarray]:
+    """Return mean distances of `number` samples, drawn as many at a time as are compared."""
+    keys = jax.random.split(jax.random.key(seed + 77), max(number // task.number, 1))
+    draw = jax.jit(draw)
+    parts = [np.asarray(draw(key, params, times)) for key in keys]
+    found = [task.quality(part) for part in parts]
+    return {name: float(np.mean([f[name] for f in found])) for name in found[0]}, parts[0][:1024]
+
+
+def _collect(found: dict[int, tuple[dict, np.ndarray]]) -> Outcome:
+    return Outcome({n: f[0] for n, f in found.items()}, {n: f[1] for n, f in found.items()})

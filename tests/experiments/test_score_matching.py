@@ -34,7 +34,8 @@ def test_the_gradients_agree(finished):
         assert metrics[f"training/{name}/error"] > 0
     explicit = metrics["d=2/explicit/variance"]
     assert explicit < min(metrics[f"d=2/{n}/variance"] for n in OBJECTIVES if n != "explicit")
-    assert metrics["d=2/implicit/flops_ratio"] > 1.2 * metrics["d=2/sliced/flops_ratio"] > 1.2
+    # Operations are counted by the compiler: two products with the Jacobian, one, none.
+    assert metrics["d=2/implicit/flops_ratio"] > metrics["d=2/sliced/flops_ratio"] > 1
 
 
 def test_what_a_run_leaves(finished):
@@ -59,6 +60,7 @@ def test_a_biased_gradient_is_found():
     ("options", "expected"),
     [
         (["--batches", "2"], "batches: received 2"),
+        (["--training-dimension", "3"], "one of the dimensions"),
         (["--dimensions", "0"], "dimensions: received 0"),
         (["--resume", "latest"], "not checkpointed"),
         (["--precision", "bfloat16"], "float32 or float64"),
