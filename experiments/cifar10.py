@@ -73,7 +73,7 @@ def main(config: Config) -> Path:
     key = jax.random.key(config.run.seed + 1000)
 
     def snapshot(k: int, state) -> dict[str, Any]:
-        pictures = draw(jax.random.fold_in(key, k), state.average, 64, 64)
+        pictures = draw(jax.random.fold_in(key, k), state.average, 64, config.evaluation.batch)
         _draw(run.folder / f"samples-{k}.png", pictures)
         return {}
 

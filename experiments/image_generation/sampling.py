@@ -63,7 +63,7 @@ def make_sampler(config: Config, model: Model, shape: tuple[int, ...], mesh: Mes
     finish_here = jax.jit(finish, out_shardings=whole)
 
     def draw(key, params, number: int, batch: int, *, show: bool = False) -> np.ndarray:
-        size = -(-min(batch, number) // data) * data
+        size = -(-batch // data) * data  # one size for all calls, so one compilation
         rounds, found = -(-number // size), []
         with progress(rounds, "sampling", enabled=show) as bar:
             for i in range(rounds):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -57,9 +58,14 @@ def test_the_model_is_handed_to_code(finished):
 
 
 def test_a_run_that_was_cut_short_continues_bitwise(finished, tmp_path):
-    first = run(tmp_path / "a", "--steps", "2")
-    resumed = run(tmp_path / "a", "--steps", "4", "--resume", "latest")
-    assert first["digest"] != resumed["digest"] == finished[1]["digest"]
+    """As after a kill: what came after the checkpoint of update 2 is gone."""
+    shutil.copytree(finished[0], tmp_path / "a")
+    shutil.rmtree(tmp_path / "a" / "checkpoints" / "4")
+    shutil.rmtree(tmp_path / "a" / "model")
+    for name in ("samples.npz", "results.json"):
+        (tmp_path / "a" / name).unlink()
+    resumed = run(tmp_path / "a", "--resume", "latest")
+    assert resumed["digest"] == finished[1]["digest"] and resumed["metrics"]["traces"] == 1
     pairs = [read_metrics(folder / "metrics.jsonl") for folder in (finished[0], tmp_path / "a")]
     assert [row["loss"] for row in pairs[0]] == [row["loss"] for row in pairs[1]]
     samples = [np.load(f / "samples.npz")["images"] for f in (finished[0], tmp_path / "a")]
