@@ -16,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ctrl_jax._typing import Model, expand
 from ctrl_jax.processes import grids
 from ctrl_jax.runtime import progress
-from ctrl_jax.solvers import EulerMaruyama, ExponentialEuler, simulate
+from ctrl_jax.solvers import EulerMaruyama, ExponentialEuler, PredictorCorrector, simulate
 from experiments.image_generation.config import Config
 
 DrawSamples = Callable[..., np.ndarray]
@@ -25,9 +25,8 @@ DrawSamples = Callable[..., np.ndarray]
 def make_solver(config: Config) -> diffrax.AbstractSolver:
     """Return the solver that the options ask for."""
     if config.solver == "predictor_corrector":
-        from ctrl_jax.solvers import PredictorCorrector
-
-        return PredictorCorrector(snr=config.snr or (0.16 if config.process == "ve" else 0.2))
+        snr = config.snr or (0.16 if config.process == "ve" else 0.2)
+        return PredictorCorrector(EulerMaruyama(), snr=snr)
     solvers = {
         "ancestral": ExponentialEuler(),
         "probability_flow": ExponentialEuler(eta=0.0),

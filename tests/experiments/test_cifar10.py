@@ -12,14 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ctrl_jax._typing import Model
 from ctrl_jax.networks.inception import InceptionOutput
 from ctrl_jax.pretrained import Inception
-from ctrl_jax.processes import ContractiveSubVP
+from ctrl_jax.processes import VP, ContractiveSubVP
 from ctrl_jax.runtime import load, load_folder, read_metrics
 from experiments.cifar10 import run_command
 from experiments.image_generation.config import TINY, Config
 from experiments.image_generation.data import make_batches, make_tiny_set
 from experiments.image_generation.evaluation import block_means, measure
+from experiments.image_generation.likelihood import mean_bits_per_dim
 from experiments.image_generation.sampling import to_floats, to_pixels
 from tests.experiments.tiny import TINY_CIFAR10
 
@@ -100,8 +102,30 @@ def test_eight_devices_agree_with_one(finished, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("process", ["ve", "vp", "sub_vp"])
 def test_other_processes(tmp_path, process):
-    metrics = run(tmp_path / "a", "--process", process)["metrics"]
+    options = ["--process", process, "--solver", "predictor_corrector"]
+    metrics = run(tmp_path / "a", *options)["metrics"]
     assert np.isfinite(metrics["loss"]) and np.isfinite(metrics["frechet/pixels"])
+
+
+def test_the_likelihood_of_bytes_under_a_known_law():
+    """Images of independent bytes under VP and the exact score of N(0, s^2) data."""
+    process, spread = VP(0.1, 20.0), 0.3
+    model = Model(lambda key: (), lambda params, t, x: gaussian_score(process, spread, t, x))
+    generator = np.random.default_rng(0)
+    values = np.clip(spread * generator.normal(size=(6, 4, 4, 3)), -1, 1)
+    images = to_floats(to_pixels(values))
+    key, options = jax.random.key(0), {"batch": 4, "show": False}
+    found = mean_bits_per_dim(key, process, model, (), images, **options)
+    density = -(images**2) / (2 * spread**2) - np.log(spread * np.sqrt(2 * np.pi))
+    expected = float(np.mean(-density / np.log(2)) - np.log2(2 / 256))
+    assert found["bits_per_dim/failed"] == 0
+    # A byte moves by its bin's noise, std 0.0023: x^2 / 2 s^2 by 0.008 / sqrt(288) nats or so.
+    assert found["bits_per_dim"] == pytest.approx(expected, abs=0.01)
+
+
+def gaussian_score(process, spread, t, x):
+    scale, std = process.marginal(t)
+    return -x / (scale**2 * spread**2 + std**2)
 
 
 MISTAKES = {
@@ -119,6 +143,7 @@ MISTAKES = {
     "dropout": (["--tiny", "--network.dropout", "1"], "dropout must lie in"),
     "learning rate": (["--tiny", "--optimisation.learning-rate", "nan"], "received nan"),
     "process": (["--tiny", "--process", "edm"], "edm"),
+    "likelihood": (["--tiny", "--evaluation.likelihood", "65"], "holds 64 test images"),
     "batch": (["--tiny", "--optimisation.batch", "257"], "fewer than a batch of 257"),
 }
 
@@ -155,7 +180,7 @@ def test_every_epoch_shows_every_image_once_and_half_of_them_mirrored(tmp_path):
         assert len(set(found)) == 256 and set(found) <= plain | mirrored
         # 256 fair coins have std 8; five of them, false alarm 6e-7.
         assert abs(sum(f in mirrored for f in found) - 128) < 40
-    assert not np.array_equal(*epochs)
+    assert not np.array_equal(epochs[0], epochs[1])
     np.testing.assert_array_equal(batches(5).x_0, make_batches(images, 64, 5, flips=True)(5).x_0)
     still = np.concatenate([make_batches(images, 64, 5, flips=False)(i).x_0 for i in range(4)])
     assert {image.tobytes() for image in still} == plain
