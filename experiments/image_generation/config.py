@@ -94,8 +94,8 @@ class Config:
       --evaluation.inception inception.safetensors --out runs/cifar10/csubvp --resume latest
     A TPU slice, the same command on every host: add --distributed on --precision bfloat16.
 
-    Cost, estimated and not measured: an update is 8 TFLOP, 1.3 million are 1.1e19; at 25 TFLOP/s
-    sustained by each of 8 GPUs 15 hours, and 50000 samples of 2000 evaluations 3 hours more.
+    Cost, estimated and not measured: an update is 8 TFLOP, 1.3 million are 1e19; at 25 TFLOP/s
+    sustained by each of 8 GPUs 14 hours, and 50000 samples of 2000 evaluations 3 hours more.
     --tiny runs the same programme in minutes on 2 CPU cores, on images it makes itself.
     """
 
