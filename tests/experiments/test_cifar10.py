@@ -14,7 +14,7 @@ import pytest
 
 from ctrl_jax._typing import Model
 from ctrl_jax.networks.inception import InceptionOutput
-from ctrl_jax.pretrained import Inception
+from ctrl_jax.pretrained import Inception, load_inception
 from ctrl_jax.processes import VP, ContractiveSubVP
 from ctrl_jax.runtime import load, load_folder, read_metrics
 from experiments.cifar10 import run_command
@@ -24,6 +24,7 @@ from experiments.image_generation.evaluation import block_means, measure
 from experiments.image_generation.likelihood import mean_bits_per_dim
 from experiments.image_generation.sampling import to_floats, to_pixels
 from tests.experiments.tiny import TINY_CIFAR10
+from tests.pretrained.inception_weights import random_weights, write_safetensors
 
 ROOT = Path(__file__).parents[2]
 
@@ -105,6 +106,17 @@ def test_other_processes(tmp_path, process):
     options = ["--process", process, "--solver", "predictor_corrector"]
     metrics = run(tmp_path / "a", *options)["metrics"]
     assert np.isfinite(metrics["loss"]) and np.isfinite(metrics["frechet/pixels"])
+
+
+@pytest.mark.slow
+def test_fid_and_inception_score_from_a_file(tmp_path, monkeypatch):
+    write_safetensors(tmp_path / "inception.safetensors", random_weights())
+    inception = load_inception(tmp_path / "inception.safetensors")
+    monkeypatch.setattr("experiments.image_generation.evaluation.FEATURE_BATCH", 4)
+    images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3)).astype(np.uint8)
+    same = measure(images, to_floats(images), inception, show=False)
+    # Rounding of the moments: the trace of 2048 variances is near 1e2, times 1e-6.
+    assert same["fid"] < 1e-2 and 1 <= same["inception_score"] <= 4
 
 
 def test_the_likelihood_of_bytes_under_a_known_law():
