@@ -91,7 +91,8 @@ def main(config: Config) -> Path:
     metrics = measure(samples, images, inception, show=show)
     if held_out is not None:
         bits = functools.partial(mean_bits_per_dim, batch=min(64, len(held_out)), show=show)
-        metrics |= bits(jax.random.fold_in(key, 0), spec.process(), model, state.average, held_out)
+        average = jax.device_get(state.average)  # every process computes the same by itself
+        metrics |= bits(jax.random.fold_in(key, 0), spec.process(), model, average, held_out)
     metrics |= {"traces": traces, "samples": len(samples), "loss": _last_loss(run)}
     write_results(
         run,

@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ctrl_jax._typing import Model, expand
 from ctrl_jax.processes import grids
-from ctrl_jax.runtime import progress
+from ctrl_jax.runtime import progress, replicate
 from ctrl_jax.solvers import EulerMaruyama, ExponentialEuler, PredictorCorrector, simulate
 from experiments.image_generation.config import Config
 
@@ -64,9 +64,11 @@ def make_sampler(config: Config, model: Model, shape: tuple[int, ...], mesh: Mes
     def draw(key, params, number: int, batch: int, *, show: bool = False) -> np.ndarray:
         size = -(-batch // data) * data  # one size for all calls, so one compilation
         rounds, found = -(-number // size), []
+        params = replicate(mesh, params)
         with progress(rounds, "sampling", enabled=show) as bar:
             for i in range(rounds):
-                start_key, path_key = jax.random.split(jax.random.fold_in(key, i))
+                keys = jax.random.split(jax.random.fold_in(key, i))
+                start_key, path_key = replicate(mesh, (keys[0], keys[1]))
                 x = finish_here(path_key, params, start_here(start_key, size))
                 found.append(to_pixels(np.asarray(x)))
                 bar(i + 1, {})

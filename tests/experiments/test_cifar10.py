@@ -25,6 +25,7 @@ from experiments.image_generation.likelihood import mean_bits_per_dim
 from experiments.image_generation.sampling import to_floats, to_pixels
 from tests.experiments.tiny import TINY_CIFAR10
 from tests.pretrained.inception_weights import random_weights, write_safetensors
+from tests.runtime.processes import free_port, start_python
 
 ROOT = Path(__file__).parents[2]
 
@@ -98,6 +99,24 @@ def test_eight_devices_agree_with_one(finished, tmp_path):
     samples = [np.load(f / "samples.npz")["images"] for f in (finished[0], tmp_path / "a")]
     differences = np.abs(samples[0].astype(int) - samples[1].astype(int))
     assert differences.mean() < 0.5 and (differences > 2).mean() < 0.01
+
+
+@pytest.mark.slow
+def test_two_processes_do_what_one_does(finished, tmp_path, monkeypatch):
+    """A pod's hosts run the same command: the same made set, batches, samples and numbers."""
+    monkeypatch.chdir(tmp_path)
+    line = ["-m", "experiments.cifar10", *TINY_CIFAR10, "--out", "two", "--distributed", "on"]
+    line += ["--processes", "2", "--coordinator", f"127.0.0.1:{free_port()}", "--process-id"]
+    processes = [start_python(*line, str(rank)) for rank in range(2)]
+    for process in processes:
+        _, err = process.communicate(timeout=590)
+        assert process.returncode == 0, err
+    one, two = (read_metrics(f / "metrics.jsonl") for f in (finished[0], tmp_path / "two"))
+    losses = [[row["loss"] for row in rows] for rows in (one, two)]
+    np.testing.assert_allclose(*losses, rtol=1e-4)
+    results = json.loads((tmp_path / "two" / "results.json").read_text())
+    expected = finished[1]["metrics"]["frechet/pixels"]
+    assert results["metrics"]["frechet/pixels"] == pytest.approx(expected, rel=1e-2)
 
 
 @pytest.mark.slow
