@@ -7,6 +7,7 @@ again, for example with --evaluation.inception.
 """
 
 import dataclasses
+import functools
 import sys
 import time
 from collections.abc import Sequence
@@ -33,6 +34,7 @@ from experiments.image_generation import plots
 from experiments.image_generation.config import TINY, Config
 from experiments.image_generation.data import load_images, make_tiny_set
 from experiments.image_generation.evaluation import measure
+from experiments.image_generation.likelihood import mean_bits_per_dim
 from experiments.image_generation.sampling import make_sampler, to_floats
 from experiments.image_generation.training import train_score
 
@@ -55,9 +57,13 @@ def main(config: Config) -> Path:
     began = time.monotonic()
     mesh = prepare(config.run)
     check_batch(mesh, config.optimisation.batch, "optimisation.batch")
-    batch, weights = config.optimisation.batch, config.evaluation.inception
-    inception = None if weights is None else load_inception(weights)
-    images = None if config.data is None else load_images(config.data, batch)
+    options, show = config.evaluation, config.run.progress
+    inception = None if options.inception is None else load_inception(options.inception)
+
+    def load(folder: str | Path):
+        return load_images(str(folder), config.optimisation.batch, options.likelihood)
+
+    data = None if config.data is None else load(config.data)
     run = open_run(
         NAME,
         dataclasses.asdict(config),
@@ -65,15 +71,14 @@ def main(config: Config) -> Path:
         resume=config.run.resume,
         seed=config.run.seed,
     )
-    if images is None:
-        images = load_images(str(make_tiny_set(run.folder / "tiny-cifar-bin")), batch)
+    images, held_out = data or load(make_tiny_set(run.folder / "tiny-cifar-bin"))
     spec, shape = config.spec(), images.shape[1:]
     model = spec.model(shape, config.run.dtype)
     draw = make_sampler(config, model, shape, mesh)
     key = jax.random.key(config.run.seed + 1000)
 
     def snapshot(k: int, state) -> dict[str, Any]:
-        pictures = draw(jax.random.fold_in(key, k), state.average, 64, 64)
+        pictures = draw(jax.random.fold_in(key, k), state.average, 64, config.evaluation.batch)
         _draw(run.folder / f"samples-{k}.png", pictures)
         return {}
 
@@ -82,9 +87,12 @@ def main(config: Config) -> Path:
     save_model(
         run.folder / "model", spec, shape, state.average, notes, precision=config.run.precision
     )
-    options, show = config.evaluation, config.run.progress
     samples = draw(key, state.average, options.samples, options.batch, show=show)
     metrics = measure(samples, images, inception, show=show)
+    if held_out is not None:
+        bits = functools.partial(mean_bits_per_dim, batch=min(64, len(held_out)), show=show)
+        average = jax.device_get(state.average)  # every process computes the same by itself
+        metrics |= bits(jax.random.fold_in(key, 0), spec.process(), model, average, held_out)
     metrics |= {"traces": traces, "samples": len(samples), "loss": _last_loss(run)}
     write_results(
         run,

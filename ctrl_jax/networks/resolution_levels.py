@@ -60,8 +60,11 @@ class DownLevel(nnx.Module):
         self.channels = (inputs,) * halves + (outputs,) * sizes.blocks
         self.halve = sizes.block(inputs, inputs, "down", **options) if halves else None
         filtered = {"taps": sizes.taps, "kernel_init": SPREAD, **options}
-        without = pyramid is None or not halves
-        self.shrink = None if without else FilteredConvolution(pyramid, inputs, **filtered)
+        self.shrink = (
+            FilteredConvolution(pyramid, inputs, **filtered)
+            if halves and pyramid is not None
+            else None
+        )
         widths = [inputs, *[outputs] * sizes.blocks]
         self.blocks = nnx.List(
             [sizes.block(a, b, **options) for a, b in itertools.pairwise(widths)]

@@ -3,8 +3,10 @@
 import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ctrl_jax.algorithms import DataBatch
@@ -13,11 +15,19 @@ from ctrl_jax.runtime.distributed import barrier
 from ctrl_jax.runtime.image_files import write_cifar10
 
 
-def load_images(folder: str, batch: int) -> np.ndarray:
-    """Return the training images (n, h, w, 3) in [-1, 1].
+class Images(NamedTuple):
+    """Images (n, h, w, 3) in [-1, 1] to train on, and held-out ones where they were asked for."""
+
+    train: np.ndarray
+    held_out: np.ndarray | None
+
+
+def load_images(folder: str, batch: int, likelihood: int) -> Images:
+    """Return the images of a folder, with the first `likelihood` held-out ones.
 
     Raises:
-        ValueError: they cannot be read, are not in colour, or are fewer than a batch.
+        ValueError: they cannot be read, are not in colour, are fewer than a batch, or there are no
+            held-out ones but `likelihood` asks for some.
     """
     images = load_folder(folder).images
     if images.shape[-1] != 3:
@@ -26,7 +36,13 @@ def load_images(folder: str, batch: int) -> np.ndarray:
     if len(images) < batch:
         rule = f"it has {len(images)} images, fewer than a batch of {batch}"
         raise refuse("data", folder, rule, "give more, or a smaller --optimisation.batch")
-    return images
+    if likelihood == 0:
+        return Images(images, None)
+    held_out = load_folder(folder, "test").images
+    if len(held_out) < likelihood:
+        rule = f"{folder} holds {len(held_out)} test images"
+        raise refuse("evaluation.likelihood", likelihood, rule, "ask for no more than that")
+    return Images(images, held_out[:likelihood])
 
 
 def make_tiny_set(folder: Path, number: int = 256) -> Path:
@@ -64,7 +80,8 @@ def make_batches(
         mirror = np.random.default_rng([seed, 1, k]).random(batch) < (0.5 if flips else 0.0)
         rows, mirror = own_part((rows, mirror))
         chosen = images[rows]
-        return DataBatch(np.where(mirror[:, None, None, None], chosen[:, :, ::-1], chosen))
+        shown = np.where(mirror[:, None, None, None], chosen[:, :, ::-1], chosen)
+        return DataBatch(jnp.asarray(shown))
 
     return batches
 

@@ -15,8 +15,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ctrl_jax._typing import Model, expand
 from ctrl_jax.processes import grids
-from ctrl_jax.runtime import progress
-from ctrl_jax.solvers import EulerMaruyama, ExponentialEuler, simulate
+from ctrl_jax.runtime import progress, replicate
+from ctrl_jax.solvers import EulerMaruyama, ExponentialEuler, PredictorCorrector, simulate
 from experiments.image_generation.config import Config
 
 DrawSamples = Callable[..., np.ndarray]
@@ -25,9 +25,8 @@ DrawSamples = Callable[..., np.ndarray]
 def make_solver(config: Config) -> diffrax.AbstractSolver:
     """Return the solver that the options ask for."""
     if config.solver == "predictor_corrector":
-        from ctrl_jax.solvers import PredictorCorrector
-
-        return PredictorCorrector(snr=config.snr or (0.16 if config.process == "ve" else 0.2))
+        snr = config.snr or (0.16 if config.process == "ve" else 0.2)
+        return PredictorCorrector(EulerMaruyama(), snr=snr)
     solvers = {
         "ancestral": ExponentialEuler(),
         "probability_flow": ExponentialEuler(eta=0.0),
@@ -63,11 +62,13 @@ def make_sampler(config: Config, model: Model, shape: tuple[int, ...], mesh: Mes
     finish_here = jax.jit(finish, out_shardings=whole)
 
     def draw(key, params, number: int, batch: int, *, show: bool = False) -> np.ndarray:
-        size = -(-min(batch, number) // data) * data
+        size = -(-batch // data) * data  # one size for all calls, so one compilation
         rounds, found = -(-number // size), []
+        params = replicate(mesh, params)
         with progress(rounds, "sampling", enabled=show) as bar:
             for i in range(rounds):
-                start_key, path_key = jax.random.split(jax.random.fold_in(key, i))
+                keys = jax.random.split(jax.random.fold_in(key, i))
+                start_key, path_key = replicate(mesh, (keys[0], keys[1]))
                 x = finish_here(path_key, params, start_here(start_key, size))
                 found.append(to_pixels(np.asarray(x)))
                 bar(i + 1, {})

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,16 +12,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ctrl_jax._typing import Model
 from ctrl_jax.networks.inception import InceptionOutput
-from ctrl_jax.pretrained import Inception
-from ctrl_jax.processes import ContractiveSubVP
+from ctrl_jax.pretrained import Inception, load_inception
+from ctrl_jax.processes import VP, ContractiveSubVP
 from ctrl_jax.runtime import load, load_folder, read_metrics
 from experiments.cifar10 import run_command
 from experiments.image_generation.config import TINY, Config
 from experiments.image_generation.data import make_batches, make_tiny_set
 from experiments.image_generation.evaluation import block_means, measure
+from experiments.image_generation.likelihood import mean_bits_per_dim
 from experiments.image_generation.sampling import to_floats, to_pixels
 from tests.experiments.tiny import TINY_CIFAR10
+from tests.pretrained.inception_weights import random_weights, write_safetensors
+from tests.runtime.processes import free_port, start_python
 
 ROOT = Path(__file__).parents[2]
 
@@ -57,9 +62,14 @@ def test_the_model_is_handed_to_code(finished):
 
 
 def test_a_run_that_was_cut_short_continues_bitwise(finished, tmp_path):
-    first = run(tmp_path / "a", "--steps", "2")
-    resumed = run(tmp_path / "a", "--steps", "4", "--resume", "latest")
-    assert first["digest"] != resumed["digest"] == finished[1]["digest"]
+    """As after a kill: what came after the checkpoint of update 2 is gone."""
+    shutil.copytree(finished[0], tmp_path / "a")
+    shutil.rmtree(tmp_path / "a" / "checkpoints" / "4")
+    shutil.rmtree(tmp_path / "a" / "model")
+    for name in ("samples.npz", "results.json"):
+        (tmp_path / "a" / name).unlink()
+    resumed = run(tmp_path / "a", "--resume", "latest")
+    assert resumed["digest"] == finished[1]["digest"] and resumed["metrics"]["traces"] == 1
     pairs = [read_metrics(folder / "metrics.jsonl") for folder in (finished[0], tmp_path / "a")]
     assert [row["loss"] for row in pairs[0]] == [row["loss"] for row in pairs[1]]
     samples = [np.load(f / "samples.npz")["images"] for f in (finished[0], tmp_path / "a")]
@@ -92,10 +102,61 @@ def test_eight_devices_agree_with_one(finished, tmp_path):
 
 
 @pytest.mark.slow
+def test_two_processes_do_what_one_does(finished, tmp_path, monkeypatch):
+    """A pod's hosts run the same command: the same made set, batches, samples and numbers."""
+    monkeypatch.chdir(tmp_path)
+    line = ["-m", "experiments.cifar10", *TINY_CIFAR10, "--out", "two", "--distributed", "on"]
+    line += ["--processes", "2", "--coordinator", f"127.0.0.1:{free_port()}", "--process-id"]
+    processes = [start_python(*line, str(rank)) for rank in range(2)]
+    for process in processes:
+        _, err = process.communicate(timeout=590)
+        assert process.returncode == 0, err
+    one, two = (read_metrics(f / "metrics.jsonl") for f in (finished[0], tmp_path / "two"))
+    losses = [[row["loss"] for row in rows] for rows in (one, two)]
+    np.testing.assert_allclose(*losses, rtol=1e-4)
+    results = json.loads((tmp_path / "two" / "results.json").read_text())
+    expected = finished[1]["metrics"]["frechet/pixels"]
+    assert results["metrics"]["frechet/pixels"] == pytest.approx(expected, rel=1e-2)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("process", ["ve", "vp", "sub_vp"])
 def test_other_processes(tmp_path, process):
-    metrics = run(tmp_path / "a", "--process", process)["metrics"]
+    options = ["--process", process, "--solver", "predictor_corrector"]
+    metrics = run(tmp_path / "a", *options)["metrics"]
     assert np.isfinite(metrics["loss"]) and np.isfinite(metrics["frechet/pixels"])
+
+
+@pytest.mark.slow
+def test_fid_and_inception_score_from_a_file(tmp_path, monkeypatch):
+    write_safetensors(tmp_path / "inception.safetensors", random_weights())
+    inception = load_inception(tmp_path / "inception.safetensors")
+    monkeypatch.setattr("experiments.image_generation.evaluation.FEATURE_BATCH", 4)
+    images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3)).astype(np.uint8)
+    same = measure(images, to_floats(images), inception, show=False)
+    # Rounding of the moments: the trace of 2048 variances is near 1e2, times 1e-6.
+    assert same["fid"] < 1e-2 and 1 <= same["inception_score"] <= 4
+
+
+def test_the_likelihood_of_bytes_under_a_known_law():
+    """Images of independent bytes under VP and the exact score of N(0, s^2) data."""
+    process, spread = VP(0.1, 20.0), 0.3
+    model = Model(lambda key: (), lambda params, t, x: gaussian_score(process, spread, t, x))
+    generator = np.random.default_rng(0)
+    values = np.clip(spread * generator.normal(size=(6, 4, 4, 3)), -1, 1)
+    images = to_floats(to_pixels(values))
+    key, options = jax.random.key(0), {"batch": 4, "show": False}
+    found = mean_bits_per_dim(key, process, model, (), images, **options)
+    density = -(images**2) / (2 * spread**2) - np.log(spread * np.sqrt(2 * np.pi))
+    expected = float(np.mean(-density / np.log(2)) - np.log2(2 / 256))
+    assert found["bits_per_dim/failed"] == 0
+    # A byte moves by its bin's noise, std 0.0023: x^2 / 2 s^2 by 0.008 / sqrt(288) nats or so.
+    assert found["bits_per_dim"] == pytest.approx(expected, abs=0.01)
+
+
+def gaussian_score(process, spread, t, x):
+    scale, std = process.marginal(t)
+    return -x / (scale**2 * spread**2 + std**2)
 
 
 MISTAKES = {
@@ -113,6 +174,7 @@ MISTAKES = {
     "dropout": (["--tiny", "--network.dropout", "1"], "dropout must lie in"),
     "learning rate": (["--tiny", "--optimisation.learning-rate", "nan"], "received nan"),
     "process": (["--tiny", "--process", "edm"], "edm"),
+    "likelihood": (["--tiny", "--evaluation.likelihood", "65"], "holds 64 test images"),
     "batch": (["--tiny", "--optimisation.batch", "257"], "fewer than a batch of 257"),
 }
 
@@ -149,7 +211,7 @@ def test_every_epoch_shows_every_image_once_and_half_of_them_mirrored(tmp_path):
         assert len(set(found)) == 256 and set(found) <= plain | mirrored
         # 256 fair coins have std 8; five of them, false alarm 6e-7.
         assert abs(sum(f in mirrored for f in found) - 128) < 40
-    assert not np.array_equal(*epochs)
+    assert not np.array_equal(epochs[0], epochs[1])
     np.testing.assert_array_equal(batches(5).x_0, make_batches(images, 64, 5, flips=True)(5).x_0)
     still = np.concatenate([make_batches(images, 64, 5, flips=False)(i).x_0 for i in range(4)])
     assert {image.tobytes() for image in still} == plain

@@ -103,7 +103,8 @@ NAMES = {"float32": "F32", "float64": "F64", "int64": "I64", "float16": "F16"}
 
 def write_safetensors(path, arrays):
     """Write the format from its description."""
-    header, place = {"__metadata__": {"format": "pt"}}, 0
+    header: dict[str, dict] = {"__metadata__": {"format": "pt"}}
+    place = 0
     for name, array in arrays.items():
         header[name] = {
             "dtype": NAMES[str(array.dtype)],

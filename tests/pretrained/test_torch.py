@@ -1,5 +1,7 @@
 """What the Inception network is made of, against PyTorch's functions of the published code."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,7 +26,7 @@ def from_torch(x):
 def test_pooling():
     f = torch.nn.functional
     average = f.avg_pool2d(to_torch(X), 3, stride=1, padding=1, count_include_pad=False)
-    expected = {
+    expected: dict[inception.Pool, Any] = {
         "average": average,
         "maximum": f.max_pool2d(to_torch(X), 3, stride=1, padding=1),
         "maximum of stride 2": f.max_pool2d(to_torch(X), 3, stride=2),

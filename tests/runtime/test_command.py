@@ -48,6 +48,12 @@ def test_common_flags_have_no_prefix():
     assert not config.run.progress
 
 
+def test_a_preset_gives_the_defaults_and_options_change_them():
+    preset = Config(learning_rate=0.5, run=RunOptions(steps=3))
+    config = command(Config, lambda c: c, args=["--clip", "0.1"], default=preset)
+    assert config == dataclasses.replace(preset, clip=0.1)
+
+
 def test_help_shows_docstrings(capsys):
     with pytest.raises(SystemExit) as stop:
         command(Config, lambda c: c, args=["--help"])
