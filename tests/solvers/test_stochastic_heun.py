@@ -88,7 +88,7 @@ def test_the_raised_time_has_the_raised_ratio(process, gamma):
         scale, std = process.marginal(t)
         raised = jax.vmap(lambda t: raise_ratio(process, t, gamma))(t)
         scale_raised, std_raised = process.marginal(raised)
-    ratio = np.asarray(std_raised / scale_raised / (std / scale))
+        ratio = np.asarray(std_raised / scale_raised / (std / scale))
     np.testing.assert_allclose(ratio[:4], 1 + gamma, rtol=1e-6)
     assert raised[-1] == 1.0, "never beyond the horizon"
 
