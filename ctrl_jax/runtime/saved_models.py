@@ -28,6 +28,9 @@ SPECS: dict[str, type[Spec]] = {
 }
 """What `model.json` can describe, by the name it has there."""
 
+FORMAT = 2
+"""Of `model.json`; caches of models carry it in their names."""
+
 
 class SavedModel(NamedTuple):
     """A model read from disk.

@@ -14,7 +14,7 @@ import optax
 
 from ctrl_jax.algorithms import DataBatch, make_score_pretraining, uniform_times
 from ctrl_jax.runtime import Checkpoints, LoopOptions, own_part, state_digest, train, versions
-from ctrl_jax.runtime.saved_models import load_model, save_model
+from ctrl_jax.runtime.saved_models import FORMAT, load_model, save_model
 from experiments.fine_tuning.config import Config, Pretraining
 
 CACHE = Path("runs/pretrained")
@@ -90,6 +90,7 @@ def fingerprint(config: Config, images: np.ndarray, mesh) -> str:
         dataclasses.asdict(config.pretraining),
         config.run.seed,
         config.run.precision,
+        FORMAT,
         state_digest({"images": images}),
         versions(),
         dict(mesh.shape),
