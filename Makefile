@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV   ?= .venv
 ARGS   ?=
+# By file: a module's compiled functions and fixtures are shared by its tests.
+WORKERS ?= -n auto --maxprocesses 4 --dist loadfile
 
 BIN := $(VENV)/bin
 # The cache executes what it holds: in the repository, readable by its owner only.
@@ -21,10 +23,10 @@ demo: $(VENV)/.stamp-base ## Install what a user needs and run the main job (ARG
 	$(BIN)/python -m experiments.score_as_action $(ARGS)
 
 test: $(VENV)/.stamp-dev $(CACHE) ## Run the tests, slow ones left out (ARGS go to pytest)
-	$(TEST_ENV) $(BIN)/python -m pytest $(ARGS)
+	$(TEST_ENV) $(BIN)/python -m pytest $(WORKERS) $(ARGS)
 
 test-all: $(VENV)/.stamp-dev $(CACHE) ## Run all the tests
-	$(TEST_ENV) $(BIN)/python -m pytest -m "slow or not slow" $(ARGS)
+	$(TEST_ENV) $(BIN)/python -m pytest $(WORKERS) -m "slow or not slow" $(ARGS)
 
 lint: $(VENV)/.stamp-dev ## Check format, lint rules and types
 	$(BIN)/ruff format --check .
