@@ -92,6 +92,9 @@ class Config:
     rounds: int = 20
     """Interleaved rounds of timing."""
 
+    seeds: int = 3
+    """Trainings by each objective, of which median and worst are reported."""
+
     run: Annotated[RunOptions, tyro.conf.arg(name="")] = dataclasses.field(
         default_factory=RunOptions
     )
@@ -102,11 +105,11 @@ class Config:
 
     def updates(self) -> int:
         """Return the updates of the training by each objective."""
-        return self.run.steps or 1500
+        return self.run.steps or 1000
 
     def validate(self) -> None:
         """Raise ValueError for an option out of range."""
-        for name in ("batch", "warm_steps", "training_dimension", "width", "rounds"):
+        for name in ("batch", "warm_steps", "training_dimension", "width", "rounds", "seeds"):
             check_count(name, getattr(self, name))
         check_count("batches", self.batches, least=8)
         if self.batches % 4:
@@ -263,11 +266,18 @@ def evaluate_every(config: Config) -> int:
 
 
 def train_by(config: Config, name: str):
-    """Train a network by one objective; return its parameters and its errors on the way."""
+    """Train networks by one objective; return their parameters and errors (seeds, points)."""
     dimension = config.training_dimension
     process, law = VP(), make_mixture(dimension)
     model = make_model(process, dimension, config.width)
-    return _train(config, process, law, model, name, config.updates(), evaluate_every(config))
+    params, errors = [], []
+    for i in range(config.seeds):
+        run = dataclasses.replace(config.run, seed=config.run.seed + i)
+        seeded = dataclasses.replace(config, run=run)
+        found = _train(seeded, process, law, model, name, config.updates(), evaluate_every(config))
+        params.append(found[0])
+        errors.append(found[1])
+    return params, np.stack(errors)
 
 
 def _train(config, process, law, model, name, steps, every: int | None = None):
@@ -302,8 +312,11 @@ def summarise(metrics: dict[str, float], curves: dict[str, np.ndarray]) -> dict[
     summary = {
         "gradients/largest_z": max(v for k, v in metrics.items() if k.endswith("largest_z")),
     }
-    tail = {name: float(np.mean(errors[-3:])) for name, errors in curves.items()}
-    return summary | {f"training/{name}/error": error for name, error in tail.items()}
+    for name, errors in curves.items():
+        ends = errors[:, -3:].mean(axis=1)
+        summary[f"training/{name}/error"] = float(np.median(ends))
+        summary[f"training/{name}/worst error"] = float(np.max(ends))
+    return summary
 
 
 def efficiency(config: Config, metrics) -> dict[int, dict[str, tuple[float, float]]]:
@@ -327,9 +340,10 @@ def print_tables(config: Config, metrics: dict[str, float]) -> None:
     for d in config.dimensions:
         rows = [[name, *(metrics[f"d={d}/{name}/{m}"] for m in names)] for name in OBJECTIVES]
         print_table(f"gradients in {d} dimensions (ratios to denoising)", columns, rows)
-    rows = [[name, f"{metrics[f'training/{name}/error']:.5f}"] for name in OBJECTIVES]
+    names = ("error", "worst error")
+    rows = [[n, *(f"{metrics[f'training/{n}/{m}']:.5f}" for m in names)] for n in OBJECTIVES]
     title = f"score error after {config.updates()} updates, {config.training_dimension} dimensions"
-    print_table(title, ("objective", "v |s - true|²"), rows)
+    print_table(title, ("objective", "median v |s - true|²", "worst"), rows)
 
 
 if __name__ == "__main__":

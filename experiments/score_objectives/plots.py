@@ -37,11 +37,13 @@ def draw_variance(
 
 
 def draw_training(path: Path, curves: Mapping[str, np.ndarray], every: int, dimension: int) -> None:
-    """Draw the error of the score during training by each objective."""
+    """Draw the error of the score in training by each objective: the median, thin the seeds."""
     figure, axis = plt.subplots(figsize=(7, 4.2))
     for name, values in curves.items():
-        steps = every * np.arange(1, len(values) + 1)
-        axis.plot(steps, values, label=name, color=COLOURS[name], linewidth=1.6)
+        steps = every * np.arange(1, values.shape[1] + 1)
+        axis.plot(steps, values.T, color=COLOURS[name], linewidth=0.5, alpha=0.6)
+        median = np.median(values, axis=0)
+        axis.plot(steps, median, label=name, color=COLOURS[name], linewidth=1.8)
     axis.set(
         yscale="log",
         xlabel="updates",

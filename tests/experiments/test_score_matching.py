@@ -11,7 +11,7 @@ from experiments.score_objectives.estimators import OBJECTIVES, compare
 
 TINY = """
 --no-progress --steps 6 --dimensions 2 --batch 64 --batches 64 --warm-steps 10 --width 8
---rounds 2
+--rounds 2 --seeds 2
 """.split()  # noqa: SIM905
 
 
@@ -31,7 +31,7 @@ def test_the_gradients_agree(finished):
     for name in OBJECTIVES:
         deviation = abs(metrics[f"d=2/{name}/slope"] - 1)
         assert deviation <= 4.8 * metrics[f"d=2/{name}/slope_error"]
-        assert metrics[f"training/{name}/error"] > 0
+        assert 0 < metrics[f"training/{name}/error"] <= metrics[f"training/{name}/worst error"]
     explicit = metrics["d=2/explicit/variance"]
     assert explicit < min(metrics[f"d=2/{n}/variance"] for n in OBJECTIVES if n != "explicit")
     # Operations are counted by the compiler: two products with the Jacobian, one, none.
