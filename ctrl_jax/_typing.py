@@ -43,4 +43,4 @@ class Model(NamedTuple):
 def expand(coefficient: Float[Array, "..."], x: Array) -> Array:
     """Append axes to `coefficient` (shape ``()`` or ``(batch,)``) until it broadcasts over `x`."""
     coefficient = jnp.asarray(coefficient)
-    return coefficient.reshape(coefficient.shape + (1,) * (x.ndim - coefficient.ndim))
+    return coefficient.reshape(coefficient.shape + (1,) * (jnp.ndim(x) - coefficient.ndim))

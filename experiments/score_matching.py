@@ -23,6 +23,7 @@ from ctrl_jax.runtime import (
     RunOptions,
     check_count,
     check_positive,
+    check_small_run,
     command,
     open_run,
     prepare,
@@ -122,15 +123,7 @@ class Config:
         if self.training_dimension not in self.dimensions:
             rule = f"it must be one of the dimensions {self.dimensions}"
             raise refuse("training_dimension", self.training_dimension, rule, "choose one of them")
-        if self.run.resume != "never":
-            rule = "this run takes minutes and is not checkpointed"
-            raise refuse("resume", self.run.resume, rule, "leave it out")
-        if self.run.mesh.data not in (None, 1) or self.run.mesh.model != 1:
-            rule = "this run uses one device"
-            raise refuse("mesh", self.run.mesh, rule, "leave it at 1")
-        if self.run.precision == "bfloat16":
-            rule = "gradients are compared to three digits"
-            raise refuse("precision", self.run.precision, rule, "use float32 or float64")
+        check_small_run(self.run)
 
 
 def main(config: Config) -> Path:

@@ -39,6 +39,13 @@ def dtype_promotion_is_strict(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.fixture
+def float64() -> Iterator[None]:
+    """Double precision throughout a test."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
 def unchecked() -> Iterator[None]:
     """No run-time check of types: what a user meets who has not asked for it."""
     before = jaxtyping.config.jaxtyping_disable

@@ -2,7 +2,10 @@
 
 import math
 
+import jax
+import jax.numpy as jnp
 from jax.core import Tracer
+from jaxtyping import Array, Float
 
 
 def require_positive(owner: str, **values: float) -> bool:
@@ -17,3 +20,11 @@ def require_positive(owner: str, **values: float) -> bool:
         if not (math.isfinite(number) and number > 0):
             raise ValueError(f"{owner}: {name} must be a positive finite number, got {value!r}.")
     return len(concrete) == len(values)
+
+
+def constant(value: float | Array, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
+    """Return `value` in the shape of t and in its type, or in the default one for integer times."""
+    t = jnp.asarray(t)
+    floating = jnp.issubdtype(t.dtype, jnp.floating)
+    dtype = t.dtype if floating else jax.dtypes.canonicalize_dtype(float)
+    return jnp.full(t.shape, value, dtype)

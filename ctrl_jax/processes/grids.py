@@ -16,25 +16,30 @@ from jaxtyping import Array, Float
 from ctrl_jax.processes.linear import LinearProcess
 
 
-def uniform(process: LinearProcess, steps: int, *, end: float = 1e-3) -> Float[Array, " {steps}+1"]:
+def uniform(
+    process: LinearProcess, steps: int, *, end: float | None = None
+) -> Float[Array, " {steps}+1"]:
     """Return times at equal distances.
 
     Args:
         process: the forward process.
         steps: number of steps, at least 1.
-        end: forward time of the last point, in the process's unit, in [0, horizon).
+        end: forward time of the last point, in the process's unit, in [0, horizon); a thousandth
+            of the horizon by default.
     """
     return _polynomial(process, steps, end, power=1)
 
 
 def quadratic(
-    process: LinearProcess, steps: int, *, end: float = 1e-3
+    process: LinearProcess, steps: int, *, end: float | None = None
 ) -> Float[Array, " {steps}+1"]:
     """Return forward times that are squares of equidistant numbers: finer towards the data."""
     return _polynomial(process, steps, end, power=2)
 
 
-def log_snr(process: LinearProcess, steps: int, *, end: float = 1e-3) -> Float[Array, " {steps}+1"]:
+def log_snr(
+    process: LinearProcess, steps: int, *, end: float | None = None
+) -> Float[Array, " {steps}+1"]:
     """Return times at equal distances of the log signal-to-noise ratio log(a / std).
 
     The inverse is found on the host by interpolation of a fine table: `process` is concrete.
@@ -45,7 +50,7 @@ def log_snr(process: LinearProcess, steps: int, *, end: float = 1e-3) -> Float[A
 
 
 def edm(
-    process: LinearProcess, steps: int, *, rho: float = 7.0, end: float = 1e-3
+    process: LinearProcess, steps: int, *, rho: float = 7.0, end: float | None = None
 ) -> Float[Array, " {steps}+1"]:
     """Return times at equal distances of the noise-to-signal ratio to the power 1 / rho.
 
@@ -54,7 +59,8 @@ def edm(
         steps: number of steps, at least 1.
         rho: 1 for equal distances of the ratio, finer towards the data above, `log_snr` at
             infinity.
-        end: forward time of the last point, in the process's unit, in (0, horizon).
+        end: forward time of the last point, in the process's unit, in (0, horizon); a thousandth
+            of the horizon by default.
 
     Raises:
         ValueError: an argument is out of range.
@@ -67,9 +73,9 @@ def edm(
     return _at_log_ratios(process, times, log_ratios, levels)
 
 
-def _table(process: LinearProcess, steps: int, end: float) -> tuple[np.ndarray, np.ndarray]:
+def _table(process: LinearProcess, steps: int, end: float | None) -> tuple[np.ndarray, np.ndarray]:
     """Return increasing times from `end` to the horizon and the log noise-to-signal ratio there."""
-    _check(process, steps, end)
+    end = _check(process, steps, end)
     if end == 0:
         raise ValueError("end must be positive where the ratio of noise to signal is used, got 0.")
     span = process.horizon - end
@@ -90,8 +96,8 @@ def _at_log_ratios(process, times, log_ratios, levels) -> Array:
     return _reversed(process, found)
 
 
-def _polynomial(process: LinearProcess, steps: int, end: float, *, power: int) -> Array:
-    _check(process, steps, end)
+def _polynomial(process: LinearProcess, steps: int, end: float | None, *, power: int) -> Array:
+    end = _check(process, steps, end)
     roots = np.linspace(process.horizon ** (1 / power), end ** (1 / power), steps + 1)
     times = roots**power
     times[0], times[-1] = process.horizon, end
@@ -108,8 +114,12 @@ def _reversed(process: LinearProcess, times: np.ndarray) -> Array:
     return jnp.asarray(grid)
 
 
-def _check(process: LinearProcess, steps: int, end: float) -> None:
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}.")
+def _check(process: LinearProcess, steps: int, end: float | None) -> float:
+    """Return `end`, or its default."""
+    if steps < 1 or steps != int(steps):
+        raise ValueError(f"steps must be a whole number of at least 1, got {steps!r}.")
+    if end is None:
+        return 1e-3 * process.horizon
     if not 0 <= end < process.horizon:
         raise ValueError(f"end must lie in [0, horizon) = [0, {process.horizon}), got {end}.")
+    return end

@@ -86,13 +86,17 @@ class LinearProcess(eqx.Module):
         Returns:
             x_t and the standard normal noise it was made with, both of x_0's shape.
         """
+        x_0 = jnp.asarray(x_0)
         noise = jax.random.normal(key, x_0.shape, x_0.dtype)
         scale, std = self.marginal(t)
         return expand(scale, x_0) * x_0 + expand(std, x_0) * noise, noise
 
     def reverse(self, score_fn: ScoreFn) -> "ReverseSDE":
-        """Return the reverse-time SDE (3) driven by `score_fn(t, x)`, t the forward time."""
-        return ReverseSDE(self, score_fn)
+        """Return the reverse-time SDE (3) driven by `score_fn(t, x)`, t the forward time.
+
+        The score must have x's shape, or the first evaluation raises a ValueError.
+        """
+        return ReverseSDE(self, _of_one_shape(score_fn))
 
 
 class ReverseSDE(eqx.Module):
@@ -118,3 +122,18 @@ class ReverseSDE(eqx.Module):
         """Return the diffusion coefficient at reverse time r (zero for the ODE)."""
         sigma = self.process.diffusion(self.process.horizon - r)
         return sigma if self.stochastic else jnp.zeros_like(sigma)
+
+
+def _of_one_shape(score_fn: ScoreFn) -> ScoreFn:
+    """Return the score function, which raises ValueError rather than broadcast."""
+
+    def checked(t, x):
+        score = score_fn(t, x)
+        if jnp.shape(score) != jnp.shape(x):
+            raise ValueError(
+                f"score_fn must return an array of x's shape {jnp.shape(x)}; it returned shape "
+                f"{jnp.shape(score)}."
+            )
+        return score
+
+    return checked

@@ -13,7 +13,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ctrl_jax.processes.arguments import require_positive
+from ctrl_jax.processes.arguments import constant, require_positive
 from ctrl_jax.processes.linear import LinearProcess, Marginal
 
 
@@ -38,11 +38,11 @@ class OU(LinearProcess):
 
     def contraction_rate(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
         """Return b = -theta."""
-        return jnp.full_like(jnp.asarray(t), -self.theta)
+        return constant(-self.theta, t)
 
     def diffusion(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
         """Return sigma."""
-        return jnp.full_like(jnp.asarray(t), self.sigma)
+        return constant(self.sigma, t)
 
     def marginal(self, t: Float[Array, "*t"]) -> Marginal:
         """Return a(t) = exp(-theta t) and the std."""
@@ -76,11 +76,11 @@ class ContractiveOU(LinearProcess):
 
     def contraction_rate(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
         """Return b = theta."""
-        return jnp.full_like(jnp.asarray(t), self.theta)
+        return constant(self.theta, t)
 
     def diffusion(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
         """Return sigma."""
-        return jnp.full_like(jnp.asarray(t), self.sigma)
+        return constant(self.sigma, t)
 
     def marginal(self, t: Float[Array, "*t"]) -> Marginal:
         """Return a(t) = exp(theta t) and the std."""

@@ -27,7 +27,8 @@ def from_variance_exploding(process: LinearProcess, ve: VE, ve_score_fn: ScoreFn
     Args:
         process: the process to sample with.
         ve: the process that `ve_score_fn` was trained on.
-        ve_score_fn: its score, ``ve_score_fn(tau, y, *conditions)``.
+        ve_score_fn: its score, ``ve_score_fn(tau, y, *conditions)``; where the noise of `process`
+            is below that of a blurred `ve`, it is asked at tau = 0.
 
     Raises:
         ValueError: the noise-to-signal ratio of `process` leaves the range of `ve`.
@@ -42,7 +43,8 @@ def from_variance_exploding(process: LinearProcess, ve: VE, ve_score_fn: ScoreFn
 
     def score_fn(t, x, *conditions):
         scale = process.marginal(t).scale
-        tau = ve.time_at_std(process.noise_to_signal(t))
+        # A blurred VE has a smallest noise, below which the network was never trained.
+        tau = jnp.maximum(ve.time_at_std(process.noise_to_signal(t)), 0.0)
         return ve_score_fn(tau, x / expand(scale, x), *conditions) / expand(scale, x)
 
     return score_fn

@@ -15,7 +15,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ctrl_jax.processes.arguments import require_positive
+from ctrl_jax.processes.arguments import constant, require_positive
 from ctrl_jax.processes.linear import LinearProcess, Marginal
 
 
@@ -50,7 +50,7 @@ class VE(LinearProcess):
 
     def contraction_rate(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
         """Return b = 0."""
-        return jnp.zeros_like(jnp.asarray(t))
+        return constant(0.0, t)
 
     def diffusion(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
         """Return sigma_min r^{t/T} sqrt(2 ln r / T)."""

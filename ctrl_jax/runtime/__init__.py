@@ -36,7 +36,7 @@ from ctrl_jax.runtime.mesh import (
     replicate,
     shard_batch,
 )
-from ctrl_jax.runtime.options import RunOptions, prepare
+from ctrl_jax.runtime.options import RunOptions, check_small_run, prepare
 from ctrl_jax.runtime.progress import progress
 from ctrl_jax.runtime.records import read_json, write_json_atomic
 from ctrl_jax.runtime.runs import Run, open_run, write_results
@@ -64,6 +64,7 @@ __all__ = [
     "check_fraction",
     "check_non_negative",
     "check_positive",
+    "check_small_run",
     "command",
     "enable_compilation_cache",
     "finished_steps",

@@ -87,6 +87,26 @@ class RunOptions:
         return jnp.dtype(self.precision)
 
 
+def check_small_run(options: RunOptions) -> None:
+    """Raises ValueError for what an experiment of a few minutes has no use for.
+
+    Args:
+        options: Of a run on one device of one process, in float32, without checkpoints.
+    """
+    if options.resume != "never":
+        rule = "this run takes minutes and is not checkpointed"
+        raise refuse("resume", options.resume, rule, "leave it out")
+    if options.mesh.data not in (None, 1) or options.mesh.model != 1:
+        sizes = (options.mesh.data, options.mesh.model)
+        raise refuse("mesh (data, model)", sizes, "this run uses one device", "leave it at 1")
+    if options.distributed == "on":
+        rule = "this run uses one process"
+        raise refuse("distributed", options.distributed, rule, "leave it out")
+    if options.precision != "float32":
+        rule = "this run is in float32"
+        raise refuse("precision", options.precision, rule, "leave it out")
+
+
 def prepare(options: RunOptions) -> Mesh:
     """Joins the other processes, sets the precision and the compilation cache, builds the mesh.
 

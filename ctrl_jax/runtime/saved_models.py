@@ -29,7 +29,7 @@ SPECS: dict[str, type[Spec]] = {
 """What `model.json` can describe, by the name it has there."""
 
 FORMAT = 2
-"""Of `model.json`; caches of models carry it in their names."""
+"""Of `model.json`; caches of models carry it in their names too."""
 
 
 class SavedModel(NamedTuple):
@@ -88,6 +88,7 @@ def save_model(
             checkpoints.save(1, params)
     if jax.process_index() == 0:
         record = {
+            "format": FORMAT,
             "kind": type(spec).__name__,
             "precision": precision,
             "spec": dataclasses.asdict(spec),
@@ -113,9 +114,15 @@ def load_model(folder: str | os.PathLike[str]) -> SavedModel:
     if not (folder / "model.json").exists():
         raise ValueError(
             f"run: received {str(folder.parent)!r}; it holds no trained model; give the folder of "
-            "a finished run, or finish it with --resume latest"
+            "a finished run of score_as_action or cifar10 (one that was stopped is finished with "
+            "--resume latest)"
         )
     record = read_json(folder / "model.json")
+    if record.get("format") != FORMAT:
+        raise ValueError(
+            f"{folder / 'model.json'}: it was written in format {record.get('format', 1)}, this "
+            f"version reads {FORMAT}; train it again, or use the version that wrote it"
+        )
     try:
         spec, shape = SPECS[record["kind"]].from_record(record["spec"]), tuple(record["shape"])
         params_folder, notes, precision = (record[key] for key in ("params", "notes", "precision"))

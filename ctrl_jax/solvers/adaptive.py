@@ -37,7 +37,7 @@ def sample_adaptive(
     score_fn: ScoreFn,
     shape: tuple[int, ...],
     *,
-    end: float = 1e-3,
+    end: float | None = None,
     tolerance: float = 1e-5,
     conditions: tuple[Array, ...] = (),
 ) -> AdaptiveSamples:
@@ -48,19 +48,21 @@ def sample_adaptive(
         process: the forward process.
         score_fn: ``score_fn(t, x, *conditions)``, t the forward time; it sees batches of one.
         shape: shape of the result, the batch first.
-        end: forward time at which the flow ends, in the process's unit, in [0, horizon).
+        end: forward time at which the flow ends, in the process's unit, in [0, horizon); a
+            thousandth of the horizon by default.
         tolerance: relative and absolute error that a step may make.
         conditions: arrays with leading axis batch, handed to `score_fn`.
 
     Returns:
-        The `AdaptiveSamples`, float32.
+        The `AdaptiveSamples`, float32, in units of the data.
 
     Raises:
         ValueError: `tolerance` is not positive, or `end` is outside [0, horizon).
     """
     start_key, _ = jax.random.split(key)
     x_0 = process.prior_std() * jax.random.normal(start_key, shape)
-    return flow(process, score_fn, x_0, end=end, tolerance=tolerance, conditions=conditions)
+    found = flow(process, score_fn, x_0, end=end, tolerance=tolerance, conditions=conditions)
+    return found._replace(states=process.unscale(found.states))
 
 
 def flow(
@@ -68,7 +70,7 @@ def flow(
     score_fn: ScoreFn,
     x_0: Float[Array, "batch ..."],
     *,
-    end: float = 1e-3,
+    end: float | None = None,
     tolerance: float = 1e-5,
     solver: diffrax.AbstractSolver | None = None,
     max_steps: int = 4096,
@@ -80,7 +82,7 @@ def flow(
         process: the forward process.
         score_fn: ``score_fn(t, x, *conditions)``, t the forward time; it sees batches of one.
         x_0: states at the horizon, shape (batch, ...).
-        end: forward time at which the flow ends, in [0, horizon).
+        end: forward time at which the flow ends, as in `sample_adaptive`.
         tolerance: relative and absolute error that a step may make.
         solver: a diffrax ODE solver with an error estimate; `Tsit5` by default.
         max_steps: attempted steps after which an example is given up (`ok` is false).
@@ -90,6 +92,7 @@ def flow(
         ValueError: `tolerance` is not positive, or `end` is outside [0, horizon).
     """
     require_positive("flow", tolerance=tolerance)
+    end = 1e-3 * process.horizon if end is None else end
     if not 0 <= end < process.horizon:
         raise ValueError(f"end must lie in [0, horizon) = [0, {process.horizon}), got {end}.")
 

@@ -40,27 +40,29 @@ def sample_consistency(
         conditions: arrays with leading axis batch, handed to the model.
 
     Returns:
-        Samples of the given shape, float32.
+        Samples of the given shape, float32, in units of the data.
 
     Raises:
         ValueError: end is outside (0, horizon), or times is not a vector.
     """
     if not 0 < end < process.horizon:
         raise ValueError(f"end must lie in (0, horizon) = (0, {process.horizon}), got {end!r}.")
+    times = None if times is None else jnp.asarray(times)
     if times is not None and times.ndim != 1:
         raise ValueError(f"times must be a vector of forward times, got shape {times.shape}.")
     start_key, path_key = jax.random.split(key)
     x = process.prior_std() * jax.random.normal(start_key, shape)
     x = consistency_fn(jnp.asarray(process.horizon, x.dtype), x, *conditions)
     if times is None or times.shape[0] == 0:
-        return x
+        return process.unscale(x)
 
     def again(x, inputs):
         step, t = inputs
         x_t = renoise(process, x, step_noise(path_key, step, x), end=end, t=t)
         return consistency_fn(t, x_t, *conditions), None
 
-    return jax.lax.scan(again, x, (jnp.arange(times.shape[0]), times.astype(x.dtype)))[0]
+    x, _ = jax.lax.scan(again, x, (jnp.arange(times.shape[0]), times.astype(x.dtype)))
+    return process.unscale(x)
 
 
 def renoise(

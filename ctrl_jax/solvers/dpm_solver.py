@@ -69,7 +69,8 @@ class DPMSolverPP2M(ReverseSolver):
         return stepped(y0, y1, Previous(data, log_snr, jnp.asarray(True)))
 
     def _weight(self, state, log_snr, shrink, r_1):
-        usable = state.exists & (shrink > 0)
+        # The ratio of a contractive process flattens: a step may not be told from none in float32.
+        usable = state.exists & (shrink > 0) & (log_snr > state.log_snr)
         if self.end is not None:
             usable = usable & (r_1 < self.end)
         step = -jnp.log(jnp.where(usable, shrink, 1.0))

@@ -90,8 +90,11 @@ def log_likelihood(
     Raises:
         ValueError: "hutchinson" comes without a key, or "exact" with one.
     """
-    _check(divergence, key)
     settings = settings or Settings()
+    _check(divergence, key, settings)
+    # Data live at a(0), which is one for every process but a scaled `EDM`.
+    at_data = process.marginal(jnp.asarray(0.0)).scale
+    x_0 = x_0 * at_data.astype(x_0.dtype)
     begin = settings.begin * process.horizon
 
     def one(x, probes, condition):
@@ -115,7 +118,7 @@ def log_likelihood(
         prior = _normal_log_prob(latent, process.prior_std().astype(latent.dtype))
     else:
         prior = prior_log_prob(latent)
-    growth = _log_growth(process, begin)
+    growth = _log_growth(process, begin) + jnp.log(at_data)
     return Likelihood(prior + change + x_0[0].size * growth, latent, steps, ok)
 
 
@@ -160,7 +163,16 @@ def _log_growth(process: LinearProcess, begin: float) -> Array:
     return jnp.log(scales[0]) - jnp.log(scales[1])
 
 
-def _check(divergence, key):
+def _check(divergence, key, settings):
+    require_positive("log_likelihood", tolerance=settings.tolerance)
+    if not 0 <= settings.begin < 1:
+        raise ValueError(
+            f"begin must lie in [0, 1), a fraction of the horizon; got {settings.begin}."
+        )
+    if settings.probes < 1 or settings.max_steps < 1:
+        raise ValueError(
+            f"probes and max_steps must be at least 1, got {settings.probes}, {settings.max_steps}."
+        )
     if divergence not in ("exact", "hutchinson"):
         raise ValueError(f'divergence must be "exact" or "hutchinson", got {divergence!r}.')
     if divergence == "hutchinson" and key is None:

@@ -80,10 +80,14 @@ class PredictorCorrector(ReverseSolver):
             )
         # The state was moved since the predictor's last step: it must not reuse what it saw there.
         y1, _, _, state, result = self.predictor.step(terms, t0, t1, y0, args, solver_state, True)
+        t = process.horizon - t1
+        # Where no noise is left there is nothing to correct, and the score may be singular.
+        noisy = process.marginal(t).std > 0
+        t = jnp.where(noisy, t, process.horizon - t0)
         for index in range(self.corrector_steps):
-            z, score = noise.normal(2 + index), args.score_fn(process.horizon - t1, y1)
-            size = expand(self._size(process, process.horizon - t1, z, score), y1)
-            y1 = y1 + size * score + jnp.sqrt(2 * size) * z
+            z, score = noise.normal(2 + index), args.score_fn(t, y1)
+            size = expand(self._size(process, t, z, score), y1)
+            y1 = y1 + jnp.where(noisy, size * score + jnp.sqrt(2 * size) * z, 0.0)
         return y1, None, {"y0": y0, "y1": y1}, state, result
 
     def _size(self, process: LinearProcess, t: Array, z: Array, score: Array) -> Array:

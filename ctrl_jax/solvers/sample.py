@@ -20,6 +20,7 @@ def sample(
     steps: int = 50,
     grid: Float[Array, " points"] | None = None,
     solver: diffrax.AbstractSolver | None = None,
+    probability_flow: bool | None = None,
     conditions: tuple[Array, ...] = (),
 ) -> Float[Array, "batch ..."]:
     """Draw samples by simulating the reversal of `process` from its prior.
@@ -32,16 +33,21 @@ def sample(
         steps: number of steps of the default grid, `grids.log_snr`.
         grid: reverse times (`processes.grids`), in place of `steps`.
         solver: a solver of this library or of diffrax; the ancestral `ExponentialEuler` by
-            default. With an ODE solver the probability flow is solved.
+            default.
+        probability_flow: whether the ODE is solved, not the SDE; by default with solvers that are
+            for ODEs only. `diffrax.Euler` and `diffrax.Heun` serve both.
         conditions: arrays with leading axis batch, handed to `score_fn`.
 
     Returns:
-        Samples of the given shape, float32.
+        Samples of the given shape, float32, in units of the data; `simulate` tells whether they are
+        finite.
     """
     grid = grids.log_snr(process, steps) if grid is None else grid
     start_key, path_key = jax.random.split(key)
     sde = process.reverse(lambda t, x: score_fn(t, x, *conditions))
     solver = solver or ExponentialEuler()
-    sde = sde if isinstance(solver, SDE_SOLVERS) else sde.probability_flow()
+    if probability_flow is None:
+        probability_flow = not isinstance(solver, SDE_SOLVERS)
+    sde = sde.probability_flow() if probability_flow else sde
     x_0 = process.prior_std() * jax.random.normal(start_key, shape)
-    return simulate(path_key, sde, x_0, grid, solver=solver).states
+    return process.unscale(simulate(path_key, sde, x_0, grid, solver=solver).states)

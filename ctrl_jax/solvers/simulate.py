@@ -11,6 +11,8 @@ import diffrax
 import jax
 import jax.numpy as jnp
 import lineax as lx
+import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
 from ctrl_jax.processes import ReverseSDE
@@ -77,6 +79,8 @@ def simulate(
     grid = grid.grid if isinstance(grid, BrownianPath) else grid
     stochastic = getattr(sde, "stochastic", True)
     _check(x_0, grid, given, save)
+    _check_times(sde, grid)
+    grid = grid.astype(x_0.dtype)
     _check_solver(solver, stochastic)
     solver = on_grid(solver, grid)
     gaussian = stochastic and save == "path" and _has_density(solver)
@@ -140,14 +144,34 @@ def _check(x_0, grid, given, save):
         raise ValueError(f'save must be "last" or "path", got {save!r}.')
     if grid.ndim != 1 or grid.shape[0] < 2:
         raise ValueError(f"grid must be a vector of at least two times, got shape {grid.shape}.")
-    if x_0.ndim < 1:
-        raise ValueError("x_0 must have a leading batch axis, got a scalar.")
+    if x_0.ndim < 1 or x_0.shape[0] == 0:
+        raise ValueError(f"x_0 must have a leading batch axis, not empty; got shape {x_0.shape}.")
+    if x_0.dtype not in (jnp.float32, jnp.float64):
+        raise ValueError(
+            f"x_0 must be float32 or float64, got {x_0.dtype}: times and sums of small steps lose "
+            "their digits in less; cast it, and let the network compute in bfloat16."
+        )
     expected = (grid.shape[0] - 1, *x_0.shape)
     if given is not None and given.noise.shape != expected:
         raise ValueError(
             f"grid: a BrownianPath for x_0 of shape {x_0.shape} on {grid.shape[0]} times must have "
             f"noise of shape {expected}, got {given.noise.shape}; draw it with like=x_0."
         )
+
+
+def _check_times(sde, grid):
+    if isinstance(grid, Tracer):
+        return
+    times = np.asarray(grid)
+    if not (np.diff(times) > 0).all():
+        raise ValueError(f"grid must increase, got {times}.")
+    if isinstance(sde, ReverseSDE) and not isinstance(sde.process.horizon, Tracer):
+        horizon = float(sde.process.horizon)
+        if times[0] < 0 or times[-1] > horizon * (1 + 1e-6):
+            raise ValueError(
+                f"grid must lie in [0, horizon] = [0, {horizon}] in reverse time, got "
+                f"[{times[0]}, {times[-1]}]."
+            )
 
 
 def _check_solver(solver, stochastic):

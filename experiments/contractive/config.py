@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from ctrl_jax.runtime import RunOptions, check_count, check_positive, refuse
+from ctrl_jax.runtime import RunOptions, check_count, check_positive, check_small_run, refuse
 
 Experiment = Literal["one_dimension", "swiss_roll", "images"]
 
@@ -113,9 +113,4 @@ class Config:
         if self.network.architecture == "dit" and "swiss_roll" in self.experiment:
             rule = "a transformer over patches needs images"
             raise refuse("network.architecture", "dit", rule, "give --experiment images")
-        if self.run.mesh.model != 1 or self.run.mesh.data not in (None, 1):
-            rule = "this experiment runs on one device"
-            raise refuse("mesh", dataclasses.asdict(self.run.mesh), rule, "leave it at 1")
-        if self.run.resume != "never":
-            rule = "its stages take seconds and are not checkpointed"
-            raise refuse("resume", self.run.resume, rule, "leave it out")
+        check_small_run(self.run)

@@ -3,7 +3,8 @@
 Five penalties and several seeds of an algorithm run in one compiled program, vmapped: the penalty
 and the key are its only differences. DDPO has no penalty, so its points are one run stopped early.
 A run that never keeps its share of the gain counts with all the queries that it had, and the mean
-over seeds is then a lower bound.
+over seeds is then a lower bound. The base model, the reward and its pairs are shared by all runs:
+the spread over seeds is that of fine-tuning alone. Success and path KL are those of the first seed.
 """
 
 import dataclasses
@@ -48,12 +49,14 @@ class Sweep(NamedTuple):
         points: (path KL, success) of each penalty, or of each stop of DDPO.
         objectives: at the default penalty, (seeds, updates).
         skipped: updates left out because they were not finite, over all runs.
+        diverged: whether the states of a run overflowed; its points are then not numbers.
         params: averaged parameters of every run.
     """
 
     points: list[tuple[float, float]]
     objectives: np.ndarray
     skipped: int
+    diverged: bool
     params: Any
 
 
@@ -69,25 +72,18 @@ def compare(
         title = f"{name} ({done} of {len(ALGORITHMS)})"
         sweeps[name] = _sweep(config, task, name, penalty, mesh, title)
     metrics: dict[str, Any] = {"objective/optimal": optimum, "objective/base": start, **task.facts}
-    rows = []
+    rows, batch = [], config.optimisation.batch
     for name, sweep in sweeps.items():
         queries = [
-            queries_to_gain(curve, start, optimum, config.optimisation.batch)
+            queries_to_gain(np.nan_to_num(curve, nan=-np.inf), start, optimum, batch)
             for curve in sweep.objectives
         ]
-        budget = float(config.updates() * config.optimisation.batch)
+        budget = float(config.updates() * batch)
         found = _summarise(name, sweep, queries, base, budget)
         metrics |= found
         at_least = ">= " if found[f"{name}/queries/is_lower_bound"] else ""
         cells = [found[f"{name}/{part}"] for part in _PARTS[1:]]
         rows.append([name, f"{at_least}{found[f'{name}/queries']:.0f}", *cells])
-    if jax.process_index() == 0:
-        title = f"{100 * GAIN:.0f} % of the achievable gain, {config.seeds} seed(s)"
-        report.print_table(title, ("algorithm", *_PARTS), rows)
-        tracks = {name: sweep.points for name, sweep in sweeps.items()}
-        plots.draw_frontier(run.folder / "frontier.png", base.frontier(), tracks, joined=False)
-        curves = {name: sweep.objectives for name, sweep in sweeps.items()}
-        plots.draw_queries(run.folder / "queries.png", curves, config.optimisation.batch, optimum)
     write_results(
         run,
         experiment="score_as_action",
@@ -99,6 +95,13 @@ def compare(
         digest=state_digest({name: sweep.params for name, sweep in sweeps.items()}),
         seconds=time.monotonic() - began,
     )
+    if jax.process_index() == 0:
+        title = f"{100 * GAIN:.0f} % of the achievable gain, {config.seeds} seed(s)"
+        report.print_table(title, ("algorithm", *_PARTS), rows)
+        tracks = {name: sweep.points for name, sweep in sweeps.items()}
+        plots.draw_frontier(run.folder / "frontier.png", base.frontier(), tracks, joined=False)
+        curves = {name: sweep.objectives for name, sweep in sweeps.items()}
+        plots.draw_queries(run.folder / "queries.png", curves, config.optimisation.batch, optimum)
     return run.folder
 
 
@@ -180,11 +183,16 @@ def _sweep(config: Config, task: Task, name: str, penalty: float, mesh: Mesh, ti
     _check_reward(name, found)
     objectives = (found["reward/mean"] - penalty * found["kl/path"]).T
     same = np.flatnonzero(np.isclose(penalties, penalty))
-    skipped = int(found["update/skipped"][-1].sum())
-    return Sweep(points, objectives[same], skipped, jax.device_get(state.average))
+    return Sweep(
+        points,
+        objectives[same],
+        skipped=int(found["update/skipped"][-1].sum()),
+        diverged=not found["states/finite"].all(),
+        params=jax.device_get(state.average),
+    )
 
 
-_KEPT = ("reward/mean", "kl/path", "reward/finite", "update/skipped")
+_KEPT = ("reward/mean", "kl/path", "reward/finite", "states/finite", "update/skipped")
 
 
 def _runs(config: Config, name: str, penalty: float) -> tuple[np.ndarray, np.ndarray]:
@@ -221,12 +229,15 @@ def _summarise(
         f"{name}/queries": float(counted.mean()),
         f"{name}/queries/is_lower_bound": reached < len(queries),
         f"{name}/queries/stderr": (
-            float(counted.std(ddof=1) / np.sqrt(len(counted))) if len(counted) > 1 else None
+            float(counted.std(ddof=1) / np.sqrt(len(counted)))
+            if reached == len(counted) > 1
+            else None
         ),
         f"{name}/seeds_reached": f"{reached}/{len(queries)}",
         f"{name}/kl_ratio": None if ideal is None else path_kl / ideal,
         f"{name}/success": success,
         f"{name}/skipped": sweep.skipped,
+        f"{name}/diverged": sweep.diverged,
     }
     for i, (kl, success) in enumerate(sweep.points):
         ideal = frontiers.kl_at_success(base.frontier(), success)

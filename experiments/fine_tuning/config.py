@@ -53,6 +53,9 @@ class Pretraining:
         check_positive("pretraining.learning_rate", self.learning_rate)
         check_positive("pretraining.gradient_clip", self.gradient_clip)
         check_fraction("pretraining.average_decay", self.average_decay)
+        if self.average_decay == 1:
+            rule = "an average that never moves would be the untrained network"
+            raise refuse("pretraining.average_decay", 1, rule, "give a smaller one")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,6 +219,13 @@ class Config:
         check_count("frontier_samples", self.frontier_samples, least=100)
         if self.seeds > 1 and not self.compare:
             raise refuse("seeds", self.seeds, "it applies to --compare only", "add --compare")
+        if self.environment != "digits" and self.penalty == 0 and self.algorithm != "ddpo":
+            rule = f"--environment {self.environment} has a known optimum for penalties above zero"
+            raise refuse("penalty", self.penalty, rule, "give a positive one")
+        if self.update.value_minibatches > self.grid_steps() + 1:
+            rule = f"there are {self.grid_steps() + 1} grid points to divide"
+            value = self.update.value_minibatches
+            raise refuse("update.value_minibatches", value, rule, "give a smaller one")
         pieces = self.update.minibatches * self.update.chunks
         if self.grid_steps() % pieces:
             rule = f"minibatches must divide the solver steps, {self.grid_steps()} (times chunks)"

@@ -110,7 +110,12 @@ def draw_frontier(
         frontier.kl[trusted], frontier.success[trusted], color="black", linewidth=2, label="ideal"
     )
     axis.plot(1.5 * frontier.kl[trusted], frontier.success[trusted], color="black", linestyle=":")
+    tracks = {
+        label: [p for p in points if np.isfinite(p).all()] for label, points in tracks.items()
+    }
     for label, points in tracks.items():
+        if not points:
+            continue
         kls, successes = zip(*points, strict=True)
         colour = COLOURS.get(label, COLOURS["ppo"])
         line = "-" if joined else "none"
@@ -140,7 +145,8 @@ def draw_queries(path: Path, curves: Mapping[str, np.ndarray], batch: int, optim
         optimum: the best objective there is.
     """
     figure, axis = plt.subplots(figsize=(7.5, 4.5))
-    lowest = min(float(np.median(values)) for values in curves.values())
+    medians = [float(np.median(values)) for values in curves.values()]
+    lowest = min((median for median in medians if np.isfinite(median)), default=optimum)
     for label, values in curves.items():
         queries = batch * np.arange(1, values.shape[1] + 1)
         mean, spread = values.mean(axis=0), values.std(axis=0)

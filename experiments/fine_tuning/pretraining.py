@@ -14,6 +14,7 @@ import optax
 
 from ctrl_jax.algorithms import DataBatch, make_score_pretraining, uniform_times
 from ctrl_jax.runtime import Checkpoints, LoopOptions, own_part, state_digest, train, versions
+from ctrl_jax.runtime.distributed import broadcast_text
 from ctrl_jax.runtime.saved_models import FORMAT, load_model, save_model
 from experiments.fine_tuning.config import Config, Pretraining
 
@@ -24,13 +25,15 @@ def pretrain(config: Config, images: np.ndarray, folder: Path, mesh):
     """Train the base model, or take it from the run's folder or from an equal earlier run."""
     name = fingerprint(config, images, mesh)
     here, cached = folder / f"pretrained-{name}", CACHE / name
-    if config.pretraining.reuse and cached.exists():
+    if config.pretraining.reuse and jax.process_index() == 0 and cached.exists():
         _copy(cached, here)
-    if (here / "model.json").exists():
+    # One process decides for all: they must train together, or not at all.
+    found = broadcast_text(str((here / "model.json").exists()))
+    if found == "True":
         return load_model(here).params
     params = _train_score(config, images, folder / f"pretraining-{name}", mesh)
     save_model(here, config.model, images.shape[1:], params, precision=config.run.precision)
-    if config.pretraining.reuse:
+    if config.pretraining.reuse and jax.process_index() == 0:
         _copy(here, cached)
     return params
 
@@ -100,7 +103,7 @@ def fingerprint(config: Config, images: np.ndarray, mesh) -> str:
 
 def _copy(source: Path, target: Path) -> None:
     """Copy a folder in one atomic step; one that is there already stays."""
-    if target.exists() or jax.process_index() != 0:
+    if target.exists():
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=target.parent))

@@ -116,7 +116,11 @@ def make_evaluation(task: Task, steps: int, mesh: Mesh, *, number: int, chunk: i
             jax.device_get(simulate(replicate(mesh, k), params, reference, batch)) for k in keys
         ]
         samples, rewards, kls = (np.concatenate(part) for part in zip(*parts, strict=True))
-        successes = np.asarray(task.success_fn(samples))
+        # A sample that is not a number is no success, and no classifier takes it.
+        finite = np.isfinite(samples).reshape(len(samples), -1).all(axis=1)
+        successes = np.zeros(len(samples))
+        if finite.any():
+            successes[finite] = task.success_fn(samples[finite])
         kept = samples[successes > 0]
         diverse = task.diversity_fn is not None and len(kept) > 1
         return Evaluation(

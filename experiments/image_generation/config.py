@@ -50,6 +50,9 @@ class Optimisation:
         check_count("optimisation.warmup", self.warmup, least=0)
         check_positive("optimisation.gradient_clip", self.gradient_clip)
         check_fraction("optimisation.average_decay", self.average_decay)
+        if self.average_decay == 1:
+            rule = "an average that never moves would be the untrained network"
+            raise refuse("optimisation.average_decay", 1, rule, "give a smaller one")
         check_positive("optimisation.start", self.start)
         if self.start >= 1:
             rule = "it must lie below the horizon, 1"

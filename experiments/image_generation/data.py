@@ -33,6 +33,9 @@ def load_images(folder: str, batch: int, likelihood: int) -> Images:
     if images.shape[-1] != 3:
         rule = f"its images have {images.shape[-1]} channels; 3 are needed"
         raise refuse("data", folder, rule, "convert them to colour")
+    if min(images.shape[1:3]) < 4:
+        rule = f"its images are {images.shape[1]} x {images.shape[2]}; 4 x 4 is the least"
+        raise refuse("data", folder, rule, "give larger ones")
     if len(images) < batch:
         rule = f"it has {len(images)} images, fewer than a batch of {batch}"
         raise refuse("data", folder, rule, "give more, or a smaller --optimisation.batch")

@@ -57,12 +57,6 @@ PROBLEMS = {"O4": o4, "O5": o5, "two dimensions": two_dimensions}
 every_problem = pytest.mark.parametrize("make", PROBLEMS.values(), ids=PROBLEMS.keys())
 
 
-@pytest.fixture
-def float64():
-    with jax.enable_x64(True):
-        yield
-
-
 def at(t):
     return jnp.asarray(t, float)
 

@@ -1,5 +1,7 @@
 """Models of images on disk, beside the models that were saved before there were any."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -63,3 +65,12 @@ def test_a_steering_policy_is_loaded_with_its_environment(tmp_path):
     np.testing.assert_array_equal(score_fn(t, x), spec.model().apply(params, t, x))
     untrained = spec.model().apply(spec.model().init(jax.random.key(0)), t, x)
     np.testing.assert_allclose(untrained, spec.environment().score(t, x), rtol=1e-6)
+
+
+def test_a_model_of_another_format_is_told(tmp_path):
+    spec = DiffusionSpec(width=8, depth=1)
+    save_model(tmp_path, spec, (2,), random_params(spec.model((2,))))
+    record = json.loads((tmp_path / "model.json").read_text())
+    (tmp_path / "model.json").write_text(json.dumps({**record, "format": 1}))
+    with pytest.raises(ValueError, match=r"written in format 1, this version reads 2"):
+        load_model(tmp_path)

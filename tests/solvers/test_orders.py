@@ -24,10 +24,7 @@ WEIGHTS, MEANS, VARIANCES = np.array([0.4, 0.6]), np.array([-1.0, 1.2]), np.arra
 END = 0.05  # forward time at which every solve ends: measured there, so no score is singular
 
 
-@pytest.fixture(autouse=True)
-def float64():
-    with jax.enable_x64(True):
-        yield
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def mixture_score(t, x):

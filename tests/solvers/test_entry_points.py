@@ -1,0 +1,147 @@
+"""What every way to sample shares: the start law, the unit of the data, and its doors."""
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ctrl_jax.processes import EDM, VP, ContractiveOU, ContractiveSubVP, grids, parameterisation
+from ctrl_jax.solvers import (
+    DPMSolverPP2M,
+    EulerMaruyama,
+    ExponentialEuler,
+    PredictorCorrector,
+    log_likelihood,
+    sample,
+    sample_adaptive,
+    sample_consistency,
+    simulate,
+)
+from tests.solvers.gaussian import MEAN, VARIANCE, score_of
+
+WIDE = ContractiveSubVP(0.01, 8.0)  # its prior has the std e^{B(T)} - 1 = 53.9
+KEY = jax.random.key(0)
+
+
+def zero_score(t, x):
+    return jnp.zeros_like(x)
+
+
+STARTS = {
+    "sample": lambda shape: sample(
+        KEY, WIDE, zero_score, shape, grid=jnp.asarray([0.0, 1e-6]), solver=EulerMaruyama()
+    ),
+    "sample_adaptive": lambda shape: (
+        sample_adaptive(KEY, WIDE, zero_score, shape, end=1 - 1e-6).states
+    ),
+    "sample_consistency": lambda shape: sample_consistency(
+        KEY, WIDE, lambda t, x: x, shape, end=1e-3
+    ),
+}
+
+
+@pytest.mark.parametrize("start", STARTS.values(), ids=list(STARTS))
+def test_sampling_starts_from_the_prior(start):
+    """A z-test of the standard deviation of 4000 starts at |z| < 4.5 (false alarm 7e-6)."""
+    std = float(jnp.std(start((4000, 1))))
+    assert abs(std / 53.8718 - 1) < 4.5 / np.sqrt(2 * 4000)
+
+
+def test_the_prior_of_a_likelihood_is_the_process_own():
+    """Without a score the flow only scales: p(x) = N(a x; 0, prior^2) a, a = a(T) / a(begin)."""
+    x = jnp.asarray([[0.0, 1.0], [3.0, -2.0]])
+    found = log_likelihood(WIDE, zero_score, x).log_prob
+    growth = float(WIDE.marginal(jnp.asarray(1.0)).scale)
+    normal = -((growth * x) ** 2) / (2 * 53.8718**2) - np.log(53.8718 * np.sqrt(2 * np.pi))
+    np.testing.assert_allclose(found, normal.sum(axis=1) + 2 * np.log(growth), rtol=1e-4)
+
+
+def test_a_scaled_process_gives_samples_in_units_of_the_data():
+    """EDM with s(0) = .9, data N(1.5, .25): a z-test at |z| < 4.5, and the exact log-density."""
+    process = EDM(20.0, 0.9)
+    score_fn = score_of(process)
+    drawn = sample(KEY, process, score_fn, (4000, 1), grid=grids.edm(process, 40, end=1e-3))
+    assert abs(float(drawn.mean()) - MEAN) < 4.5 * (VARIANCE / 4000) ** 0.5 + 0.01
+    x = jnp.asarray([[1.0], [1.4]])
+    exact = -((x[:, 0] - MEAN) ** 2) / (2 * VARIANCE) - 0.5 * np.log(2 * np.pi * VARIANCE)
+    np.testing.assert_allclose(log_likelihood(process, score_fn, x).log_prob, exact, atol=2e-3)
+
+
+def test_a_ratio_of_noise_that_no_longer_grows_divides_nothing_by_zero():
+    process = ContractiveOU(horizon=7.0)  # its ratio stays at .7071 in float32 from t = 6 on
+    x = process.prior_std() * jax.random.normal(KEY, (500, 1))
+    path = simulate(
+        KEY,
+        process.reverse(score_of(process)),
+        x,
+        grids.uniform(process, 200),
+        solver=DPMSolverPP2M(),
+    )
+    assert bool(path.ok.all())
+    # The flow's own error from the stated prior: m s / sqrt(s^2 + tau^2), off the true mean m.
+    expected = MEAN * (1 - (VARIANCE / (VARIANCE + 0.5)) ** 0.5)
+    assert abs(float(path.states.mean()) - expected) < 4.5 * 0.5 / np.sqrt(500) + 0.05
+
+
+def test_the_corrector_ends_where_no_noise_is_left():
+    process = VP(0.1, 5.0)
+    score_fn = parameterisation.from_noise(process, lambda t, x: 0.9 * x)
+
+    def end(scale):
+        x = scale * jnp.ones((3, 2))
+        grid = grids.uniform(process, 8, end=0.0)
+        sde = process.reverse(score_fn)
+        return simulate(KEY, sde, x, grid, solver=PredictorCorrector()).states
+
+    assert bool(jnp.isfinite(end(1.0)).all())
+
+
+def test_a_solver_of_both_kinds_is_told_which():
+    process = VP(0.1, 5.0)
+    arguments = (KEY, process, score_of(process), (4, 1))
+    grid = grids.uniform(process, 8)
+    flow = sample(*arguments, grid=grid, solver=diffrax.Heun(), probability_flow=True)
+    start = jax.random.normal(jax.random.split(KEY)[0], (4, 1))
+    sde = process.reverse(score_of(process)).probability_flow()
+    expected = simulate(KEY, sde, start, grid, solver=diffrax.Heun()).states
+    np.testing.assert_allclose(flow, expected, rtol=1e-5)
+    noisy = sample(*arguments, grid=grid, solver=diffrax.Heun())
+    assert not np.allclose(flow, noisy, rtol=1e-2)
+
+
+def solve(x=None, grid=None, score_fn=zero_score):
+    process = VP()
+    x = jnp.ones((3, 2)) if x is None else x
+    grid = jnp.linspace(0.0, 0.9, 4) if grid is None else grid
+    return simulate(KEY, process.reverse(score_fn), x, grid, solver=ExponentialEuler())
+
+
+MISTAKES = {
+    "a score of another shape": (
+        {"score_fn": lambda t, x: x.sum(-1, keepdims=True)},
+        r"x's shape \(3, 2\); it returned shape \(3, 1\)",
+    ),
+    "half precision": ({"x": jnp.ones((3, 2), jnp.bfloat16)}, "float32 or float64, got bfloat16"),
+    "an empty batch": ({"x": jnp.ones((0, 2))}, r"not empty; got shape \(0, 2\)"),
+    "a falling grid": ({"grid": jnp.linspace(0.9, 0.0, 4)}, "grid must increase"),
+    "a grid past the data": ({"grid": jnp.linspace(0.0, 1.5, 4)}, r"\[0, horizon\] = \[0, 1.0\]"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_are_told_at_the_door(mistake):
+    options, message = MISTAKES[mistake]
+    with pytest.raises(ValueError, match=message):
+        solve(**options)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"begin": 1.5}, "begin"), ({"tolerance": -1.0}, "tolerance"), ({"probes": 0}, "probes")],
+)
+def test_settings_of_a_likelihood_are_checked(settings, message):
+    from ctrl_jax.solvers.likelihood import Settings
+
+    with pytest.raises(ValueError, match=message):
+        log_likelihood(VP(), zero_score, jnp.ones((1, 1)), settings=Settings(**settings))
