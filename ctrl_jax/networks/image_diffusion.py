@@ -52,7 +52,7 @@ class ImageDiffusionSpec:
             raise ValueError(f"coefficients must be two numbers, got {self.coefficients}.")
         if self.coefficients is not None and self.coefficients[0] > self.coefficients[1]:
             raise ValueError(
-                f"coefficients are the smallest and the largest, got {self.coefficients}; swap them."
+                f"coefficients: smallest and largest, got {self.coefficients}; swap them."
             )
         if not 0 < self.end < 1:
             raise ValueError(f"sampling_end must lie in (0, 1), got {self.end}.")

@@ -10,7 +10,8 @@ from tests.processes.one_of_each import PROCESSES
 
 
 @pytest.mark.parametrize("process", PROCESSES.values(), ids=list(PROCESSES))
-def test_integer_times_are_times(process):
+@pytest.mark.mixed_dtypes
+def test_integer_times_are_times(process, unchecked):
     for whole, time in ((0, 0.0), (jnp.asarray([0, 1]), jnp.asarray([0.0, 1.0]))):
         for method in (process.contraction_rate, process.diffusion, process.marginal):
             for found, expected in zip(
@@ -20,11 +21,11 @@ def test_integer_times_are_times(process):
                 np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
-def test_a_rate_below_one_survives_an_integer_time():
+def test_a_rate_below_one_survives_an_integer_time(unchecked):
     assert float(OU(0.5, 0.5).diffusion(1)) == 0.5  # pyright: ignore[reportArgumentType]
 
 
-def test_scalars_are_states():
+def test_scalars_are_states(unchecked):
     process = VP()
     x_t, noise = process.sample_marginal(jax.random.key(0), jnp.asarray(1.0), jnp.asarray(0.5))
     assert x_t.shape == noise.shape == ()
