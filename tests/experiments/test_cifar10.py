@@ -76,6 +76,7 @@ def test_a_run_that_was_cut_short_continues_bitwise(finished, tmp_path):
     np.testing.assert_array_equal(*samples)
 
 
+@pytest.mark.slow
 def test_eight_devices_agree_with_one(finished, tmp_path):
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     environment = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "8", "PYTHONPATH": path}

@@ -111,7 +111,10 @@ SLOW = pytest.mark.slow
 
 @pytest.mark.parametrize(
     "algorithm",
-    ["value_gradient", pytest.param("policy_gradient", marks=SLOW), "ddpo", "dpok"],
+    [
+        "ddpo",
+        *(pytest.param(n, marks=SLOW) for n in ("value_gradient", "policy_gradient", "dpok")),
+    ],
 )
 def test_other_algorithms(tmp_path, algorithm):
     results = run(tmp_path / "a", "--algorithm", algorithm, "--environment", "gaussian")
