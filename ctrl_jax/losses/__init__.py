@@ -2,6 +2,7 @@
 
 from ctrl_jax.losses import (
     advantage,
+    advantage_rate,
     consistency,
     divergence,
     policy,
@@ -13,6 +14,7 @@ from ctrl_jax.losses import (
 
 __all__ = [
     "advantage",
+    "advantage_rate",
     "consistency",
     "divergence",
     "policy",

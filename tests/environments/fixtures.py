@@ -1,4 +1,4 @@
-"""The problems of fixtures O1, O2 and O3. Functions, so that each test has them in its precision."""
+"""The problems of fixtures O1, O2 and O3, made in the precision of the test that asks."""
 
 from ctrl_jax.environments import LinearQuadratic, PairTrading, VectorLinearQuadratic
 
