@@ -73,9 +73,9 @@ def test_on_o1_every_estimator_has_the_mean_q_and_its_own_variance():
 
     V is quadratic, V(x + b h + s) with s = sigma dW, so the means differ from q by O(h), the
     difference quotient has the variance (sigma V_x)^2 / h + O(1), the pathwise form
-    sigma^4 V_xx^2 / 2 + h sigma^2 (V_xx b - beta V_x)^2 + O(h^2). A sample variance scatters by sqrt(2 / n) = .7 % (normal), 2 %
-    (chi-square): 8 % is four of these, and covers the terms of order h beside; means pass 4.5 of
-    their standard errors once in 147 000."""
+    sigma^4 V_xx^2 / 2 + h sigma^2 (V_xx b - beta V_x)^2 + O(h^2). A sample variance scatters by
+    sqrt(2 / n) = .7 % (normal), 2 % (chi-square): 8 % is four of these. Means pass 4.5 of their
+    standard errors once in 147 000."""
     n, x, a = 40000, 0.6, -1.0
     with jax.enable_x64(True):
         problem = o1()
