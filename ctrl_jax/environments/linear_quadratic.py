@@ -29,7 +29,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from ctrl_jax.environments.linear_gaussian import LinearGaussian
 from ctrl_jax.processes.arguments import require_positive
@@ -122,12 +122,20 @@ class LinearQuadratic(eqx.Module):
     ) -> Float[Array, "..."]:
         """Return the value (3) of a linear-Gaussian policy at x, shaped as in `optimal_value`.
 
-        It is finite where beta > 2(A + BK) + (C + DK)^2; elsewhere the formula means nothing.
+        It is finite where the policy is `stable`; elsewhere the formula means nothing.
         """
         return _evaluate(self._coefficients(policy), _scalar(x))
 
-    def mean_value(self, policy: LinearGaussian, start_moments: Moments) -> Float[Array, ""]:
-        """Return eta, the value (3) averaged over a start law of the given raw moments."""
+    def stable(self, policy: LinearGaussian) -> Bool[Array, "..."]:
+        """Return whether beta > 2(A + BK) + (C + DK)^2, so that the policy's value is finite."""
+        drift, noise = self.A + self.B * policy.slope, self.C + self.D * policy.slope
+        return jnp.asarray(self.discount > 2 * drift + noise**2)
+
+    def mean_value(self, policy: LinearGaussian, start_moments: Moments) -> Float[Array, "..."]:
+        """Return eta, the value (3) averaged over a start law of the given raw moments.
+
+        Parameters of one shape (...) are as many policies and give as many values.
+        """
         v2, v1, v0 = self._coefficients(policy)
         return v2 * start_moments[1] / 2 + v1 * start_moments[0] + v0
 
@@ -262,10 +270,8 @@ def _check_solvable(problem: LinearQuadratic) -> None:
     k2, best = problem._optimal_coefficients()[0], problem.optimal_linear_policy()
     if not float(problem.N - k2 * problem.D**2) > 0:
         raise ValueError("LinearQuadratic: N - k2 D^2 must be positive; raise the cost N.")
-    drift = problem.A + problem.B * best.slope
-    rate = problem.discount - 2 * drift - (problem.C + problem.D * best.slope) ** 2
-    if not float(rate) > 0:
+    if not bool(problem.stable(best)):
         raise ValueError(
-            f"LinearQuadratic: under the optimal policy discount - 2 (A + BK) - (C + DK)^2 must be "
-            f"positive, got {float(rate):.4g}; raise the discount."
+            "LinearQuadratic: under the optimal policy the discount must exceed 2 (A + BK) + "
+            f"(C + DK)^2, got {float(problem.discount):.4g}; raise it."
         )

@@ -162,6 +162,15 @@ def test_occupation_moments_by_their_equation():
     np.testing.assert_allclose(growth + problem.discount * (START[1] - second), 0.0, atol=1e-12)
 
 
+def test_stability_is_where_the_second_moment_stays_finite():
+    problem = o1()
+    assert bool(problem.stable(POLICY)) and bool(problem.stable(problem.optimal_linear_policy()))
+    # 2 (A + BK) + (C + DK)^2 = 2 (-1 + .6 K) + (.3 + .5 K)^2 = 1, a quadratic in K.
+    edge = np.roots([0.25, 1.5, 0.09 - 3.0]).max()
+    assert bool(problem.stable(LinearGaussian(edge - 1e-6, 0.0, 1.0)))
+    assert not bool(problem.stable(LinearGaussian(edge + 1e-6, 0.0, 1.0)))
+
+
 def test_no_control_in_the_noise_is_the_textbook_case():
     """C = D = P = Q = R = 0: k2 solves B^2 k2^2 - (beta - 2A) N k2 - M N = 0."""
     problem = o1(C=0.0, D=0.0, P=0.0, Q=0.0, R=0.0)
