@@ -1,9 +1,9 @@
 """Policy optimisation in continuous time on linear-quadratic control, as the step goes to zero.
 
 The optimum of the problem is known, so every policy on the way has an exact distance from it. Each
-method is trained at several steps of time with one budget of environment time, all seeds of a method
-in one program; and the estimators of the advantage rate are measured at the exact value. Each run
-writes config.json, results.json, curves.png, steps.png and estimators.png to its folder.
+method is trained at several steps of time with one budget of environment time, all seeds of a
+method in one program; and the estimators of the advantage rate are measured at the exact value.
+Each run writes config.json, results.json, curves.png, steps.png and estimators.png to its folder.
 """
 
 import dataclasses
