@@ -25,12 +25,10 @@ from ctrl_jax.networks.gaussian_policy import linear_policy, quadratic_value
 from ctrl_jax.runtime import (
     RunOptions,
     check_count,
-    check_positive,
     command,
     open_run,
     prepare,
     progress,
-    refuse,
     state_digest,
     write_results,
 )
@@ -40,6 +38,8 @@ from experiments.continuous_control.methods import (
     VARIANTS,
     Curves,
     Training,
+    check_run,
+    check_training,
     make_method,
     mean_and_error,
     train_seeds,
@@ -49,13 +49,15 @@ from experiments.fine_tuning.report import print_table
 NAME = "linear_quadratic"
 CLAIM = (
     "Policy gradient and PPO formulated in continuous time reach the optimum of linear-quadratic "
-    "control at any step, where those of discrete time lose it as the step goes to zero."
+    "control at any step, where those of discrete time lose it as the step goes to zero. With as "
+    "many transitions per trajectory at every step this needs q without its martingale increment; "
+    "with the difference quotient the continuous forms lose it too, more slowly."
 )
 SOURCE = "arXiv 2305.18901, sections 3-5 (linear-quadratic control; its parameters are not given)"
 EXPECTED = {
     "suboptimality/<cpg or cppo>/dt=<= 0.01": "<= 0.01 of the starting gap",
     "estimators/difference/slope": "-1: the variance grows like 1 / dt",
-    "estimators/pathwise/slope": "0: the variance does not grow",
+    "estimators/pathwise/slope": ">= 0: the variance does not grow",
 }
 START = (0.4, 0.7)
 FIRST = LinearGaussian(-0.3, 0.2, 0.8)
@@ -76,8 +78,8 @@ class Config:
     seeds: int = 10
     """Independent runs, trained together."""
 
-    variants: bool = True
-    """Whether to train cpg and cppo_clipped also with the difference quotient."""
+    methods: tuple[str, ...] = METHODS + VARIANTS
+    """Methods to train; *_difference are those that do not know the simulator's noise."""
 
     training: Training = dataclasses.field(default_factory=Training)
     """Budget and settings of every method."""
@@ -90,35 +92,11 @@ class Config:
         """Return the updates of each training."""
         return self.run.steps or 80
 
-    def methods(self) -> tuple[str, ...]:
-        """Return the names of the methods."""
-        return METHODS + VARIANTS if self.variants else METHODS
-
     def validate(self) -> None:
         """Raise ValueError for an option out of range."""
         check_count("seeds", self.seeds, least=2)
-        for name in ("batch", "draws", "epochs", "value_epochs"):
-            check_count(f"training.{name}", getattr(self.training, name))
-        for name in ("horizon", "learning_rate", "proximal_rate", "value_rate", "distance", "clip"):
-            check_positive(f"training.{name}", getattr(self.training, name))
-        if not 0 < self.training.trace < 1:
-            rule = "it must lie strictly between 0 and 1"
-            raise refuse("training.trace", self.training.trace, rule, "use 0.95")
-        if not self.time_steps:
-            raise refuse("time_steps", self.time_steps, "at least one is needed", "give 0.1 0.01")
-        for dt in self.time_steps:
-            check_positive("time_steps", dt)
-            if dt > self.training.horizon / 2:
-                rule = "a trajectory must have two steps at least"
-                raise refuse("time_steps", dt, rule, "take smaller steps")
-        if self.run.resume != "never":
-            rule = "this run takes minutes and is not checkpointed"
-            raise refuse("resume", self.run.resume, rule, "leave it out")
-        if self.run.mesh.data not in (None, 1) or self.run.mesh.model != 1:
-            raise refuse("mesh", self.run.mesh, "this run uses one device", "leave it at 1")
-        if self.run.precision == "bfloat16":
-            rule = "distances to the optimum are small numbers"
-            raise refuse("precision", self.run.precision, rule, "use float32 or float64")
+        check_training(self.training, self.time_steps, self.methods)
+        check_run(self.run)
 
 
 def main(config: Config) -> Path:
@@ -130,13 +108,13 @@ def main(config: Config) -> Path:
     run = open_run(NAME, settings, out=options.out, resume=options.resume, seed=options.seed)
     environment = make_environment()
     runs: dict[float, dict[str, Curves]] = {}
-    total = len(config.time_steps) * (len(config.methods()) + 1)
+    total = len(config.time_steps) * (len(config.methods) + 1)
     variances: dict[str, list[float]] = {name: [] for name in ESTIMATORS}
     with progress(total, "method and step", enabled=options.progress) as show:
         done = 0
         for dt in config.time_steps:
             runs[dt] = {}
-            for name in config.methods():
+            for name in config.methods:
                 runs[dt][name] = train_method(config, environment, name, dt)
                 done += 1
                 show(done)
@@ -235,7 +213,7 @@ def summarise(config: Config, runs, variances) -> dict[str, Any]:
     """Return final distances, parameters and variances by the keys of the results."""
     metrics: dict[str, Any] = {}
     best = make_environment().optimal_linear_policy()
-    for name in config.methods():
+    for name in config.methods:
         for dt in config.time_steps:
             curves, key = runs[dt][name], f"{name}/dt={dt:g}"
             mean, error = mean_and_error(curves.scores[:, -1])
@@ -276,7 +254,7 @@ def draw(folder: Path, config: Config, runs, metrics, variances) -> None:
             )
             for dt in config.time_steps
         }
-        for name in config.methods()
+        for name in config.methods
     }
     plots.draw_steps(folder / "steps.png", ends)
     plots.draw_variances(folder / "estimators.png", config.time_steps, variances)
@@ -286,17 +264,10 @@ def print_tables(config: Config, metrics: dict[str, Any]) -> None:
     """Print the final distances by method and step, and the variances of the estimators."""
     columns = ("method", *(f"dt={dt:g}" for dt in config.time_steps))
     rows = [
-        [
-            name,
-            *(
-                f"{metrics[f'suboptimality/{name}/{c}']:.2g}"
-                f" ± {metrics[f'suboptimality/{name}/{c}/stderr']:.1g}"
-                for c in columns[1:]
-            ),
-        ]
-        for name in config.methods()
+        [name, *(f"{metrics[f'suboptimality/{name}/{c}']:.1e}" for c in columns[1:])]
+        for name in config.methods
     ]
-    print_table("suboptimality over the starting gap, mean over seeds ± stderr", columns, rows)
+    print_table("suboptimality over the starting gap, mean over seeds", columns, rows)
     rows = [
         [name, *(f"{metrics[f'estimators/{name}/{c}']:.3g}" for c in columns[1:])]
         for name in ESTIMATORS

@@ -23,12 +23,10 @@ from ctrl_jax.networks.gaussian_policy import linear_policy, quadratic_value
 from ctrl_jax.runtime import (
     RunOptions,
     check_count,
-    check_positive,
     command,
     open_run,
     prepare,
     progress,
-    refuse,
     state_digest,
     write_results,
 )
@@ -37,6 +35,8 @@ from experiments.continuous_control.methods import (
     METHODS,
     Curves,
     Training,
+    check_run,
+    check_training,
     make_method,
     mean_and_error,
     train_seeds,
@@ -70,6 +70,9 @@ class Config:
     seeds: int = 10
     """Independent runs, trained together."""
 
+    methods: tuple[str, ...] = METHODS
+    """Methods to train; *_difference are those that do not know the simulator's noise."""
+
     training: Training = dataclasses.field(
         default_factory=lambda: Training(horizon=6.0, batch=64, value_epochs=20, value_rate=0.1)
     )
@@ -86,20 +89,8 @@ class Config:
     def validate(self) -> None:
         """Raise ValueError for an option out of range."""
         check_count("seeds", self.seeds, least=2)
-        for name in ("batch", "draws", "epochs", "value_epochs"):
-            check_count(f"training.{name}", getattr(self.training, name))
-        for name in ("horizon", "learning_rate", "proximal_rate", "value_rate", "distance", "clip"):
-            check_positive(f"training.{name}", getattr(self.training, name))
-        if not self.time_steps:
-            raise refuse("time_steps", self.time_steps, "at least one is needed", "give 0.1 0.01")
-        for dt in self.time_steps:
-            check_positive("time_steps", dt)
-        if self.run.resume != "never":
-            rule = "this run takes minutes and is not checkpointed"
-            raise refuse("resume", self.run.resume, rule, "leave it out")
-        if self.run.precision == "bfloat16":
-            rule = "distances to the optimum are small numbers"
-            raise refuse("precision", self.run.precision, rule, "use float32 or float64")
+        check_training(self.training, self.time_steps, self.methods)
+        check_run(self.run)
 
 
 def main(config: Config) -> Path:
@@ -109,7 +100,7 @@ def main(config: Config) -> Path:
     settings = dataclasses.asdict(config)
     options = config.run
     run = open_run(NAME, settings, out=options.out, resume=options.resume, seed=options.seed)
-    pairs = [(dt, name) for dt in config.time_steps for name in METHODS]
+    pairs = [(dt, name) for dt in config.time_steps for name in config.methods]
     runs: dict[float, dict[str, Curves]] = {dt: {} for dt in config.time_steps}
     with progress(len(pairs), "method and step", enabled=options.progress) as show:
         for i, (dt, name) in enumerate(pairs):
@@ -200,7 +191,7 @@ def start_states(key: jax.Array, size: int) -> jax.Array:
 def summarise(config: Config, runs) -> dict[str, Any]:
     """Return final distances and mean parameters by the keys of the results."""
     metrics: dict[str, Any] = {}
-    for name in METHODS:
+    for name in config.methods:
         for dt in config.time_steps:
             curves, key = runs[dt][name], f"{name}/dt={dt:g}"
             mean, error = mean_and_error(curves.scores[:, -1])
@@ -229,7 +220,7 @@ def draw(folder: Path, config: Config, runs, metrics) -> None:
             )
             for dt in config.time_steps
         }
-        for name in METHODS
+        for name in config.methods
     }
     plots.draw_steps(folder / "steps.png", ends)
 
@@ -246,7 +237,7 @@ def print_results(config: Config, metrics: dict[str, Any]) -> None:
             *(metrics[f"{field}/{name}/dt={dt:g}"] for field in fields),
         ]
         for dt in config.time_steps
-        for name in METHODS
+        for name in config.methods
     ]
     rows.append(["optimal", "0", "", *(metrics[f"{field}/optimal"] for field in fields)])
     print_table("pair trading: distance from the optimum and policies", columns, rows)

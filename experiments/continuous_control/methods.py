@@ -19,6 +19,7 @@ from ctrl_jax.algorithms import (
     make_discrete_policy_gradient,
     make_discrete_ppo,
 )
+from ctrl_jax.runtime import RunOptions, check_choice, check_count, check_positive, refuse
 
 METHODS = ("cpg", "cppo_sqrt_kl", "cppo_linear_kl", "cppo_clipped", "pg", "ppo")
 VARIANTS = ("cpg_difference", "cppo_clipped_difference")
@@ -105,6 +106,40 @@ def make_method(
         penalty=penalty, target=target, clip=training.clip, epochs=training.epochs
     )
     return make_cppo(*models, inner, critic, proximal, occupation)
+
+
+def check_training(training: Training, time_steps: Sequence[float], methods: Sequence[str]) -> None:
+    """Raise ValueError for a setting out of range."""
+    if not methods:
+        raise refuse("methods", methods, "at least one is needed", "give cppo_clipped")
+    for method in methods:
+        check_choice("methods", method, METHODS + VARIANTS)
+    for name in ("batch", "draws", "epochs", "value_epochs"):
+        check_count(f"training.{name}", getattr(training, name))
+    for name in ("horizon", "learning_rate", "proximal_rate", "value_rate", "distance", "clip"):
+        check_positive(f"training.{name}", getattr(training, name))
+    if not 0 < training.trace < 1:
+        rule = "it must lie strictly between 0 and 1"
+        raise refuse("training.trace", training.trace, rule, "use 0.95")
+    if not time_steps:
+        raise refuse("time_steps", time_steps, "at least one is needed", "give 0.1 0.01")
+    for dt in time_steps:
+        check_positive("time_steps", dt)
+        if dt > training.horizon / 2:
+            rule = "a trajectory must have two steps at least"
+            raise refuse("time_steps", dt, rule, "take smaller steps")
+
+
+def check_run(run: RunOptions) -> None:
+    """Raise ValueError for an option of the run that does not apply here."""
+    if run.resume != "never":
+        rule = "this run takes minutes and is not checkpointed"
+        raise refuse("resume", run.resume, rule, "leave it out")
+    if run.mesh.data not in (None, 1) or run.mesh.model != 1:
+        raise refuse("mesh", run.mesh, "this run uses one device", "leave it at 1")
+    if run.precision == "bfloat16":
+        rule = "distances to the optimum are small numbers"
+        raise refuse("precision", run.precision, rule, "use float32 or float64")
 
 
 class Curves(NamedTuple):

@@ -1,4 +1,4 @@
-"""The linear-quadratic experiment, as its users run it."""
+"""The experiments of continuous-time policy optimisation, as their users run them."""
 
 import json
 
@@ -7,12 +7,14 @@ import pytest
 
 from ctrl_jax.environments import LinearGaussian
 from ctrl_jax.runtime import command
-from experiments.continuous_control.methods import METHODS, mean_and_error
+from experiments import pair_trading
+from experiments.continuous_control.methods import mean_and_error
 from experiments.linear_quadratic import Config, main, make_environment, suboptimality
 
 TINY = """
 --no-progress --steps 4 --time-steps 0.5 0.1 --seeds 2 --training.batch 8 --training.draws 4
---training.epochs 2 --training.value-epochs 2 --training.horizon 2 --no-variants
+--training.epochs 2 --training.value-epochs 2 --training.horizon 2
+--methods cppo_sqrt_kl ppo
 """.split()  # noqa: SIM905
 
 
@@ -26,7 +28,7 @@ def finished(tmp_path_factory):
 def test_what_a_run_leaves(finished):
     folder, results = finished
     metrics = results["metrics"]
-    for name in METHODS:
+    for name in ("cppo_sqrt_kl", "ppo"):
         for dt in ("0.5", "0.1"):
             key = f"suboptimality/{name}/dt={dt}"
             assert np.isfinite(metrics[key]) and metrics[key] > 0
@@ -58,6 +60,23 @@ def test_the_score_of_a_policy():
     np.testing.assert_allclose(mean_and_error([1.0, 3.0]), (2.0, 1.0))
 
 
+def test_pair_trading(tmp_path):
+    """The optimum scores 0, the first policy 1."""
+    options = [*TINY, "--time-steps", "0.25", "--methods", "cppo_linear_kl"]
+    command(pair_trading.Config, pair_trading.main, [*options, "--out", str(tmp_path / "a")])
+    results = json.loads((tmp_path / "a" / "results.json").read_text())
+    assert np.isfinite(results["metrics"]["suboptimality/cppo_linear_kl/dt=0.25"])
+    np.testing.assert_allclose(results["metrics"]["slope/optimal"], -16.0, rtol=1e-6)
+    for picture in ("curves.png", "steps.png"):
+        assert (tmp_path / "a" / picture).stat().st_size > 1000
+    market = pair_trading.make_environment()
+    scores = [
+        pair_trading.suboptimality(market, policy)
+        for policy in (pair_trading.first_policy(), market.optimal_linear_policy())
+    ]
+    np.testing.assert_allclose(scores, [1.0, 0.0], atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
@@ -65,6 +84,7 @@ def test_the_score_of_a_policy():
         (["--time-steps", "0.1", "-1"], "time_steps"),
         (["--time-steps", "1.5"], "two steps at least"),
         (["--training.trace", "1"], "training.trace"),
+        (["--methods", "sac"], "methods"),
         (["--training.draws", "0"], "training.draws"),
         (["--resume", "latest"], "not checkpointed"),
     ],
