@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
+from ctrl_jax._typing import Model
 from ctrl_jax.algorithms import ContinuousControl, OccupationConfig
 from ctrl_jax.algorithms.continuous_control import sample_occupation
 from ctrl_jax.environments import LinearGaussian, LinearQuadratic, simulate_control
@@ -147,6 +148,11 @@ def make_environment() -> LinearQuadratic:
     return LinearQuadratic(-1.0, 0.6, 0.3, 0.5, 2.0, 2.0, 1.0, 1.0, 2.0, 1.0, 0.1)
 
 
+def first_policy() -> Model:
+    """Return the table of the policy, at FIRST in the beginning."""
+    return linear_policy([[FIRST.slope]], [FIRST.intercept], [FIRST.std])
+
+
 def suboptimality(environment: LinearQuadratic, policy: LinearGaussian) -> jax.Array:
     """Return the distance from the optimum over that of the first policy; inf where unstable."""
     best = environment.mean_value(environment.optimal_linear_policy(), START)
@@ -158,10 +164,9 @@ def suboptimality(environment: LinearQuadratic, policy: LinearGaussian) -> jax.A
 def train_method(config: Config, environment: LinearQuadratic, name: str, dt: float) -> Curves:
     """Return the training of all seeds by one method at one step."""
     training = config.training
-    start = LinearGaussian([[FIRST.slope]], [FIRST.intercept], [FIRST.std])
     problem = ContinuousControl(environment, dt, training.horizon)
     algorithm = make_method(
-        name, problem, linear_policy(start), quadratic_value(1), training, config.updates()
+        name, problem, first_policy(), quadratic_value(1), training, config.updates()
     )
 
     def evaluate(params):
@@ -184,7 +189,7 @@ def start_states(key: jax.Array, size: int) -> jax.Array:
 def measure_estimators(config: Config, environment: LinearQuadratic, dt: float) -> dict[str, float]:
     """Return the mean squared error of each estimator of A at the first policy and its value."""
     problem = ContinuousControl(environment, dt, config.training.horizon)
-    policy = linear_policy(LinearGaussian([[FIRST.slope]], [FIRST.intercept], [FIRST.std]))
+    policy = first_policy()
     params = policy.init(jax.random.key(0))
     value_fn = partial(environment.policy_value, FIRST)
 

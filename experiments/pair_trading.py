@@ -147,7 +147,7 @@ def suboptimality(environment: PairTrading, policy: LinearGaussian) -> jax.Array
 def make_policy() -> Model:
     """Return the table of the policy, which sees the scaled spread only."""
     first = first_policy()
-    table = linear_policy(LinearGaussian([[first.slope]], [first.intercept], [first.std]))
+    table = linear_policy([[first.slope]], [first.intercept], [first.std])
     return Model(table.init, lambda params, t, x: table.apply(params, t, SCALE * x[:, 1:]))
 
 

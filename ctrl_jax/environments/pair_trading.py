@@ -21,8 +21,8 @@ Source: Mudchanatongsuk, Primbs and Wong 2008 (the market); arXiv 2305.18901 (th
 """
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from ctrl_jax.environments.linear_gaussian import LinearGaussian
@@ -57,7 +57,7 @@ class PairTrading(eqx.Module):
 
     def __init__(self, k, theta, eta, sigma, rho, r, discount, temperature):
         require_positive("PairTrading", k=k, eta=eta, discount=discount, temperature=temperature)
-        if not isinstance(rho, jax.core.Tracer) and not -1 <= float(rho) <= 1:
+        if not isinstance(rho, Tracer) and not -1 <= float(rho) <= 1:
             raise ValueError(f"PairTrading: rho must lie in [-1, 1], got {rho!r}.")
         self.k, self.theta, self.eta = (jnp.asarray(v, float) for v in (k, theta, eta))
         self.sigma, self.rho, self.r = (jnp.asarray(v, float) for v in (sigma, rho, r))

@@ -5,13 +5,12 @@ of the action; t is ignored where the horizon is infinite.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ctrl_jax._typing import Model
-from ctrl_jax.environments import LinearGaussian
 
 
 class LinearTable(NamedTuple):
@@ -30,17 +29,20 @@ class QuadraticTable(NamedTuple):
     constant: Float[Array, ""]
 
 
-def linear_policy(start: LinearGaussian) -> Model:
+def linear_policy(slope: Any, intercept: Any, std: Any) -> Model:
     """Return the policy N(slope x + intercept, diag std^2), its std kept positive by its logarithm.
 
     Args:
-        start: parameters that ``init`` returns: slope (m, d), intercept (m,), std (m,).
+        slope: first slope, an array or nested sequence (m, d).
+        intercept: first intercept (m,).
+        std: first standard deviation (m,), positive.
     """
 
     def init(key):
         del key
-        slope, intercept, std = (jnp.asarray(v, float) for v in start)
-        return LinearTable(slope, intercept, jnp.log(std))
+        log_std = jnp.log(jnp.asarray(std, float))
+        # Copies, so that the state of a run can be donated.
+        return LinearTable(jnp.array(slope, float), jnp.array(intercept, float), log_std)
 
     def apply(params, t, x):
         del t

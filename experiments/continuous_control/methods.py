@@ -100,7 +100,7 @@ def make_method(
             epochs=training.epochs,
             occupation=occupation,
         )
-    penalty = name.removeprefix("cppo_")
+    penalty: Any = name.removeprefix("cppo_")
     target = training.distance if penalty == "sqrt_kl" else training.distance**2
     proximal = ProximalConfig(
         penalty=penalty, target=target, clip=training.clip, epochs=training.epochs
@@ -188,7 +188,7 @@ def train_seeds(
     return Curves(np.asarray(scores), params, {k: np.asarray(v) for k, v in metrics.items()})
 
 
-def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
-    """Return the mean over seeds and its standard error."""
-    values = np.asarray(values, np.float64)
-    return float(values.mean()), float(values.std(ddof=1) / np.sqrt(values.size))
+def mean_and_error(values: Any) -> tuple[float, float]:
+    """Return the mean over seeds, an array or sequence, and its standard error."""
+    seeds = np.asarray(values, np.float64)
+    return float(seeds.mean()), float(seeds.std(ddof=1) / np.sqrt(seeds.size))

@@ -18,8 +18,8 @@ from ctrl_jax.networks.gaussian_policy import linear_policy, quadratic_value
 from tests.environments.fixtures import o1
 
 EPOCHS = 15
-O1_START = LinearGaussian([[-0.3]], [0.2], [0.8])
-O2_START = LinearGaussian([[0.2, -0.2], [0.3, 0.1]], [0.5, -0.5], [0.8, 0.8])
+O1_START = ([[-0.3]], [0.2], [0.8])
+O2_START = ([[0.2, -0.2], [0.3, 0.1]], [0.5, -0.5], [0.8, 0.8])
 
 
 def problem_of(environment=None, dt=0.02, horizon=4.0):
@@ -33,7 +33,7 @@ def inner():
 
 def make(name, problem, start, updates, **occupation):
     """An algorithm by name, its settings those of the tests."""
-    policy, value = linear_policy(start), quadratic_value(problem.environment.state_dimension)
+    policy, value = linear_policy(*start), quadratic_value(problem.environment.state_dimension)
     config = OccupationConfig(**occupation)
     outer = optax.adam(optax.cosine_decay_schedule(0.05, updates, alpha=0.05))
     critic = optax.adam(0.05)
