@@ -25,8 +25,9 @@ class Model(NamedTuple):
 
     Fields:
         init: ``init(key) -> params``.
-        apply: ``apply(params, t, x, *conditions)``: a score of x's shape (policies), or one value
-            per example (value functions).
+        apply: ``apply(params, t, x, *conditions)``: a score of x's shape (policies), mean and
+            standard deviation of an action (Gaussian policies), or one value per example (value
+            functions).
         observe: for value functions, an optional ``observe(t, x, *conditions)`` without parameters
             of its own, whose result `apply` takes in place of x. It is evaluated once per
             trajectory, however often the parameters are fitted.
@@ -35,7 +36,7 @@ class Model(NamedTuple):
     """
 
     init: Callable[[Array], Params]
-    apply: Callable[..., Array]
+    apply: Callable[..., Any]
     observe: Callable[..., Array] | None = None
     train: Callable[..., Array] | None = None
 

@@ -5,9 +5,20 @@ from ctrl_jax.algorithms.consistency_training import (
     ConsistencyConfig,
     make_consistency_training,
 )
+from ctrl_jax.algorithms.continuous_control import (
+    ContinuousControl,
+    ContinuousState,
+    OccupationConfig,
+)
+from ctrl_jax.algorithms.continuous_policy_gradient import make_cpg
 from ctrl_jax.algorithms.control_step import ControlState, UpdateConfig
+from ctrl_jax.algorithms.cppo import ProximalConfig, make_cppo
 from ctrl_jax.algorithms.ddpo import make_ddpo, make_dpok
 from ctrl_jax.algorithms.diffusion_control import Batch, DiffusionControl, Rollout, roll_out
+from ctrl_jax.algorithms.discrete_policy_optimization import (
+    make_discrete_policy_gradient,
+    make_discrete_ppo,
+)
 from ctrl_jax.algorithms.reward_learning import Pairs, make_reward_learning
 from ctrl_jax.algorithms.score_as_action import (
     make_policy_gradient,
@@ -20,14 +31,22 @@ __all__ = [
     "Algorithm",
     "Batch",
     "ConsistencyConfig",
+    "ContinuousControl",
+    "ContinuousState",
     "ControlState",
     "DataBatch",
     "DiffusionControl",
+    "OccupationConfig",
     "Pairs",
+    "ProximalConfig",
     "Rollout",
     "UpdateConfig",
     "make_consistency_training",
+    "make_cpg",
+    "make_cppo",
     "make_ddpo",
+    "make_discrete_policy_gradient",
+    "make_discrete_ppo",
     "make_dpok",
     "make_policy_gradient",
     "make_ppo",

@@ -8,9 +8,10 @@ from jaxtyping import Array, Float
 class LinearGaussian(NamedTuple):
     """Actions N(slope x + intercept, std^2).
 
-    In `GaussianSteering` slope and intercept are the deviation of the mean from the score.
+    In `GaussianSteering` slope and intercept are the deviation of the mean from the score. With
+    vectors the slope is a matrix (action, state) and intercept and std have shape (action,).
     """
 
-    slope: Float[Array, ""] | float
-    intercept: Float[Array, ""] | float
-    std: Float[Array, ""] | float
+    slope: Float[Array, "..."] | float
+    intercept: Float[Array, "..."] | float
+    std: Float[Array, "..."] | float

@@ -2,8 +2,10 @@
 
 from ctrl_jax.losses import (
     advantage,
+    advantage_rate,
     consistency,
     divergence,
+    gaussian,
     policy,
     preference,
     score_matching,
@@ -13,8 +15,10 @@ from ctrl_jax.losses import (
 
 __all__ = [
     "advantage",
+    "advantage_rate",
     "consistency",
     "divergence",
+    "gaussian",
     "policy",
     "preference",
     "score_matching",

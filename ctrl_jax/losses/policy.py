@@ -13,7 +13,23 @@ q(t, x, a) = g^2 (a - mu) . \nabla V, so that
 The running penalty of a controlled diffusion acts on the mean directly and is a term of its own
 (`solvers.girsanov.kl_rate`), never part of the advantage's noise.
 
-Source: arXiv 2305.18901 (policy gradient); 1707.06347 (clipping); 2409.08400 (2).
+Two penalised forms keep the new policy near the old one, KL = KL(pi' || pi) in closed form at each
+state, the root taken per state before the mean:
+
+    -ratio A + C sqrt(KL),                                                               (3)
+    -ratio A + C KL.                                                                     (4)
+
+sqrt(KL) is a norm of the step: where C exceeds sqrt(2) times the slope of the first term (in the
+Fisher norm) the minimiser of (3) is pi itself, and the gradient at pi does not exist. So
+
+    sqrt(KL + epsilon) - sqrt(epsilon)                                                   (5)
+
+stands for it, smooth at KL = 0 and the root where KL >> epsilon. After each update the penalty C
+follows the mean divergence D: above (1 + tolerance) target it grows by a factor, below
+(1 - tolerance) target it shrinks.
+
+Source: arXiv 2305.18901 (policy gradient, (3), (4), penalty); 1707.06347 (clipping); 2409.08400
+(2).
 """
 
 import jax.numpy as jnp
@@ -56,6 +72,67 @@ def clipped_surrogate(
     ratio = jnp.exp(log_ratio)
     clipped = jnp.clip(ratio, 1 - clip, 1 + clip)
     return weighted(-jnp.minimum(ratio * advantage, clipped * advantage), weights)
+
+
+def sqrt_kl_surrogate(
+    log_ratio: Float[Array, " batch"],
+    advantage: Float[Array, " batch"],
+    kl: Float[Array, " batch"],
+    *,
+    penalty: Float[Array, ""] | float,
+    epsilon: float = 1e-6,
+    weights: Float[Array, " batch"] | None = None,
+) -> Float[Array, " batch"]:
+    """Return (3), the surrogate penalised by the root of the divergence (5).
+
+    Args:
+        log_ratio: log pi' - log pi of the action taken.
+        advantage: rate of advantage less gamma log pi, in units of the reward per time.
+        kl: KL(pi' || pi) at each state, in nats.
+        penalty: C, in units of the advantage per sqrt(nat).
+        epsilon: rounds the kink off, in nats; far below the square of the target.
+        weights: optional weight of each example.
+    """
+    distance = jnp.sqrt(kl + epsilon) - epsilon**0.5
+    return weighted(penalty * distance - jnp.exp(log_ratio) * advantage, weights)
+
+
+def linear_kl_surrogate(
+    log_ratio: Float[Array, " batch"],
+    advantage: Float[Array, " batch"],
+    kl: Float[Array, " batch"],
+    *,
+    penalty: Float[Array, ""] | float,
+    weights: Float[Array, " batch"] | None = None,
+) -> Float[Array, " batch"]:
+    """Return (4), the surrogate penalised by the divergence; arguments as `sqrt_kl_surrogate`."""
+    return weighted(penalty * kl - jnp.exp(log_ratio) * advantage, weights)
+
+
+def adapt_penalty(
+    penalty: Float[Array, ""] | float,
+    divergence: Float[Array, ""] | float,
+    target: float,
+    *,
+    tolerance: float = 0.1,
+    factor: float = 1.5,
+    least: float = 1e-4,
+    greatest: float = 1e4,
+) -> Float[Array, ""]:
+    """Return the penalty C of the next update.
+
+    Args:
+        penalty: C of this update.
+        divergence: mean divergence D that it led to.
+        target: what D should be, in the same units.
+        tolerance: half-width of the interval around the target in which C stays, as a share of it.
+        factor: by which C grows or shrinks, above 1.
+        least: lower limit of C.
+        greatest: upper limit of C.
+    """
+    grown = jnp.where(divergence > (1 + tolerance) * target, penalty * factor, penalty)
+    moved = jnp.where(divergence < (1 - tolerance) * target, penalty / factor, grown)
+    return jnp.clip(moved, least, greatest)
 
 
 def value_gradient(

@@ -50,13 +50,13 @@ class ImageDiffusionSpec:
             raise ValueError(f"kind must be one of {', '.join(COEFFICIENTS)}, got {self.kind!r}.")
         if self.coefficients is not None and len(self.coefficients) != 2:
             raise ValueError(f"coefficients must be two numbers, got {self.coefficients}.")
+        if not 0 < self.end < 1:
+            raise ValueError(f"sampling_end must lie in (0, 1), got {self.end}.")
+        self.process()
         if self.coefficients is not None and self.coefficients[0] > self.coefficients[1]:
             raise ValueError(
                 f"coefficients: smallest and largest, got {self.coefficients}; swap them."
             )
-        if not 0 < self.end < 1:
-            raise ValueError(f"sampling_end must lie in (0, 1), got {self.end}.")
-        self.process()
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> "ImageDiffusionSpec":

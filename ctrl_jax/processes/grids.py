@@ -116,8 +116,10 @@ def _reversed(process: LinearProcess, times: np.ndarray) -> Array:
 
 def _check(process: LinearProcess, steps: int, end: float | None) -> float:
     """Return `end`, or its default."""
-    if steps < 1 or steps != int(steps):
-        raise ValueError(f"steps must be a whole number of at least 1, got {steps!r}.")
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}.")
+    if steps != int(steps):
+        raise ValueError(f"steps must be a whole number, got {steps}.")
     if end is None:
         return 1e-3 * process.horizon
     if not 0 <= end < process.horizon:

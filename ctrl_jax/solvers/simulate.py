@@ -144,8 +144,10 @@ def _check(x_0, grid, given, save):
         raise ValueError(f'save must be "last" or "path", got {save!r}.')
     if grid.ndim != 1 or grid.shape[0] < 2:
         raise ValueError(f"grid must be a vector of at least two times, got shape {grid.shape}.")
-    if x_0.ndim < 1 or x_0.shape[0] == 0:
-        raise ValueError(f"x_0 must have a leading batch axis, not empty; got shape {x_0.shape}.")
+    if x_0.ndim < 1:
+        raise ValueError("x_0 must have a leading batch axis, got a scalar.")
+    if x_0.shape[0] == 0:
+        raise ValueError(f"x_0 must have at least one example, got shape {x_0.shape}.")
     if x_0.dtype not in (jnp.float32, jnp.float64):
         raise ValueError(
             f"x_0 must be float32 or float64, got {x_0.dtype}: times and sums of small steps lose "

@@ -63,7 +63,7 @@ def test_a_biased_gradient_is_found():
         (["--training-dimension", "3"], "one of the dimensions"),
         (["--dimensions", "0"], "dimensions: received 0"),
         (["--resume", "latest"], "not checkpointed"),
-        (["--precision", "bfloat16"], "float32 or float64"),
+        (["--precision", "bfloat16"], "this run is in float32"),
     ],
 )
 def test_mistakes_are_one_clear_line(options, expected, tmp_path, capsys):

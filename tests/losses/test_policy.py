@@ -80,7 +80,83 @@ def test_value_gradient_by_hand():
     np.testing.assert_allclose(slope, -gradient)
 
 
+def test_penalised_surrogates_by_hand():
+    log_ratio, advantage = jnp.log(jnp.asarray([1.1, 0.5])), jnp.asarray([2.0, -1.0])
+    kl = jnp.asarray([0.04, 0.0])
+    # -1.1 * 2 + 3 * .2 = -1.6;  -(.5)(-1) + 0 = .5
+    root = policy.sqrt_kl_surrogate(log_ratio, advantage, kl, penalty=3.0, epsilon=1e-12)
+    np.testing.assert_allclose(root, [-1.6, 0.5], rtol=1e-4)
+    # -2.2 + 3 * .04 = -2.08
+    linear = policy.linear_kl_surrogate(log_ratio, advantage, kl, penalty=3.0)
+    np.testing.assert_allclose(linear, [-2.08, 0.5], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("share", "moves"), [(0.9, True), (1.1, False)])
+def test_the_kink_of_the_root_holds_the_old_policy(share, moves):
+    """Policies N(m, 1), A = g (a - m_0): -E ratio A = -g m and sqrt(KL) = |m| / sqrt 2, so that the
+    old policy m = 0 is the minimiser exactly when C > sqrt(2) |g|."""
+    m, g = jnp.linspace(-0.5, 0.5, 1001), 0.8
+    mean_term = policy.sqrt_kl_surrogate(
+        jnp.zeros_like(m), g * m, m**2 / 2, penalty=share * 2**0.5 * g, epsilon=1e-10
+    )
+    best = m[jnp.argmin(mean_term)]
+    assert (abs(best) > 0.4) == moves
+    assert moves or abs(best) < 1e-3
+
+
+def test_the_root_has_a_gradient_at_the_old_policy():
+    slope = jax.grad(
+        lambda m: policy.sqrt_kl_surrogate(
+            jnp.zeros(1), jnp.zeros(1), (m**2 / 2)[None], penalty=5.0
+        ).sum()
+    )
+    np.testing.assert_array_equal(slope(0.0), 0.0)
+    # Away from the kink, d/dm C |m| / sqrt 2.
+    np.testing.assert_allclose(slope(1.0), 5 / 2**0.5, rtol=1e-4)
+
+
+def test_the_linear_penalty_leads_to_the_tilted_policy():
+    """At one state, A = q - gamma log pi with q = c a - a^2 / 2 and pi = N(m, s^2): the minimiser
+    of E[linear surrogate] + gamma KL over Gaussians is pi' ~ exp((q + C log pi) / (gamma + C))."""
+    c, m, s, gamma, penalty = 0.7, -0.2, 0.6, 0.1, 0.4
+    nodes, node_weights = np.polynomial.hermite_e.hermegauss(20)
+    node_weights = jnp.asarray(node_weights / node_weights.sum(), jnp.float32)
+
+    def objective(parameters):
+        mean, std = parameters[0], parameters[1]
+        a = mean + std * jnp.asarray(nodes, jnp.float32)  # E_pi ratio f = E_pi' f
+        log_old = -((a - m) ** 2) / (2 * s**2) - jnp.log(s)
+        kl = (std**2 + (mean - m) ** 2) / (2 * s**2) - jnp.log(std / s) - 0.5
+        advantage = c * a - a**2 / 2 - gamma * log_old
+        loss = policy.linear_kl_surrogate(
+            jnp.zeros_like(a), advantage, jnp.full_like(a, kl), penalty=penalty
+        )
+        return jnp.sum(node_weights * loss) + gamma * kl
+
+    precision = (1 + penalty / s**2) / (gamma + penalty)
+    best = jnp.asarray([(c + penalty * m / s**2) / (1 + penalty / s**2), precision**-0.5])
+    np.testing.assert_allclose(jax.grad(objective)(best), 0.0, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("divergence", "expected"),
+    [(0.0221, 6.0), (0.0219, 4.0), (0.0181, 4.0), (0.0179, 4 / 1.5), (0.0, 4 / 1.5)],
+)
+def test_adapt_penalty(divergence, expected):
+    found = jax.jit(lambda d: policy.adapt_penalty(4.0, d, 0.02))(jnp.asarray(divergence))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_the_penalty_keeps_its_limits():
+    assert float(policy.adapt_penalty(4.0, 1.0, 0.02, greatest=5.0)) == 5.0
+    np.testing.assert_allclose(policy.adapt_penalty(4.0, 0.0, 0.02, least=3.5), 3.5)
+
+
 LOSSES = {
+    "sqrt_kl_surrogate": lambda x, y, **k: policy.sqrt_kl_surrogate(x, y, x**2, penalty=0.5, **k),
+    "linear_kl_surrogate": lambda x, y, **k: policy.linear_kl_surrogate(
+        x, y, x**2, penalty=0.5, **k
+    ),
     "policy_gradient": lambda x, y, **k: policy.policy_gradient(x, y, **k),
     "clipped_surrogate": lambda x, y, **k: policy.clipped_surrogate(x, y, clip=0.2, **k),
     "value_gradient": lambda x, y, **k: policy.value_gradient(x[:, None], y[:, None], **k),

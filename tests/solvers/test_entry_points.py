@@ -127,7 +127,7 @@ MISTAKES = {
         r"x's shape \(3, 2\); it returned shape \(3, 1\)",
     ),
     "half precision": ({"x": jnp.ones((3, 2), jnp.bfloat16)}, "float32 or float64, got bfloat16"),
-    "an empty batch": ({"x": jnp.ones((0, 2))}, r"not empty; got shape \(0, 2\)"),
+    "an empty batch": ({"x": jnp.ones((0, 2))}, r"at least one example, got shape \(0, 2\)"),
     "a falling grid": ({"grid": jnp.linspace(0.9, 0.0, 4)}, "grid must increase"),
     "a grid past the data": ({"grid": jnp.linspace(0.0, 1.5, 4)}, r"\[0, horizon\] = \[0, 1.0\]"),
 }

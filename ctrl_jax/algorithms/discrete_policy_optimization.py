@@ -1,0 +1,130 @@
+r"""Policy gradient and PPO as discrete time does them, on the same simulator: baselines.
+
+The chain with step h has rewards r h and the discount e^{-\beta h}. Its generalised advantages,
+
+    A_i = \sum_k (e^{-\beta h} trace)^k (h \delta)_{i+k},                                   (1)
+
+forget at a rate per step, so that their memory in time is l = -h/log(trace) and vanishes with h;
+the critic's targets V + A have the same memory. Times are uniform along trajectories rather than
+discounted, and PPO standardises A, whose signal is of order h and its noise of order sqrt(h).
+Source: arXiv 1506.02438, 1707.06347; what becomes of them as h -> 0: arXiv 2305.18901.
+"""
+
+import dataclasses
+import math
+
+import jax.numpy as jnp
+import optax
+
+from ctrl_jax._typing import Model
+from ctrl_jax.algorithms.base import Algorithm
+from ctrl_jax.algorithms.continuous_control import (
+    DEFAULT_OCCUPATION,
+    ContinuousControl,
+    OccupationConfig,
+    PolicyUpdate,
+    make_continuous_control,
+)
+from ctrl_jax.algorithms.continuous_policy_gradient import gradient_update
+from ctrl_jax.algorithms.cppo import ProximalConfig, proximal_update
+
+
+def make_discrete_policy_gradient(
+    problem: ContinuousControl,
+    policy_model: Model,
+    value_model: Model,
+    optimizer: optax.GradientTransformation,
+    value_optimizer: optax.GradientTransformation,
+    *,
+    trace: float = 0.95,
+    occupation: OccupationConfig = DEFAULT_OCCUPATION,
+) -> Algorithm:
+    """Return the advantage actor-critic of discrete time, with the generalised advantages (1).
+
+    Args:
+        problem: what to control.
+        policy_model: ``apply(params, t, x)`` returns mean and std (batch, m).
+        value_model: ``apply(params, t, x)`` returns values (batch,).
+        optimizer: of the policy.
+        value_optimizer: of the critic.
+        trace: in (0, 1), decay per step.
+        occupation: gives the number of draws and of critic's steps; the rest is discrete time's.
+    """
+    update = gradient_update(policy_model, optimizer)
+    return make_continuous_control(
+        problem,
+        policy_model,
+        value_model,
+        optimizer,
+        value_optimizer,
+        _per_step(problem, update, standardise=False),
+        occupation=discrete_occupation(problem, trace, occupation),
+    )
+
+
+def make_discrete_ppo(
+    problem: ContinuousControl,
+    policy_model: Model,
+    value_model: Model,
+    optimizer: optax.GradientTransformation,
+    value_optimizer: optax.GradientTransformation,
+    *,
+    trace: float = 0.95,
+    clip: float = 0.2,
+    epochs: int = 10,
+    occupation: OccupationConfig = DEFAULT_OCCUPATION,
+) -> Algorithm:
+    """Return PPO with clipped ratios and standardised advantages (1); arguments as above.
+
+    Args:
+        problem: what to control.
+        policy_model: ``apply(params, t, x)`` returns mean and std (batch, m).
+        value_model: ``apply(params, t, x)`` returns values (batch,).
+        optimizer: of the policy, started afresh in every update.
+        value_optimizer: of the critic.
+        trace: in (0, 1), decay per step.
+        clip: half-width of the interval of the ratio.
+        epochs: optimiser steps per update.
+        occupation: gives the number of draws and of critic's steps; the rest is discrete time's.
+    """
+    config = ProximalConfig(penalty="clipped", clip=clip, epochs=epochs)
+    update = proximal_update(problem, policy_model, optimizer, config)
+    return make_continuous_control(
+        problem,
+        policy_model,
+        value_model,
+        optimizer,
+        value_optimizer,
+        _per_step(problem, update, standardise=True),
+        occupation=discrete_occupation(problem, trace, occupation),
+    )
+
+
+def discrete_occupation(
+    problem: ContinuousControl, trace: float, occupation: OccupationConfig
+) -> OccupationConfig:
+    """Return discrete time's way of making samples, with a memory that is fixed in steps.
+
+    Raises:
+        ValueError: trace is not in (0, 1).
+    """
+    if not 0 < trace < 1:
+        raise ValueError(f"trace must lie in (0, 1), got {trace}.")
+    return dataclasses.replace(
+        occupation,
+        occupation="uniform",
+        estimator="generalized",
+        value_loss="temporal_difference",
+        memory=-problem.dt / math.log(trace),
+    )
+
+
+def _per_step(problem: ContinuousControl, update: PolicyUpdate, *, standardise: bool):
+    def per_step(state, samples):
+        advantages = problem.dt * samples.advantages
+        if standardise:
+            centred = advantages - jnp.mean(advantages)
+            advantages = centred / (jnp.std(advantages) + 1e-8)
+        return update(state, samples._replace(advantages=advantages))
+
+    return per_step

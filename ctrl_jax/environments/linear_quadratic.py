@@ -1,0 +1,277 @@
+r"""Discounted linear-quadratic control with control in the noise: value, policy, gradient known.
+
+    dX = (A X + B a) dt + (C X + D a) dW,                                                 (1)
+    r(x, a) = -(M/2 x^2 + R x a + N/2 a^2 + P x + Q a),
+    \eta(\pi) = E \int_0^\infty e^{-\beta s} [r(X, a) - \gamma log \pi(a|X)] ds.
+
+With E = B + C D, \rho = \beta - 2A - C^2 and n = N - k_2 D^2 > 0 the optimum is
+
+    V*(x) = k_2 x^2/2 + k_1 x + k_0,  \pi* = N(((k_2 E - R) x + k_1 B - Q)/n, \gamma/n),  (2)
+    (E^2 + \rho D^2) k_2^2 + (M D^2 - 2 E R - \rho N) k_2 + R^2 - M N = 0 (smaller root),
+    k_1 = [-(k_2 E - R) Q/n - P] / [\beta - A - (k_2 E - R) B/n],
+    k_0 = [(k_1 B - Q)^2/(2n) + (\gamma/2) log(2 \pi \gamma/n)] / \beta.
+
+The policy N(K x + b, s^2) has the value v_2 x^2/2 + v_1 x + v_0 with
+
+    v_2 = (-M - 2RK - N K^2) / (\beta - 2(A + BK) - (C + DK)^2),                          (3)
+
+v_1 and v_0 likewise, and an occupation measure whose first two moments M_1, M_2 are as simple (4).
+The rate of advantage
+
+    q(x, a; \pi) = r + (A x + B a) V_x + (C x + D a)^2 V_xx/2 - \beta V                   (5)
+
+is quadratic in a, with curvature -nn = -(N - D^2 v_2), so the policy gradient (6) and the maximiser
+of E_{\pi'}[q - \gamma log \pi'] - C KL(\pi' || \pi), which is \pi' ~ exp((q + C log \pi)/(\gamma +
+C)) (7), are closed forms too. Source: arXiv 2305.18901; Wang, Zariphopoulou and Zhou 2020.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.core import Tracer
+from jaxtyping import Array, Bool, Float
+
+from ctrl_jax.environments.linear_gaussian import LinearGaussian
+from ctrl_jax.processes.arguments import require_positive
+
+Moments = tuple[Float[Array, ""] | float, Float[Array, ""] | float]
+"""First and second (raw) moment of the state."""
+
+
+class LinearQuadratic(eqx.Module):
+    """The control problem (1) in one dimension, with its exact solution.
+
+    Args:
+        A, B: drift per unit of state and of action, in 1 / time.
+        C, D: diffusion per unit of state and of action, in 1 / sqrt(time).
+        M, N, R: quadratic costs of the state, of the action, and of their product.
+        P, Q: linear costs of the state and of the action.
+        discount: beta, positive, in 1 / time.
+        temperature: gamma, positive, in units of the reward per nat.
+
+    Raises:
+        ValueError: discount, temperature or N is not positive; the problem has no finite optimum.
+    """
+
+    A: Float[Array, ""]
+    B: Float[Array, ""]
+    C: Float[Array, ""]
+    D: Float[Array, ""]
+    M: Float[Array, ""]
+    N: Float[Array, ""]
+    R: Float[Array, ""]
+    P: Float[Array, ""]
+    Q: Float[Array, ""]
+    discount: Float[Array, ""]
+    temperature: Float[Array, ""]
+
+    def __init__(self, A, B, C, D, M, N, R, P, Q, discount, temperature):
+        require_positive("LinearQuadratic", N=N, discount=discount, temperature=temperature)
+        self.A, self.B, self.C, self.D = (jnp.asarray(v, float) for v in (A, B, C, D))
+        self.M, self.N, self.R = (jnp.asarray(v, float) for v in (M, N, R))
+        self.P, self.Q = jnp.asarray(P, float), jnp.asarray(Q, float)
+        self.discount = jnp.asarray(discount, float)
+        self.temperature = jnp.asarray(temperature, float)
+        _check_solvable(self)
+
+    @property
+    def state_dimension(self) -> int:
+        """Dimension of the state, 1."""
+        return 1
+
+    @property
+    def action_dimension(self) -> int:
+        """Dimension of the action, 1."""
+        return 1
+
+    @property
+    def noise_dimension(self) -> int:
+        """Number of Brownian motions, 1."""
+        return 1
+
+    def drift(self, x: Float[Array, "batch 1"], action: Float[Array, "batch 1"]) -> Array:
+        """Return the drift (batch, 1)."""
+        return self.A * x + self.B * action
+
+    def diffusion(self, x: Float[Array, "batch 1"], action: Float[Array, "batch 1"]) -> Array:
+        """Return the diffusion matrix (batch, 1, 1)."""
+        return (self.C * x + self.D * action)[:, :, None]
+
+    def reward(self, x: Float[Array, "batch 1"], action: Float[Array, "batch 1"]) -> Array:
+        """Return the reward per unit of time, without the entropy bonus, shape (batch,)."""
+        return self._reward(x[:, 0], action[:, 0])
+
+    def optimal_value(self, x: Float[Array, "..."] | float) -> Float[Array, "..."]:
+        """Return V*(x) of (2) for x of shape (), (batch,) or (batch, 1)."""
+        return _evaluate(self._optimal_coefficients(), _scalar(x))
+
+    def optimal_policy(self, x: Float[Array, "..."] | float) -> tuple[Array, Array]:
+        """Return mean and variance of the optimal action, both of x's shape."""
+        x, best = jnp.asarray(x, float), self.optimal_linear_policy()
+        return best.slope * x + best.intercept, jnp.broadcast_to(jnp.square(best.std), x.shape)
+
+    def optimal_linear_policy(self) -> LinearGaussian:
+        """Return the optimal policy (2) by its parameters."""
+        k2, k1, _ = self._optimal_coefficients()
+        n = self.N - k2 * self.D**2
+        slope = (k2 * (self.B + self.C * self.D) - self.R) / n
+        return LinearGaussian(slope, (k1 * self.B - self.Q) / n, jnp.sqrt(self.temperature / n))
+
+    def policy_value(
+        self, policy: LinearGaussian, x: Float[Array, "..."] | float
+    ) -> Float[Array, "..."]:
+        """Return the value (3) of a linear-Gaussian policy at x, shaped as in `optimal_value`.
+
+        It is finite where the policy is `stable`; elsewhere the formula means nothing.
+        """
+        return _evaluate(self._coefficients(policy), _scalar(x))
+
+    def stable(self, policy: LinearGaussian) -> Bool[Array, "..."]:
+        """Return whether beta > 2(A + BK) + (C + DK)^2, so that the policy's value is finite."""
+        drift, noise = self.A + self.B * policy.slope, self.C + self.D * policy.slope
+        return jnp.asarray(self.discount > 2 * drift + noise**2)
+
+    def mean_value(self, policy: LinearGaussian, start_moments: Moments) -> Float[Array, "..."]:
+        """Return eta, the value (3) averaged over a start law of the given raw moments.
+
+        Parameters of one shape (...) are as many policies and give as many values.
+        """
+        v2, v1, v0 = self._coefficients(policy)
+        return v2 * start_moments[1] / 2 + v1 * start_moments[0] + v0
+
+    def occupation_moments(
+        self, policy: LinearGaussian, start_moments: Moments
+    ) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """Return the raw moments (4) of X at an independent time of law Exp(beta)."""
+        slope, intercept, std = policy
+        noise = self.C + self.D * slope
+        drift = self.A + self.B * slope
+        first = (self.discount * start_moments[0] + self.B * intercept) / (self.discount - drift)
+        linear = 2 * (self.B * intercept + noise * self.D * intercept) * first
+        constant = self.D**2 * (intercept**2 + std**2)
+        rate = self.discount - 2 * drift - noise**2
+        return first, (self.discount * start_moments[1] + linear + constant) / rate
+
+    def advantage_rate(
+        self,
+        policy: LinearGaussian,
+        x: Float[Array, "..."] | float,
+        action: Float[Array, "..."] | float,
+    ) -> Float[Array, "..."]:
+        """Return q(x, a) of (5) for a linear-Gaussian policy, in units of the reward per time."""
+        x, a = _scalar(x), _scalar(action)
+        v2, v1, v0 = self._coefficients(policy)
+        drift, noise = self.A * x + self.B * a, self.C * x + self.D * a
+        growth = drift * (v2 * x + v1) + noise**2 * v2 / 2
+        return self._reward(x, a) + growth - self.discount * _evaluate((v2, v1, v0), x)
+
+    def policy_gradient(self, policy: LinearGaussian, start_moments: Moments) -> LinearGaussian:
+        """Return the gradient (6) of eta in slope, intercept and std.
+
+        Args:
+            policy: where the gradient is taken.
+            start_moments: first and second raw moment of the start law.
+        """
+        first, second = self.occupation_moments(policy, start_moments)
+        curvature, slope, intercept = self._greedy(policy)
+        c1 = slope - curvature * policy.slope
+        c0 = intercept - curvature * policy.intercept
+        spread = self.temperature / policy.std - curvature * policy.std
+        return LinearGaussian(
+            (c1 * second + c0 * first) / self.discount,
+            (c1 * first + c0) / self.discount,
+            spread / self.discount,
+        )
+
+    def mirror_step(
+        self, policy: LinearGaussian, penalty: Float[Array, ""] | float
+    ) -> LinearGaussian:
+        """Return the maximiser (7) of the penalised rate, state by state; 0 is policy iteration.
+
+        Args:
+            policy: the old policy.
+            penalty: C >= 0, in units of the reward per time and nat.
+        """
+        curvature, slope, intercept = self._greedy(policy)
+        pull = penalty / jnp.square(jnp.asarray(policy.std, float))
+        precision = curvature + pull
+        return LinearGaussian(
+            (slope + pull * policy.slope) / precision,
+            (intercept + pull * policy.intercept) / precision,
+            jnp.sqrt((self.temperature + penalty) / precision),
+        )
+
+    def _reward(self, x, a):
+        quadratic = self.M / 2 * x**2 + self.R * x * a + self.N / 2 * a**2
+        return -(quadratic + self.P * x + self.Q * a)
+
+    def _greedy(self, policy):
+        """nn, and the coefficients of a x and a in q(x, a)."""
+        v2, v1, _ = self._coefficients(policy)
+        curvature = self.N - self.D**2 * v2
+        return curvature, v2 * (self.B + self.C * self.D) - self.R, v1 * self.B - self.Q
+
+    def _coefficients(self, policy):
+        slope, b, std = (jnp.asarray(v, float) for v in policy)
+        noise, drift = self.C + self.D * slope, self.A + self.B * slope
+        cost = self.M + 2 * self.R * slope + self.N * slope**2
+        v2 = -cost / (self.discount - 2 * drift - noise**2)
+        carried = (self.B + noise * self.D) * b * v2
+        v1 = carried - self.P - self.R * b - self.N * slope * b - self.Q * slope
+        v1 = v1 / (self.discount - drift)
+        entropy = self.temperature / 2 * jnp.log(2 * jnp.pi * jnp.e * std**2)
+        second = b**2 + std**2
+        v0 = (self.D**2 * v2 - self.N) / 2 * second + (self.B * v1 - self.Q) * b + entropy
+        return v2, v1, v0 / self.discount
+
+    def _quadratic_equation(self):
+        cross = self.B + self.C * self.D
+        rho = self.discount - 2 * self.A - self.C**2
+        linear = self.M * self.D**2 - 2 * cross * self.R - rho * self.N
+        return cross**2 + rho * self.D**2, linear, self.R**2 - self.M * self.N
+
+    def _optimal_coefficients(self):
+        a2, a1, a0 = self._quadratic_equation()
+        root = jnp.sqrt(a1**2 - 4 * a2 * a0)
+        # Two forms of the smaller root, each without cancellation on its side of a1 = 0.
+        left = a1 < 0
+        k2 = jnp.where(
+            left,
+            2 * a0 / jnp.where(left, root - a1, 1.0),
+            -(a1 + root) / jnp.where(left, 1.0, 2 * a2),
+        )
+        n = self.N - k2 * self.D**2
+        slope = (k2 * (self.B + self.C * self.D) - self.R) / n
+        k1 = (-slope * self.Q - self.P) / (self.discount - self.A - slope * self.B)
+        entropy = self.temperature / 2 * jnp.log(2 * jnp.pi * self.temperature / n)
+        return k2, k1, ((k1 * self.B - self.Q) ** 2 / (2 * n) + entropy) / self.discount
+
+
+def _scalar(x):
+    x = jnp.asarray(x, float)
+    return x[:, 0] if x.ndim == 2 else x
+
+
+def _evaluate(coefficients, x):
+    second, first, constant = coefficients
+    return second * x**2 / 2 + first * x + constant
+
+
+def _check_solvable(problem: LinearQuadratic) -> None:
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(problem)):
+        return
+    a2, a1, a0 = (float(c) for c in problem._quadratic_equation())
+    if a1**2 - 4 * a2 * a0 < 0 or (a1 >= 0 and a2 <= 0):
+        raise ValueError(
+            "LinearQuadratic: the problem has no finite optimum: its quadratic equation "
+            f"{a2:.4g} k^2 + {a1:.4g} k + {a0:.4g} has no admissible root; raise the discount or "
+            "the costs M and N."
+        )
+    k2, best = problem._optimal_coefficients()[0], problem.optimal_linear_policy()
+    if not float(problem.N - k2 * problem.D**2) > 0:
+        raise ValueError("LinearQuadratic: N - k2 D^2 must be positive; raise the cost N.")
+    if not bool(problem.stable(best)):
+        raise ValueError(
+            "LinearQuadratic: under the optimal policy the discount must exceed 2 (A + BK) + "
+            f"(C + DK)^2, got {float(problem.discount):.4g}; raise it."
+        )

@@ -1,0 +1,190 @@
+r"""Trading the spread of a pair of stocks, log wealth as reward: value and policy known.
+
+    dX = k (\theta - X) dt + \eta dW,                                                     (1)
+    dv/v = [h m(X) + r] dt + h \eta dW,   m(x) = k(\theta - x) + \eta^2/2 + \rho \sigma \eta,
+    \eta(\pi) = E \int_0^\infty e^{-\beta s} [log v_s - \gamma log \pi(h|X)] ds,
+
+X the log-spread, v the wealth, h the fraction of it held in the spread. The state is (log v, x).
+With c = k \theta + \eta^2/2 + \rho \sigma \eta,
+
+    \pi*(h|x) = N(m(x)/\eta^2, \gamma \beta/\eta^2),                                      (2)
+    V* = log v/\beta + \varphi_2 x^2/2 + \varphi_1 x + \varphi_0.
+
+The policy N(K x + b, s^2) has a value of the same form; with a_2 = -2kK - \eta^2 K^2,
+a_1 = K c - k b - \eta^2 K b and a_0 = b c + r - \eta^2 (b^2 + s^2)/2,
+
+    \varphi_2 = a_2/(\beta(\beta + 2k)),  \varphi_1 = (a_1/\beta + k \theta \varphi_2)/(\beta + k),
+    \varphi_0 = [a_0/\beta + (\gamma/2) log(2 \pi e s^2) + k \theta \varphi_1
+                 + \eta^2 \varphi_2/2]/\beta.                                             (3)
+
+Source: Mudchanatongsuk, Primbs and Wong 2008 (the market); arXiv 2305.18901 (the experiment).
+"""
+
+import equinox as eqx
+import jax.numpy as jnp
+from jax.core import Tracer
+from jaxtyping import Array, Float
+
+from ctrl_jax.environments.linear_gaussian import LinearGaussian
+from ctrl_jax.processes.arguments import require_positive
+
+
+class PairTrading(eqx.Module):
+    """The control problem (1) with its exact solution.
+
+    Args:
+        k: rate of mean reversion, positive, in 1 / time.
+        theta: level that the log-spread reverts to.
+        eta: volatility of the spread, positive, in 1 / sqrt(time).
+        sigma: volatility of the reference stock.
+        rho: correlation of the stock and the spread, in [-1, 1].
+        r: interest per unit of time.
+        discount: beta, positive, in 1 / time.
+        temperature: gamma, positive, in units of log wealth per nat.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+
+    k: Float[Array, ""]
+    theta: Float[Array, ""]
+    eta: Float[Array, ""]
+    sigma: Float[Array, ""]
+    rho: Float[Array, ""]
+    r: Float[Array, ""]
+    discount: Float[Array, ""]
+    temperature: Float[Array, ""]
+
+    def __init__(self, k, theta, eta, sigma, rho, r, discount, temperature):
+        require_positive("PairTrading", k=k, eta=eta, discount=discount, temperature=temperature)
+        if not isinstance(rho, Tracer) and not -1 <= float(rho) <= 1:
+            raise ValueError(f"PairTrading: rho must lie in [-1, 1], got {rho!r}.")
+        self.k, self.theta, self.eta = (jnp.asarray(v, float) for v in (k, theta, eta))
+        self.sigma, self.rho, self.r = (jnp.asarray(v, float) for v in (sigma, rho, r))
+        self.discount = jnp.asarray(discount, float)
+        self.temperature = jnp.asarray(temperature, float)
+
+    @property
+    def state_dimension(self) -> int:
+        """Dimension of the state (log v, x), 2."""
+        return 2
+
+    @property
+    def action_dimension(self) -> int:
+        """Dimension of the action h, 1."""
+        return 1
+
+    @property
+    def noise_dimension(self) -> int:
+        """Number of Brownian motions, 1."""
+        return 1
+
+    def excess(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Return m(x), what one unit of the spread earns per unit of time."""
+        return self._level() - self.k * x
+
+    def drift(self, x: Float[Array, "batch 2"], action: Float[Array, "batch 1"]) -> Array:
+        """Return the drift (batch, 2) of (log v, x)."""
+        h, spread = action[:, 0], x[:, 1]
+        growth = h * self.excess(spread) + self.r - self.eta**2 * h**2 / 2
+        return jnp.stack([growth, self.k * (self.theta - spread)], axis=1)
+
+    def diffusion(self, x: Float[Array, "batch 2"], action: Float[Array, "batch 1"]) -> Array:
+        """Return the diffusion matrix (batch, 2, 1): one noise moves wealth and spread."""
+        h = action[:, 0]
+        return self.eta * jnp.stack([h, jnp.ones_like(h)], axis=1)[:, :, None]
+
+    def reward(self, x: Float[Array, "batch 2"], action: Float[Array, "batch 1"]) -> Array:
+        """Return log v, shape (batch,)."""
+        del action
+        return x[:, 0]
+
+    def optimal_value(
+        self, log_v: Float[Array, "*batch"] | float, x: Float[Array, "*batch"] | float
+    ) -> Float[Array, "*batch"]:
+        """Return V* of (2) at log wealth and log-spread of one shape."""
+        return self.policy_value(self.optimal_linear_policy(), log_v, x)
+
+    def optimal_policy(self, x: Float[Array, "..."] | float) -> tuple[Array, Array]:
+        """Return mean and variance of the optimal fraction h at log-spread x, of x's shape."""
+        x = jnp.asarray(x, float)
+        variance = self.temperature * self.discount / self.eta**2
+        return self.excess(x) / self.eta**2, jnp.broadcast_to(variance, x.shape)
+
+    def optimal_linear_policy(self) -> LinearGaussian:
+        """Return the optimal policy (2) by its parameters."""
+        return LinearGaussian(
+            -self.k / self.eta**2,
+            self._level() / self.eta**2,
+            jnp.sqrt(self.temperature * self.discount) / self.eta,
+        )
+
+    def policy_value(
+        self,
+        policy: LinearGaussian,
+        log_v: Float[Array, "*batch"] | float,
+        x: Float[Array, "*batch"] | float,
+    ) -> Float[Array, "*batch"]:
+        """Return the value (3) of h ~ N(slope x + intercept, std^2), arguments as above."""
+        second, first, constant = self.value_coefficients(policy)
+        log_v, x = jnp.asarray(log_v, float), jnp.asarray(x, float)
+        return log_v / self.discount + second * x**2 / 2 + first * x + constant
+
+    def mean_value(
+        self,
+        policy: LinearGaussian,
+        mean_log_v: Float[Array, ""] | float,
+        start_moments: tuple[Float[Array, ""] | float, Float[Array, ""] | float],
+    ) -> Float[Array, ""]:
+        """Return eta for a start law of given mean log wealth and raw moments of the spread."""
+        second, first, constant = self.value_coefficients(policy)
+        spread = second * start_moments[1] / 2 + first * start_moments[0]
+        return mean_log_v / self.discount + spread + constant
+
+    def value_coefficients(self, policy: LinearGaussian) -> tuple[Array, Array, Array]:
+        """Return phi_2, phi_1 and phi_0 of (3)."""
+        K, b, std = (jnp.asarray(v, float) for v in policy)
+        beta, level, eta2 = self.discount, self._level(), self.eta**2
+        a2 = -2 * self.k * K - eta2 * K**2
+        a1 = K * level - self.k * b - eta2 * K * b
+        a0 = b * level + self.r - eta2 * (b**2 + std**2) / 2
+        second = a2 / (beta * (beta + 2 * self.k))
+        first = (a1 / beta + self.k * self.theta * second) / (beta + self.k)
+        entropy = self.temperature / 2 * jnp.log(2 * jnp.pi * jnp.e * std**2)
+        drift = self.k * self.theta * first + eta2 * second / 2
+        return second, first, (a0 / beta + entropy + drift) / beta
+
+    def occupation_moments(
+        self, start_moments: tuple[Float[Array, ""] | float, Float[Array, ""] | float]
+    ) -> tuple[Array, Array]:
+        """Return the raw moments of the log-spread at a time of law Exp(beta); no policy moves it.
+
+        Args:
+            start_moments: first and second raw moment of the spread's start law.
+        """
+        beta, pull = self.discount, self.k * self.theta
+        first = (beta * start_moments[0] + pull) / (beta + self.k)
+        second = (beta * start_moments[1] + 2 * pull * first + self.eta**2) / (beta + 2 * self.k)
+        return first, second
+
+    def policy_gradient(
+        self,
+        policy: LinearGaussian,
+        start_moments: tuple[Float[Array, ""] | float, Float[Array, ""] | float],
+    ) -> LinearGaussian:
+        """Return the gradient of eta in slope, intercept and std.
+
+        The rate of advantage is -(eta^2/(2 beta)) (h - m(x)/eta^2)^2 up to a function of x.
+        """
+        first, second = self.occupation_moments(start_moments)
+        eta2 = self.eta**2
+        c1, c0 = -self.k - eta2 * policy.slope, self._level() - eta2 * policy.intercept
+        scale = 1 / self.discount**2
+        return LinearGaussian(
+            scale * (c1 * second + c0 * first),
+            scale * (c1 * first + c0),
+            (self.temperature / policy.std - eta2 * policy.std / self.discount) / self.discount,
+        )
+
+    def _level(self):
+        return self.k * self.theta + self.eta**2 / 2 + self.rho * self.sigma * self.eta

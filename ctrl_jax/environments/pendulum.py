@@ -1,0 +1,92 @@
+r"""A pendulum with limited torque and noise: a control problem without closed form.
+
+State (angle \theta, 0 upright; velocity \omega), u = torque tanh(a):
+
+    d\theta = \omega dt,  d\omega = (g sin \theta - damping \omega + u) dt + noise dW,     (1)
+    r = cos \theta - 1 - \omega^2/10 - u^2/100 <= 0.                                       (2)
+
+A torque below g must swing the pendulum up in several goes. Feed networks `observe(x)`, in which
+angles one turn apart are one.
+"""
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ctrl_jax.processes.arguments import require_positive
+
+
+class Pendulum(eqx.Module):
+    """The control problem (1), (2).
+
+    Args:
+        gravity: g, positive, in 1 / time^2.
+        damping: positive, in 1 / time.
+        noise: positive, in 1 / time^(3/2).
+        torque: limit of the torque, positive, in 1 / time^2.
+        discount: beta, positive, in 1 / time.
+        temperature: gamma, positive, in units of the reward per nat.
+
+    Raises:
+        ValueError: an argument is not positive.
+    """
+
+    gravity: Float[Array, ""]
+    damping: Float[Array, ""]
+    noise: Float[Array, ""]
+    torque: Float[Array, ""]
+    discount: Float[Array, ""]
+    temperature: Float[Array, ""]
+
+    def __init__(
+        self, gravity=5.0, damping=0.2, noise=0.3, torque=3.0, discount=0.5, temperature=0.02
+    ):
+        arguments = {
+            "gravity": gravity,
+            "damping": damping,
+            "noise": noise,
+            "torque": torque,
+            "discount": discount,
+            "temperature": temperature,
+        }
+        require_positive("Pendulum", **arguments)
+        for name, value in arguments.items():
+            setattr(self, name, jnp.asarray(value, float))
+
+    @property
+    def state_dimension(self) -> int:
+        """Dimension of the state, 2."""
+        return 2
+
+    @property
+    def action_dimension(self) -> int:
+        """Dimension of the action, 1."""
+        return 1
+
+    @property
+    def noise_dimension(self) -> int:
+        """Number of Brownian motions, 1."""
+        return 1
+
+    def observe(self, x: Float[Array, "batch 2"]) -> Float[Array, "batch 3"]:
+        """Return (cos, sin, velocity), in which a full turn changes nothing."""
+        return jnp.stack([jnp.cos(x[:, 0]), jnp.sin(x[:, 0]), x[:, 1]], axis=1)
+
+    def drift(self, x: Float[Array, "batch 2"], action: Float[Array, "batch 1"]) -> Array:
+        """Return the drift (batch, 2)."""
+        pull = self.gravity * jnp.sin(x[:, 0]) - self.damping * x[:, 1]
+        return jnp.stack([x[:, 1], pull + self._torque(action)], axis=1)
+
+    def diffusion(self, x: Float[Array, "batch 2"], action: Float[Array, "batch 1"]) -> Array:
+        """Return the diffusion matrix (batch, 2, 1): noise moves the velocity only."""
+        del action
+        still = jnp.zeros_like(x[:, 0])
+        return jnp.stack([still, still + self.noise], axis=1)[:, :, None]
+
+    def reward(self, x: Float[Array, "batch 2"], action: Float[Array, "batch 1"]) -> Array:
+        """Return the reward (2) per unit of time, shape (batch,)."""
+        effort = self._torque(action) ** 2 / 100
+        return jnp.cos(x[:, 0]) - 1 - x[:, 1] ** 2 / 10 - effort
+
+    def _torque(self, action):
+        return self.torque * jnp.tanh(action[:, 0])

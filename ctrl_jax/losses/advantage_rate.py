@@ -1,0 +1,139 @@
+r"""The rate of advantage q in continuous time, estimated from one step or from a trajectory.
+
+With value V, discount beta and the step from x under action a to x',
+
+    q(x, a) = r + b . \nabla V + tr(\sigma \sigma^T \nabla^2 V)/2 - \beta V,                (1)
+    q_difference = r + (e^{-\beta h} V(x') - V(x)) / h,                                    (2)
+    q_pathwise = q_difference - \nabla V(x) . \sigma dW / h,                               (3)
+    q_gae = \sum_{k >= 0} e^{-(\beta + 1/l) k h} (h q_difference)_{i+k} / h.                (4)
+
+All have the mean q + O(h). The noise of (2) is \nabla V . \sigma dW/h, so its variance is
+|\sigma^T \nabla V|^2/h; (3) takes this martingale increment out and is left with
+tr(\sigma^T \nabla^2 V \sigma)(dW^2 - h)/(2h), whose variance does not grow. (4) needs the value
+less the longer its memory l (in units of time), and its variance is l |\sigma^T \nabla V|^2/(2 h^2)
+without the removal. Sums over all steps of a trajectory average the noise of (2) out again; draws
+of single transitions do not.
+
+Along trajectories time is the leading axis and rewards are rates. Source: arXiv 2305.18901,
+section 3; Jia and Zhou 2023 (JMLR 24, 161).
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+ValueFn = Callable[[Array], Array]
+"""``value(x)`` returns one value per state, (batch,) for x (batch, d)."""
+
+
+def difference_quotient(
+    value: Float[Array, "*batch"],
+    next_value: Float[Array, "*batch"],
+    reward: Float[Array, "*batch"],
+    *,
+    dt: Float[Array, ""] | float,
+    discount: Float[Array, ""] | float,
+) -> Float[Array, "*batch"]:
+    """Return (2).
+
+    Args:
+        value: V(x).
+        next_value: V(x').
+        reward: r(x, a), per unit of time.
+        dt: length h of the step.
+        discount: beta, in 1 / time.
+    """
+    return reward + (jnp.exp(-discount * dt) * next_value - value) / dt
+
+
+def pathwise(
+    value: Float[Array, "*batch"],
+    next_value: Float[Array, "*batch"],
+    reward: Float[Array, "*batch"],
+    martingale: Float[Array, "*batch"],
+    *,
+    dt: Float[Array, ""] | float,
+    discount: Float[Array, ""] | float,
+) -> Float[Array, "*batch"]:
+    r"""Return (3).
+
+    Args:
+        value: V(x).
+        next_value: V(x').
+        reward: r(x, a), per unit of time.
+        martingale: \nabla V(x) . \sigma dW, by `martingale_increment`.
+        dt: length h of the step.
+        discount: beta, in 1 / time.
+    """
+    plain = difference_quotient(value, next_value, reward, dt=dt, discount=discount)
+    return plain - martingale / dt
+
+
+def martingale_increment(
+    value_fn: ValueFn, x: Float[Array, "batch d"], increment: Float[Array, "batch d"]
+) -> tuple[Float[Array, " batch"], Float[Array, " batch"]]:
+    r"""Return V(x) and \nabla V(x) . \sigma dW, by one forward derivative.
+
+    Args:
+        value_fn: V.
+        x: states.
+        increment: \sigma(x, a) dW, what the noise moved.
+    """
+    return jax.jvp(value_fn, (x,), (increment,))
+
+
+def generalized(
+    rates: Float[Array, "steps batch"],
+    *,
+    dt: Float[Array, ""] | float,
+    discount: Float[Array, ""] | float,
+    memory: Float[Array, ""] | float,
+) -> Float[Array, "steps batch"]:
+    """Return (4) at every step of trajectories.
+
+    Args:
+        rates: (2) or (3) at every step. Those of later steps must include what the policy earns by
+            its entropy, or their mean is not zero.
+        dt: length h of the steps.
+        discount: beta, in 1 / time.
+        memory: l, in units of time; 0 returns `rates`.
+    """
+    memory = jnp.asarray(memory, rates.dtype)
+    inverse = jnp.where(memory > 0, 1 / jnp.maximum(memory, jnp.finfo(rates.dtype).tiny), jnp.inf)
+    decay = jnp.exp(-(discount + inverse) * dt)
+
+    def backwards(later, rate):
+        total = rate + decay * later
+        return total, total
+
+    return jax.lax.scan(backwards, jnp.zeros_like(rates[0]), rates, reverse=True)[1]
+
+
+def generator(
+    value_fn: ValueFn,
+    x: Float[Array, "batch d"],
+    drift: Float[Array, "batch d"],
+    diffusion: Float[Array, "batch d k"],
+    reward: Float[Array, " batch"],
+    *,
+    discount: Float[Array, ""] | float,
+) -> Float[Array, " batch"]:
+    """Return (1) exactly, from the known coefficients at (x, a): no noise and no step.
+
+    Args:
+        value_fn: V, twice differentiable.
+        x: states.
+        drift: b(x, a).
+        diffusion: sigma(x, a).
+        reward: r(x, a), per unit of time.
+        discount: beta, in 1 / time.
+    """
+    value, growth = jax.jvp(value_fn, (x,), (drift,))
+
+    def second_derivative(column):
+        return jax.jvp(lambda y: jax.jvp(value_fn, (y,), (column,))[1], (x,), (column,))[1]
+
+    curvature = jnp.sum(jax.vmap(second_derivative)(jnp.moveaxis(diffusion, 2, 0)), axis=0)
+    return reward + growth + curvature / 2 - discount * value

@@ -1,0 +1,36 @@
+r"""Gaussian policies with independent coordinates: density, divergence and entropy, per state.
+
+log \pi(a|x) = -\sum_j [(a_j - m_j)^2/(2 s_j^2) + log s_j + log(2 \pi)/2],             (1)
+KL(\pi' || \pi) = \sum_j [(s'_j^2 + (m'_j - m_j)^2)/(2 s_j^2) - log(s'_j/s_j) - 1/2],  (2)
+H(\pi) = \sum_j [log s_j + log(2 \pi e)/2].                                            (3)
+"""
+
+import math
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def log_prob(
+    mean: Float[Array, "*batch m"], std: Float[Array, "*batch m"], action: Float[Array, "*batch m"]
+) -> Float[Array, "*batch"]:
+    """Return the log-density (1) of the actions."""
+    square = ((action - mean) / std) ** 2
+    return -jnp.sum(square / 2 + jnp.log(std) + math.log(2 * math.pi) / 2, axis=-1)
+
+
+def kl(
+    mean: Float[Array, "*batch m"],
+    std: Float[Array, "*batch m"],
+    mean_old: Float[Array, "*batch m"],
+    std_old: Float[Array, "*batch m"],
+) -> Float[Array, "*batch"]:
+    """Return the divergence (2) of N(mean, std^2) from N(mean_old, std_old^2), in nats."""
+    ratio = std / std_old
+    shift = ((mean - mean_old) / std_old) ** 2
+    return jnp.sum((ratio**2 - 1 + shift) / 2 - jnp.log(ratio), axis=-1)
+
+
+def entropy(std: Float[Array, "*batch m"]) -> Float[Array, "*batch"]:
+    """Return the entropy (3), in nats."""
+    return jnp.sum(jnp.log(std) + math.log(2 * math.pi * math.e) / 2, axis=-1)

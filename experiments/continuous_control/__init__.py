@@ -1,0 +1,1 @@
+"""Policy optimisation in continuous time, against the step and against exact optima."""
