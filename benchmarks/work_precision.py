@@ -185,6 +185,8 @@ def plot(folder: Path) -> None:
 
 
 def _lines(axes, rows, cost, label):
+    from matplotlib.ticker import NullFormatter
+
     for number, name in enumerate((*SAMPLERS, ADAPTIVE)):
         own = [r for r in rows if r["process"] == "VP" and r["contender"] == name]
         points = sorted((cost(r), r["error"]) for r in own)
@@ -195,6 +197,7 @@ def _lines(axes, rows, cost, label):
         axes.plot(*zip(*points, strict=True), label=name, marker=marker, markersize=4, **style)
     axes.axhspan(0, NOISE, color="0.9")
     axes.set(xscale="log", yscale="log", xlabel=label, title="VP (grey: noise of the estimate)")
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _table(axes, rows):
