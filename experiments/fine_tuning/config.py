@@ -133,7 +133,7 @@ DEFAULT_UPDATE = UpdateConfig(trace=0.0, value_epochs=4, average_decay=0.9)
 class Config:
     """Fine-tune a diffusion model from preferences by continuous-time RL, its score as the action.
 
-    Source: arXiv 2409.08400. On 2 CPU cores the default takes under two minutes: it pre-trains a
+    Source: arXiv 2409.08400. On 2 CPU cores the default takes two to three minutes: it pre-trains a
     small model on the 8x8 digits of scikit-learn, learns a reward from 4096 preference pairs of an
     annotator who wants one class, and fine-tunes with PPO. Expected: success of at least 0.90 at a
     path KL of at most 1.5 times the ideal, diversity of at least 0.7 of real digits.
