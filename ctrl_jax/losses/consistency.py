@@ -25,6 +25,7 @@ from jaxtyping import Array, Float
 from ctrl_jax._typing import ScoreFn, expand
 from ctrl_jax.losses.weighting import weighted
 from ctrl_jax.processes import LinearProcess
+from ctrl_jax.solvers.stochastic_heun import heun_step
 
 
 def distillation(
@@ -93,13 +94,13 @@ def teacher_step(
     """
     if order not in (1, 2):
         raise ValueError(f"teacher_step: order must be 1 or 2, got {order!r}.")
-    (scale_t, std_t), (scale_s, std_s) = process.marginal(t), process.marginal(s)
-    y, width = x_t / expand(scale_t, x_t), expand(std_s / scale_s - std_t / scale_t, x_t)
-    noise = -expand(std_t, x_t) * score_fn(t, x_t)
     if order == 2:
-        x_s = expand(scale_s, x_t) * (y + width * noise)
-        noise = (noise - expand(std_s, x_t) * score_fn(s, x_s)) / 2
-    return expand(scale_s, x_t) * (y + width * noise)
+        return heun_step(process, score_fn, x_t, t, s)
+    (scale_t, std_t), (scale_s, std_s) = (
+        [expand(c, x_t) for c in process.marginal(time)] for time in (t, s)
+    )
+    change = std_s / scale_s - std_t / scale_t
+    return scale_s * (x_t / scale_t - change * std_t * score_fn(t, x_t))
 
 
 def _distance(prediction, target, huber, weights):

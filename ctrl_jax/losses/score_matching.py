@@ -14,7 +14,7 @@ where noise / std is minus the score of the kernel. In expectation they differ b
 
 and so have one gradient in the model; their variances and costs differ. (1) needs the score of the
 data and serves as a reference; (2) needs d products with the Jacobian, (3) one, (4) none. Weights
-lambda(t) are in `losses.time_weighting`, divergences in `losses.divergence`.
+lambda(t) are in `losses.time_weighting`, divergences in `solvers.divergence`.
 
 Source: Hyvarinen 2005 (2); Vincent 2011 (4); Song et al. 2019 (3); arXiv 2402.07487, section 4.
 """

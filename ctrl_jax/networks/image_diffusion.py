@@ -60,9 +60,8 @@ class ImageDiffusionSpec:
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> "ImageDiffusionSpec":
-        """Return the spec of a record that JSON has turned tuples into lists in."""
-        fields = {**record, "network": NCSNppConfig(**_with_tuples(record["network"]))}
-        return cls(**_with_tuples(fields))
+        """Return the spec of a record of plain values."""
+        return cls(**{**record, "network": NCSNppConfig(**record["network"])})
 
     @property
     def end(self) -> float:
@@ -118,7 +117,3 @@ class ImageDiffusionSpec:
         if self.network.fourier_scale is None:
             return 999 * jnp.asarray(t) / process.horizon
         return jnp.log(process.marginal(t).std)
-
-
-def _with_tuples(record: dict[str, Any]) -> dict[str, Any]:
-    return {name: tuple(v) if isinstance(v, list) else v for name, v in record.items()}

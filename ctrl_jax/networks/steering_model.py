@@ -54,11 +54,8 @@ class SteeringSpec:
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> "SteeringSpec":
-        """Return the spec of a record that JSON has turned tuples into lists in."""
-        tuples: dict[str, Any] = {
-            name: tuple(v) if isinstance(v, list) else v for name, v in record.items()
-        }
-        return cls(**tuples)
+        """Return the spec of a record of plain values."""
+        return cls(**record)
 
     def process(self) -> VP:
         """Return the forward process."""

@@ -22,6 +22,15 @@ def require_positive(owner: str, **values: float) -> bool:
     return len(concrete) == len(values)
 
 
+def require_end(end: float, horizon: float, *, zero: bool = False) -> None:
+    """Raise ValueError unless `end` lies in (0, horizon), or is zero where that is allowed."""
+    if not 0 <= end < horizon or (end == 0 and not zero):
+        bracket = "[" if zero else "("
+        raise ValueError(
+            f"end must lie in {bracket}0, horizon) = {bracket}0, {horizon}), got {end!r}."
+        )
+
+
 def constant(value: float | Array, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
     """Return `value` in the shape of t and in its type, or in the default one for integer times."""
     t = jnp.asarray(t)

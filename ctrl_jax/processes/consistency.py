@@ -32,6 +32,7 @@ from jaxtyping import Array, Float
 
 from ctrl_jax._typing import expand
 from ctrl_jax.processes import grids
+from ctrl_jax.processes.arguments import require_end
 from ctrl_jax.processes.linear import LinearProcess
 
 
@@ -57,8 +58,7 @@ def coefficients(
     Raises:
         ValueError: end is outside (0, horizon) or data_std is not positive.
     """
-    if not 0 < end < process.horizon:
-        raise ValueError(f"end must lie in (0, horizon) = (0, {process.horizon}), got {end!r}.")
+    require_end(end, process.horizon)
     if not data_std > 0:
         raise ValueError(f"data_std must be positive, got {data_std!r}.")
     t = jnp.asarray(t)
@@ -137,8 +137,7 @@ def level_times(
     Raises:
         ValueError: end is outside (0, horizon) or the power is not positive.
     """
-    if not 0 < end < process.horizon:
-        raise ValueError(f"end must lie in (0, horizon) = (0, {process.horizon}), got {end!r}.")
+    require_end(end, process.horizon)
     if not power > 0:
         raise ValueError(f"power must be positive, got {power!r}.")
     with jax.ensure_compile_time_eval():  # concrete under jit too

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ctrl_jax.processes.arguments import require_end
 from ctrl_jax.processes.linear import LinearProcess
 
 
@@ -122,6 +123,5 @@ def _check(process: LinearProcess, steps: int, end: float | None) -> float:
         raise ValueError(f"steps must be a whole number, got {steps}.")
     if end is None:
         return 1e-3 * process.horizon
-    if not 0 <= end < process.horizon:
-        raise ValueError(f"end must lie in [0, horizon) = [0, {process.horizon}), got {end}.")
+    require_end(end, process.horizon, zero=True)
     return end

@@ -124,7 +124,10 @@ def load_model(folder: str | os.PathLike[str]) -> SavedModel:
             f"version reads {FORMAT}; train it again, or use the version that wrote it"
         )
     try:
-        spec, shape = SPECS[record["kind"]].from_record(record["spec"]), tuple(record["shape"])
+        spec, shape = (
+            SPECS[record["kind"]].from_record(_tuples(record["spec"])),
+            tuple(record["shape"]),
+        )
         params_folder, notes, precision = (record[key] for key in ("params", "notes", "precision"))
     except (KeyError, TypeError) as error:
         raise ValueError(f"{folder / 'model.json'}: it describes no model ({error})") from error
@@ -138,6 +141,13 @@ def load_model(folder: str | os.PathLike[str]) -> SavedModel:
     with Checkpoints(folder / params_folder, read_only=True) as checkpoints:
         params = checkpoints.restore(target).state
     return SavedModel(spec, shape, params, precision, notes)
+
+
+def _tuples(value: Any) -> Any:
+    """Undo what JSON does to tuples."""
+    if isinstance(value, dict):
+        return {name: _tuples(item) for name, item in value.items()}
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
 
 
 def load(run: str | os.PathLike[str]) -> tuple[LinearProcess, ScoreFn]:

@@ -1,6 +1,6 @@
 """Samplers on diffrax solvers, the law of their steps, and Girsanov densities."""
 
-from ctrl_jax.solvers import girsanov, guidance, likelihood
+from ctrl_jax.solvers import divergence, girsanov, guidance, likelihood
 from ctrl_jax.solvers.adaptive import AdaptiveSamples, sample_adaptive
 from ctrl_jax.solvers.consistency import sample_consistency
 from ctrl_jax.solvers.dpm_solver import DPMSolverPP2M
@@ -31,6 +31,7 @@ __all__ = [
     "ReverseSolver",
     "StochasticHeun",
     "bits_per_dim",
+    "divergence",
     "gaussian_log_prob",
     "girsanov",
     "guidance",

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ctrl_jax._typing import ScoreFn
 from ctrl_jax.processes import LinearProcess
-from ctrl_jax.processes.arguments import require_positive
+from ctrl_jax.processes.arguments import require_end, require_positive
 
 
 class AdaptiveSamples(NamedTuple):
@@ -93,8 +93,7 @@ def flow(
     """
     require_positive("flow", tolerance=tolerance)
     end = 1e-3 * process.horizon if end is None else end
-    if not 0 <= end < process.horizon:
-        raise ValueError(f"end must lie in [0, horizon) = [0, {process.horizon}), got {end}.")
+    require_end(end, process.horizon, zero=True)
 
     def one(x, *condition):
         batched = [c[None] for c in condition]

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ctrl_jax.processes import LinearProcess
+from ctrl_jax.processes.arguments import require_end
 from ctrl_jax.solvers.paths import step_noise
 
 
@@ -45,8 +46,7 @@ def sample_consistency(
     Raises:
         ValueError: end is outside (0, horizon), or times is not a vector.
     """
-    if not 0 < end < process.horizon:
-        raise ValueError(f"end must lie in (0, horizon) = (0, {process.horizon}), got {end!r}.")
+    require_end(end, process.horizon)
     times = None if times is None else jnp.asarray(times)
     if times is not None and times.ndim != 1:
         raise ValueError(f"times must be a vector of forward times, got shape {times.shape}.")

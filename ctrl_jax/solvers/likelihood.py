@@ -16,6 +16,7 @@ Source: Song et al. 2021, section 4.3 and appendix D.2; Chen et al. 2018, eq. 8.
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Literal, NamedTuple
 
 import jax
@@ -26,6 +27,8 @@ from ctrl_jax._typing import ScoreFn
 from ctrl_jax.processes import LinearProcess
 from ctrl_jax.processes.arguments import require_positive
 from ctrl_jax.solvers.adaptive import solve
+from ctrl_jax.solvers.divergence import Field, exact, projected, rademacher
+from ctrl_jax.solvers.kernels import gaussian_log_prob
 
 
 class Settings(NamedTuple):
@@ -101,13 +104,13 @@ def log_likelihood(
         batched = [c[None] for c in condition]
 
         def score(t, y):
-            return score_fn(t, y[None], *batched)[0]
+            return score_fn(t, y, *batched)
 
         def field(r, state, args):
             t, (y, _) = begin + r, state
             half = process.diffusion(t) ** 2 / 2
-            value, trace = _score_and_divergence(score, t, y, probes)
-            return process.drift(t, y) - half * value, -half * trace
+            value, trace = _with_divergence(partial(score, t), y[None], probes)
+            return process.drift(t, y) - half * value[0], -half * trace[0]
 
         length, start = process.horizon - begin, (x, jnp.zeros((), x.dtype))
         return solve(field, start, length, settings.tolerance, None, settings.max_steps)
@@ -115,7 +118,8 @@ def log_likelihood(
     probes = None if key is None else _signs(key, settings.probes, x_0)
     (latent, change), steps, ok = jax.vmap(one, in_axes=(0, 1, 0))(x_0, probes, conditions)
     if prior_log_prob is None:
-        prior = _normal_log_prob(latent, process.prior_std().astype(latent.dtype))
+        std = process.prior_std().astype(latent.dtype)
+        prior = gaussian_log_prob(latent / std, std)
     else:
         prior = prior_log_prob(latent)
     growth = _log_growth(process, begin) + jnp.log(at_data)
@@ -139,22 +143,19 @@ def bits_per_dim(
     return -log_prob / (dimension * math.log(2)) - math.log2(bin_width)
 
 
-def _score_and_divergence(score, t, y, probes):
-    value, push = jax.linearize(lambda y: score(t, y), y)
+def _with_divergence(field: Field, y: Array, probes: Array | None) -> tuple[Array, Array]:
+    """Return the field and its divergence at a batch of one."""
     if probes is None:
-        basis = jnp.eye(y.size, dtype=y.dtype).reshape(y.size, *y.shape)
-        return value, jnp.sum(jax.vmap(push)(basis) * basis)
-    return value, jnp.sum(jax.vmap(push)(probes) * probes) / probes.shape[0]
+        return exact(field, y)
+    estimate = jax.vmap(lambda v: projected(field, y, v[None]), out_axes=(None, 0))
+    value, traces = estimate(probes)
+    return value, jnp.mean(traces, axis=0)
 
 
 def _signs(key: Array, probes: int, x: Array) -> Array:
+    """Return signs of shape (probes, batch, ...)."""
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(probes))
-    return jax.vmap(lambda k: jax.random.rademacher(k, x.shape, x.dtype))(keys)
-
-
-def _normal_log_prob(x: Array, std: Array) -> Array:
-    square = jnp.sum(jnp.square(x / std).reshape(x.shape[0], -1), axis=1)
-    return -square / 2 - x[0].size * (jnp.log(std) + math.log(2 * math.pi) / 2)
+    return jax.vmap(lambda k: rademacher(k, x))(keys)
 
 
 def _log_growth(process: LinearProcess, begin: float) -> Array:

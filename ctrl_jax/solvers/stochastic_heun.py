@@ -19,9 +19,10 @@ Source: Karras et al. 2022, algorithm 2 (there x is scaled and \sigma is time it
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
-from ctrl_jax.processes import LinearProcess, ReverseSDE
+from ctrl_jax._typing import ScoreFn, expand
+from ctrl_jax.processes import LinearProcess
 from ctrl_jax.solvers.paths import StepNoise
 from ctrl_jax.solvers.reverse_solver import ReverseSolver, noise_of, stepped
 
@@ -78,7 +79,7 @@ class StochasticHeun(ReverseSolver):
         t, t_next, x = process.horizon - t0, process.horizon - t1, y0
         if self.s_churn > 0 and noise is not None:
             t, x = self._churn(process, t, x, noise)
-        return stepped(y0, _heun(args, t, t_next, x))
+        return stepped(y0, heun_step(process, args.score_fn, x, t, t_next))
 
     def _churn(
         self, process: LinearProcess, t: Array, x: Array, noise: StepNoise
@@ -102,15 +103,32 @@ class StochasticHeun(ReverseSolver):
         return self.steps
 
 
-def _heun(sde: ReverseSDE, t: Array, t_next: Array, x: Array) -> Array:
-    (scale, std), (scale_next, std_next) = sde.process.marginal(t), sde.process.marginal(t_next)
+def heun_step(
+    process: LinearProcess,
+    score_fn: ScoreFn,
+    x: Float[Array, "batch ..."],
+    t: Float[Array, "*b"],
+    t_next: Float[Array, "*b"],
+) -> Float[Array, "batch ..."]:
+    """Return one step of Heun's method for (1), of second order in the noise-to-signal ratio.
+
+    Args:
+        process: the forward process.
+        score_fn: ``score_fn(t, x)``.
+        x: states, shape (batch, ...).
+        t: their forward times, of shape () or (batch,).
+        t_next: forward times of the result; zero where no noise shall be left.
+    """
+    (scale, std), (scale_next, std_next) = (
+        [expand(c, x) for c in process.marginal(time)] for time in (t, t_next)
+    )
     change = std_next / scale_next - std / scale
-    slope = -std * sde.score_fn(t, x)
+    slope = -std * score_fn(t, x)
     euler = scale_next * (x / scale + change * slope)
     # Where no noise is left the score may be singular: there Euler's step is the step.
     last = std_next == 0
-    t_next, end = jnp.where(last, t, t_next), jnp.where(last, x, euler)
-    correction = -std_next * sde.score_fn(t_next, end) - slope
+    t_next, end = jnp.where(last.reshape(t_next.shape), t, t_next), jnp.where(last, x, euler)
+    correction = -std_next * score_fn(t_next, end) - slope
     return euler + jnp.where(last, 0.0, scale_next * change / 2) * correction
 
 

@@ -11,10 +11,11 @@ from jaxtyping import Array, Float
 
 from ctrl_jax._typing import Model, expand
 from ctrl_jax.environments.mixture import Mixture
-from ctrl_jax.losses import divergence, score_matching, time_weighting
+from ctrl_jax.losses import score_matching, time_weighting
 from ctrl_jax.networks import MLP, as_model
 from ctrl_jax.processes import LinearProcess
 from ctrl_jax.processes.consistency import score_from_velocity
+from ctrl_jax.solvers import divergence
 
 OBJECTIVES = ("explicit", "implicit", "sliced", "sliced, plain", "denoising")
 

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from ctrl_jax.environments.mixture import Mixture
-from ctrl_jax.losses import divergence, score_matching, time_weighting
+from ctrl_jax.losses import score_matching, time_weighting
+from ctrl_jax.solvers import divergence
 from tests.processes.one_of_each import PROCESSES
 
 WEIGHTINGS = ("noise", "data", "velocity", "likelihood", "min_snr")

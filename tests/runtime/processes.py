@@ -30,7 +30,7 @@ def start_python(*args: str, **variables: str) -> subprocess.Popen[str]:
 def run_python(*args: str, **variables: str) -> tuple[int, str, str]:
     """Runs a Python process to its end: status, stdout, stderr."""
     process = start_python(*args, **variables)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=300)
     return process.returncode, out, err
 
 

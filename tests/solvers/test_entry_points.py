@@ -12,6 +12,7 @@ from ctrl_jax.solvers import (
     EulerMaruyama,
     ExponentialEuler,
     PredictorCorrector,
+    likelihood,
     log_likelihood,
     sample,
     sample_adaptive,
@@ -91,14 +92,9 @@ def test_a_ratio_of_noise_that_no_longer_grows_divides_nothing_by_zero():
 def test_the_corrector_ends_where_no_noise_is_left():
     process = VP(0.1, 5.0)
     score_fn = parameterisation.from_noise(process, lambda t, x: 0.9 * x)
-
-    def end(scale):
-        x = scale * jnp.ones((3, 2))
-        grid = grids.uniform(process, 8, end=0.0)
-        sde = process.reverse(score_fn)
-        return simulate(KEY, sde, x, grid, solver=PredictorCorrector()).states
-
-    assert bool(jnp.isfinite(end(1.0)).all())
+    grid, sde = grids.uniform(process, 8, end=0.0), process.reverse(score_fn)
+    states = simulate(KEY, sde, jnp.ones((3, 2)), grid, solver=PredictorCorrector()).states
+    assert bool(jnp.isfinite(states).all())
 
 
 def test_a_solver_of_both_kinds_is_told_which():
@@ -145,7 +141,5 @@ def test_mistakes_are_told_at_the_door(mistake):
     [({"begin": 1.5}, "begin"), ({"tolerance": -1.0}, "tolerance"), ({"probes": 0}, "probes")],
 )
 def test_settings_of_a_likelihood_are_checked(settings, message):
-    from ctrl_jax.solvers.likelihood import Settings
-
     with pytest.raises(ValueError, match=message):
-        log_likelihood(VP(), zero_score, jnp.ones((1, 1)), settings=Settings(**settings))
+        log_likelihood(VP(), zero_score, jnp.ones((1, 1)), settings=likelihood.Settings(**settings))

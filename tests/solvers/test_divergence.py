@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ctrl_jax.losses import divergence
+from ctrl_jax.solvers import divergence
 
 MATRIX = np.random.default_rng(0).normal(size=(6, 6)).astype(np.float32)
 
