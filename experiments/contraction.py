@@ -13,6 +13,7 @@ from ctrl_jax.runtime import command, open_run, prepare, state_digest, write_res
 from experiments.contractive import claims, data, learned, one_dimension, plots, report
 from experiments.contractive.claims import Claim
 from experiments.contractive.config import Config
+from experiments.contractive.family import PROCESSES
 from experiments.contractive.measurement import Measurement, find, write_csv
 
 NAME = "contraction"
@@ -68,6 +69,8 @@ def load_tasks(config: Config) -> dict[str, data.Task]:
         tasks["swiss_roll"] = data.swiss_roll(config.samples)
     if "images" in config.experiment:
         tasks["images"] = data.images(config.data, config.samples)
+    for task in tasks.values():  # a network that does not fit the images is refused here
+        learned.score_model(config, PROCESSES["vp"], task)
     return tasks
 
 

@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ctrl_jax.metrics.wasserstein import flatten_pair
+from ctrl_jax.processes.square_root import square_root
 
 
 def mmd(
@@ -60,7 +61,9 @@ def energy_distance(x: Float[Array, "n ..."], y: Float[Array, "m ..."]) -> Float
         ValueError: fewer than two points in a sample, or coordinates that differ in number.
     """
     x, y = _centred("energy_distance", x, y)
-    within_x, between, within_y = (-jnp.sqrt(_squares(a, b)) for a, b in ((x, x), (x, y), (y, y)))
+    within_x, between, within_y = (
+        -square_root(_squares(a, b)) for a, b in ((x, x), (x, y), (y, y))
+    )
     return _unbiased(within_x, between, within_y)
 
 
@@ -77,7 +80,7 @@ def mean_pairwise(x: Float[Array, "n ..."]) -> Float[Array, ""]:
         raise ValueError(f"mean_pairwise: at least two points are needed, got {x.shape[0]}.")
     flat = x.reshape(x.shape[0], -1)
     flat = flat - jnp.mean(flat, axis=0, keepdims=True)  # distances do not move, digits are kept
-    return _mean_off_diagonal(jnp.sqrt(_squares(flat, flat)))
+    return _mean_off_diagonal(square_root(_squares(flat, flat)))
 
 
 def _centred(owner: str, x: Array, y: Array) -> tuple[Array, Array]:

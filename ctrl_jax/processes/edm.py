@@ -25,6 +25,7 @@ from jaxtyping import Array, Float
 
 from ctrl_jax.processes.arguments import require_positive
 from ctrl_jax.processes.linear import LinearProcess, Marginal
+from ctrl_jax.processes.square_root import square_root
 
 
 class EDM(LinearProcess):
@@ -63,7 +64,7 @@ class EDM(LinearProcess):
 
     def diffusion(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
         """Return s sqrt(2 t)."""
-        return self._scale(t) * jnp.sqrt(2 * jnp.asarray(t))
+        return self._scale(t) * square_root(2 * jnp.asarray(t))
 
     def marginal(self, t: Float[Array, "*t"]) -> Marginal:
         """Return the scale s and the std s t."""

@@ -13,8 +13,9 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ctrl_jax.processes.arguments import constant, require_positive
+from ctrl_jax.processes.arguments import constant, require_bounded_growth, require_positive
 from ctrl_jax.processes.linear import LinearProcess, Marginal
+from ctrl_jax.processes.square_root import square_root
 
 
 class OU(LinearProcess):
@@ -47,7 +48,7 @@ class OU(LinearProcess):
     def marginal(self, t: Float[Array, "*t"]) -> Marginal:
         """Return a(t) = exp(-theta t) and the std."""
         exponent = self.theta * jnp.asarray(t)
-        spread = jnp.sqrt(-jnp.expm1(-2 * exponent))
+        spread = square_root(-jnp.expm1(-2 * exponent))
         return Marginal(jnp.exp(-exponent), self.prior_std() * spread)
 
     def prior_std(self) -> Float[Array, ""]:
@@ -64,7 +65,7 @@ class ContractiveOU(LinearProcess):
         horizon: T, in the process's unit of time.
 
     Raises:
-        ValueError: an argument is not positive.
+        ValueError: an argument is not positive, or the growth to the horizon overflows.
     """
 
     theta: float = 1.0
@@ -72,7 +73,9 @@ class ContractiveOU(LinearProcess):
     horizon: float = eqx.field(default=1.0, kw_only=True)
 
     def __check_init__(self):
-        require_positive("ContractiveOU", theta=self.theta, sigma=self.sigma, horizon=self.horizon)
+        given = {"theta": self.theta, "sigma": self.sigma, "horizon": self.horizon}
+        if require_positive("ContractiveOU", **given):
+            require_bounded_growth("ContractiveOU", 2 * self.theta * self.horizon)
 
     def contraction_rate(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
         """Return b = theta."""
@@ -85,7 +88,7 @@ class ContractiveOU(LinearProcess):
     def marginal(self, t: Float[Array, "*t"]) -> Marginal:
         """Return a(t) = exp(theta t) and the std."""
         exponent = self.theta * jnp.asarray(t)
-        spread = jnp.sqrt(jnp.expm1(2 * exponent))
+        spread = square_root(jnp.expm1(2 * exponent))
         return Marginal(jnp.exp(exponent), self.sigma / jnp.sqrt(2 * self.theta) * spread)
 
     def prior_std(self) -> Float[Array, ""]:

@@ -17,8 +17,10 @@ Source: Song et al. 2021; arXiv 2401.13115, section 3.
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ctrl_jax.processes.arguments import require_bounded_growth
 from ctrl_jax.processes.linear import Marginal
 from ctrl_jax.processes.schedules import NoiseSchedule, ScheduledProcess, linear_schedule
+from ctrl_jax.processes.square_root import square_root
 
 
 class SubVP(ScheduledProcess):
@@ -45,7 +47,7 @@ class SubVP(ScheduledProcess):
     def diffusion(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
         """Return sqrt(beta (1 - exp(-2B)))."""
         t = jnp.asarray(t)
-        return jnp.sqrt(self.schedule.rate(t) * -jnp.expm1(-2 * self.schedule.integral(t)))
+        return square_root(self.schedule.rate(t) * -jnp.expm1(-2 * self.schedule.integral(t)))
 
     def marginal(self, t: Float[Array, "*t"]) -> Marginal:
         """Return a(t) = exp(-B/2) and the std 1 - exp(-B)."""
@@ -67,10 +69,15 @@ class ContractiveSubVP(ScheduledProcess):
         horizon: T, in the process's unit of time.
 
     Raises:
-        ValueError: a rate or the horizon is not positive.
+        ValueError: a rate or the horizon is not positive, or the growth to the horizon overflows.
     """
 
     schedule: NoiseSchedule
+
+    def __check_init__(self):
+        require_bounded_growth(
+            "ContractiveSubVP", 2 * self.schedule.integral(jnp.asarray(self.horizon))
+        )
 
     def __init__(self, beta_min: float = 0.01, beta_max: float = 8.0, *, horizon: float = 1.0):
         self.schedule = linear_schedule(self, beta_min, beta_max, horizon)
@@ -82,7 +89,7 @@ class ContractiveSubVP(ScheduledProcess):
     def diffusion(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
         """Return sqrt(beta (exp(2B) - 1))."""
         t = jnp.asarray(t)
-        return jnp.sqrt(self.schedule.rate(t) * jnp.expm1(2 * self.schedule.integral(t)))
+        return square_root(self.schedule.rate(t) * jnp.expm1(2 * self.schedule.integral(t)))
 
     def marginal(self, t: Float[Array, "*t"]) -> Marginal:
         """Return a(t) = exp(B/2) and the std exp(B) - 1."""

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 
 from ctrl_jax.processes.arguments import constant, require_positive
 from ctrl_jax.processes.linear import LinearProcess, Marginal
+from ctrl_jax.processes.square_root import square_root
 
 
 class VE(LinearProcess):
@@ -60,7 +61,7 @@ class VE(LinearProcess):
     def marginal(self, t: Float[Array, "*t"]) -> Marginal:
         """Return a = 1 and the std of (1) or (2)."""
         exponent = self._log_ratio() * jnp.asarray(t) / self.horizon
-        growth = jnp.sqrt(jnp.expm1(2 * exponent)) if self.zero_start else jnp.exp(exponent)
+        growth = square_root(jnp.expm1(2 * exponent)) if self.zero_start else jnp.exp(exponent)
         return Marginal(jnp.ones_like(exponent), self.sigma_min * growth)
 
     def prior_std(self) -> Float[Array, ""]:

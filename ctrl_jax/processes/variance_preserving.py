@@ -13,8 +13,10 @@ Source: Song et al. 2021; arXiv 2402.07487, section 2; arXiv 2401.13115, section
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ctrl_jax.processes.arguments import require_bounded_growth
 from ctrl_jax.processes.linear import Marginal
 from ctrl_jax.processes.schedules import NoiseSchedule, ScheduledProcess, linear_schedule
+from ctrl_jax.processes.square_root import square_root
 
 
 class VP(ScheduledProcess):
@@ -45,7 +47,7 @@ class VP(ScheduledProcess):
     def marginal(self, t: Float[Array, "*t"]) -> Marginal:
         """Return a(t) = exp(-B/2) and the std sqrt(1 - exp(-B))."""
         integral = self.schedule.integral(jnp.asarray(t))
-        return Marginal(jnp.exp(-integral / 2), jnp.sqrt(-jnp.expm1(-integral)))
+        return Marginal(jnp.exp(-integral / 2), square_root(-jnp.expm1(-integral)))
 
     def prior_std(self) -> Float[Array, ""]:
         """Return 1."""
@@ -62,10 +64,13 @@ class ContractiveVP(ScheduledProcess):
         horizon: T, in the process's unit of time.
 
     Raises:
-        ValueError: a rate or the horizon is not positive.
+        ValueError: a rate or the horizon is not positive, or the growth to the horizon overflows.
     """
 
     schedule: NoiseSchedule
+
+    def __check_init__(self):
+        require_bounded_growth("ContractiveVP", self.schedule.integral(jnp.asarray(self.horizon)))
 
     def __init__(self, beta_min: float = 0.01, beta_max: float = 8.0, *, horizon: float = 1.0):
         self.schedule = linear_schedule(self, beta_min, beta_max, horizon)
@@ -81,7 +86,7 @@ class ContractiveVP(ScheduledProcess):
     def marginal(self, t: Float[Array, "*t"]) -> Marginal:
         """Return a(t) = exp(B/2) and the std sqrt(exp(B) - 1)."""
         integral = self.schedule.integral(jnp.asarray(t))
-        return Marginal(jnp.exp(integral / 2), jnp.sqrt(jnp.expm1(integral)))
+        return Marginal(jnp.exp(integral / 2), square_root(jnp.expm1(integral)))
 
     def prior_std(self) -> Float[Array, ""]:
         """Return the std sqrt(exp(B(T)) - 1) at the horizon."""

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 
 from ctrl_jax.processes import LinearProcess
 from ctrl_jax.processes.arguments import require_end
+from ctrl_jax.processes.square_root import square_root
 from ctrl_jax.solvers.paths import step_noise
 
 
@@ -85,4 +86,4 @@ def renoise(
     scale, std = process.marginal(t)
     scale_end, std_end = process.marginal(jnp.asarray(end, x_end.dtype))
     gain = scale / scale_end
-    return gain * x_end + jnp.sqrt(jnp.maximum(std**2 - (gain * std_end) ** 2, 0.0)) * noise
+    return gain * x_end + square_root(jnp.maximum(std**2 - (gain * std_end) ** 2, 0.0)) * noise

@@ -15,6 +15,7 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from ctrl_jax.processes import LinearProcess
+from ctrl_jax.processes.square_root import square_root
 from ctrl_jax.solvers.kernels import GaussianSolver, Kernel
 from ctrl_jax.solvers.reverse_solver import ReverseSolver, noise_of, stepped
 
@@ -43,8 +44,8 @@ class ExponentialEuler(GaussianSolver, ReverseSolver):
         scale_next, std_next = process.marginal(process.horizon - r_1)
         shrink = scale_next / scale
         added = jnp.maximum(1 - (std_next / (std * shrink)) ** 2, 0.0)
-        step_std = self.eta * std_next * jnp.sqrt(added)
-        kept = jnp.sqrt(jnp.maximum(std_next**2 - step_std**2, 0.0))
+        step_std = self.eta * std_next * square_root(added)
+        kept = square_root(jnp.maximum(std_next**2 - step_std**2, 0.0))
         return Kernel(shrink, shrink * std**2 - kept * std, step_std)
 
     def step(self, terms, t0, t1, y0, args, solver_state, made_jump):

@@ -23,6 +23,7 @@ from jaxtyping import Array, Float
 
 from ctrl_jax._typing import ScoreFn, expand
 from ctrl_jax.processes import LinearProcess
+from ctrl_jax.processes.square_root import square_root
 from ctrl_jax.solvers.paths import StepNoise
 from ctrl_jax.solvers.reverse_solver import ReverseSolver, noise_of, stepped
 
@@ -90,10 +91,9 @@ class StochasticHeun(ReverseSolver):
         chosen = (self.s_min <= ratio) & (ratio <= self.s_max)
         t_raised = jnp.where(chosen, raised, t)
         scale_raised, std_raised = process.marginal(t_raised)
-        # Where nothing is raised the root's argument is replaced, or its gradient is infinite.
-        added = (std_raised / scale_raised) ** 2 - ratio**2
-        moved = added > 0
-        added = jnp.where(moved, jnp.sqrt(jnp.where(moved, added, 1.0)), 0.0)
+        growth = jnp.maximum((std_raised / scale_raised) ** 2 - ratio**2, 0.0)
+        # Not by the growth itself, whose rounding errors have large roots.
+        added = square_root(jnp.where(t_raised > t, growth, 0.0))
         y = x / scale + self.s_noise * added * noise.noise
         return t_raised, scale_raised * y
 

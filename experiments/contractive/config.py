@@ -77,7 +77,7 @@ class Config:
     seeds: int = 4
     """Seeds of the sampler in one_dimension."""
 
-    learned_seeds: int = 2
+    learned_seeds: int = 5
     """Networks per process in swiss_roll and images, each trained and sampled with its own seed."""
 
     data: str | None = None
@@ -91,7 +91,7 @@ class Config:
 
     def updates(self) -> int:
         """Return the number of updates of each network."""
-        return self.run.steps or 1000
+        return self.run.steps or 2000
 
     def validate(self) -> None:
         """Raise ValueError for options that do not fit together."""
@@ -110,7 +110,20 @@ class Config:
         if self.data is not None and "images" not in self.experiment:
             rule = "it applies to images only"
             raise refuse("data", self.data, rule, "add --experiment images")
+        if set(self.experiment) == {"one_dimension"}:
+            self._refuse_options_of_learned()
         if self.network.architecture == "dit" and "swiss_roll" in self.experiment:
             rule = "a transformer over patches needs images"
             raise refuse("network.architecture", "dit", rule, "give --experiment images")
         check_small_run(self.run)
+
+    def _refuse_options_of_learned(self) -> None:
+        for name, given, default in (
+            ("steps", self.run.steps, None),
+            ("network", self.network, Network()),
+            ("learned_seeds", self.learned_seeds, Config.learned_seeds),
+            ("learned_solver_steps", self.learned_solver_steps, Config.learned_solver_steps),
+        ):
+            if given != default:
+                rule = "one_dimension has exact scores and trains nothing"
+                raise refuse(name, given, rule, "drop it, or add --experiment swiss_roll")

@@ -20,6 +20,7 @@ class Task(NamedTuple):
     Fields:
         name: of the experiment.
         train: examples (n, ...), centred.
+        centre: what was subtracted from them, of shape (...).
         std: standard deviation of a coordinate.
         distance: of samples (m, ...) on the host to held-out data.
         metric: its name.
@@ -30,6 +31,7 @@ class Task(NamedTuple):
 
     name: str
     train: jax.Array
+    centre: np.ndarray
     std: float
     distance: Callable[[np.ndarray], float]
     metric: str
@@ -51,7 +53,7 @@ def swiss_roll(samples: int) -> Task:
     angle = 1.5 * jnp.pi * (1 + 2 * (jnp.arange(4000) + 0.5) / 4000)
     curve = jnp.stack([angle * jnp.cos(angle), angle * jnp.sin(angle)], axis=1) / 10
     std = float(train.std())
-    return Task("swiss_roll", train, std, distance, "sliced W2", floor, curve, _BLUR)
+    return Task("swiss_roll", train, np.zeros(2), std, distance, "sliced W2", floor, curve, _BLUR)
 
 
 def _roll(number: int, seed: int) -> jax.Array:
@@ -87,4 +89,4 @@ def images(folder: str | None, samples: int) -> Task:
 
     floor = distance(train[:samples])
     std = float(train.std())
-    return Task("images", jnp.asarray(train), std, distance, "Frechet of pixels", floor)
+    return Task("images", jnp.asarray(train), centre, std, distance, "Frechet of pixels", floor)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import diffrax
 import numpy as np
+from scipy import stats
 
 from ctrl_jax._typing import ScoreFn
 from ctrl_jax.processes import LinearProcess, ReverseSDE
@@ -33,14 +34,25 @@ class Measurement:
     mean: float
     stderr: float
     """Standard error of the mean over seeds."""
+    seeds: int
+    """Independent repetitions behind mean and stderr."""
     bound: float | None = None
     """The bound of theorem 1 on W2, where the constants are known."""
 
 
-def over_seeds(values) -> tuple[float, float]:
-    """Return the mean of one value per seed and its standard error."""
+def over_seeds(values) -> tuple[float, float, int]:
+    """Return the mean of one value per seed, its standard error and the number of seeds."""
     values = np.asarray(values, np.float64)
-    return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values)))
+    return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values))), len(values)
+
+
+def margin(ours: Measurement, theirs: Measurement) -> float:
+    """Return the difference of two means that chance exceeds, on one side, once in 40 times.
+
+    Student's t with the fewer degrees of freedom of the two: at least Welch's.
+    """
+    seeds = min(ours.seeds, theirs.seeds)
+    return float(stats.t.ppf(0.975, seeds - 1) * np.hypot(ours.stderr, theirs.stderr))
 
 
 def reversal(

@@ -32,7 +32,7 @@ from experiments.contractive.measurement import SAMPLERS, Measurement, over_seed
 
 NAME, MEAN, STD = "one_dimension", 1.0, 0.5
 STARTS = ("exact", "prior")
-POINT, BIAS, POINT_STEPS = -1.0, 0.5, (50, 200, 1000)
+POINT, BIAS, POINT_STEPS, POINT_SEEDS = -1.0, 0.5, (50, 200, 1000), 32
 
 
 class Error(NamedTuple):
@@ -189,5 +189,5 @@ def _point_distances(config: Config, process, steps: int, bias: float) -> np.nda
         path = simulate(path_key, sde, x_0, grid, solver=EulerMaruyama(), remat=False)
         return jnp.sqrt(jnp.mean((jnp.clip(path.states, -2.0, 0.0) - POINT) ** 2))
 
-    keys = jax.random.split(jax.random.key(config.run.seed + 1), config.seeds)
+    keys = jax.random.split(jax.random.key(config.run.seed + 1), POINT_SEEDS)
     return np.asarray(jax.jit(jax.vmap(distance))(keys))

@@ -136,9 +136,8 @@ def draw_images(path: Path, found: Learned, task: Task) -> None:
     panels = {"data": np.asarray(task.train), **found.pictures}
     figure, axes = plt.subplots(len(panels), 1, figsize=(8, 0.75 * len(panels)))
     for axis, (name, images) in zip(axes, panels.items(), strict=True):
-        strip = np.concatenate(list(np.nan_to_num(images[:16])), axis=1)
-        low, high = np.quantile(panels["data"], [0.01, 0.99])
-        strip = np.clip((strip - low) / (high - low), 0, 1)
+        strip = np.concatenate(list(np.nan_to_num(images[:16]) + task.centre), axis=1)
+        strip = np.clip((strip + 1) / 2, 0, 1)
         axis.imshow(strip if strip.shape[-1] == 3 else strip[..., 0], cmap="gray")
         axis.set_ylabel(name, rotation=0, ha="right", fontsize=8)
         axis.set(xticks=[], yticks=[])

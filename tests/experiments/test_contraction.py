@@ -11,8 +11,9 @@ from ctrl_jax.runtime import command
 from experiments.contraction import main
 from experiments.contractive.config import Config
 
-TINY = """
---no-progress --solver-steps 12 --learned-solver-steps 4 --samples 64 --seeds 2 --steps 5
+TINY = ["--no-progress", "--solver-steps", "12", "--samples", "64", "--seeds", "2"]
+LEARNED = """
+--experiment images --learned-solver-steps 4 --learned-seeds 2 --steps 5
 --network.width 8 --network.depth 1 --network.batch 16
 """.split()  # noqa: SIM905
 
@@ -48,7 +49,7 @@ def test_learned_scores(tmp_path):
     """Images of one's own; their transported samples differ by Euler alone."""
     images = np.random.default_rng(0).uniform(-1, 1, (240, 4, 4, 1)).astype(np.float32)
     np.savez(tmp_path / "mine.npz", images=images)
-    results = run(tmp_path / "a", "--experiment", "images", "--data", "mine.npz")
+    results = run(tmp_path / "a", *LEARNED, "--data", "mine.npz")
     metrics = results["metrics"]
     assert metrics["claim/images/coordinates/holds"] == "yes"
     assert metrics["images/contractive sub-vp/own/prior/mean"] > 0
@@ -63,6 +64,10 @@ MISTAKES = {
     "data alone": (["--data", "x"], "add --experiment images"),
     "resume": (["--resume", "latest"], "not checkpointed"),
     "decay": (["--network.average-decay", "1"], "it must lie in [0, 1)"),
+    "nothing to train": (
+        ["--experiment", "one_dimension", "--steps", "5"],
+        "steps: received 5; one_dimension has exact scores",
+    ),
     "no such data": (["--experiment", "images", "--data", "nowhere"], "data: received"),
 }
 
