@@ -294,8 +294,9 @@ def _train(config, process, law, model, name, steps, every: int | None = None):
 
     key, params_key = jax.random.split(jax.random.key(config.run.seed))
     learner, errors = start_learner(model.init(params_key), optimizer), []
-    for keys in jax.random.split(key, (steps // every, every)):
-        learner, error = block(learner, keys)
+    keys = jax.random.split(key, steps)
+    for start in range(0, steps, every):
+        learner, error = block(learner, keys[start : start + every])
         errors.append(float(error))
     return learner.params, np.asarray(errors)
 

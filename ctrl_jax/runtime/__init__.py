@@ -13,6 +13,7 @@ from ctrl_jax.runtime.checks import (
     check_fraction,
     check_non_negative,
     check_positive,
+    check_unused,
     refuse,
 )
 from ctrl_jax.runtime.command import command, validate
@@ -65,6 +66,7 @@ __all__ = [
     "check_non_negative",
     "check_positive",
     "check_small_run",
+    "check_unused",
     "command",
     "enable_compilation_cache",
     "finished_steps",

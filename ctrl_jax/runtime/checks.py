@@ -7,6 +7,9 @@ of one line in the form `name: received value; rule; repair`.
 
 import math
 import numbers
+import operator
+from collections.abc import Iterable
+from typing import Any
 
 
 def refuse(name: str, value: object, rule: str, repair: str) -> ValueError:
@@ -22,6 +25,23 @@ def refuse(name: str, value: object, rule: str, repair: str) -> ValueError:
         The `ValueError`, not raised.
     """
     return ValueError(f"{name}: received {value!r}; {rule}; {repair}")
+
+
+def check_unused(config: Any, names: Iterable[str], rule: str, repair: str) -> None:
+    """Raises ValueError if one of these options of a config is not its default.
+
+    Args:
+        config: A dataclass that can be made without arguments.
+        names: The options that this run would ignore, "a.b" for field b of the group a.
+        rule: Why they would be ignored.
+        repair: What to do instead.
+    """
+    default = type(config)()
+    for name in names:
+        given, usual = (operator.attrgetter(name)(c) for c in (config, default))
+        if given != usual:
+            # The options of a run have no prefix on the command line.
+            raise refuse(name.removeprefix("run."), given, rule, repair)
 
 
 def _check_finite(name: str, value: object) -> float:

@@ -72,7 +72,8 @@ class Config:
     """Blocks of the networks."""
 
     samples: int = 8192
-    """Samples per number of evaluations."""
+    """Samples per number of evaluations, rounded up to as many whole sets as are compared at a
+    time."""
 
     run: Annotated[RunOptions, tyro.conf.arg(name="")] = dataclasses.field(
         default_factory=RunOptions

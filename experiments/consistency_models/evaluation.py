@@ -75,7 +75,7 @@ def evaluate_ddim(
 
 def _evaluate(task: Task, draw, params, times, number, seed) -> tuple[dict, np.ndarray]:
     """Return mean distances of `number` samples, drawn as many at a time as are compared."""
-    keys = jax.random.split(jax.random.key(seed + 77), max(number // task.number, 1))
+    keys = jax.random.split(jax.random.key(seed + 77), -(-number // task.number))
     draw = jax.jit(draw)
     parts = [np.asarray(draw(key, params, times)) for key in keys]
     found = [task.quality(part) for part in parts]

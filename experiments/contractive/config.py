@@ -5,7 +5,14 @@ from typing import Annotated, Literal
 
 import tyro
 
-from ctrl_jax.runtime import RunOptions, check_count, check_positive, check_small_run, refuse
+from ctrl_jax.runtime import (
+    RunOptions,
+    check_count,
+    check_positive,
+    check_small_run,
+    check_unused,
+    refuse,
+)
 
 Experiment = Literal["one_dimension", "swiss_roll", "images"]
 
@@ -111,19 +118,10 @@ class Config:
             rule = "it applies to images only"
             raise refuse("data", self.data, rule, "add --experiment images")
         if set(self.experiment) == {"one_dimension"}:
-            self._refuse_options_of_learned()
+            names = ("network", "learned_seeds", "learned_solver_steps", "run.steps")
+            rule = "one_dimension has exact scores and trains nothing"
+            check_unused(self, names, rule, "drop it, or add --experiment swiss_roll")
         if self.network.architecture == "dit" and "swiss_roll" in self.experiment:
             rule = "a transformer over patches needs images"
             raise refuse("network.architecture", "dit", rule, "give --experiment images")
         check_small_run(self.run)
-
-    def _refuse_options_of_learned(self) -> None:
-        for name, given, default in (
-            ("steps", self.run.steps, None),
-            ("network", self.network, Network()),
-            ("learned_seeds", self.learned_seeds, Config.learned_seeds),
-            ("learned_solver_steps", self.learned_solver_steps, Config.learned_solver_steps),
-        ):
-            if given != default:
-                rule = "one_dimension has exact scores and trains nothing"
-                raise refuse(name, given, rule, "drop it, or add --experiment swiss_roll")

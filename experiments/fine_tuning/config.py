@@ -13,6 +13,7 @@ from ctrl_jax.runtime import (
     check_fraction,
     check_non_negative,
     check_positive,
+    check_unused,
     refuse,
 )
 
@@ -125,7 +126,14 @@ class Optimisation:
         check_positive("optimisation.gradient_clip", self.gradient_clip)
 
 
-_OF_ONE_RUN = ("algorithm", "evaluation_solver_steps")
+_OF_ONE_RUN = ("algorithm", "evaluation_solver_steps", "evaluate_every", "checkpoint_every")
+_OF_THE_VALUE = (
+    "optimisation.warmup",
+    "optimisation.value_learning_rate",
+    "update.trace",
+    "update.value_epochs",
+    "update.value_minibatches",
+)
 DEFAULT_UPDATE = UpdateConfig(trace=0.0, value_epochs=4, average_decay=0.9)
 
 
@@ -236,8 +244,15 @@ class Config:
         if self.environment != "digits" and (self.data or self.reward):
             rule = f"--environment {self.environment} brings its own data and reward"
             raise refuse("data/reward", self.data or self.reward, rule, "leave one of them out")
+        if self.environment != "digits":
+            names = ("target_class", "model", "preferences", "pretraining")
+            rule = f"--environment {self.environment} has an exact score and a known reward"
+            check_unused(self, names, rule, "leave it out, or take --environment digits")
         if self.compare:
             self._refuse_what_a_comparison_ignores()
+        elif self.algorithm in ("ddpo", "dpok"):
+            rule = f"{self.algorithm} learns no value"
+            check_unused(self, _OF_THE_VALUE, rule, "leave it out, or take another --algorithm")
 
     def _refuse_what_a_comparison_ignores(self) -> None:
         if self.run.resume != "never":
@@ -246,8 +261,5 @@ class Config:
         if self.penalty == 0:
             rule = "a comparison is over penalties above zero"
             raise refuse("penalty", self.penalty, rule, "give a positive one")
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.name in _OF_ONE_RUN and value != field.default:
-                rule = "--compare runs every algorithm at one number of steps"
-                raise refuse(field.name, value, rule, "leave out this option or --compare")
+        rule = "--compare runs every algorithm at one number of steps, without checkpoints"
+        check_unused(self, _OF_ONE_RUN, rule, "leave out this option or --compare")

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -18,7 +19,7 @@ from experiments import sample
 from experiments.fine_tuning.config import Config
 from experiments.score_as_action import main
 from tests.algorithms.steering import EXACT
-from tests.experiments.tiny import TINY
+from tests.experiments.tiny import TINY, TINY_ANALYTIC
 from tests.runtime.processes import free_port, start_python
 
 REQUIRED = {
@@ -37,9 +38,9 @@ REQUIRED = {
 }
 
 
-def run(folder: Path, *options: str) -> dict:
+def run(folder: Path, *options: str, tiny: Sequence[str] = TINY) -> dict:
     os.chdir(folder.parent)
-    found = command(Config, main, [*TINY, "--out", str(folder), *options])
+    found = command(Config, main, [*tiny, "--out", str(folder), *options])
     return json.loads((found / "results.json").read_text())
 
 
@@ -117,7 +118,8 @@ SLOW = pytest.mark.slow
     ],
 )
 def test_other_algorithms(tmp_path, algorithm):
-    results = run(tmp_path / "a", "--algorithm", algorithm, "--environment", "gaussian")
+    options = ["--algorithm", algorithm, "--environment", "gaussian"]
+    results = run(tmp_path / "a", *options, tiny=TINY_ANALYTIC)
     command(sample.Config, sample.main, [str(tmp_path / "a"), "--number", "50"])
     assert np.load(tmp_path / "a" / "samples" / "samples.npz")["samples"].shape == (50, 1)
     assert results["metrics"]["w2/tilted"] > 0
@@ -158,7 +160,8 @@ def test_two_processes_do_what_two_devices_do(tmp_path, monkeypatch):
 
 @SLOW
 def test_comparison(tmp_path):
-    results = run(tmp_path / "a", "--compare", "--seeds", "2", "--environment", "gaussian")
+    options = ["--compare", "--seeds", "2", "--environment", "gaussian"]
+    results = run(tmp_path / "a", *options, tiny=TINY_ANALYTIC)
     metrics = results["metrics"]
     for name in ("ppo", "value_gradient", "policy_gradient", "ddpo", "dpok"):
         assert f"{name}/queries" in metrics and f"{name}/point=3/kl" in metrics
@@ -212,6 +215,8 @@ MISTAKES = {
     "reward that fails": (["--reward", f"{HERE}:failing"], "calling it on images fails"),
     "reward in numpy": (["--reward", f"{HERE}:numpy_reward"], "jax.numpy"),
     "data with an environment": (["--environment", "gaussian", "--data", "x.npz"], "its own data"),
+    "network of no use": (["--environment", "gaussian"], "has an exact score and a known reward"),
+    "value of no use": (["--algorithm", "ddpo"], "optimisation.warmup: received 1; ddpo learns no"),
     "network": (["--model.network", "dit", "--model.patch", "3"], "patch must divide"),
     "noise rate": (["--model.beta-max", "-1"], "beta_max must be a positive"),
 }
