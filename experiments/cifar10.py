@@ -32,7 +32,7 @@ from ctrl_jax.runtime.saved_models import save_model
 from experiments.fine_tuning.report import print_table
 from experiments.image_generation import plots
 from experiments.image_generation.config import TINY, Config
-from experiments.image_generation.data import load_images, make_tiny_set
+from experiments.image_generation.data import TINY_SHAPE, load_images, make_tiny_set
 from experiments.image_generation.evaluation import measure
 from experiments.image_generation.likelihood import mean_bits_per_dim
 from experiments.image_generation.sampling import make_sampler, to_floats
@@ -64,6 +64,8 @@ def main(config: Config) -> Path:
         return load_images(str(folder), config.optimisation.batch, options.likelihood)
 
     data = None if config.data is None else load(config.data)
+    spec, shape = config.spec(), TINY_SHAPE if data is None else data.train.shape[1:]
+    model = spec.model(shape, config.run.dtype)  # a network that does not fit is refused here
     run = open_run(
         NAME,
         dataclasses.asdict(config),
@@ -72,8 +74,6 @@ def main(config: Config) -> Path:
         seed=config.run.seed,
     )
     images, held_out = data or load(make_tiny_set(run.folder / "tiny-cifar-bin"))
-    spec, shape = config.spec(), images.shape[1:]
-    model = spec.model(shape, config.run.dtype)
     draw = make_sampler(config, model, shape, mesh)
     key = jax.random.key(config.run.seed + 1000)
 

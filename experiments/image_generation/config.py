@@ -13,6 +13,7 @@ from ctrl_jax.runtime import (
     check_positive,
     refuse,
 )
+from experiments.image_generation.data import TINY_HELD_OUT, TINY_IMAGES
 
 Kind = Literal["ve", "vp", "sub_vp", "contractive_sub_vp"]
 Solver = Literal["predictor_corrector", "ancestral", "euler_maruyama", "probability_flow"]
@@ -171,6 +172,14 @@ class Config:
         if self.tiny and self.data is not None:
             rule = "--tiny makes its own data"
             raise refuse("data", self.data, rule, "leave out one of them")
+        if self.tiny and self.optimisation.batch > TINY_IMAGES:
+            rule = f"--tiny makes {TINY_IMAGES} images"
+            value = self.optimisation.batch
+            raise refuse("optimisation.batch", value, rule, "give no more than that")
+        if self.tiny and self.evaluation.likelihood > TINY_HELD_OUT:
+            rule = f"--tiny makes {TINY_HELD_OUT} test images"
+            value = self.evaluation.likelihood
+            raise refuse("evaluation.likelihood", value, rule, "ask for no more than that")
         if not self.tiny and self.data is None:
             rule = "a folder of images is needed, and nothing is downloaded"
             raise refuse("data", None, rule, "give --data FOLDER, or --tiny for made images")

@@ -14,6 +14,8 @@ from ctrl_jax.runtime import load_folder, own_part, refuse
 from ctrl_jax.runtime.distributed import barrier
 from ctrl_jax.runtime.image_files import write_cifar10
 
+TINY_SHAPE, TINY_IMAGES, TINY_HELD_OUT = (32, 32, 3), 256, 64
+
 
 class Images(NamedTuple):
     """Images (n, h, w, 3) in [-1, 1] to train on, and held-out ones where they were asked for."""
@@ -48,18 +50,18 @@ def load_images(folder: str, batch: int, likelihood: int) -> Images:
     return Images(images, held_out[:likelihood])
 
 
-def make_tiny_set(folder: Path, number: int = 256) -> Path:
+def make_tiny_set(folder: Path) -> Path:
     """Write soft coloured discs on a shaded ground as CIFAR-10's binary files, once.
 
     The numbers are the same everywhere; process 0 writes, all wait.
     """
     if jax.process_index() == 0 and not (folder / "test_batch.bin").exists():
         folder.mkdir(parents=True, exist_ok=True)
-        images, labels = _discs(number)
-        half = number // 2
+        images, labels = _discs(TINY_IMAGES)
+        half = TINY_IMAGES // 2
         write_cifar10(folder / "data_batch_1.bin", images[:half], labels[:half])
         write_cifar10(folder / "data_batch_2.bin", images[half:], labels[half:])
-        write_cifar10(folder / "test_batch.bin", *_discs(number // 4, seed=1))
+        write_cifar10(folder / "test_batch.bin", *_discs(TINY_HELD_OUT, seed=1))
     barrier("tiny data set")
     return folder
 

@@ -174,9 +174,10 @@ MISTAKES = {
     "width": (["--tiny", "--network.width", "7"], "width must be even"),
     "dropout": (["--tiny", "--network.dropout", "1"], "dropout must lie in"),
     "learning rate": (["--tiny", "--optimisation.learning-rate", "nan"], "received nan"),
+    "levels": (["--tiny", "--network.multipliers", *"1" * 8], "8 resolutions need"),
     "process": (["--tiny", "--process", "edm"], "edm"),
-    "likelihood": (["--tiny", "--evaluation.likelihood", "65"], "holds 64 test images"),
-    "batch": (["--tiny", "--optimisation.batch", "257"], "fewer than a batch of 257"),
+    "likelihood": (["--tiny", "--evaluation.likelihood", "65"], "makes 64 test images"),
+    "batch": (["--tiny", "--optimisation.batch", "257"], "makes 256 images"),
 }
 
 
@@ -188,6 +189,7 @@ def test_mistakes_are_one_clear_line(mistake, tmp_path, capsys):
     printed = capsys.readouterr().err.strip().splitlines()
     assert stopped.value.code == 2
     assert len(printed) == 1 and printed[0].startswith("error: ") and expected in printed[0]
+    assert not (tmp_path / "a" / "config.json").exists()
 
 
 def test_the_defaults_are_those_of_the_paper_and_tiny_changes_them():

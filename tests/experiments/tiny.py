@@ -6,14 +6,12 @@ TINY_ANALYTIC = """
 """.split()  # noqa: SIM905
 """Where the score and the reward are known."""
 
-TINY = (
-    TINY_ANALYTIC
-    + """
+_LEARNED = """
 --update.value-epochs 1 --optimisation.warmup 1 --pretraining.steps 20 --pretraining.batch 32
 --preferences.pairs 50 --preferences.steps 10 --model.width 16 --model.depth 1 --evaluate-every 2
 --checkpoint-every 1
-""".split()
-)  # noqa: SIM905
+""".split()  # noqa: SIM905
+TINY = [*TINY_ANALYTIC, *_LEARNED]
 
 TINY_CIFAR10 = """
 --tiny --no-progress --steps 4 --optimisation.batch 8 --optimisation.warmup 1
