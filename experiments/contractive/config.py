@@ -62,7 +62,7 @@ class Config:
 
     Source: arXiv 2401.13115. one_dimension has exact scores with errors put in, so that the bound
     of theorem 1 can be drawn beside what was measured; swiss_roll and images train a network per
-    process. The default uses about 265 seconds of CPU time: some three minutes on 2 idle cores.
+    process. The default uses about 400 seconds of one core.
     """
 
     experiment: tuple[Experiment, ...] = ("one_dimension", "swiss_roll")

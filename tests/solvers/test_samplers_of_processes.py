@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from ctrl_jax.processes import (
+    EDM,
     OU,
     VE,
     VP,
@@ -40,6 +41,12 @@ PROCESSES = {
     "ContractiveVP": ContractiveVP(0.01, 8.0),
     "ContractiveSubVP": ContractiveSubVP(0.01, 8.0),
 }
+VARIANTS = {
+    "VE, blurred": VE(0.1, 10.0, zero_start=False),
+    "VP, cosine": VP.cosine(beta_max=50.0),
+    "EDM": EDM(10.0),
+    "EDM, contractive": EDM(10.0, 0.9),
+}
 ODE_SOLVERS = {"flow: Heun": diffrax.Heun(), "flow: Tsit5": diffrax.Tsit5()}
 SAMPLERS = SOLVERS | ODE_SOLVERS
 STEPS, BATCH, KEY = 16, 2000, jax.random.key(0)
@@ -51,7 +58,13 @@ every_sampler = pytest.mark.parametrize(
     "sampler",
     [pytest.param(name, marks=() if name in OURS else pytest.mark.slow) for name in SAMPLERS],
 )
-every_process = pytest.mark.parametrize("process", PROCESSES.values(), ids=list(PROCESSES))
+every_process = pytest.mark.parametrize(
+    "process",
+    [
+        *(pytest.param(process, id=name) for name, process in PROCESSES.items()),
+        *(pytest.param(p, id=name, marks=pytest.mark.slow) for name, p in VARIANTS.items()),
+    ],
+)
 
 # Error of mean and standard deviation, over the latter, that discretisation may leave where the law
 # of the chain is not known exactly; what is above it by 4.5 standard errors fails (false alarm
