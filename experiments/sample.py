@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import tyro
 
+from ctrl_jax.networks import SteeringSpec
 from ctrl_jax.processes import grids
 from ctrl_jax.runtime import check_count, command, refuse
 from ctrl_jax.runtime.saved_models import load_model
@@ -59,6 +61,9 @@ def main(config: Config) -> Path:
         "ddim": ExponentialEuler(eta=0.0),
         "euler_maruyama": EulerMaruyama(),
     }
+    # The analytic environments start from the law of noised nothing at the horizon.
+    at_horizon = model.process.marginal(jnp.asarray(model.process.horizon)).std
+    start_std = at_horizon if isinstance(model.spec, SteeringSpec) else None
     samples = sample(
         jax.random.key(config.seed),
         model.process,
@@ -66,6 +71,7 @@ def main(config: Config) -> Path:
         (config.number, *model.shape),
         grid=grids.quadratic(model.process, steps, end=model.spec.end),
         solver=solvers[config.solver],
+        start_std=start_std,
     )
     out.mkdir(parents=True, exist_ok=True)
     samples = np.asarray(samples, np.float32)

@@ -21,6 +21,7 @@ def sample(
     grid: Float[Array, " points"] | None = None,
     solver: diffrax.AbstractSolver | None = None,
     probability_flow: bool | None = None,
+    start_std: Float[Array, ""] | float | None = None,
     conditions: tuple[Array, ...] = (),
 ) -> Float[Array, "batch ..."]:
     """Draw samples by simulating the reversal of `process` from its prior.
@@ -36,6 +37,7 @@ def sample(
             default.
         probability_flow: whether the ODE is solved, not the SDE; by default with solvers that are
             for ODEs only. `diffrax.Euler` and `diffrax.Heun` serve both.
+        start_std: standard deviation of the start, `process.prior_std()` by default.
         conditions: arrays with leading axis batch, handed to `score_fn`.
 
     Returns:
@@ -49,5 +51,6 @@ def sample(
     if probability_flow is None:
         probability_flow = not isinstance(solver, SDE_SOLVERS)
     sde = sde.probability_flow() if probability_flow else sde
-    x_0 = process.prior_std() * jax.random.normal(start_key, shape)
+    start_std = process.prior_std() if start_std is None else start_std
+    x_0 = start_std * jax.random.normal(start_key, shape)
     return process.unscale(simulate(path_key, sde, x_0, grid, solver=solver).states)

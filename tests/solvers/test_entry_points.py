@@ -49,6 +49,13 @@ def test_sampling_starts_from_the_prior(start):
     assert abs(std / 53.8718 - 1) < 4.5 / np.sqrt(2 * 4000)
 
 
+def test_sampling_starts_from_another_std_where_one_is_given():
+    """The same z-test; `end` so near that nothing moves."""
+    grid = jnp.asarray([0.0, 1e-6])
+    x = sample(KEY, WIDE, zero_score, (4000, 1), grid=grid, start_std=2.0)
+    assert abs(float(jnp.std(x)) / 2 - 1) < 4.5 / np.sqrt(2 * 4000)
+
+
 def test_the_prior_of_a_likelihood_is_the_process_own():
     """Without a score the flow only scales: p(x) = N(a x; 0, prior^2) a, a = a(T) / a(begin)."""
     x = jnp.asarray([[0.0, 1.0], [3.0, -2.0]])
