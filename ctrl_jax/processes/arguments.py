@@ -1,6 +1,9 @@
 """Checks of scalar arguments at the door: which argument, what was received, the rule."""
 
+import dataclasses
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +11,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float
 
 
-def require_positive(owner: str, **values: float) -> bool:
+def require_positive(owner: str, **values: float | Array) -> bool:
     """Raise ValueError unless every concrete scalar is a positive finite number.
 
     Returns:
@@ -18,8 +21,25 @@ def require_positive(owner: str, **values: float) -> bool:
     for name, value in concrete.items():
         number = float(value)
         if not (math.isfinite(number) and number > 0):
-            raise ValueError(f"{owner}: {name} must be a positive finite number, got {value!r}.")
+            raise ValueError(f"{owner}: {name} must be a positive finite number, got {number:g}.")
     return len(concrete) == len(values)
+
+
+def require_unused(config: Any, names: Sequence[str], reason: str) -> None:
+    """Raise ValueError where a field that does not apply differs from its default.
+
+    Args:
+        config: a dataclass instance.
+        names: fields that nothing reads.
+        reason: what makes them useless, such as ``penalty='clipped'``.
+    """
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name in names and value != field.default:
+            raise ValueError(
+                f"{type(config).__name__}: {field.name} is not used with {reason}, got {value!r}; "
+                "leave it out."
+            )
 
 
 def require_end(end: float, horizon: float, *, zero: bool = False) -> None:
@@ -41,6 +61,11 @@ def require_bounded_growth(owner: str, exponent: float | Array) -> None:
             f"{owner}: variances grow by e^{float(exponent):.1f} up to the horizon and may reach "
             f"e^{largest:.1f}; shorten the horizon, lower the rate, or enable float64."
         )
+
+
+def real(value: Any) -> Array:
+    """Return a number, nested sequence or array as an array of the default real type."""
+    return jnp.asarray(value, float)
 
 
 def constant(value: float | Array, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
