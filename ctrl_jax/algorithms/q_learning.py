@@ -36,6 +36,7 @@ from ctrl_jax.algorithms.reward_direction import (
     Episodes,
     RewardDirection,
     advance,
+    penalty_rates,
     run_episodes,
 )
 
@@ -252,11 +253,9 @@ def _episode_metrics(problem: RewardDirection, episodes: Episodes, batch: Batch)
     The action's noise pays theta d/2 per unit of time whatever its mean, and is left out.
     """
     steps, moved = problem.coefficients(), episodes.transitions
-    squares = jnp.sum(
-        jnp.square(moved.scores - moved.actions).reshape(*moved.states.shape[:2], -1), axis=2
-    )
+    paid = penalty_rates(steps.rate, moved, moved.actions)
     noise = problem.temperature * moved.states[0, 0].size * jnp.sum(steps.dt) / 2
-    penalty = weighted_mean((steps.rate * steps.dt) @ squares, batch.weights) - noise
+    penalty = weighted_mean(steps.dt @ paid, batch.weights) - noise
     value = weighted_mean(episodes.values, batch.weights)
     reward = value / problem.weight
     spread = weighted_mean((episodes.values / problem.weight - reward) ** 2, batch.weights)

@@ -25,7 +25,12 @@ from jaxtyping import Array, Bool, Float
 
 from ctrl_jax._typing import Model, expand
 from ctrl_jax.algorithms.diffusion_control import Batch
-from ctrl_jax.algorithms.reward_direction import Coefficients, RewardDirection, Transition
+from ctrl_jax.algorithms.reward_direction import (
+    Coefficients,
+    RewardDirection,
+    Transition,
+    penalty_rates,
+)
 from ctrl_jax.losses import q_learning
 
 Estimator = Literal["difference", "pathwise", "gradient"]
@@ -96,7 +101,7 @@ def block_loss(
     q = q_learning.gaussian_rate(
         _square(moved.actions - means), rate, dimension, temperature=theta
     )
-    reward = -rate * _square(moved.scores - moved.actions)
+    reward = -penalty_rates(steps.rate, moved, moved.actions)
     last = along.values[-1]
     end_value = jnp.where(block.over, block.end_value, jax.lax.stop_gradient(last))
     later = jnp.concatenate([along.values[1:-1], end_value[None]])
@@ -106,7 +111,7 @@ def block_loss(
     if along.gradients is None or models.estimator != "gradient":
         actor = q_learning.moment(sums, q / theta)
     else:
-        pull = 2 * _over(steps.rate * steps.dt, means) * (moved.scores - means)
+        pull = _over(steps.rate * steps.dt, means) * (moved.scores + moved.twins - 2 * means)
         pull += _over(steps.kernel.action_gain, means) * along.gradients[1:]
         actor = -_inner(jax.lax.stop_gradient(pull), means)
     critic = q_learning.moment(sums, values)

@@ -16,6 +16,10 @@ stands for 2/lambda of `DiffusionControl`. The optimum is Gaussian with known co
 
 its end law the tilt p e^{w h/2}/Z for the SDE (not for the flow). Only the mean is to be learned.
 
+An estimate \hat s that is noisy pays for its variance in (2), g^2 tr Var(\hat s | x), which is
+steep in x where the points are few. `paired` takes two independent estimates and the product
+(\hat s - a) . (\hat s' - a), whose mean is |E \hat s - a|^2.
+
 On a grid a step is x' = state_gain x + action_gain a + std z (`solvers.kernels`), and g^2 dt in (2)
 and (3) is (action_gain/std)^2, which makes the penalty twice the divergence of the chain itself;
 for the flow, which has no such divergence, it is g^2 at the middle of the step.
@@ -70,6 +74,7 @@ class RewardDirection(eqx.Module):
         solver: `EulerMaruyama()` or `ExponentialEuler()`; on a flow their deterministic steps.
         probability_flow: whether the sampler is the ODE.
         start_std: standard deviation of the start law; the process's prior by default.
+        paired: whether the penalty is a product of two estimates, at twice their cost.
 
     Raises:
         ValueError: the grid does not increase, weight or temperature is not positive, or an SDE's
@@ -86,6 +91,7 @@ class RewardDirection(eqx.Module):
     solver: GaussianSolver = eqx.field(default_factory=ExponentialEuler)
     probability_flow: bool = eqx.field(default=False, static=True)
     start_std: Float[Array, ""] | float | None = None
+    paired: bool = eqx.field(default=False, static=True)
 
     def __check_init__(self):
         require_increasing("RewardDirection", self.grid)
@@ -151,12 +157,14 @@ class Transition(NamedTuple):
         states: before the step, (batch, ...) or (steps, batch, ...).
         actions: drawn from the policy.
         scores: estimated score.
+        twins: a second, independent estimate where the problem asks for one; else the same.
         noise: what the step added to its mean, std z.
     """
 
     states: Float[Array, "..."]
     actions: Float[Array, "..."]
     scores: Float[Array, "..."]
+    twins: Float[Array, "..."]
     noise: Float[Array, "..."]
 
 
@@ -181,6 +189,10 @@ def advance(
     """Take one step of every episode; `coefficients` are those of the step."""
     score_key, action_key, noise_key = jax.random.split(key, 3)
     score = problem.estimate(score_key, coefficients.time, x, *batch.conditions)
+    twin = score
+    if problem.paired:
+        twin_key = jax.random.fold_in(score_key, 1)
+        twin = problem.estimate(twin_key, coefficients.time, x, *batch.conditions)
     mean = policy.apply(params, coefficients.time, x, *batch.conditions)
     _check_shape("estimate", score, x)
     _check_shape("policy", mean, x)
@@ -188,7 +200,7 @@ def advance(
     action = mean + std * jax.random.normal(action_key, x.shape, x.dtype)
     noise = coefficients.kernel.std * jax.random.normal(noise_key, x.shape, x.dtype)
     moved = coefficients.kernel.mean(x, action) + noise
-    return moved, Transition(x, action, score, noise)
+    return moved, Transition(x, action, score, twin, noise)
 
 
 def run_episodes(
@@ -224,3 +236,11 @@ def _check_shape(name, value, x):
             f"{name} must return an array of x's shape {jnp.shape(x)}; it returned shape "
             f"{jnp.shape(value)}."
         )
+
+
+def penalty_rates(
+    rate: Float[Array, " k"], transitions: Transition, actions: Float[Array, "k batch ..."]
+) -> Float[Array, "k batch"]:
+    """Return g^2 |s - a|^2 of (2), per unit of time; of two estimates where there are two."""
+    first, second = transitions.scores - actions, transitions.twins - actions
+    return rate[:, None] * jnp.sum((first * second).reshape(*actions.shape[:2], -1), axis=2)

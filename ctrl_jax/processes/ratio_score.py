@@ -124,7 +124,7 @@ class DataPoints(eqx.Module):
         label = conditions[0]
         u = jax.random.uniform(key, shape)
         counts = self.counts[label][:, None]
-        within = jnp.minimum((u * counts).astype(jnp.int32), counts - 1)
+        within = jnp.minimum((u * counts.astype(u.dtype)).astype(jnp.int32), counts - 1)
         return self.points[self.starts[label][:, None] + within]
 
 
