@@ -23,7 +23,7 @@ def environment():
     return GaussianSteering(PROCESS, MEAN, VARIANCE, CURVATURE, TARGET, 2 / WEIGHT)
 
 
-def make_direction(steps: int, *, end: float = 1e-3, estimate=None, solver=None, **options):
+def make_direction(steps, *, end=1e-3, estimate=None, solver=None, grid=None, **options):
     """O4 on a log-SNR grid from N(0, v(T)), with the exact score unless an estimate is given."""
     env = environment()
     return RewardDirection(
@@ -31,7 +31,7 @@ def make_direction(steps: int, *, end: float = 1e-3, estimate=None, solver=None,
         estimate=estimate or known_score(lambda t, x, *conditions: env.score(t, x)),
         reward_fn=env.reward,
         shape=(1,),
-        grid=grids.log_snr(PROCESS, steps, end=end),
+        grid=grids.log_snr(PROCESS, steps, end=end) if grid is None else grid,
         weight=WEIGHT,
         temperature=TEMPERATURE,
         solver=solver or EulerMaruyama(),

@@ -4,14 +4,18 @@ What is learned is affine, so its law and its objective on the chain follow from
 sampling noise (`oracles.chains`). The score is exact here; estimates are in `test_q_estimates`.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from ctrl_jax.algorithms import Batch, QLearningConfig, make_q_learning
+from ctrl_jax._typing import Model
+from ctrl_jax.algorithms import Batch, QLearningConfig, RewardDirection, make_q_learning
 from ctrl_jax.algorithms.reward_direction import run_episodes
+from ctrl_jax.processes import grids
 from ctrl_jax.solvers import ExponentialEuler
 from tests.algorithms.directed import (
     FLOW_LIMIT,
@@ -24,14 +28,18 @@ from tests.algorithms.directed import (
     smooth_value,
 )
 from tests.algorithms.steering import (
+    CURVATURE,
     LIMIT,
     MEAN,
     ORACLE,
+    PROCESS,
     START_VARIANCE,
+    TARGET,
     VARIANCE,
     cosine,
     make_setting,
     one_prompt,
+    quadratic_value,
 )
 from tests.oracles import chains
 
@@ -150,34 +158,65 @@ def test_few_exponential_steps_on_sde_and_flow_are_consistent():
         np.testing.assert_allclose(steps.kernel.std**2, noise * spent, rtol=2e-2)
 
 
-UPDATES = 200
+UPDATES, UNIFORM = 200, 20
+
+
+class Point(NamedTuple):
+    """A policy, its exact value on the chain, and the exact gradient of w times the objective."""
+
+    problem: RewardDirection
+    policy: Model
+    value: Model
+    gradient: np.ndarray
+
+
+def exact_point():
+    """On a uniform grid the noise of the actions widens every step by the same 1 + theta dt / 2:
+    a chain with that noise and a penalty higher by as much has the same penalised objective."""
+    problem = make_direction(UNIFORM, grid=grids.uniform(PROCESS, UNIFORM, end=0.0))
+    times = np.asarray(problem.forward_times(), float)
+    plain = chains.euler_maruyama(ORACLE, times, MEAN, VARIANCE)
+    wider = 1 + TEMPERATURE * (times[0] - times[1]) / 2
+    chain = plain._replace(std=plain.std * np.sqrt(wider))
+    goal = chains.Goal(CURVATURE, TARGET, 2 / WEIGHT * wider)
+    start = {"slope": jnp.asarray([-0.1, 0.2]), "intercept": jnp.asarray([0.3, -0.1])}
+    policy = smooth_policy(environment().score, 1)._replace(init=lambda key: start)
+    tables = deviation_tables(problem, policy, start)
+    steps = problem.coefficients()
+    entropy = steps.dt * TEMPERATURE / 2 * jnp.log(jnp.pi * TEMPERATURE / steps.rate)
+    to_go = np.append(np.cumsum(np.asarray(entropy, float)[::-1])[::-1], 0.0)
+    c0, c1, c2 = (WEIGHT * c for c in chains.values(chain, goal, *tables))
+    value = quadratic_value(problem, (c0 + to_go, c1, c2))  # pyright: ignore
+    u = 2 * times[:-1] / PROCESS.horizon - 1
+    basis = np.stack([np.ones_like(u), u])
+    slopes = chains.objective_gradient(chain, goal, START_VARIANCE, *tables)
+    return Point(problem, policy, value, np.concatenate([WEIGHT * basis @ g for g in slopes]))
 
 
 @pytest.fixture(scope="module")
-def gradients():
-    """Updates of policy and value by each estimator at one point, over independent batches."""
-    problem = make_direction(24)
-    policy, value = smooth_policy(environment().score, 1), smooth_value(1)
-    start = {"slope": jnp.asarray([-0.1, 0.2]), "intercept": jnp.asarray([0.3, -0.1])}
-    wrong = {
-        "c0": jnp.asarray([-1.0, 0.2]),
-        "c1": jnp.asarray([1.0, -0.3]),
-        "c2": jnp.asarray([-0.4, 0.2]),
-    }
-    policy, value = policy._replace(init=lambda k: start), value._replace(init=lambda k: wrong)
+def point():
+    return exact_point()
+
+
+@pytest.fixture(scope="module")
+def updates(point):
+    """Updates of policy (four) and value by each estimator, over independent batches of 64."""
 
     def estimates(estimator):
         config = QLearningConfig(estimator=estimator)
-        algorithm = make_q_learning(problem, policy, value, optax.sgd(1.0), optax.sgd(1.0), config)
+        models = (point.problem, point.policy, point.value)
+        algorithm = make_q_learning(*models, optax.sgd(1.0), optax.sgd(1.0), config)
 
         def one(key):
-            moved, _ = algorithm.step(algorithm.init(key), one_prompt(64))
-            return jnp.concatenate(
-                [
-                    *(moved.policy.params[k] - start[k] for k in start),
-                    *(moved.value.params[k] - wrong[k] for k in wrong),
-                ]
+            start = algorithm.init(key)
+            moved, _ = algorithm.step(start, one_prompt(64))
+            policy, value = (
+                jax.tree.map(jnp.subtract, getattr(moved, name).params, getattr(start, name).params)
+                for name in ("policy", "value")
             )
+            # Of the value's tables, the sums over time.
+            sums = [jnp.sum(value[name]) for name in ("c0", "c1", "c2")]
+            return jnp.concatenate([policy["slope"], policy["intercept"], jnp.stack(sums)])
 
         keys = jax.random.split(jax.random.key(len(estimator)), UPDATES)
         return np.asarray(jax.jit(lambda k: jax.lax.map(one, k, batch_size=20))(keys), float)
@@ -185,24 +224,20 @@ def gradients():
     return {name: estimates(name) for name in ("difference", "pathwise", "gradient")}
 
 
-def test_removing_noise_moves_no_mean(gradients):
-    """Ten means each of pathwise and gradient against difference: |z| < 4.5, false alarm 1e-4."""
-    plain = gradients["difference"]
-    for name in ("pathwise", "gradient"):
-        other = gradients[name]
-        error = np.sqrt((plain.var(axis=0, ddof=1) + other.var(axis=0, ddof=1)) / UPDATES)
-        z = np.abs(plain.mean(axis=0) - other.mean(axis=0)) / error
-        assert (z < 4.5).all(), (name, z)
-    # The means are there to be told apart: the closed form knows the policy's to a few percent.
-    closed = gradients["gradient"][:, :4]
-    assert (np.abs(closed.mean(axis=0)) > 10 * closed.std(axis=0) / np.sqrt(UPDATES)).any()
+@pytest.mark.parametrize("name", ["difference", "pathwise", "gradient"])
+def test_the_mean_update_is_the_exact_gradient_at_the_exact_value(point, updates, name):
+    """And that of the value is zero: z-tests of seven means at |z| < 4.5, false alarm 5e-5."""
+    mean, error = updates[name].mean(axis=0), updates[name].std(axis=0) / np.sqrt(UPDATES)
+    exact = np.concatenate([point.gradient, np.zeros(3)])
+    assert (np.abs(mean - exact) < 4.5 * error).all(), (mean - exact) / error
+    assert (np.abs(point.gradient) > 10 * error[:4]).any(), "the test can tell it from zero"
 
 
-def test_removing_noise_removes_variance(gradients):
-    """The value's updates without the state's noise, the policy's without the action's."""
-    plain, pathwise, closed = (gradients[n].std(axis=0) for n in gradients)
-    assert (pathwise[4:] < 0.8 * plain[4:]).all()
-    assert (closed[:4] < 0.3 * plain[:4]).all()
+def test_removing_noise_removes_variance(updates):
+    """Of all updates the noise of the state, of the policy's that of the actions too."""
+    plain, pathwise, closed = (values.std(axis=0) for values in updates.values())
+    assert (pathwise < 0.7 * plain).all(), pathwise / plain
+    assert (closed[:4] < 0.7 * pathwise[:4]).all(), closed / pathwise
 
 
 BATCH = 8
