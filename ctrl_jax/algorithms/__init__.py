@@ -19,6 +19,8 @@ from ctrl_jax.algorithms.discrete_policy_optimization import (
     make_discrete_policy_gradient,
     make_discrete_ppo,
 )
+from ctrl_jax.algorithms.q_learning import QLearningConfig, QLearningState, make_q_learning
+from ctrl_jax.algorithms.reward_direction import RewardDirection, known_score
 from ctrl_jax.algorithms.reward_learning import Pairs, make_reward_learning
 from ctrl_jax.algorithms.score_as_action import (
     make_policy_gradient,
@@ -39,8 +41,12 @@ __all__ = [
     "OccupationConfig",
     "Pairs",
     "ProximalConfig",
+    "QLearningConfig",
+    "QLearningState",
+    "RewardDirection",
     "Rollout",
     "UpdateConfig",
+    "known_score",
     "make_consistency_training",
     "make_cpg",
     "make_cppo",
@@ -50,6 +56,7 @@ __all__ = [
     "make_dpok",
     "make_policy_gradient",
     "make_ppo",
+    "make_q_learning",
     "make_reward_learning",
     "make_score_pretraining",
     "make_value_gradient",

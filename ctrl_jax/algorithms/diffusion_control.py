@@ -72,13 +72,7 @@ class DiffusionControl(eqx.Module):
                 f"DiffusionControl: solver must take Gaussian steps with noise, got {self.solver}; "
                 "use EulerMaruyama() or ExponentialEuler(eta=1.0)."
             )
-        if not isinstance(self.grid, Tracer):
-            grid = np.asarray(self.grid)
-            if grid.ndim != 1 or grid.size < 2 or not (np.diff(grid) > 0).all():
-                raise ValueError(
-                    "DiffusionControl: grid must be a vector of at least two increasing times, "
-                    f"got shape {grid.shape}."
-                )
+        require_increasing("DiffusionControl", self.grid)
         if not isinstance(self.penalty, Tracer):
             penalty = float(self.penalty)
             if not (np.isfinite(penalty) and penalty >= 0):
@@ -166,7 +160,7 @@ def roll_out(
     actions, reference, kl = along_path(
         compare, kernel, times, path.states[:-1], path.states[1:], path.noise
     )
-    rewards = terminal_rewards(problem, path.states[-1], batch)
+    rewards = terminal_rewards(problem.reward_fn, path.states[-1], batch)
     return Rollout(
         path.states, path.noise, path.log_probs, actions, reference, kl, rewards, path.ok
     )
@@ -190,9 +184,21 @@ def along_path(function, *arrays, rows: int = 4096):
     return jax.lax.map(lambda inputs: function(*inputs), arrays, batch_size=together)
 
 
-def terminal_rewards(problem: DiffusionControl, x: Array, batch: Batch) -> Float[Array, " batch"]:
+def require_increasing(owner: str, grid: Float[Array, "..."]) -> None:
+    """Raise ValueError unless a concrete grid is a vector of at least two increasing times."""
+    if isinstance(grid, Tracer):
+        return
+    times = np.asarray(grid)
+    if times.ndim != 1 or times.size < 2 or not (np.diff(times) > 0).all():
+        raise ValueError(
+            f"{owner}: grid must be a vector of at least two increasing times, got shape "
+            f"{times.shape}."
+        )
+
+
+def terminal_rewards(reward_fn: RewardFn, x: Array, batch: Batch) -> Float[Array, " batch"]:
     """Return the rewards of end states, checked for shape."""
-    rewards = problem.reward_fn(x, *batch.conditions)
+    rewards = reward_fn(x, *batch.conditions)
     shape, expected = jnp.shape(rewards), (x.shape[0],)
     if shape != expected:
         raise ValueError(

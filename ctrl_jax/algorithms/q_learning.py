@@ -1,0 +1,269 @@
+r"""Little q-learning of a reward-directed sampler, with or without a pretrained score (2409.04832).
+
+One step: a batch of episodes under the current Gaussian policy, an estimate of the score at every
+state, and the moment updates of `q_residuals` for the mean of the policy and for the value. Both
+are learned from the same martingale, which holds under any behaviour policy, so a batch may be used
+for several updates (`epochs`) without importance ratios. With `online` the two are updated after
+every step of the episodes, as time goes on, and nothing is stored.
+
+The problem is `reward_direction.RewardDirection`. Its score is an estimate from data points, by
+default of the paper, or a function, and then this is a fine-tuner. All of a step is one pure
+function.
+"""
+
+import dataclasses
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Int
+
+from ctrl_jax._typing import Model
+from ctrl_jax.algorithms.base import (
+    Algorithm,
+    Learner,
+    apply_gradient,
+    move_average,
+    start_learner,
+    weighted_mean,
+)
+from ctrl_jax.algorithms.diffusion_control import Batch
+from ctrl_jax.algorithms.q_residuals import ActorCritic, Block, Estimator, block_loss
+from ctrl_jax.algorithms.reward_direction import (
+    Coefficients,
+    Episodes,
+    RewardDirection,
+    advance,
+    penalty_rates,
+    run_episodes,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class QLearningConfig:
+    """How a batch of episodes is used.
+
+    Args:
+        online: update after every step of the episodes, not after the last.
+        epochs: updates per batch of whole episodes; 1 for `online`.
+        estimator: which known noise is removed from the updates, `q_residuals`.
+        trace: in [0, 1], decay of (1) there; 0 for `online`.
+        average_decay: decay per step of the moving average of the policy's parameters; 0 for none.
+    """
+
+    online: bool = False
+    epochs: int = 1
+    estimator: Estimator = "gradient"
+    trace: float = 0.0
+    average_decay: float = 0.0
+
+    def __post_init__(self):
+        if self.epochs < 1:
+            raise ValueError(f"epochs must be at least 1, got {self.epochs}.")
+        if self.estimator not in ("difference", "pathwise", "gradient"):
+            raise ValueError(
+                f"estimator must be difference, pathwise or gradient, got {self.estimator!r}."
+            )
+        for name in ("trace", "average_decay"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}.")
+        if self.online and (self.epochs, self.trace) != (1, 0.0):
+            raise ValueError(
+                "online updates see each transition once: epochs must be 1 and trace 0, got "
+                f"{self.epochs} and {self.trace}."
+            )
+
+
+DEFAULT_Q_LEARNING = QLearningConfig()
+
+
+class QLearningState(NamedTuple):
+    """State of a run.
+
+    Fields:
+        key: PRNG key of the next step.
+        update: number of steps taken.
+        policy: parameters of the mean and their optimiser.
+        value: parameters of J and their optimiser.
+        average: moving average of the policy's parameters.
+        skipped: steps with an update that was not finite.
+        skipped_in_a_row: the same since the last finite one.
+    """
+
+    key: Array
+    update: Int[Array, ""]
+    policy: Learner
+    value: Learner
+    average: Any
+    skipped: Int[Array, ""]
+    skipped_in_a_row: Int[Array, ""]
+
+
+def make_q_learning(
+    problem: RewardDirection,
+    policy_model: Model,
+    value_model: Model,
+    optimizer: optax.GradientTransformation,
+    value_optimizer: optax.GradientTransformation,
+    config: QLearningConfig = DEFAULT_Q_LEARNING,
+) -> Algorithm:
+    """Return actor-critic little q-learning; its batch is a `Batch`.
+
+    Args:
+        problem: what is maximised.
+        policy_model: the mean of the action, ``apply(params, t, x, *conditions)``; after training
+            it is the score of the sampler.
+        value_model: J(t, x, *conditions), in units of w h, one value per example.
+        optimizer: of the policy.
+        value_optimizer: of the value.
+        config: how a batch is used.
+    """
+    models = ActorCritic(policy_model, value_model, config.estimator, config.trace)
+    learners = Learners(problem, models, optimizer, value_optimizer)
+    collect = learners.online if config.online else partial(learners.whole, epochs=config.epochs)
+
+    def init(key: Array) -> QLearningState:
+        key, policy_key, value_key = jax.random.split(key, 3)
+        # Every leaf is a buffer of its own, so that the state can be donated.
+        params = jax.tree.map(jnp.copy, policy_model.init(policy_key))
+        value_params = jax.tree.map(jnp.copy, value_model.init(value_key))
+        update, skipped, in_a_row = (jnp.zeros((), jnp.int32) + 0 for _ in range(3))
+        return QLearningState(
+            key=key,
+            update=update,
+            policy=start_learner(params, optimizer),
+            value=start_learner(value_params, value_optimizer),
+            average=jax.tree.map(jnp.copy, params),
+            skipped=skipped,
+            skipped_in_a_row=in_a_row,
+        )
+
+    def step(state: QLearningState, batch: Batch) -> tuple[QLearningState, dict[str, Array]]:
+        key, path_key = jax.random.split(state.key)
+        (policy, value), episodes, metrics = collect(path_key, state.policy, state.value, batch)
+        skipped = (metrics["update/finite"] < 1).astype(jnp.int32)
+        in_a_row = jnp.where(skipped > 0, state.skipped_in_a_row + 1, 0)
+        moved = QLearningState(
+            key=key,
+            update=state.update + 1,
+            policy=policy,
+            value=value,
+            average=move_average(state.average, policy.params, config.average_decay),
+            skipped=state.skipped + skipped,
+            skipped_in_a_row=in_a_row,
+        )
+        metrics |= {"update/skipped": moved.skipped, "update/skipped_in_a_row": in_a_row}
+        return moved, {**_episode_metrics(problem, episodes, batch), **metrics}
+
+    return Algorithm(init, step)
+
+
+class Learners(NamedTuple):
+    """The two ways from learners and a key to moved learners, episodes and metrics."""
+
+    problem: RewardDirection
+    models: ActorCritic
+    optimizer: optax.GradientTransformation
+    value_optimizer: optax.GradientTransformation
+
+    def whole(self, key: Array, policy: Learner, value: Learner, batch: Batch, *, epochs: int):
+        """Run whole episodes, then update `epochs` times on all of their transitions."""
+        episodes = run_episodes(key, self.problem, self.models.policy, policy.params, batch)
+        block = Block(
+            coefficients=self.problem.coefficients(),
+            transitions=episodes.transitions,
+            end=episodes.last,
+            end_time=self.problem.forward_times()[-1],
+            end_value=episodes.values,
+            over=jnp.asarray(True),
+        )
+
+        def body(learners, _):
+            return self.update(*learners, block, batch)
+
+        learners, history = jax.lax.scan(body, (policy, value), length=epochs)
+        return learners, episodes, _over_updates(history)
+
+    def online(self, key: Array, policy: Learner, value: Learner, batch: Batch):
+        """Update after every step of the episodes."""
+        start_key, path_key = jax.random.split(key)
+        x_0, times = self.problem.start(start_key, batch), self.problem.forward_times()
+
+        def body(carry, inputs):
+            x, learners = carry
+            step, coefficients, end_time = inputs
+            moved, transition = advance(
+                jax.random.fold_in(path_key, step),
+                self.problem,
+                self.models.policy,
+                learners[0].params,
+                coefficients,
+                x,
+                batch,
+            )
+            block = self.one_step(step, coefficients, transition, moved, end_time, batch)
+            learners, metrics = self.update(*learners, block, batch)
+            return (moved, learners), (transition, block.end_value, metrics)
+
+        inputs = (jnp.arange(self.problem.steps), self.problem.coefficients(), times[1:])
+        (last, learners), (transitions, values, history) = jax.lax.scan(
+            body, (x_0, (policy, value)), inputs
+        )
+        ok = jnp.isfinite(last).reshape(last.shape[0], -1).all(axis=1)
+        return learners, Episodes(transitions, last, values[-1], ok), _over_updates(history)
+
+    def one_step(self, step, coefficients: Coefficients, transition, end, end_time, batch) -> Block:
+        """Return the block of one step; the reward is asked for after the last one only."""
+        over = step == self.problem.steps - 1
+        ended = jax.lax.cond(
+            over,
+            lambda: self.problem.end_values(end, batch),
+            lambda: jnp.zeros(end.shape[0], end.dtype),
+        )
+        first = partial(jax.tree.map, lambda leaf: leaf[None])
+        return Block(first(coefficients), first(transition), end, end_time, ended, over)
+
+    def update(
+        self, policy: Learner, value: Learner, block: Block, batch: Batch
+    ) -> tuple[tuple[Learner, Learner], dict[str, Array]]:
+        """Take one optimiser step of policy and value on a block."""
+        params = (policy.params, value.params)
+        gradients, metrics = jax.grad(block_loss, has_aux=True)(
+            params, self.models, self.problem, block, batch
+        )
+        policy, policy_finite = apply_gradient(policy, gradients[0], self.optimizer)
+        value, value_finite = apply_gradient(value, gradients[1], self.value_optimizer)
+        finite: Bool[Array, ""] = policy_finite & value_finite
+        metrics["update/finite"] = finite.astype(metrics["residual/mean"].dtype)
+        metrics["policy/gradient_norm"] = optax.tree.norm(gradients[0])
+        metrics["value/gradient_norm"] = optax.tree.norm(gradients[1])
+        return (policy, value), metrics
+
+
+def _over_updates(history):
+    metrics = {name: jnp.mean(values) for name, values in history.items()}
+    return metrics | {"update/finite": jnp.min(history["update/finite"])}
+
+
+def _episode_metrics(problem: RewardDirection, episodes: Episodes, batch: Batch):
+    """Return the reward, the penalty that the actions paid, and flags.
+
+    The action's noise pays theta d/2 per unit of time whatever its mean, and is left out.
+    """
+    steps, moved = problem.coefficients(), episodes.transitions
+    paid = penalty_rates(steps.rate, moved, moved.actions)
+    noise = problem.temperature * moved.states[0, 0].size * jnp.sum(steps.dt) / 2
+    penalty = weighted_mean(steps.dt @ paid, batch.weights) - noise
+    value = weighted_mean(episodes.values, batch.weights)
+    reward = value / problem.weight
+    spread = weighted_mean((episodes.values / problem.weight - reward) ** 2, batch.weights)
+    return {
+        "reward/mean": reward,
+        "reward/std": jnp.sqrt(spread),
+        "penalty": penalty,
+        "objective": value - penalty,
+        "states/finite": jnp.all(episodes.ok | (batch.weights == 0)),
+        "reward/finite": jnp.all(jnp.isfinite(episodes.values) | ~episodes.ok),
+    }
