@@ -29,7 +29,7 @@ from ctrl_jax.runtime import (
     write_results,
 )
 from ctrl_jax.runtime.saved_models import save_model
-from experiments.fine_tuning.report import print_table
+from experiments.figures import draw_images
 from experiments.image_generation import plots
 from experiments.image_generation.config import TINY, Config
 from experiments.image_generation.data import TINY_SHAPE, load_images, make_tiny_set
@@ -37,6 +37,7 @@ from experiments.image_generation.evaluation import measure
 from experiments.image_generation.likelihood import mean_bits_per_dim
 from experiments.image_generation.sampling import make_sampler, to_floats
 from experiments.image_generation.training import train_score
+from experiments.tables import print_table
 
 NAME = "cifar10"
 CLAIM = (
@@ -130,7 +131,7 @@ def run_command(args: Sequence[str] | None = None) -> Path:
 
 def _draw(path: Path, samples: np.ndarray) -> None:
     if jax.process_index() == 0:
-        plots.draw_images(path, to_floats(samples))
+        draw_images(path, to_floats(samples))
 
 
 def _last_loss(run: Run) -> float | None:

@@ -34,7 +34,7 @@ from experiments.consistency_models.training import (
     score_model,
     train_consistency,
 )
-from experiments.fine_tuning.report import print_table
+from experiments.tables import print_table
 
 NAME = "consistency"
 CLAIM = (

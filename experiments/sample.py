@@ -15,7 +15,8 @@ from ctrl_jax.processes import grids
 from ctrl_jax.runtime import check_count, command, refuse
 from ctrl_jax.runtime.saved_models import load_model
 from ctrl_jax.solvers import EulerMaruyama, ExponentialEuler, sample
-from experiments.fine_tuning import plots
+from experiments.figures import draw_images
+from experiments.fine_tuning.plots import draw_histograms
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,10 +78,10 @@ def main(config: Config) -> Path:
     samples = np.asarray(samples, np.float32)
     if len(model.shape) == 3:
         np.savez(out / "samples.npz", images=samples)
-        plots.draw_images(out / "samples.png", samples)
+        draw_images(out / "samples.png", samples)
     else:
         np.savez(out / "samples.npz", samples=samples)
-        plots.draw_histograms(out / "samples.png", {"samples": samples[:, 0]})
+        draw_histograms(out / "samples.png", {"samples": samples[:, 0]})
     seconds = time.monotonic() - began
     print(f"{config.number} samples in {seconds:.1f} s: {out / 'samples.png'}, samples.npz")
     return out

@@ -32,7 +32,6 @@ from ctrl_jax.runtime import (
     state_digest,
     write_results,
 )
-from experiments.fine_tuning.report import print_table
 from experiments.score_objectives import plots
 from experiments.score_objectives.costs import measure
 from experiments.score_objectives.estimators import (
@@ -45,6 +44,7 @@ from experiments.score_objectives.estimators import (
     make_model,
     score_error,
 )
+from experiments.tables import print_table
 
 NAME = "score_matching"
 CLAIM = (

@@ -3,14 +3,9 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-import matplotlib
-import numpy as np
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
 from experiments.consistency_models.evaluation import LIMIT, Outcome
 from experiments.consistency_models.tasks import Task
+from experiments.figures import plt, save, tile
 
 COLOURS = {"ddim": "#D55E00", "distillation": "#0072B2", "training": "#009E73"}
 TITLES = {"ddim": "DDIM", "distillation": "distilled", "training": "from data alone"}
@@ -24,7 +19,7 @@ def draw_quality(path: Path, results: list[tuple[Task, Mapping[str, Outcome]]]) 
     for axis, (task, outcomes, measure) in zip(axes.flat, panels, strict=True):
         draw_panel(axis, task, outcomes, measure)
     axes[0][-1].legend(frameon=False, fontsize=9)
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_panel(axis, task: Task, outcomes: Mapping[str, Outcome], measure: str) -> None:
@@ -40,7 +35,6 @@ def draw_panel(axis, task: Task, outcomes: Mapping[str, Outcome], measure: str) 
     axis.set_xticks(steps, [str(n) for n in steps])
     axis.set(ylabel=measure, title=task.name.replace("_", " "))
     axis.minorticks_off()
-    axis.spines[["top", "right"]].set_visible(False)
 
 
 def draw_samples(path: Path, task: Task, outcomes: Mapping[str, Outcome]) -> None:
@@ -56,22 +50,7 @@ def draw_samples(path: Path, task: Task, outcomes: Mapping[str, Outcome]) -> Non
                 axis.plot(*outcome.samples[n].T, ".", markersize=2, color=COLOURS[name])
                 axis.set(xlim=(-2.4, 2.4), ylim=(-2.4, 2.4), aspect="equal")
             else:
-                axis.imshow(tile(outcome.samples[n][:36]), cmap="gray", vmin=-1, vmax=1)
+                axis.imshow(tile(outcome.samples[n][:36], columns=6), cmap="gray", vmin=-1, vmax=1)
             axis.set_title(f"{TITLES[name]}, {n}: {outcome.quality[n][measure]:.3g}", fontsize=9)
             axis.set(xticks=[], yticks=[])
-    _save(figure, path)
-
-
-def tile(images: np.ndarray) -> np.ndarray:
-    """Return images (n, h, w, 1) as one square picture with thin borders."""
-    side = int(len(images) ** 0.5)
-    padded = np.pad(images[: side**2, :, :, 0], ((0, 0), (1, 1), (1, 1)), constant_values=-1)
-    rows, columns = padded.shape[1:]
-    grid = padded.reshape(side, side, rows, columns)
-    return np.swapaxes(grid, 1, 2).reshape(side * rows, side * columns)
-
-
-def _save(figure, path: Path) -> None:
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    save(figure, path)

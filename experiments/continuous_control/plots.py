@@ -3,11 +3,9 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+from experiments.figures import plt, save
 
 COLOURS = {
     "cpg": "#0072B2",
@@ -45,7 +43,7 @@ def draw_curves(
         samples.set_xlabel("transitions used")
     np.atleast_1d(axes)[0].set_ylabel("suboptimality / starting gap")
     _legend_below(figure, np.atleast_1d(axes)[0])
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_steps(path: Path, ends: Mapping[str, Mapping[float, tuple[float, float]]]) -> None:
@@ -73,7 +71,7 @@ def draw_steps(path: Path, ends: Mapping[str, Mapping[float, tuple[float, float]
         ylabel="suboptimality / starting gap",
     )
     axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_variances(
@@ -91,7 +89,7 @@ def draw_variances(
         title="estimators of q at the exact value",
     )
     axis.legend(frameon=False)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _legend_below(figure, axis) -> None:
@@ -99,11 +97,3 @@ def _legend_below(figure, axis) -> None:
     figure.legend(
         handles, labels, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=4, frameon=False
     )
-
-
-def _save(figure, path: Path) -> None:
-    for axis in figure.axes:
-        axis.spines[["top", "right"]].set_visible(False)
-    figure.tight_layout()
-    figure.savefig(path, dpi=130, bbox_inches="tight")
-    plt.close(figure)

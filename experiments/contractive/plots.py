@@ -3,16 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 
 from experiments.contractive.data import Task
 from experiments.contractive.family import COLOURS, PROCESSES
 from experiments.contractive.learned import Learned
 from experiments.contractive.measurement import LEARNED_SAMPLERS, SAMPLERS, Measurement, find
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+from experiments.figures import plt, save
 
 KINDS = ("absolute", "noise", "relative")
 
@@ -30,7 +27,7 @@ def draw_errors(path: Path, found: Sequence[Measurement], steps: int) -> None:
     axes[0, 0].legend(frameon=False, fontsize=8, loc="upper left")
     axes[0, 0].set_ylim(8e-3, 30)
     figure.suptitle(f"exact scores with errors put in, {steps} Euler steps", fontsize=11)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _errors_of_kind(axis, found, steps: int, start: str, kind: str) -> None:
@@ -88,7 +85,7 @@ def draw_steps(path: Path, found: Sequence[Measurement]) -> None:
     for axis in axes[1]:
         axis.set_xlabel("steps")
     axes[0, 2].legend(frameon=False, fontsize=8, ncols=2)
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_distances(path: Path, found: Learned, task: Task, steps: Sequence[int]) -> None:
@@ -115,7 +112,7 @@ def draw_distances(path: Path, found: Learned, task: Task, steps: Sequence[int])
     axis.set(ylabel=f"{task.metric} to held-out data", yscale="log")
     axis.grid(alpha=0.25, axis="y")
     axis.legend(frameon=False, fontsize=8, ncols=2)
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_points(path: Path, found: Learned, task: Task) -> None:
@@ -128,7 +125,7 @@ def draw_points(path: Path, found: Learned, task: Task) -> None:
         axis.set_title(name, fontsize=10)
         axis.set(xlim=(-1.8, 1.8), ylim=(-1.8, 1.8), xticks=(-1, 0, 1), aspect="equal")
     figure.suptitle("ancestral samples at the largest number of steps", fontsize=11)
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_images(path: Path, found: Learned, task: Task) -> None:
@@ -141,10 +138,4 @@ def draw_images(path: Path, found: Learned, task: Task) -> None:
         axis.imshow(strip if strip.shape[-1] == 3 else strip[..., 0], cmap="gray")
         axis.set_ylabel(name, rotation=0, ha="right", fontsize=8)
         axis.set(xticks=[], yticks=[])
-    _save(figure, path)
-
-
-def _save(figure, path: Path) -> None:
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    save(figure, path)

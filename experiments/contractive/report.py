@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from rich.console import Console
 from rich.table import Table
 
 from experiments.contractive.claims import REPORTED_IMAGES, REPORTED_SWISS_ROLL, Claim
@@ -10,6 +9,7 @@ from experiments.contractive.data import Task
 from experiments.contractive.family import PROCESSES
 from experiments.contractive.learned import Learned
 from experiments.contractive.measurement import LEARNED_SAMPLERS, Measurement, find
+from experiments.tables import console
 
 KINDS = ("absolute", "noise", "relative")
 
@@ -25,7 +25,7 @@ def print_one_dimension(found: Sequence[Measurement], steps: int, size: float) -
             cells = [_cell(found, ("none",), where)]
             cells += [_cell(found, (kind + "+", kind + "-"), where) for kind in KINDS]
             table.add_row(process if start == "exact" else "", start, *cells)
-    _console().print(table)
+    console().print(table)
 
 
 def _cell(found, errors, where) -> str:
@@ -48,7 +48,7 @@ def print_learned(found: Learned, task: Task, steps: Sequence[int]) -> None:
             name, told = (process, reported.get(process, "")) if network == "own" else ("", "")
             if cells:
                 table.add_row(name, network, *(cells.get(s, "") for s in settings), told)
-    _console().print(table)
+    console().print(table)
     _print_score_errors(found)
 
 
@@ -61,13 +61,7 @@ def _print_score_errors(found: Learned) -> None:
         table.add_column(name, justify="left" if i < 1 else "right")
     for process, errors in found.score_errors.items():
         table.add_row(process, *(f"{error:.3g}" for error in errors))
-    _console().print(table)
-
-
-def _console() -> Console:
-    """Wide enough for the tables where the output is a file."""
-    console = Console()
-    return console if console.is_terminal else Console(width=120)
+    console().print(table)
 
 
 def print_claims(claims: Sequence[Claim]) -> None:
@@ -77,4 +71,4 @@ def print_claims(claims: Sequence[Claim]) -> None:
         table.add_column(name, overflow="fold")
     for claim in claims:
         table.add_row(claim.statement, claim.holds, claim.evidence)
-    _console().print(table)
+    console().print(table)

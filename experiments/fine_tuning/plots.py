@@ -4,13 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 
 from ctrl_jax.metrics.frontier import Frontier
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+from experiments.figures import plt, save, tile
 
 INK = "#333333"
 COLOURS = {
@@ -27,22 +24,11 @@ def draw_samples(path: Path, before: np.ndarray, after: np.ndarray, target: str)
     figure, axes = plt.subplots(1, 2, figsize=(9, 4.9))
     titles = ("before", f"after fine-tuning towards {target}")
     for axis, images, title in zip(axes, (before, after), titles, strict=True):
-        axis.imshow(_tile(images), cmap="gray", vmin=-1, vmax=1, interpolation="nearest")
+        axis.imshow(tile(images), cmap="gray", vmin=-1, vmax=1, interpolation="nearest")
         axis.set_title(title, fontsize=11)
         axis.axis("off")
     figure.suptitle("samples from the same noise", fontsize=11, color=INK)
-    _save(figure, path)
-
-
-def draw_images(path: Path, images: np.ndarray) -> None:
-    """Draw images in rows of eight."""
-    columns = min(8, len(images))
-    rows = -(-len(images) // columns)
-    blank = np.full((rows * columns - len(images), *images.shape[1:]), -1.0)
-    figure, axis = plt.subplots(figsize=(0.7 * columns, 0.7 * rows))
-    axis.imshow(_tile(np.concatenate([images, blank]), columns), cmap="gray", vmin=-1, vmax=1)
-    axis.axis("off")
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_histograms(path: Path, laws: Mapping[str, np.ndarray]) -> None:
@@ -57,7 +43,7 @@ def draw_histograms(path: Path, laws: Mapping[str, np.ndarray]) -> None:
         )
     axis.set(xlabel="end state", ylabel="density")
     axis.legend(frameon=False)
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_curves(
@@ -85,7 +71,7 @@ def draw_curves(
         )
     for axis in axes[1]:
         axis.set_xlabel("reward queries")
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_frontier(
@@ -132,7 +118,7 @@ def draw_frontier(
     )
     axis.grid(alpha=0.25)
     axis.legend(frameon=False, loc="lower right")
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_queries(path: Path, curves: Mapping[str, np.ndarray], batch: int, optimum: float) -> None:
@@ -158,20 +144,4 @@ def draw_queries(path: Path, curves: Mapping[str, np.ndarray], batch: int, optim
     axis.set(xlabel="reward queries", ylabel="reward - penalty x path KL")
     axis.legend(frameon=False, loc="lower right")
     axis.grid(alpha=0.25)
-    _save(figure, path)
-
-
-def _tile(images: np.ndarray, columns: int = 8) -> np.ndarray:
-    """Lay images (n, h, w, c) out as one picture with a thin border."""
-    rows = len(images) // columns
-    padded = np.pad(images, ((0, 0), (1, 0), (1, 0), (0, 0)), constant_values=0.0)
-    _, h, w, c = padded.shape
-    grid = padded[: rows * columns].reshape(rows, columns, h, w, c).swapaxes(1, 2)
-    picture = grid.reshape(rows * h, columns * w, c)
-    return (picture[..., :3] + 1) / 2 if c >= 3 else picture[..., 0]
-
-
-def _save(figure, path: Path) -> None:
-    figure.tight_layout()
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+    save(figure, path)

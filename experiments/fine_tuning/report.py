@@ -1,11 +1,12 @@
-"""Tables of results on the console."""
+"""The table of a fine-tuning run on the console."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
+
+from experiments.tables import console, number
 
 
 def print_results(metrics: Mapping[str, Any], folder: Path) -> None:
@@ -16,48 +17,38 @@ def print_results(metrics: Mapping[str, Any], folder: Path) -> None:
     real = metrics["diversity/real"]
     table.add_row(
         "gold success",
-        _number(metrics["gold_success/before"]),
-        _number(metrics["gold_success/after"]),
+        number(metrics["gold_success/before"]),
+        number(metrics["gold_success/after"]),
         "" if real is None else ">= 0.90 expected",
     )
     table.add_row(
         "proxy reward",
-        _number(metrics["proxy_reward/before"]),
-        _number(metrics["proxy_reward/after"]),
+        number(metrics["proxy_reward/before"]),
+        number(metrics["proxy_reward/after"]),
         "",
     )
     if real is not None:
         table.add_row(
             "diversity in class",
-            _number(metrics["diversity/before"]),
-            _number(metrics["diversity/after"]),
+            number(metrics["diversity/before"]),
+            number(metrics["diversity/after"]),
             f"{real:.3f} real digits",
         )
-    table.add_row("path KL (nats)", "0", _number(metrics["kl/path"]), _ideal(metrics))
+    table.add_row("path KL (nats)", "0", number(metrics["kl/path"]), _ideal(metrics))
     if "w2/tilted" in metrics:
-        table.add_row("W2 to the optimum", "", _number(metrics["w2/tilted"]), "0")
+        table.add_row("W2 to the optimum", "", number(metrics["w2/tilted"]), "0")
         table.add_row(
             "objective",
             "",
-            _number(metrics["objective"]),
+            number(metrics["objective"]),
             f"{metrics['objective/optimal']:.3f} optimal",
         )
-    console = Console()
-    console.print(table)
+    screen = console()
+    screen.print(table)
     for name, value in metrics.items():
         if "/steps=" in name:
-            console.print(f"  {name}: {_number(value)}")
-    console.print(f"reward queries: {metrics['reward_queries']}   results: {folder}")
-
-
-def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Print a table of numbers and words."""
-    table = Table(title=title)
-    for i, column in enumerate(columns):
-        table.add_column(column, justify="left" if i == 0 else "right")
-    for row in rows:
-        table.add_row(*(cell if isinstance(cell, str) else _number(cell) for cell in row))
-    Console().print(table)
+            screen.print(f"  {name}: {number(value)}")
+    screen.print(f"reward queries: {metrics['reward_queries']}   results: {folder}")
 
 
 def _ideal(metrics: Mapping[str, Any]) -> str:
@@ -65,7 +56,3 @@ def _ideal(metrics: Mapping[str, Any]) -> str:
         reached = metrics["frontier/largest_success"]
         return f"the frontier ends at success {reached:.3f}"
     return f"{metrics['kl/ideal']:.3f} ideal ({metrics['kl/ratio']:.2f} x)"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"

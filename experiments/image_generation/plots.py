@@ -4,15 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 
-from experiments.fine_tuning.plots import draw_images
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
-__all__ = ["draw_images", "draw_loss"]
+from experiments.figures import plt, save
 
 
 def draw_loss(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -29,6 +23,4 @@ def draw_loss(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         axis.legend(frameon=False)
     axis.set(xlabel="updates", ylabel="denoising score matching loss")
     axis.grid(alpha=0.25)
-    figure.tight_layout()
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+    save(figure, path)

@@ -3,11 +3,9 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+from experiments.figures import plt, save
 
 COLOURS = {
     "explicit": "#000000",
@@ -33,7 +31,7 @@ def draw_variance(
         title=f"one batch's gradient at one time, {dimension} dimensions",
     )
     axis.legend(frameon=False)
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_training(path: Path, curves: Mapping[str, np.ndarray], every: int, dimension: int) -> None:
@@ -51,7 +49,7 @@ def draw_training(path: Path, curves: Mapping[str, np.ndarray], every: int, dime
         title=f"the same network trained by each objective, {dimension} dimensions",
     )
     axis.legend(frameon=False)
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_efficiency(path: Path, rows: Mapping[int, Mapping[str, tuple[float, float]]]) -> None:
@@ -68,12 +66,4 @@ def draw_efficiency(path: Path, rows: Mapping[int, Mapping[str, tuple[float, flo
         axis.minorticks_off()
     axes[1].set_ylim(bottom=0)
     axes[1].legend(frameon=False)
-    _save(figure, path)
-
-
-def _save(figure, path: Path) -> None:
-    for axis in figure.axes:
-        axis.spines[["top", "right"]].set_visible(False)
-    figure.tight_layout()
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+    save(figure, path)
