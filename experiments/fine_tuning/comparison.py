@@ -30,10 +30,11 @@ from ctrl_jax.runtime import (
     state_digest,
     write_results,
 )
-from experiments.fine_tuning import analytic, plots, report
+from experiments.fine_tuning import analytic, plots
 from experiments.fine_tuning.algorithms import make_algorithm, penalty_of
 from experiments.fine_tuning.config import ALGORITHMS, Config
 from experiments.fine_tuning.task import BaseSamples, Task, make_evaluation
+from experiments.tables import print_table
 
 FACTORS = (0.5, 0.8, 1.0, 2.0, 4.0)
 """Penalties compared, in units of the default one."""
@@ -97,7 +98,7 @@ def compare(
     )
     if jax.process_index() == 0:
         title = f"{100 * GAIN:.0f} % of the achievable gain, {config.seeds} seed(s)"
-        report.print_table(title, ("algorithm", *_PARTS), rows)
+        print_table(title, ("algorithm", *_PARTS), rows)
         tracks = {name: sweep.points for name, sweep in sweeps.items()}
         plots.draw_frontier(run.folder / "frontier.png", base.frontier(), tracks, joined=False)
         curves = {name: sweep.objectives for name, sweep in sweeps.items()}
