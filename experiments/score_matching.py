@@ -194,7 +194,9 @@ def make_study(config: Config, dimension: int) -> Study:
     """Train the network of a dimension and prepare its gradients."""
     process, law = VP(), make_mixture(dimension)
     model = make_model(process, dimension, config.width)
-    params, _ = _train(config, process, law, model, "denoising", config.warm_steps)
+    steps = config.warm_steps
+    train = _make_training(config, process, law, model, "denoising", steps, steps)
+    params, _ = train(config.run.seed)
     losses = make_losses(process, model)
 
     def draws(key, low, high):
@@ -263,42 +265,47 @@ def train_by(config: Config, name: str):
     dimension = config.training_dimension
     process, law = VP(), make_mixture(dimension)
     model = make_model(process, dimension, config.width)
-    params, errors = [], []
-    for i in range(config.seeds):
-        run = dataclasses.replace(config.run, seed=config.run.seed + i)
-        seeded = dataclasses.replace(config, run=run)
-        found = _train(seeded, process, law, model, name, config.updates(), evaluate_every(config))
-        params.append(found[0])
-        errors.append(found[1])
-    return params, np.stack(errors)
+    train = _make_training(
+        config, process, law, model, name, config.updates(), evaluate_every(config)
+    )
+    found = [train(config.run.seed + i) for i in range(config.seeds)]
+    return [params for params, _ in found], np.stack([errors for _, errors in found])
 
 
-def _train(config, process, law, model, name, steps, every: int | None = None):
+def _make_training(config, process, law, model, name, steps, every: int):
+    """Return ``train(seed) -> (params, errors)``, compiled once for all seeds."""
     loss = make_losses(process, model)[name]
     times = (END, process.horizon)
     optimizer = optax.chain(
         optax.clip_by_global_norm(1.0),
         optax.adam(optax.cosine_decay_schedule(config.learning_rate, steps)),
     )
-    held_out = draw(jax.random.key(config.run.seed + 3), process, law, 4096, times)
-    every = every or steps
+
+    @jax.jit
+    def start(seed):
+        held_out = draw(jax.random.key(seed + 3), process, law, 4096, times)
+        key, params_key = jax.random.split(jax.random.key(seed))
+        keys = jax.random.split(key, steps)
+        return start_learner(model.init(params_key), optimizer), keys, held_out
 
     def update(learner, key):
         draws = draw(key, process, law, config.batch, times)
         return apply_gradient(learner, jax.grad(loss)(learner.params, draws), optimizer)
 
     @jax.jit
-    def block(learner, keys):
+    def block(learner, keys, held_out):
         learner, _ = jax.lax.scan(update, learner, keys)
         return learner, score_error(process, model, learner.params, held_out)
 
-    key, params_key = jax.random.split(jax.random.key(config.run.seed))
-    learner, errors = start_learner(model.init(params_key), optimizer), []
-    keys = jax.random.split(key, steps)
-    for start in range(0, steps, every):
-        learner, error = block(learner, keys[start : start + every])
-        errors.append(float(error))
-    return learner.params, np.asarray(errors)
+    def train(seed: int):
+        learner, keys, held_out = start(seed)
+        errors = []
+        for first in range(0, steps, every):
+            learner, error = block(learner, keys[first : first + every], held_out)
+            errors.append(float(error))
+        return learner.params, np.asarray(errors)
+
+    return train
 
 
 def summarise(metrics: dict[str, float], curves: dict[str, np.ndarray]) -> dict[str, float]:
