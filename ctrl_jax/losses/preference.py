@@ -1,22 +1,54 @@
-"""Losses of preference data. One value per pair."""
+"""The preference losses by their names. One value per example, each with optional weights.
 
-import jax
-from jaxtyping import Array, Float
+| module | losses |
+|---|---|
+| `direct_preference` | of the difference of log-ratios: DPO, robust, hinge, IPO, EXO, f-DPO, AOT |
+| `mallows` | the same under the dispersion of preferences: theta, phi, MallowsIPO, MallowsSimPO |
+| `mallows_link` | g and log g of Mallows-phi, exact and smoothed |
+| `separate_preference` | of each log-ratio by itself: SPPO, NCA, APO, KTO |
+| `reference_free` | of log-probabilities: CPO, SimPO, ORPO |
+| `dispersion` | the dispersion of a prompt from the entropy of the reference model |
+"""
 
-from ctrl_jax.losses.weighting import weighted
+from ctrl_jax.losses.direct_preference import (
+    aot,
+    bradley_terry,
+    dpo,
+    exo,
+    f_dpo,
+    hinge,
+    ipo,
+    robust,
+)
+from ctrl_jax.losses.dispersion import dispersion_from_index, dispersion_index, dispersion_scale
+from ctrl_jax.losses.mallows import mallows_ipo, mallows_phi, mallows_simpo, mallows_theta
+from ctrl_jax.losses.mallows_link import mallows_link, mallows_log_link
+from ctrl_jax.losses.reference_free import cpo, orpo, simpo
+from ctrl_jax.losses.separate_preference import apo, kto, nca, sppo
 
-
-def bradley_terry(
-    reward_chosen: Float[Array, " batch"],
-    reward_rejected: Float[Array, " batch"],
-    *,
-    weights: Float[Array, " batch"] | None = None,
-) -> Float[Array, " batch"]:
-    """Return -log sigmoid(reward_chosen - reward_rejected), the Bradley-Terry likelihood.
-
-    Args:
-        reward_chosen: reward of the preferred example of each pair.
-        reward_rejected: reward of the other one.
-        weights: optional weight of each pair.
-    """
-    return weighted(-jax.nn.log_sigmoid(reward_chosen - reward_rejected), weights)
+__all__ = [
+    "aot",
+    "apo",
+    "bradley_terry",
+    "cpo",
+    "dispersion_from_index",
+    "dispersion_index",
+    "dispersion_scale",
+    "dpo",
+    "exo",
+    "f_dpo",
+    "hinge",
+    "ipo",
+    "kto",
+    "mallows_ipo",
+    "mallows_link",
+    "mallows_log_link",
+    "mallows_phi",
+    "mallows_simpo",
+    "mallows_theta",
+    "nca",
+    "orpo",
+    "robust",
+    "simpo",
+    "sppo",
+]
