@@ -199,7 +199,9 @@ def print_results(config: Config, metrics: dict[str, Any]) -> None:
             reward, kl = f"reward/{key}", f"kl/{key}"
             starts = [metrics.get(f"{reward}/starts_{what}") for what in ("mean", "stderr")]
             known = [_known(metric) for metric in (reward, kl)]
-            rows.append([name, f"{beta:g}", metrics[reward], known[0], metrics[kl], known[1], *starts])
+            rows.append(
+                [name, f"{beta:g}", metrics[reward], known[0], metrics[kl], known[1], *starts]
+            )
     title = f"bandit after {config.updates()} steps, from the uniform policy and random starts"
     print_table(title, columns, rows)
 
