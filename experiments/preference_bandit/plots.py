@@ -18,6 +18,7 @@ COLOURS = {
     "mallows_theta": "#009E73",
     "mallows_phi_sigmoid": "#56B4E9",
     "mallows_phi_cubic": "#CC79A7",
+    "mallows_ipo": "#E69F00",
 }
 MARKERS = "osDv^<>PXph*d"
 

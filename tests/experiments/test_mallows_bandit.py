@@ -48,15 +48,26 @@ def test_rewards_and_divergences():
     np.testing.assert_allclose(kl[0, 0], [0, np.log(5), np.log(2.5)], atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["dpo", "mallows_theta", "mallows_phi"])
-def test_the_descent_is_that_of_numpy(name):
-    """2000 steps from a random start; a third of the way for the largest beta."""
-    betas, rate, steps = (0.05, 1.0), 0.05, 2000
-    found = descend([name], betas, rate=rate, steps=steps, random_starts=1)
+def test_the_descent_is_that_of_numpy():
+    """From a random start, for as long as no two arms meet: there the slope of the Mallows link
+    jumps, and rounding decides on which side of the tie a step ends."""
+    names, betas, rate, steps = ("dpo", "mallows_theta", "mallows_phi"), (0.05, 0.5), 0.05, 500
+    found = descend(names, betas, rate=rate, steps=steps, random_starts=1)
     first = start(jax.random.key(0), 1, 1, 1).logits[0, 0]
-    for j, beta in enumerate(betas):
-        expected = oracle.descend(name, first[:, 1], beta, PHI, rate, steps)
-        np.testing.assert_allclose(found[0, j, :, 1], expected, atol=2e-5)
+    for i, name in enumerate(names):
+        for j, beta in enumerate(betas):
+            expected = oracle.descend(name, first[:, 1], beta, PHI, rate, steps)
+            assert np.diff(np.sort(expected)).min() > 0.01
+            np.testing.assert_allclose(found[i, j, :, 1], expected, atol=2e-6)
+
+
+def test_rest_is_where_the_gradient_is_zero():
+    """Smoothed labels have a minimum at finite logits: its gradient by NumPy."""
+    betas = (0.5, 1.0)
+    logits = descend(["dpo_smoothed"], betas, rate=1.0, steps=20_000)[0, :, :, 0]
+    for beta, x in zip(betas, np.asarray(logits, np.float64), strict=True):
+        assert np.abs(oracle.gradient("dpo_smoothed", np.zeros(5), beta, PHI)).max() > 0.05
+        assert np.abs(oracle.gradient("dpo_smoothed", x, beta, PHI)).max() < 1e-6
 
 
 def test_float32_does_not_stall():
@@ -86,8 +97,7 @@ def test_two_cells_of_the_table():
 
 @pytest.mark.slow
 def test_every_cell_of_the_table():
-    """And what the last gradients are, by NumPy: the runs have come to rest where they can."""
-    config = Config(losses=("dpo", "mallows_phi", "mallows_theta"), random_starts=0)
+    config = Config(losses=("dpo", "mallows_phi"), random_starts=0)
     state = train(config)
     policy, reward, kl = evaluate(state.logits)
     found = {"reward": reward, "kl": kl, "probability_of_A1": policy[:, :, 0]}
@@ -95,12 +105,6 @@ def test_every_cell_of_the_table():
         metric, loss, beta = name.split("/")
         i, j = config.losses.index(loss), config.betas.index(float(beta.removeprefix("beta=")))
         np.testing.assert_allclose(found[metric][i, j, 0], value, atol=0.01, err_msg=name)
-    slopes = gradients(state.logits, [make_losses(PHI)[n] for n in config.losses], config.betas)
-    for i, name in enumerate(config.losses):
-        for j, beta in enumerate(config.betas):
-            theirs = oracle.gradient(name, np.asarray(state.logits[i, j, :, 0], float), beta, PHI)
-            np.testing.assert_allclose(slopes[i, j, :, 0], theirs, atol=2e-6)
-    assert np.abs(slopes).max() < np.abs(oracle.gradient("dpo", np.zeros(5), 0.05, PHI)).max()
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +123,6 @@ def test_what_a_run_leaves(finished):
             # Twenty steps: above the uniform policy's 12.896, far from the best arm.
             assert 12.896 < metrics[f"reward/{key}"] < 14
             assert 0 < metrics[f"kl/{key}"] < 0.1
-            assert metrics[f"largest_gradient/{key}"] > 0
             for metric in ("reward", "kl"):
                 assert np.isfinite(metrics[f"{metric}/{key}/starts_mean"])
                 assert metrics[f"{metric}/{key}/starts_stderr"] > 0
@@ -127,13 +130,14 @@ def test_what_a_run_leaves(finished):
     assert (folder / "frontier.png").stat().st_size > 1000
 
 
-@pytest.mark.parametrize("name", LOSSES)
-def test_every_loss_prefers_what_won(name):
-    """The worst arm loses all its pairs: its logit goes down under every loss."""
-    logits = start(jax.random.key(0), 1, 1, 0).logits
-    slope = gradients(logits, [make_losses(PHI)[name]], (0.5,))[0, 0, :, 0]
-    assert int(jnp.argmax(slope)) == 4 and slope[4] > 0 and slope[0] < 0
-    np.testing.assert_allclose(jnp.sum(slope), 0.0, atol=1e-5)
+def test_every_loss_prefers_what_won():
+    """The worst arm loses all its pairs: its logit goes down most under every loss."""
+    losses = list(make_losses(PHI).values())
+    logits = start(jax.random.key(0), len(losses), 1, 0).logits
+    slopes = jax.jit(lambda x: gradients(x, losses, (0.5,)))(logits)[:, 0, :, 0]
+    for name, slope in zip(LOSSES, slopes, strict=True):
+        assert int(jnp.argmax(slope)) == 4 and slope[4] > 0 and slope[0] < 0, name
+    np.testing.assert_allclose(jnp.sum(slopes, axis=1), 0.0, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,17 @@ def phi_slope(s, phi):
     return -slope / (g if s >= 0 else 1 - g)
 
 
-SLOPES = {"dpo": dpo_slope, "mallows_theta": theta_slope, "mallows_phi": phi_slope}
+def smoothed_slope(s, phi):
+    """d/ds of -.9 log sigmoid(s) - .1 log sigmoid(-s)."""
+    return -0.9 / (1 + np.exp(s)) + 0.1 / (1 + np.exp(-s))
+
+
+SLOPES = {
+    "dpo": dpo_slope,
+    "dpo_smoothed": smoothed_slope,
+    "mallows_theta": theta_slope,
+    "mallows_phi": phi_slope,
+}
 
 
 def gradient(name, logits, beta, phi):
