@@ -1,5 +1,7 @@
 """Preference losses of diffusion models: by hand, as limits of others, and against Girsanov."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -123,7 +125,7 @@ def test_of_ones_own_path_it_is_girsanov():
     kernel = EulerMaruyama().kernel(PROCESS, grid[:-1], grid[1:])
     noise = jax.random.normal(jax.random.key(1), (5, 4, 2))
     a, b = jax.random.normal(jax.random.key(2), (2, 5, 4, 2))
-    each = jax.vmap(girsanov.log_ratio)
+    each = jax.jit(jax.vmap(girsanov.log_ratio))
     np.testing.assert_allclose(
         path_log_ratio.of_steps(kernel.kl_rate, noise, a, a, b),
         each(kernel, noise, a, b),
@@ -142,10 +144,11 @@ def test_chains_converge_to_girsanov(float64):
     finest = 1024
     small = jax.random.normal(jax.random.key(3), (finest, 200, 1), jnp.float64)
 
+    @partial(jax.jit, static_argnums=0)
     def log_ratio(steps):
         grid = grid_of(steps)
         kernel = EulerMaruyama().kernel(PROCESS, grid[:-1], grid[1:])
-        noise = small.reshape(steps, finest // steps, 200, 1).sum(axis=1) / np.sqrt(finest / steps)
+        noise = small.reshape(steps, finest // steps, 200, 1).sum(axis=1) / (finest / steps) ** 0.5
         _, (a_0, a_ref, a) = driven(kernel, grid, noise)
         return path_log_ratio.of_steps(kernel.kl_rate, noise, a_0, a, a_ref).sum(axis=0)
 
