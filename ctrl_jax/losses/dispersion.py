@@ -142,8 +142,8 @@ def _read_index(owner: str, index: Array) -> Array:
     known = known_values(index)
     if known is not None and not np.all((known > 0) & (known <= 1)):
         raise ValueError(
-            f"{owner}: index must lie in (0, 1], got values from {known.min():g} to "
-            f"{known.max():g}; `dispersion_index` gives such values."
+            f"{owner}: index must lie in (0, 1], got values from {float(known.min()):g} to "
+            f"{float(known.max()):g}; `dispersion_index` gives such values."
         )
     return jnp.maximum(index.astype(working_dtype(index)), LEAST_INDEX)
 

@@ -117,7 +117,9 @@ def _read(owner: str, s, dispersion, link: Link, epsilon) -> tuple[Array, Array]
     width = require_beside(owner, "epsilon", epsilon, s)
     known = known_values(epsilon)
     if known is not None and not np.all((known > 0) & np.isfinite(known)):
-        raise ValueError(f"{owner}: epsilon must be positive and finite, got {known.min():g}.")
+        raise ValueError(
+            f"{owner}: epsilon must be positive and finite, got {float(known.min()):g}."
+        )
     return dispersion, width
 
 

@@ -141,8 +141,8 @@ def require_dispersion(owner: str, dispersion: Array | float, like: Array) -> Ar
     known = known_values(dispersion)
     if known is not None and not np.all((known > 0) & (known <= 1)):
         raise ValueError(
-            f"{owner}: dispersion must lie in (0, 1], got values from {known.min():g} to "
-            f"{known.max():g}; `dispersion_from_index` gives such values."
+            f"{owner}: dispersion must lie in (0, 1], got values from {float(known.min()):g} to "
+            f"{float(known.max()):g}; `dispersion_from_index` gives such values."
         )
     return phi
 
