@@ -47,10 +47,10 @@ def dispersion_index(
     Args:
         hidden: last hidden states of the reference model, both answers of a pair in one row; the
             state at a position is what the next token is predicted from.
-        head: the matrix from states to logits, or the function, (tokens, width) to
-            (tokens, vocabulary).
+        head: the matrix from states to logits, or the function, (batch, chunk, width) to
+            (batch, chunk, vocabulary).
         mask: true where the next token belongs to a response.
-        chunk: tokens whose logits are held together.
+        chunk: positions whose logits are held together, for the whole batch.
 
     Returns:
         Indices in [1e-6, 1], in float32 at least. A traced row without a token has 1, phi = 1: the
@@ -62,20 +62,10 @@ def dispersion_index(
     """
     _check_index_arguments(hidden, head, mask, chunk)
     hidden, mask = jax.lax.stop_gradient(hidden), jax.lax.stop_gradient(mask)
-    batch, length, width = hidden.shape
-    tokens = batch * length
-    chunk = min(chunk, tokens)
-    rows = -(-tokens // chunk)
-    flat = jnp.pad(hidden.reshape(tokens, width), ((0, rows * chunk - tokens), (0, 0)))
     to_logits = head if callable(head) else lambda h: h @ jax.lax.stop_gradient(head)
-
-    def entropies(states):
-        return _entropy(jax.lax.stop_gradient(to_logits(states)))
-
-    entropy = jax.lax.map(entropies, flat.reshape(rows, chunk, width)).reshape(-1)[:tokens]
-    entropy = jnp.where(mask, entropy.reshape(batch, length), 0.0)
+    entropy = jnp.where(mask, _entropies(hidden, to_logits, chunk), 0.0)
     number = jnp.sum(mask, axis=1).astype(entropy.dtype)
-    greatest = math.log(jax.eval_shape(to_logits, flat[:1]).shape[-1])
+    greatest = math.log(jax.eval_shape(to_logits, hidden[:, :1]).shape[-1])
     index = jnp.sum(entropy, axis=1) / (jnp.maximum(number, 1.0) * greatest)
     return jnp.where(number > 0, jnp.clip(index, LEAST_INDEX, 1.0), 1.0)
 
@@ -125,6 +115,17 @@ def _average(values: Array, weights: Array) -> Array:
     return jnp.sum(weights * values) / jnp.sum(weights)
 
 
+def _entropies(hidden: Array, to_logits: Callable[[Array], Array], chunk: int) -> Array:
+    """Entropy at every position; the batch stays whole, so that it may be divided over devices."""
+    batch, length, width = hidden.shape
+    chunk = min(chunk, length)
+    number = -(-length // chunk)
+    padded = jnp.pad(hidden, ((0, 0), (0, number * chunk - length), (0, 0)))
+    chunks = jnp.moveaxis(padded.reshape(batch, number, chunk, width), 1, 0)
+    entropy = jax.lax.map(lambda h: _entropy(jax.lax.stop_gradient(to_logits(h))), chunks)
+    return jnp.moveaxis(entropy, 0, 1).reshape(batch, -1)[:, :length]
+
+
 def _entropy(logits: Array) -> Array:
     """Entropy of the softmax over the last axis, in nats."""
     logits = logits.astype(working_dtype(logits))
@@ -141,8 +142,8 @@ def _read_index(owner: str, index: Array) -> Array:
     known = known_values(index)
     if known is not None and not np.all((known > 0) & (known <= 1)):
         raise ValueError(
-            f"{owner}: index must lie in (0, 1], got values from {known.min():g} to "
-            f"{known.max():g}; `dispersion_index` gives such values."
+            f"{owner}: index must lie in (0, 1], got values from {float(known.min()):g} to "
+            f"{float(known.max()):g}; `dispersion_index` gives such values."
         )
     return jnp.maximum(index.astype(working_dtype(index)), LEAST_INDEX)
 
@@ -173,7 +174,7 @@ def _check_index_arguments(hidden: Array, head: Head, mask: Array, chunk: int) -
 
 def _check_head(head: Head, hidden: Array) -> None:
     if callable(head):
-        vocabulary = jax.eval_shape(head, hidden[0, :1]).shape[-1]
+        vocabulary = jax.eval_shape(head, hidden[:, :1]).shape[-1]
     else:
         require_floating("dispersion_index", head=head)
         if head.ndim != 2 or head.shape[0] != hidden.shape[2] or head.dtype != hidden.dtype:

@@ -32,6 +32,7 @@ epsilon, with (1) beyond. Around epsilon, with t = epsilon - s and g, g' of (1) 
 positive terms again. Source: Chen et al. 2024 (arXiv 2405.14953), (1) and (5).
 """
 
+from functools import partial
 from typing import Literal
 
 import jax
@@ -80,8 +81,8 @@ def mallows_link(
         ValueError: a shape or dtype is wrong, a concrete dispersion leaves (0, 1], the link is
             unknown, or epsilon is not positive or given to another link.
     """
-    tail = _read_tail("mallows_link", s, dispersion, link, epsilon)
-    return jnp.where(s >= 0, -jnp.expm1(tail), jnp.exp(tail)).astype(s.dtype)
+    phi, width = _read("mallows_link", s, dispersion, link, epsilon)
+    return _link(s, phi, width, link, log=False)
 
 
 def mallows_log_link(
@@ -92,8 +93,8 @@ def mallows_log_link(
     epsilon: Float[Array, "*batch"] | Number | None = None,
 ) -> Float[Array, "*batch"]:
     """Return log g(s), also where g underflows; arguments, errors as `mallows_link`."""
-    tail = _read_tail("mallows_log_link", s, dispersion, link, epsilon)
-    return jnp.where(s >= 0, jnp.log1p(-jnp.exp(tail)), tail).astype(s.dtype)
+    phi, width = _read("mallows_log_link", s, dispersion, link, epsilon)
+    return _link(s, phi, width, link, log=True)
 
 
 def negative_log(dispersion: Array) -> Array:
@@ -104,35 +105,40 @@ def negative_log(dispersion: Array) -> Array:
     return jnp.where(dispersion <= 1, alpha, jnp.nan)
 
 
-def _read_tail(owner: str, s, dispersion, link: Link, epsilon) -> Array:
-    """Check the arguments of a link; return log g(-|s|) in at least float32."""
+def _read(owner: str, s, dispersion, link: Link, epsilon) -> tuple[Array, Array]:
+    """Check the arguments; return the dispersion and the cubic's width in at least float32."""
     require_floating(owner, s=s)
     dispersion = require_dispersion(owner, dispersion, s)
     if link not in ("exact", "sigmoid", "cubic"):
         raise ValueError(f'{owner}: link must be "exact", "sigmoid" or "cubic", got {link!r}.')
     if epsilon is not None and link != "cubic":
         raise ValueError(f'{owner}: epsilon is the width of link="cubic", got link={link!r}.')
-    alpha = negative_log(dispersion)
-    # Not abs, whose slope at zero is zero.
-    wide = s.astype(alpha.dtype)
-    distance = jnp.where(wide >= 0, wide, -wide)
-    if link == "sigmoid":
-        return jax.nn.log_sigmoid(-alpha * distance)
-    if link == "exact":
-        return _log_tail(distance, alpha)
-    return _log_cubic_tail(distance, alpha, _read_width(owner, s, epsilon))
-
-
-def _read_width(owner: str, s: Array, epsilon: Array | Number | None) -> Array:
     epsilon = CUBIC_WIDTH if epsilon is None else epsilon
     width = require_beside(owner, "epsilon", epsilon, s)
     known = known_values(epsilon)
     if known is not None and not np.all((known > 0) & np.isfinite(known)):
-        raise ValueError(f"{owner}: epsilon must be positive and finite, got {known.min():g}.")
-    return width
+        raise ValueError(
+            f"{owner}: epsilon must be positive and finite, got {float(known.min()):g}."
+        )
+    return dispersion, width
 
 
-@jax.jit  # one program also where the caller compiles nothing
+@partial(jax.jit, static_argnames=("link", "log"))
+def _link(s: Array, phi: Array, width: Array, link: Link, log: bool) -> Array:
+    alpha = negative_log(phi)
+    wide = s.astype(alpha.dtype)
+    # Not abs, whose slope at zero is zero.
+    distance = jnp.where(wide >= 0, wide, -wide)
+    if link == "sigmoid":
+        tail = jax.nn.log_sigmoid(-alpha * distance)
+    elif link == "exact":
+        tail = _log_tail(distance, alpha)
+    else:
+        tail = _log_cubic_tail(distance, alpha, width)
+    upper, lower = (jnp.log1p(-jnp.exp(tail)), tail) if log else (-jnp.expm1(tail), jnp.exp(tail))
+    return jnp.where(s >= 0, upper, lower).astype(s.dtype)
+
+
 def _log_tail(s: Array, alpha: Array) -> Array:
     """log(1 - g(s)) for s >= 0: (4) where alpha < 1 and (3) elsewhere."""
     spread = alpha < 1
@@ -159,7 +165,6 @@ def _log_closed(s: Array, alpha: Array) -> Array:
     )
 
 
-@jax.jit
 def _log_cubic_tail(s: Array, alpha: Array, epsilon: Array) -> Array:
     """(6) below epsilon and (1) from there on."""
     inside = s < epsilon

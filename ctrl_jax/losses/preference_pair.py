@@ -42,12 +42,7 @@ def read_pair(owner: str, chosen: Array, rejected: Array, **positive: Number) ->
     Raises:
         ValueError: shapes or dtypes differ or are not floating, or a scalar is not positive.
     """
-    require_floating(owner, chosen=chosen, rejected=rejected)
-    if chosen.shape != rejected.shape or chosen.dtype != rejected.dtype:
-        raise ValueError(
-            f"{owner}: chosen and rejected must have one shape and one dtype, got "
-            f"{chosen.dtype}{list(chosen.shape)} and {rejected.dtype}{list(rejected.shape)}."
-        )
+    require_same(owner, chosen=chosen, rejected=rejected)
     require_positive_scalars(owner, **positive)
     dtype = working_dtype(chosen)
     return Pair(owner, chosen.astype(dtype), rejected.astype(dtype), chosen.dtype)
@@ -85,6 +80,17 @@ def require_floating(owner: str, **arrays: Array) -> None:
                 f"{owner}: {name} must be an array of floating type, got {received}; "
                 "convert it with astype."
             )
+
+
+def require_same(owner: str, **arrays: Array) -> None:
+    """Raise ValueError unless all are floating arrays of one shape and one dtype."""
+    require_floating(owner, **arrays)
+    if len({(value.shape, value.dtype) for value in arrays.values()}) > 1:
+        received = [f"{value.dtype}{list(value.shape)}" for value in arrays.values()]
+        raise ValueError(
+            f"{owner}: {' and '.join(arrays)} must have one shape and one dtype, got "
+            f"{' and '.join(received)}."
+        )
 
 
 def require_positive_scalars(owner: str, **values: Number) -> None:
@@ -135,8 +141,8 @@ def require_dispersion(owner: str, dispersion: Array | float, like: Array) -> Ar
     known = known_values(dispersion)
     if known is not None and not np.all((known > 0) & (known <= 1)):
         raise ValueError(
-            f"{owner}: dispersion must lie in (0, 1], got values from {known.min():g} to "
-            f"{known.max():g}; `dispersion_from_index` gives such values."
+            f"{owner}: dispersion must lie in (0, 1], got values from {float(known.min()):g} to "
+            f"{float(known.max()):g}; `dispersion_from_index` gives such values."
         )
     return phi
 

@@ -14,7 +14,7 @@ HEAD = jax.random.normal(jax.random.key(1), (WIDTH, VOCABULARY))
 MASK = jnp.asarray([[0, 0, 1, 1, 1, 0, 1], [0, 1, 1, 0, 0, 0, 0], [1] * 7], bool)
 
 
-@pytest.mark.parametrize("chunk", [1, 4, 7, 21, 1000])
+@pytest.mark.parametrize("chunk", [1, 3, 7, 1000])
 def test_against_numpy(chunk):
     found = jax.jit(preference.dispersion_index, static_argnames="chunk")(
         HIDDEN, HEAD, MASK, chunk=chunk
@@ -35,7 +35,9 @@ def test_what_is_not_marked_does_not_count():
 
 def test_a_function_as_the_head():
     bias = jnp.linspace(-1, 1, VOCABULARY)
-    found = preference.dispersion_index(HIDDEN, lambda h: h @ HEAD + bias[None], MASK, chunk=5)
+    found = preference.dispersion_index(
+        HIDDEN, lambda h: h @ HEAD + bias[None, None], MASK, chunk=5
+    )
     logits = np.asarray(HIDDEN) @ np.asarray(HEAD) + np.asarray(bias)
     np.testing.assert_allclose(found, entropy_index(logits, np.asarray(MASK)), rtol=2e-6)
 
@@ -48,14 +50,17 @@ def test_the_ends_of_the_index():
     sure = preference.dispersion_index(1e4 * HIDDEN, HEAD, MASK, chunk=4)
     np.testing.assert_allclose(sure, 1e-6, rtol=1e-6)
     banned = preference.dispersion_index(
-        HIDDEN, lambda h: (0 * h @ HEAD).at[:, 1:].set(-jnp.inf).at[:, 1].set(0.0), MASK, chunk=4
+        HIDDEN,
+        lambda h: (0 * h @ HEAD).at[..., 1:].set(-jnp.inf).at[..., 1].set(0.0),
+        MASK,
+        chunk=4,
     )
     np.testing.assert_allclose(banned, np.log(2) / np.log(VOCABULARY), rtol=1e-6)
 
 
 def test_the_logits_are_never_held_at_once():
     """In the program, and in what it is compiled to."""
-    batch, length, width, vocabulary, chunk = 8, 64, 16, 4096, 32
+    batch, length, width, vocabulary, chunk = 8, 64, 16, 4096, 4
     shapes = (
         jax.ShapeDtypeStruct((batch, length, width), jnp.float32),
         jax.ShapeDtypeStruct((width, vocabulary), jnp.float32),
@@ -70,9 +75,9 @@ def test_the_logits_are_never_held_at_once():
         for equation in jaxpr.eqns
         for variable in equation.outvars
     ]
-    assert max(sizes) <= max(chunk * vocabulary, width * vocabulary)
+    assert max(sizes) == batch * chunk * vocabulary
     memory = lowered.lower().compile().memory_analysis()
-    assert memory.temp_size_in_bytes < 4 * batch * length * vocabulary / 4
+    assert memory.temp_size_in_bytes < batch * length * vocabulary  # a quarter of float32 logits
 
 
 def _inner(jaxpr):

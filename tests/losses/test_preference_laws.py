@@ -169,5 +169,5 @@ def test_a_traced_dispersion_out_of_range_shows():
 
 
 def test_the_losses_load_alone():
-    loaded = loaded_by("import ctrl_jax.losses.preference")
+    loaded = loaded_by("import ctrl_jax.losses.preference, ctrl_jax.losses.path_preference")
     assert not loaded & {"flax", "orbax", "optax", "diffrax", "ctrl_jax.networks"}

@@ -2,7 +2,7 @@
 
 from decimal import Decimal, getcontext
 
-getcontext().prec = 120  # cancellation near phi = 1 costs some 20 digits, s = 1e-30 another 60
+getcontext().prec = 100  # of which s = 1e-20 and phi near 1 cost up to 50
 
 
 def link(s: Decimal, phi: Decimal) -> Decimal:

@@ -1,0 +1,94 @@
+r"""Log-ratios of diffusion paths, so that every preference loss is one of diffusion models.
+
+A path made with the score a_0 and noise B, dX = (f + g^2 a_0) dr + g dB, has under a model's score
+a and the reference's a_ref, by Girsanov twice,
+
+    log dP_a/dP_ref = \int g (a - a_ref) . dB + 1/2 \int g^2 (|a_0 - a_ref|^2 - |a_0 - a|^2) dr. (1)
+
+In a chain of Gaussian steps (`solvers.kernels`) with rate = (gain/std)^2, u = sqrt(rate) (a_0 - a)
+and noise z the term of a step is, exactly,
+
+    (|z + u_ref|^2 - |z + u|^2) / 2 = z . (u_ref - u) + (|u_ref|^2 - |u|^2) / 2.             (2)
+
+An example x of a data set has no path, but many that lead to it: those of the reversal pinned at x,
+a_0 = -eps/std at x_t = a x + std eps. Over them (1) has the mean
+
+    E log dP_a/dP_ref = -1/2 \int (g/std)^2 E(|eps - eps_a|^2 - |eps - eps_ref|^2) dr,       (3)
+
+eps_a = -std a: a weighted difference of noise errors, in place of which Diffusion-DPO takes that of
+one random time with weight one. Source: arXiv 2311.12908 (3); 2409.08400, section 3 (1).
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ctrl_jax._typing import expand
+from ctrl_jax.losses.preference_pair import require_same, working_dtype
+
+
+def from_noise_errors(
+    error: Float[Array, "*batch"], reference_error: Float[Array, "*batch"]
+) -> Float[Array, "*batch"]:
+    """Return -(error - reference_error) / 2, (3) at one time and with weight one.
+
+    Args:
+        error: mean square of eps - eps_a at one time of each example.
+        reference_error: the same of the reference model, at the same time and noise.
+
+    Returns:
+        Shape of the errors, in float32 at least.
+
+    Raises:
+        ValueError: a shape or dtype is wrong.
+    """
+    require_same("from_noise_errors", error=error, reference_error=reference_error)
+    dtype = working_dtype(error)
+    return (reference_error.astype(dtype) - error.astype(dtype)) / 2
+
+
+def from_stored_steps(log_ratio: Float[Array, "*steps"], *, clip: float) -> Float[Array, "*steps"]:
+    """Return the log of ratios held within 1 - clip and 1 + clip, where the gradient ends.
+
+    Args:
+        log_ratio: log p_a - log p_ref of the stored steps of trajectories.
+        clip: in (0, 1).
+
+    Raises:
+        ValueError: the dtype is wrong, or clip is not in (0, 1).
+    """
+    require_same("from_stored_steps", log_ratio=log_ratio)
+    if not 0 < clip < 1:
+        raise ValueError(f"from_stored_steps: clip must lie in (0, 1), got {clip!r}.")
+    wide = log_ratio.astype(working_dtype(log_ratio))
+    return jnp.clip(wide, jnp.log1p(-clip), jnp.log1p(clip))
+
+
+def of_steps(
+    rate: Float[Array, " steps"],
+    noise: Float[Array, "steps batch ..."],
+    driving: Float[Array, "steps batch ..."],
+    score: Float[Array, "steps batch ..."],
+    reference: Float[Array, "steps batch ..."],
+) -> Float[Array, "steps batch"]:
+    """Return (2) of every step of paths; its sum over the steps is the log-ratio of the paths.
+
+    Args:
+        rate: (gain/std)^2 of each step, ``Kernel.kl_rate``; g^2 dr as dr -> 0.
+        noise: standard normals that moved the states.
+        driving: a_0, the score that made the paths (that of the reference for its own samples).
+        score: a, the model's score along them.
+        reference: a_ref.
+
+    Raises:
+        ValueError: the arrays differ in shape or dtype, or `rate` in the number of steps.
+    """
+    require_same("of_steps", noise=noise, driving=driving, score=score, reference=reference)
+    if rate.shape != noise.shape[:1] or rate.dtype != noise.dtype:
+        raise ValueError(
+            f"of_steps: rate must be {noise.dtype}[{noise.shape[0]}], one per step of the noise, "
+            f"got {rate.dtype}{list(rate.shape)}."
+        )
+    gain = expand(jnp.sqrt(rate), noise)
+    shift, shift_ref = gain * (driving - score), gain * (driving - reference)
+    terms = (shift_ref - shift) * (noise + (shift_ref + shift) / 2)
+    return jnp.sum(terms.reshape(*noise.shape[:2], -1), axis=2)

@@ -1,0 +1,204 @@
+"""Preference losses of diffusion models: by hand, as limits of others, and against Girsanov."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ctrl_jax.losses import path_log_ratio, path_preference
+from ctrl_jax.processes import VP
+from ctrl_jax.solvers import EulerMaruyama, ExponentialEuler, girsanov
+
+NEUTRAL = float(np.exp(-0.5))
+ERRORS = jnp.asarray([[0.10, 0.20], [0.30, 0.15], [0.12, 0.21], [0.28, 0.15]])
+RATIOS = jnp.asarray([[0.01, -0.3, 0.5], [0.02, 0.05, -0.5]])
+PROCESS = VP(0.1, 10.0)
+
+
+def test_diffusion_dpo_by_hand():
+    # -.5 * 100 * [(.10 - .12) - (.30 - .28)] = 2 and -50 * [-.01 - 0] = .5.
+    found = path_preference.diffusion_dpo(*ERRORS, beta=100.0)
+    np.testing.assert_allclose(found, np.log1p(np.exp([-2.0, -0.5])), rtol=1e-5)
+
+
+def test_d3po_by_hand():
+    # Ratios held in [.9, 1.1]: -.3 -> log .9, .5 -> log 1.1, -.5 -> log .9.
+    margins = [0.01 - 0.02, np.log(0.9) - 0.05, np.log(1.1) - np.log(0.9)]
+    found = path_preference.d3po(*RATIOS, beta=10.0)
+    np.testing.assert_allclose(found, np.log1p(np.exp(-10 * np.array(margins))), rtol=1e-5)
+    slope = jax.grad(lambda w: jnp.sum(path_preference.d3po(w, RATIOS[1], beta=10.0)))(RATIOS[0])
+    assert slope[0] < 0 and not slope[1:].any()
+
+
+def test_diffusion_kto_is_kto():
+    good = jnp.asarray([True, False])
+    found = path_preference.diffusion_kto(ERRORS[0], ERRORS[2], good, 0.001, beta=100.0)
+    # rho = .01 and .005: sigmoid(-100 * .009), sigmoid(100 * .004).
+    np.testing.assert_allclose(found, 1 / (1 + np.exp([0.9, -0.4])), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("plain", "theta", "phi", "arguments"),
+    [
+        (
+            path_preference.diffusion_dpo,
+            path_preference.diffusion_mallows_theta,
+            path_preference.diffusion_mallows_phi,
+            tuple(ERRORS),
+        ),
+        (
+            path_preference.d3po,
+            path_preference.d3po_mallows_theta,
+            path_preference.d3po_mallows_phi,
+            tuple(RATIOS),
+        ),
+    ],
+    ids=["diffusion", "d3po"],
+)
+def test_mallows_forms(plain, theta, phi, arguments):
+    size = arguments[0].size
+    dpo = plain(*arguments, beta=50.0)
+    np.testing.assert_allclose(theta(*arguments, beta=50.0, dispersion=NEUTRAL), dpo, rtol=1e-6)
+    dispersions = jnp.linspace(0.1, 0.9, size)
+    np.testing.assert_allclose(
+        phi(*arguments, beta=50.0, dispersion=dispersions, link="sigmoid"),
+        theta(*arguments, beta=25.0, dispersion=dispersions),
+        rtol=1e-5,
+    )
+    exact = phi(*arguments, beta=50.0, dispersion=dispersions)
+    # Values on the same side of log 2, and none for a pair that nobody agrees on.
+    np.testing.assert_array_equal(exact < np.log(2), dpo < np.log(2))
+    np.testing.assert_allclose(phi(*arguments, beta=50.0, dispersion=1.0), np.log(2), rtol=1e-6)
+    weights = jnp.arange(size, dtype=float)
+    np.testing.assert_allclose(
+        phi(*arguments, beta=50.0, dispersion=dispersions, weights=weights), weights * exact
+    )
+
+
+def scores(t, x):
+    """The score of a standard normal, the reference's and the model's."""
+    return -x, -0.8 * x + 0.1, -1.1 * x + 0.3 * jnp.sin(x)
+
+
+def grid_of(steps):
+    return jnp.linspace(0.0, 0.95, steps + 1)
+
+
+def driven(kernel, grid, noise):
+    """States and scores along chains that the first score drives, states at the steps' starts."""
+
+    def step(x, inputs):
+        at, r, z = inputs
+        a_0, _, _ = scores(PROCESS.horizon - r, x)
+        return at.mean(x, a_0) + at.std * z, x
+
+    start = jnp.linspace(-1.0, 1.0, noise.shape[1])[:, None]
+    states = jax.lax.scan(step, start, (kernel, grid[:-1], noise))[1]
+    return states, scores(None, states)
+
+
+@pytest.mark.parametrize("solver", [EulerMaruyama(), ExponentialEuler()], ids=["euler", "ddim"])
+def test_the_ratio_of_a_chain_is_that_of_its_densities(solver):
+    """Log-densities of the Gaussian steps in float64 by NumPy, for a third law's samples."""
+    steps, grid = 20, grid_of(20)
+    kernel = solver.kernel(PROCESS, grid[:-1], grid[1:])
+    noise = jax.random.normal(jax.random.key(0), (steps, 6, 1))
+    states, (a_0, a_ref, a) = driven(kernel, grid, noise)
+    found = path_log_ratio.of_steps(kernel.kl_rate, noise, a_0, a, a_ref)
+    assert found.shape == (steps, 6)
+    arrays = [np.asarray(v, np.float64) for v in (states, noise, a_0, a_ref, a)]
+    state_gain, gain, std = (np.asarray(c, np.float64)[:, None, None] for c in kernel)
+    x, z, a_0, a_ref, a = arrays
+    end = state_gain * x + gain * a_0 + std * z
+
+    def log_density(action):
+        return (-((end - state_gain * x - gain * action) ** 2) / (2 * std**2))[..., 0]
+
+    np.testing.assert_allclose(found, log_density(a) - log_density(a_ref), rtol=2e-4, atol=2e-6)
+
+
+def test_of_ones_own_path_it_is_girsanov():
+    """Driven by the model itself: `girsanov.log_ratio`; by the reference: minus the other one."""
+    grid = grid_of(5)
+    kernel = EulerMaruyama().kernel(PROCESS, grid[:-1], grid[1:])
+    noise = jax.random.normal(jax.random.key(1), (5, 4, 2))
+    a, b = jax.random.normal(jax.random.key(2), (2, 5, 4, 2))
+    each = jax.jit(jax.vmap(girsanov.log_ratio))
+    np.testing.assert_allclose(
+        path_log_ratio.of_steps(kernel.kl_rate, noise, a, a, b),
+        each(kernel, noise, a, b),
+        rtol=1e-5,
+    )
+    np.testing.assert_allclose(
+        path_log_ratio.of_steps(kernel.kl_rate, noise, b, a, b),
+        -each(kernel, noise, b, a),
+        rtol=1e-5,
+    )
+
+
+def test_chains_converge_to_girsanov(float64):
+    """The same Brownian path in 8 to 128 steps against 1024. The integrand of dB depends on the
+    state and is held over a step: order one half."""
+    finest = 1024
+    small = jax.random.normal(jax.random.key(3), (finest, 200, 1), jnp.float64)
+
+    @partial(jax.jit, static_argnums=0)
+    def log_ratio(steps):
+        grid = grid_of(steps)
+        kernel = EulerMaruyama().kernel(PROCESS, grid[:-1], grid[1:])
+        noise = small.reshape(steps, finest // steps, 200, 1).sum(axis=1) / (finest / steps) ** 0.5
+        _, (a_0, a_ref, a) = driven(kernel, grid, noise)
+        return path_log_ratio.of_steps(kernel.kl_rate, noise, a_0, a, a_ref).sum(axis=0)
+
+    limit = log_ratio(finest)
+    sizes = np.array([8, 32, 128])
+    errors = [float(jnp.sqrt(jnp.mean((log_ratio(int(n)) - limit) ** 2))) for n in sizes]
+    order = -np.polyfit(np.log(sizes), np.log(errors), 1)[0]
+    # 200 paths know the root mean square to about 7 %, and the slope over four octaves to 0.05.
+    assert 0.4 < order < 0.9, (order, errors)
+
+
+def test_noise_errors_are_the_mean_of_girsanov():
+    """Equation (3) step by step: paths pinned at x are driven by -eps/std; the mean over z of (2)
+    is -(kl_rate/std^2) times the difference of square noise errors over two, z having mean zero."""
+    steps, grid = 8, grid_of(8)
+    kernel = EulerMaruyama().kernel(PROCESS, grid[:-1], grid[1:])
+    std = PROCESS.marginal(PROCESS.horizon - grid[:-1]).std[:, None, None]
+    eps, eps_a, eps_ref = jax.random.normal(jax.random.key(4), (3, steps, 5, 1))
+    arguments = (-eps / std, -eps_a / std, -eps_ref / std)
+    z = jax.random.normal(jax.random.key(5), (steps, 5, 1))
+    there = path_log_ratio.of_steps(kernel.kl_rate, z, *arguments)
+    back = path_log_ratio.of_steps(kernel.kl_rate, -z, *arguments)
+    rho = path_log_ratio.from_noise_errors(
+        jnp.mean((eps - eps_a) ** 2, axis=2), jnp.mean((eps - eps_ref) ** 2, axis=2)
+    )
+    weight = (kernel.kl_rate / std[:, 0, 0] ** 2)[:, None]
+    np.testing.assert_allclose((there + back) / 2, weight * rho, rtol=1e-4, atol=1e-5)
+
+
+X = jnp.ones(3)
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: path_preference.diffusion_dpo(X, X, X, X, beta=0.0), "beta must be a positive"),
+        (lambda: path_preference.diffusion_dpo(X, X, X[:2], X, beta=1.0), "one shape and one"),
+        (lambda: path_preference.d3po(X, X, beta=1.0, clip=1.0), "clip must lie in"),
+        (
+            lambda: path_log_ratio.of_steps(jnp.ones(2), *jnp.ones((4, 3, 2, 1))),
+            r"rate must be float32\[3\]",
+        ),
+        (lambda: path_preference.d3po(X, jnp.arange(3), beta=1.0), "array of floating type"),
+        (
+            lambda: path_preference.diffusion_mallows_phi(X, X, X, X, beta=1.0, dispersion=0.0),
+            "dispersion must lie",
+        ),
+        (lambda: path_preference.diffusion_kto(X, X, X, 0.0, beta=1.0), "must be booleans"),
+    ],
+)
+def test_what_is_refused(call, said, unchecked):
+    with pytest.raises(ValueError, match=said):
+        call()
