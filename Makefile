@@ -11,6 +11,8 @@ CACHE := $(CURDIR)/.cache/jax
 TEST_ENV = JAX_PLATFORMS=$${JAX_PLATFORMS:-cpu} \
 	JAX_COMPILATION_CACHE_DIR=$${JAX_COMPILATION_CACHE_DIR:-$(CACHE)} \
 	JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=$${JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS:-0.3}
+# Most of the time is spent compiling: `test` compiles quickly, `test-all` as for users.
+QUICK_COMPILE = JAX_DISABLE_MOST_OPTIMIZATIONS=$${JAX_DISABLE_MOST_OPTIMIZATIONS:-1}
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all lint format benchmark clean
@@ -23,7 +25,7 @@ demo: $(VENV)/.stamp-base ## Install what a user needs and run the main job (ARG
 	$(BIN)/python -m experiments.score_as_action $(ARGS)
 
 test: $(VENV)/.stamp-dev $(CACHE) ## Run the tests, slow ones left out (ARGS go to pytest)
-	$(TEST_ENV) $(BIN)/python -m pytest $(WORKERS) $(ARGS)
+	$(TEST_ENV) $(QUICK_COMPILE) $(BIN)/python -m pytest $(WORKERS) $(ARGS)
 
 test-all: $(VENV)/.stamp-dev $(CACHE) ## Run all the tests
 	$(TEST_ENV) $(BIN)/python -m pytest $(WORKERS) -m "slow or not slow" $(ARGS)

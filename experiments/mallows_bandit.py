@@ -29,7 +29,6 @@ from ctrl_jax.runtime import (
     state_digest,
     write_results,
 )
-from experiments.fine_tuning.report import print_table
 from experiments.preference_bandit import plots
 from experiments.preference_bandit.problem import (
     LOSSES,
@@ -39,6 +38,7 @@ from experiments.preference_bandit.problem import (
     make_losses,
     start,
 )
+from experiments.tables import print_table
 
 NAME = "mallows_bandit"
 CLAIM = (

@@ -3,14 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 
 from ctrl_jax.metrics import frontier
+from experiments.figures import plt, save
 from experiments.preference_bandit.problem import REWARDS
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 
 COLOURS = {
     "dpo": "#D55E00",
@@ -59,9 +56,7 @@ def draw_frontier(
     axes[0].set_ylabel("mean reward")
     note = f"large markers: beta = {betas[0]:g}, small: {betas[-1]:g}, from the uniform policy; "
     figure.suptitle(note + "dots: random starts", fontsize=10)
-    figure.tight_layout()
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+    save(figure, path)
 
 
 def _draw_ideal(axis) -> None:
