@@ -43,7 +43,7 @@ def test_rewards_and_divergences():
     # Uniform; all on the second arm; halves on the first two.
     logits = np.zeros((1, 1, 5, 3))
     logits[0, 0, 1, 1], logits[0, 0, :2, 2] = 800.0, 800.0
-    _, reward, kl = evaluate(logits)
+    _, reward, kl = evaluate(jnp.asarray(logits, jnp.float32))
     np.testing.assert_allclose(reward[0, 0], [12.896, 16.5, 16.0])
     np.testing.assert_allclose(kl[0, 0], [0, np.log(5), np.log(2.5)], atol=1e-12)
 

@@ -1,5 +1,7 @@
 """Mallows losses: what they become at the ends of the dispersion."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +15,7 @@ NEUTRAL = float(np.exp(-0.5))
 def test_by_hand():
     # phi = e^-1: c = 2, beta = .5, m = 1: -log sigmoid(1) = .31326; (2 - 1)^2; sigmoid(1 - .5).
     one, zero, phi = jnp.ones(1), jnp.zeros(1), jnp.exp(-jnp.ones(1))
-    options = {"beta": 0.5, "dispersion": phi}
+    options: dict[str, Any] = {"beta": 0.5, "dispersion": phi}
     np.testing.assert_allclose(preference.mallows_theta(one, zero, **options), 0.313262, rtol=1e-5)
     np.testing.assert_allclose(preference.mallows_ipo(one, zero, **options), 1.0, rtol=1e-6)
     np.testing.assert_allclose(
@@ -26,8 +28,8 @@ def test_by_hand():
 
 
 def test_weight_one_is_the_loss_without_dispersion():
-    plain = {"beta": 0.1}
-    neutral = {"beta": 0.1, "dispersion": NEUTRAL}
+    plain: dict[str, Any] = {"beta": 0.1}
+    neutral: dict[str, Any] = {"beta": 0.1, "dispersion": NEUTRAL}
     np.testing.assert_allclose(
         preference.mallows_theta(X, Y, **neutral), preference.dpo(X, Y, **plain), rtol=1e-6
     )

@@ -1,14 +1,17 @@
 """Laws that every preference loss keeps, and what each refuses."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ctrl_jax.losses import preference
+from ctrl_jax import losses
 from tests.losses.preference_family import BETA, FAMILY, Member
 from tests.test_floors import loaded_by
 
+preference: Any = losses.preference  # what is refused below has the wrong type as well
 KEY = jax.random.key(0)
 GOOD = jnp.asarray([True, False, True, True, False])
 KTO = Member(lambda x, y, **more: preference.kto(x, GOOD, y, beta=BETA, **more), lambda x, y: None)
