@@ -25,7 +25,7 @@ from jaxtyping import Array, Float
 from ctrl_jax._typing import ScoreFn, expand
 from ctrl_jax.losses.weighting import weighted
 from ctrl_jax.processes import LinearProcess
-from ctrl_jax.solvers.stochastic_heun import heun_step
+from ctrl_jax.processes.heun import heun_step
 
 
 def distillation(

@@ -19,10 +19,10 @@ Source: Karras et al. 2022, algorithm 2 (there x is scaled and \sigma is time it
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
-from ctrl_jax._typing import ScoreFn, expand
 from ctrl_jax.processes import LinearProcess
+from ctrl_jax.processes.heun import heun_step
 from ctrl_jax.processes.square_root import square_root
 from ctrl_jax.solvers.paths import StepNoise
 from ctrl_jax.solvers.reverse_solver import ReverseSolver, noise_of, stepped
@@ -101,35 +101,6 @@ class StochasticHeun(ReverseSolver):
         if self.steps is None:
             raise ValueError("StochasticHeun: steps is unknown; pass it, or use `simulate`.")
         return self.steps
-
-
-def heun_step(
-    process: LinearProcess,
-    score_fn: ScoreFn,
-    x: Float[Array, "batch ..."],
-    t: Float[Array, "*b"],
-    t_next: Float[Array, "*b"],
-) -> Float[Array, "batch ..."]:
-    """Return one step of Heun's method for (1), of second order in the noise-to-signal ratio.
-
-    Args:
-        process: the forward process.
-        score_fn: ``score_fn(t, x)``.
-        x: states, shape (batch, ...).
-        t: their forward times, of shape () or (batch,).
-        t_next: forward times of the result; zero where no noise shall be left.
-    """
-    (scale, std), (scale_next, std_next) = (
-        [expand(c, x) for c in process.marginal(time)] for time in (t, t_next)
-    )
-    change = std_next / scale_next - std / scale
-    slope = -std * score_fn(t, x)
-    euler = scale_next * (x / scale + change * slope)
-    # Where no noise is left the score may be singular: there Euler's step is the step.
-    last = std_next == 0
-    t_next, end = jnp.where(last.reshape(t_next.shape), t, t_next), jnp.where(last, x, euler)
-    correction = -std_next * score_fn(t_next, end) - slope
-    return euler + jnp.where(last, 0.0, scale_next * change / 2) * correction
 
 
 def raise_ratio(process: LinearProcess, t: Array, gamma: float) -> Array:
