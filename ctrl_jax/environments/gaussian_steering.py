@@ -28,7 +28,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from ctrl_jax.environments.linear_gaussian import LinearGaussian
+from ctrl_jax.environments.linear_gaussian import LinearGaussian, Moments
 from ctrl_jax.environments.mixture import Mixture
 from ctrl_jax.processes import LinearProcess
 from ctrl_jax.processes.arguments import require_positive
@@ -126,67 +126,62 @@ class GaussianSteering(eqx.Module):
         return self._each(value, self.process.horizon - t, x)
 
     def policy_value(
-        self,
-        policy: LinearGaussian,
-        start_moments: tuple[float, float] | None = None,
-        *,
-        steps: int = 2000,
+        self, policy: LinearGaussian, start_moments: Moments | None = None, *, steps: int = 2000
     ) -> Float[Array, ""]:
         """Return the value of the action mean score + slope x + intercept, averaged over the start.
 
-        The first two moments follow an ODE, integrated here by Runge-Kutta.
+        The moments follow an ODE, integrated here by Runge-Kutta.
 
         Args:
             policy: slope and intercept of the deviation from the score; `std` (its exploration)
                 changes nothing in (1), whose drift is linear in the action.
-            start_moments: mean and variance of the start law; N(0, v(T)) by default.
+            start_moments: first and second raw moment of the start law; those of N(0, v(T)) by
+                default.
             steps: Runge-Kutta steps.
 
         Raises:
             ValueError: the data are not one Gaussian in one dimension.
         """
-        if self.data.means.shape != (1, 1):
-            raise ValueError("policy_value needs one Gaussian in one dimension.")
-        mean, variance = self.data.means[0, 0], self.data.variances[0, 0]
-        start_mean, start_variance = start_moments or (0.0, self.start_std() ** 2)
+        mean, variance, kl = self._along_path(policy, start_moments, steps)[:3]
+        return -self.curvature / 2 * ((mean - self.target[0]) ** 2 + variance) - self.penalty * kl
 
-        def rates(t, moments):
-            m, v, _ = moments
-            forward_time = self.process.horizon - t
-            scale, std = self.process.marginal(forward_time)
-            noised = scale**2 * variance + std**2
-            g2 = self.process.diffusion(forward_time) ** 2
-            slope = policy.slope - 1 / noised
-            shift = policy.intercept + scale * mean / noised
-            b = self.process.contraction_rate(forward_time)
-            deviation = (policy.slope * m + policy.intercept) ** 2 + policy.slope**2 * v
-            return jnp.stack(
-                [
-                    (g2 * slope - b) * m + g2 * shift,
-                    2 * (g2 * slope - b) * v + g2,
-                    g2 * deviation / 2,
-                ]
-            )
+    def occupation_moments(
+        self, policy: LinearGaussian, start_moments: Moments | None = None, *, steps: int = 2000
+    ) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """Return the raw moments of X at an independent time that is uniform on [0, T].
 
-        h = self.process.horizon / steps
-
-        def runge_kutta(moments, i):
-            t = i * h
-            k1 = rates(t, moments)
-            k2 = rates(t + h / 2, moments + h / 2 * k1)
-            k3 = rates(t + h / 2, moments + h / 2 * k2)
-            k4 = rates(t + h, moments + h * k3)
-            return moments + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4), None
-
-        start = jnp.stack([jnp.asarray(m) for m in (start_mean, start_variance, 0.0)])
-        (m, v, kl), _ = jax.lax.scan(runge_kutta, start, jnp.arange(steps, dtype=float))
-        return -self.curvature / 2 * ((m - self.target[0]) ** 2 + v) - self.penalty * kl
+        Arguments and errors as in `policy_value`.
+        """
+        first, second = self._along_path(policy, start_moments, steps)[3:]
+        return first / self.process.horizon, second / self.process.horizon
 
     def policy_gradient(
-        self, policy: LinearGaussian, start_moments: tuple[float, float] | None = None
+        self, policy: LinearGaussian, start_moments: Moments | None = None
     ) -> LinearGaussian:
         """Return the gradient of `policy_value` in the policy's parameters."""
         return jax.grad(lambda p: self.policy_value(p, start_moments))(policy)
+
+    def _along_path(self, policy, start_moments, steps):
+        """Mean, variance and path KL at T, and the integrals of the raw moments over time."""
+        if self.data.means.shape != (1, 1):
+            raise ValueError("GaussianSteering: linear policies need one Gaussian in one dimension.")
+        data_mean, data_variance = self.data.means[0, 0], self.data.variances[0, 0]
+        first, second = start_moments or (0.0, self.start_std() ** 2)
+
+        def rates(t, moments):
+            mean, variance = moments[0], moments[1]
+            forward_time = self.process.horizon - t
+            scale, std = self.process.marginal(forward_time)
+            noised = scale**2 * data_variance + std**2
+            g2 = self.process.diffusion(forward_time) ** 2
+            slope = g2 * (policy.slope - 1 / noised) - self.process.contraction_rate(forward_time)
+            shift = g2 * (policy.intercept + scale * data_mean / noised)
+            deviation = (policy.slope * mean + policy.intercept) ** 2 + policy.slope**2 * variance
+            moving = (slope * mean + shift, 2 * slope * variance + g2, g2 * deviation / 2)
+            return jnp.stack([*moving, mean, mean**2 + variance])
+
+        start = jnp.stack([jnp.asarray(m, float) for m in (first, second - first**2, 0, 0, 0)])
+        return _runge_kutta(rates, start, self.process.horizon / steps, steps)
 
     def _tilt(self, means, variances):
         """log E[e^{R/lambda}] under N(means, variances), per component."""
@@ -208,6 +203,18 @@ class GaussianSteering(eqx.Module):
             return result.reshape(x.shape)
         flat = x.ndim == 0 or (x.ndim == 1 and self.dimension > 1)
         return result[0] if flat else result
+
+
+def _runge_kutta(rates, start, h, steps):
+    def step(y, i):
+        t = i * h
+        k1 = rates(t, y)
+        k2 = rates(t + h / 2, y + h / 2 * k1)
+        k3 = rates(t + h / 2, y + h / 2 * k2)
+        k4 = rates(t + h, y + h * k3)
+        return y + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4), None
+
+    return jax.lax.scan(step, start, jnp.arange(steps, dtype=float))[0]
 
 
 def _rows(name, value, number):

@@ -5,6 +5,10 @@ from typing import NamedTuple
 from jaxtyping import Array, Float
 
 
+Moments = tuple[Float[Array, ""] | float, Float[Array, ""] | float]
+"""First and second raw moment, E X and E X^2, of a scalar."""
+
+
 class LinearGaussian(NamedTuple):
     """Actions N(slope x + intercept, std^2).
 

@@ -25,18 +25,16 @@ of E_{\pi'}[q - \gamma log \pi'] - C KL(\pi' || \pi), which is \pi' ~ exp((q + C
 C)) (7), are closed forms too. Source: arXiv 2305.18901; Wang, Zariphopoulou and Zhou 2020.
 """
 
+from typing import ClassVar
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
-from ctrl_jax.environments.linear_gaussian import LinearGaussian
-from ctrl_jax.processes.arguments import require_positive
-
-Moments = tuple[Float[Array, ""] | float, Float[Array, ""] | float]
-"""First and second (raw) moment of the state."""
-
+from ctrl_jax.environments.linear_gaussian import LinearGaussian, Moments
+from ctrl_jax.processes.arguments import real, require_positive
 
 class LinearQuadratic(eqx.Module):
     """The control problem (1) in one dimension, with its exact solution.
@@ -53,41 +51,27 @@ class LinearQuadratic(eqx.Module):
         ValueError: discount, temperature or N is not positive; the problem has no finite optimum.
     """
 
-    A: Float[Array, ""]
-    B: Float[Array, ""]
-    C: Float[Array, ""]
-    D: Float[Array, ""]
-    M: Float[Array, ""]
-    N: Float[Array, ""]
-    R: Float[Array, ""]
-    P: Float[Array, ""]
-    Q: Float[Array, ""]
-    discount: Float[Array, ""]
-    temperature: Float[Array, ""]
+    A: Float[Array, ""] = eqx.field(converter=real)
+    B: Float[Array, ""] = eqx.field(converter=real)
+    C: Float[Array, ""] = eqx.field(converter=real)
+    D: Float[Array, ""] = eqx.field(converter=real)
+    M: Float[Array, ""] = eqx.field(converter=real)
+    N: Float[Array, ""] = eqx.field(converter=real)
+    R: Float[Array, ""] = eqx.field(converter=real)
+    P: Float[Array, ""] = eqx.field(converter=real)
+    Q: Float[Array, ""] = eqx.field(converter=real)
+    discount: Float[Array, ""] = eqx.field(converter=real)
+    temperature: Float[Array, ""] = eqx.field(converter=real)
 
-    def __init__(self, A, B, C, D, M, N, R, P, Q, discount, temperature):
-        require_positive("LinearQuadratic", N=N, discount=discount, temperature=temperature)
-        self.A, self.B, self.C, self.D = (jnp.asarray(v, float) for v in (A, B, C, D))
-        self.M, self.N, self.R = (jnp.asarray(v, float) for v in (M, N, R))
-        self.P, self.Q = jnp.asarray(P, float), jnp.asarray(Q, float)
-        self.discount = jnp.asarray(discount, float)
-        self.temperature = jnp.asarray(temperature, float)
+    state_dimension: ClassVar[int] = 1
+    action_dimension: ClassVar[int] = 1
+    noise_dimension: ClassVar[int] = 1
+
+    def __check_init__(self):
+        require_positive(
+            "LinearQuadratic", N=self.N, discount=self.discount, temperature=self.temperature
+        )
         _check_solvable(self)
-
-    @property
-    def state_dimension(self) -> int:
-        """Dimension of the state, 1."""
-        return 1
-
-    @property
-    def action_dimension(self) -> int:
-        """Dimension of the action, 1."""
-        return 1
-
-    @property
-    def noise_dimension(self) -> int:
-        """Number of Brownian motions, 1."""
-        return 1
 
     def drift(self, x: Float[Array, "batch 1"], action: Float[Array, "batch 1"]) -> Array:
         """Return the drift (batch, 1)."""

@@ -20,13 +20,15 @@ a_1 = K c - k b - \eta^2 K b and a_0 = b c + r - \eta^2 (b^2 + s^2)/2,
 Source: Mudchanatongsuk, Primbs and Wong 2008 (the market); arXiv 2305.18901 (the experiment).
 """
 
+from typing import ClassVar
+
 import equinox as eqx
 import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from ctrl_jax.environments.linear_gaussian import LinearGaussian
-from ctrl_jax.processes.arguments import require_positive
+from ctrl_jax.environments.linear_gaussian import LinearGaussian, Moments
+from ctrl_jax.processes.arguments import real, require_positive
 
 
 class PairTrading(eqx.Module):
@@ -46,38 +48,24 @@ class PairTrading(eqx.Module):
         ValueError: an argument is out of range.
     """
 
-    k: Float[Array, ""]
-    theta: Float[Array, ""]
-    eta: Float[Array, ""]
-    sigma: Float[Array, ""]
-    rho: Float[Array, ""]
-    r: Float[Array, ""]
-    discount: Float[Array, ""]
-    temperature: Float[Array, ""]
+    k: Float[Array, ""] = eqx.field(converter=real)
+    theta: Float[Array, ""] = eqx.field(converter=real)
+    eta: Float[Array, ""] = eqx.field(converter=real)
+    sigma: Float[Array, ""] = eqx.field(converter=real)
+    rho: Float[Array, ""] = eqx.field(converter=real)
+    r: Float[Array, ""] = eqx.field(converter=real)
+    discount: Float[Array, ""] = eqx.field(converter=real)
+    temperature: Float[Array, ""] = eqx.field(converter=real)
 
-    def __init__(self, k, theta, eta, sigma, rho, r, discount, temperature):
-        require_positive("PairTrading", k=k, eta=eta, discount=discount, temperature=temperature)
-        if not isinstance(rho, Tracer) and not -1 <= float(rho) <= 1:
-            raise ValueError(f"PairTrading: rho must lie in [-1, 1], got {rho!r}.")
-        self.k, self.theta, self.eta = (jnp.asarray(v, float) for v in (k, theta, eta))
-        self.sigma, self.rho, self.r = (jnp.asarray(v, float) for v in (sigma, rho, r))
-        self.discount = jnp.asarray(discount, float)
-        self.temperature = jnp.asarray(temperature, float)
+    state_dimension: ClassVar[int] = 2
+    action_dimension: ClassVar[int] = 1
+    noise_dimension: ClassVar[int] = 1
 
-    @property
-    def state_dimension(self) -> int:
-        """Dimension of the state (log v, x), 2."""
-        return 2
-
-    @property
-    def action_dimension(self) -> int:
-        """Dimension of the action h, 1."""
-        return 1
-
-    @property
-    def noise_dimension(self) -> int:
-        """Number of Brownian motions, 1."""
-        return 1
+    def __check_init__(self):
+        positive = {name: getattr(self, name) for name in ("k", "eta", "discount", "temperature")}
+        require_positive("PairTrading", **positive)
+        if not isinstance(self.rho, Tracer) and not -1 <= float(self.rho) <= 1:
+            raise ValueError(f"PairTrading: rho must lie in [-1, 1], got {float(self.rho):g}.")
 
     def excess(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         """Return m(x), what one unit of the spread earns per unit of time."""
@@ -134,7 +122,7 @@ class PairTrading(eqx.Module):
         self,
         policy: LinearGaussian,
         mean_log_v: Float[Array, ""] | float,
-        start_moments: tuple[Float[Array, ""] | float, Float[Array, ""] | float],
+        start_moments: Moments,
     ) -> Float[Array, ""]:
         """Return eta for a start law of given mean log wealth and raw moments of the spread."""
         second, first, constant = self.value_coefficients(policy)
@@ -155,7 +143,7 @@ class PairTrading(eqx.Module):
         return second, first, (a0 / beta + entropy + drift) / beta
 
     def occupation_moments(
-        self, start_moments: tuple[Float[Array, ""] | float, Float[Array, ""] | float]
+        self, start_moments: Moments
     ) -> tuple[Array, Array]:
         """Return the raw moments of the log-spread at a time of law Exp(beta); no policy moves it.
 
@@ -170,7 +158,7 @@ class PairTrading(eqx.Module):
     def policy_gradient(
         self,
         policy: LinearGaussian,
-        start_moments: tuple[Float[Array, ""] | float, Float[Array, ""] | float],
+        start_moments: Moments,
     ) -> LinearGaussian:
         """Return the gradient of eta in slope, intercept and std.
 

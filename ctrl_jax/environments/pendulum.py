@@ -9,11 +9,13 @@ A torque below g must swing the pendulum up in several goes. Feed networks `obse
 angles one turn apart are one.
 """
 
+from typing import ClassVar
+
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ctrl_jax.processes.arguments import require_positive
+from ctrl_jax.processes.arguments import real, require_positive
 
 
 class Pendulum(eqx.Module):
@@ -31,42 +33,19 @@ class Pendulum(eqx.Module):
         ValueError: an argument is not positive.
     """
 
-    gravity: Float[Array, ""]
-    damping: Float[Array, ""]
-    noise: Float[Array, ""]
-    torque: Float[Array, ""]
-    discount: Float[Array, ""]
-    temperature: Float[Array, ""]
+    gravity: Float[Array, ""] = eqx.field(converter=real, default=5.0)
+    damping: Float[Array, ""] = eqx.field(converter=real, default=0.2)
+    noise: Float[Array, ""] = eqx.field(converter=real, default=0.3)
+    torque: Float[Array, ""] = eqx.field(converter=real, default=3.0)
+    discount: Float[Array, ""] = eqx.field(converter=real, default=0.5)
+    temperature: Float[Array, ""] = eqx.field(converter=real, default=0.02)
 
-    def __init__(
-        self, gravity=5.0, damping=0.2, noise=0.3, torque=3.0, discount=0.5, temperature=0.02
-    ):
-        arguments = {
-            "gravity": gravity,
-            "damping": damping,
-            "noise": noise,
-            "torque": torque,
-            "discount": discount,
-            "temperature": temperature,
-        }
-        require_positive("Pendulum", **arguments)
-        for name, value in arguments.items():
-            setattr(self, name, jnp.asarray(value, float))
+    state_dimension: ClassVar[int] = 2
+    action_dimension: ClassVar[int] = 1
+    noise_dimension: ClassVar[int] = 1
 
-    @property
-    def state_dimension(self) -> int:
-        """Dimension of the state, 2."""
-        return 2
-
-    @property
-    def action_dimension(self) -> int:
-        """Dimension of the action, 1."""
-        return 1
-
-    @property
-    def noise_dimension(self) -> int:
-        """Number of Brownian motions, 1."""
-        return 1
+    def __check_init__(self):
+        require_positive("Pendulum", **vars(self))
 
     def observe(self, x: Float[Array, "batch 2"]) -> Float[Array, "batch 3"]:
         """Return (cos, sin, velocity), in which a full turn changes nothing."""

@@ -27,7 +27,7 @@ from jaxtyping import Array, Float
 
 from ctrl_jax.environments.linear_gaussian import LinearGaussian
 from ctrl_jax.environments.matrix_equations import solve_lyapunov, solve_riccati
-from ctrl_jax.processes.arguments import require_positive
+from ctrl_jax.processes.arguments import real, require_positive
 
 
 class VectorLinearQuadratic(eqx.Module):
@@ -47,23 +47,20 @@ class VectorLinearQuadratic(eqx.Module):
         ValueError: a shape does not fit, N is not positive definite, no finite optimum exists.
     """
 
-    A: Float[Array, "d d"]
-    B: Float[Array, "d m"]
-    M: Float[Array, "d d"]
-    N: Float[Array, "m m"]
-    R: Float[Array, "m d"]
-    noise: Float[Array, "d k"]
-    discount: Float[Array, ""]
-    temperature: Float[Array, ""]
+    A: Float[Array, "d d"] = eqx.field(converter=real)
+    B: Float[Array, "d m"] = eqx.field(converter=real)
+    M: Float[Array, "d d"] = eqx.field(converter=real)
+    N: Float[Array, "m m"] = eqx.field(converter=real)
+    R: Float[Array, "m d"] = eqx.field(converter=real)
+    noise: Float[Array, "d k"] = eqx.field(converter=real)
+    discount: Float[Array, ""] = eqx.field(converter=real)
+    temperature: Float[Array, ""] = eqx.field(converter=real)
 
-    def __init__(self, A, B, M, N, R, noise, discount, temperature):
-        require_positive("VectorLinearQuadratic", discount=discount, temperature=temperature)
-        matrices = {"A": A, "B": B, "M": M, "N": N, "R": R, "noise": noise}
-        matrices = {name: jnp.asarray(value, float) for name, value in matrices.items()}
-        _check_shapes(matrices)
-        self.A, self.B, self.M, self.N, self.R, self.noise = matrices.values()
-        self.discount = jnp.asarray(discount, float)
-        self.temperature = jnp.asarray(temperature, float)
+    def __check_init__(self):
+        require_positive(
+            "VectorLinearQuadratic", discount=self.discount, temperature=self.temperature
+        )
+        _check_shapes({n: getattr(self, n) for n in ("A", "B", "M", "N", "R", "noise")})
         _check_solvable(self)
 
     @property

@@ -1,6 +1,7 @@
 """Checks of scalar arguments at the door: which argument, what was received, the rule."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float
 
 
-def require_positive(owner: str, **values: float) -> bool:
+def require_positive(owner: str, **values: float | Array) -> bool:
     """Raise ValueError unless every concrete scalar is a positive finite number.
 
     Returns:
@@ -18,7 +19,7 @@ def require_positive(owner: str, **values: float) -> bool:
     for name, value in concrete.items():
         number = float(value)
         if not (math.isfinite(number) and number > 0):
-            raise ValueError(f"{owner}: {name} must be a positive finite number, got {value!r}.")
+            raise ValueError(f"{owner}: {name} must be a positive finite number, got {number:g}.")
     return len(concrete) == len(values)
 
 
@@ -41,6 +42,11 @@ def require_bounded_growth(owner: str, exponent: float | Array) -> None:
             f"{owner}: variances grow by e^{float(exponent):.1f} up to the horizon and may reach "
             f"e^{largest:.1f}; shorten the horizon, lower the rate, or enable float64."
         )
+
+
+def real(value: Any) -> Array:
+    """Return a number, nested sequence or array as an array of the default real type."""
+    return jnp.asarray(value, float)
 
 
 def constant(value: float | Array, t: Float[Array, "*t"]) -> Float[Array, "*t"]:

@@ -100,12 +100,54 @@ def test_o4_value_and_gradient_of_a_policy_in_convention_c(float64):
 
 
 def test_o4_policy_value_from_other_moments(float64):
-    """A policy's value is quadratic in the start mean and linear in its variance."""
+    """A policy's value is quadratic in the start mean and linear in the raw second moment."""
     policy = LinearGaussian(-0.1, 0.3, 1.0)
-    values = [float(o4().policy_value(policy, (m, 0.5))) for m in (-1.0, 0.0, 1.0, 2.0)]
+    values = [float(o4().policy_value(policy, (m, m**2 + 0.5))) for m in (-1.0, 0.0, 1.0, 2.0)]
     assert abs(values[3] - 3 * values[2] + 3 * values[1] - values[0]) < 1e-9
-    in_variance = [float(o4().policy_value(policy, (0.3, v))) for v in (0.1, 0.2, 0.3)]
-    assert abs(in_variance[2] - 2 * in_variance[1] + in_variance[0]) < 1e-10
+    in_second = [float(o4().policy_value(policy, (0.3, s))) for s in (0.2, 0.3, 0.4)]
+    assert abs(in_second[2] - 2 * in_second[1] + in_second[0]) < 1e-10
+
+
+def test_the_moments_of_a_start_are_raw(float64):
+    """N(0, v(T)) is the default, and a start in x = .7 has the moments .7 and .49."""
+    policy = LinearGaussian(-0.1, 0.3, 1.0)
+    given = (0.0, o4().start_std() ** 2)
+    np.testing.assert_array_equal(o4().policy_value(policy, given), o4().policy_value(policy))
+    # Without steering the value is E[R] from that point: quadrature over the law of X_T given it.
+    still = LinearGaussian(0.0, 0.0, 1.0)
+    scale, std = (float(c) for c in o4().process.marginal(at(3.0)))
+    posterior = 1 / (1 / 0.5 + (scale / std) ** 2)
+    mean = posterior * (1.0 / 0.5 + scale * 0.7 / std**2)
+    expected = -((mean - 2.5) ** 2 + posterior)
+    np.testing.assert_allclose(o4().policy_value(still, (0.7, 0.49)), expected, rtol=1e-9)
+
+
+def test_occupation_moments(float64):
+    """Against the exact moments of the Euler chain, extrapolated to h = 0 from two steps."""
+    policy = LinearGaussian(-0.1, 0.3, 1.0)
+    coarse, fine = (euler_moments(policy, steps) for steps in (2000, 4000))
+    found = o4().occupation_moments(policy, (0.4, 0.7))
+    np.testing.assert_allclose(found, 2 * fine - coarse, rtol=1e-6)
+
+
+def euler_moments(policy, steps):
+    """Mean over time of the raw moments of the Euler chain on O4 from (.4, .7)."""
+    env, h = o4(), 3.0 / steps
+    t = np.arange(steps) * h
+    g2 = np.asarray(env.diffusion(jnp.asarray(t))) ** 2
+    # The drift is affine: its value at 0 and its slope give it.
+    zero, one = (
+        np.asarray(env.drift(jnp.asarray(t), x, env.score(3.0 - jnp.asarray(t), x)))
+        for x in (jnp.zeros(steps), jnp.ones(steps))
+    )
+    slope, shift = one - zero + g2 * policy.slope, zero + g2 * policy.intercept
+    first, second, total = 0.4, 0.7, np.zeros(2)
+    for i in range(steps):
+        total += (first, second)
+        grown = (1 + slope[i] * h) ** 2 * second + 2 * (1 + slope[i] * h) * shift[i] * h * first
+        second = grown + (shift[i] * h) ** 2 + g2[i] * h
+        first = (1 + slope[i] * h) * first + shift[i] * h
+    return total / steps
 
 
 def test_no_linear_policy_beats_the_optimum(float64):
@@ -260,6 +302,7 @@ def test_bad_arguments_are_named(changed, message):
         GaussianSteering(VP(), **arguments)
 
 
-def test_policy_value_needs_one_gaussian():
+@pytest.mark.parametrize("name", ["policy_value", "occupation_moments", "policy_gradient"])
+def test_linear_policies_need_one_gaussian(name):
     with pytest.raises(ValueError, match="one Gaussian in one dimension"):
-        o5().policy_value(LinearGaussian(0.0, 0.0, 1.0))
+        getattr(o5(), name)(LinearGaussian(0.0, 0.0, 1.0))
