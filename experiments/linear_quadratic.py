@@ -3,7 +3,8 @@
 The optimum of the problem is known, so every policy on the way has an exact distance from it. Each
 method is trained at several steps of time with one budget of environment time, all seeds of a
 method in one program; and the estimators of the advantage rate are measured at the exact value.
-Each run writes config.json, results.json, curves.png, steps.png and estimators.png to its folder.
+Each run writes config.json, metrics.jsonl, results.json, curves.png, steps.png and estimators.png
+to its folder.
 """
 
 import dataclasses
@@ -26,12 +27,11 @@ from ctrl_jax.networks.gaussian_policy import linear_policy, quadratic_value
 from ctrl_jax.runtime import (
     RunOptions,
     check_count,
+    check_small_run,
     command,
     open_run,
     prepare,
     progress,
-    state_digest,
-    write_results,
 )
 from experiments.continuous_control import plots
 from experiments.continuous_control.methods import (
@@ -39,27 +39,31 @@ from experiments.continuous_control.methods import (
     VARIANTS,
     Curves,
     Training,
-    check_run,
     check_training,
     make_method,
-    mean_and_error,
     train_seeds,
 )
+from experiments.continuous_control.results import Claim, distances, leave, verdict
 from experiments.fine_tuning.report import print_table
 
 NAME = "linear_quadratic"
-CLAIM = (
-    "Policy gradient and PPO formulated in continuous time reach the optimum of linear-quadratic "
-    "control at any step, where those of discrete time lose it as the step goes to zero. With as "
-    "many transitions per trajectory at every step this needs q without its martingale increment; "
-    "with the difference quotient the continuous forms lose it too, more slowly."
+ABOUT = Claim(
+    NAME,
+    claim=(
+        "Policy gradient and PPO formulated in continuous time reach the optimum of "
+        "linear-quadratic control at any step, where those of discrete time lose it as the step "
+        "goes to zero. With as many transitions per trajectory at every step this needs q without "
+        "its martingale increment; with the difference quotient the continuous forms lose it too, "
+        "more slowly."
+    ),
+    source="arXiv 2305.18901, sections 3-5 (linear-quadratic; its parameters are not given)",
+    expected={
+        "suboptimality/<cpg or cppo>/dt=<= 0.01": "<= 0.01 of the starting gap",
+        "missed_at/<cpg or cppo>": "no step; those of pg and ppo are small ones",
+        "estimators/difference/slope": "-1: the variance grows like 1 / dt",
+        "estimators/pathwise/slope": ">= 0: the variance does not grow",
+    },
 )
-SOURCE = "arXiv 2305.18901, sections 3-5 (linear-quadratic control; its parameters are not given)"
-EXPECTED = {
-    "suboptimality/<cpg or cppo>/dt=<= 0.01": "<= 0.01 of the starting gap",
-    "estimators/difference/slope": "-1: the variance grows like 1 / dt",
-    "estimators/pathwise/slope": ">= 0: the variance does not grow",
-}
 START = (0.4, 0.7)
 FIRST = LinearGaussian(-0.3, 0.2, 0.8)
 ESTIMATORS = ("difference", "pathwise", "generalized")
@@ -97,7 +101,7 @@ class Config:
         """Raise ValueError for an option out of range."""
         check_count("seeds", self.seeds, least=2)
         check_training(self.training, self.time_steps, self.methods)
-        check_run(self.run)
+        check_small_run(self.run)
 
 
 def main(config: Config) -> Path:
@@ -124,21 +128,10 @@ def main(config: Config) -> Path:
             done += 1
             show(done)
     metrics = summarise(config, runs, variances)
-    write_results(
-        run,
-        experiment=NAME,
-        claim=CLAIM,
-        source=SOURCE,
-        metrics=metrics,
-        expected=EXPECTED,
-        config=settings,
-        digest=state_digest(
-            {f"{dt:g}": {n: c.params for n, c in r.items()} for dt, r in runs.items()}
-        ),
-        seconds=time.monotonic() - began,
-    )
-    draw(run.folder, config, runs, metrics, variances)
+    leave(run, ABOUT, config, runs, metrics, began)
+    plots.draw_variances(run.folder / "estimators.png", config.time_steps, variances)
     print_tables(config, metrics)
+    print(verdict(metrics))
     print(f"results: {run.folder}")
     return run.folder
 
@@ -216,14 +209,11 @@ def measure_estimators(config: Config, environment: LinearQuadratic, dt: float) 
 
 def summarise(config: Config, runs, variances) -> dict[str, Any]:
     """Return final distances, parameters and variances by the keys of the results."""
-    metrics: dict[str, Any] = {}
+    metrics = distances(runs, config.training)
     best = make_environment().optimal_linear_policy()
-    for name in config.methods:
-        for dt in config.time_steps:
-            curves, key = runs[dt][name], f"{name}/dt={dt:g}"
-            mean, error = mean_and_error(curves.scores[:, -1])
-            metrics[f"suboptimality/{key}"] = mean
-            metrics[f"suboptimality/{key}/stderr"] = error
+    for dt, methods in runs.items():
+        for name, curves in methods.items():
+            key = f"{name}/dt={dt:g}"
             metrics[f"parameters/{key}"] = parameter_error(curves.params, best)
             if "trust_region/backtracked" in curves.metrics:
                 shortened = curves.metrics["trust_region/backtracked"][:, -1]
@@ -234,9 +224,6 @@ def summarise(config: Config, runs, variances) -> dict[str, Any]:
         if len(values) > 1:
             slope = np.polyfit(np.log(config.time_steps), np.log(values), 1)[0]
             metrics[f"estimators/{name}/slope"] = float(slope)
-    budget = config.training.batch * config.updates()
-    metrics["environment_time"] = budget * config.training.horizon
-    metrics["transitions_used"] = budget * config.training.draws
     return metrics
 
 
@@ -244,25 +231,6 @@ def parameter_error(params, best: LinearGaussian) -> float:
     """Return the largest mean distance over seeds of slope, intercept and std from the optimum."""
     found = (params.slope, params.intercept, jnp.exp(params.log_std))
     return max(float(jnp.mean(abs(f - b))) for f, b in zip(found, best, strict=True))
-
-
-def draw(folder: Path, config: Config, runs, metrics, variances) -> None:
-    """Draw the three pictures."""
-    scores = {dt: {n: c.scores for n, c in methods.items()} for dt, methods in runs.items()}
-    per_update = config.training.batch * config.training.horizon
-    plots.draw_curves(folder / "curves.png", scores, per_update)
-    ends = {
-        name: {
-            dt: (
-                metrics[f"suboptimality/{name}/dt={dt:g}"],
-                metrics[f"suboptimality/{name}/dt={dt:g}/stderr"],
-            )
-            for dt in config.time_steps
-        }
-        for name in config.methods
-    }
-    plots.draw_steps(folder / "steps.png", ends)
-    plots.draw_variances(folder / "estimators.png", config.time_steps, variances)
 
 
 def print_tables(config: Config, metrics: dict[str, Any]) -> None:

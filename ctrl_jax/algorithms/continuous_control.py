@@ -13,7 +13,8 @@ states. With residual rates \delta (`losses.advantage_rate`, entropy of the poli
     temporal difference:  target = V + h \sum_k e^{-(\beta + 1/l) k h} \delta_{i+k},       (3)
 
 the return to T with V(x_T) for what follows, and its version with memory l. Where \delta has its
-martingale increment removed (`pathwise`), (2) and (3) have too, with the same mean.
+martingale increment removed (`pathwise`) or has no noise at all (`generator`), (2) and (3) gain as
+much, with the same mean.
 Source: arXiv 2305.18901, sections 3-4; Jia and Zhou 2022.
 """
 
@@ -27,11 +28,11 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from ctrl_jax._typing import Model
+from ctrl_jax._typing import Model, Params
 from ctrl_jax.algorithms.base import Algorithm, Learner, apply_gradient, start_learner
 from ctrl_jax.environments import ControlledPath, ControlledSDE, simulate_control
 from ctrl_jax.losses import advantage_rate, gaussian, value
-from ctrl_jax.processes.arguments import require_positive
+from ctrl_jax.processes.arguments import require_positive, require_unused
 
 
 class ContinuousControl(NamedTuple):
@@ -55,7 +56,7 @@ class ContinuousControl(NamedTuple):
 
 CHOICES = {
     "occupation": ("stopping", "discounting", "uniform"),
-    "estimator": ("pathwise", "difference", "generalized"),
+    "estimator": ("pathwise", "generator", "difference", "generalized"),
     "value_loss": ("martingale", "temporal_difference"),
 }
 
@@ -67,16 +68,17 @@ class OccupationConfig:
     Args:
         occupation: `stopping` and `discounting` are above; `uniform` draws times uniformly, the
             habit of discrete-time algorithms, which are biased by it.
-        draws: times per trajectory; `discounting` takes every step and ignores none.
-        estimator: of q: `pathwise` (needs the simulator's noise), `difference` or `generalized`.
-        memory: l of (3) and of the generalized estimator, in units of time.
+        draws: times per trajectory; not for `discounting`, which takes every step.
+        estimator: of q: `pathwise` (needs the simulator's noise), `generator` (needs its drift and
+            diffusion, and a critic with two derivatives), `difference` or `generalized`.
+        memory: l of (3) and of the generalized estimator, in units of time; for these only.
         value_loss: (2) or (3).
         value_epochs: gradient steps of the critic per batch, each on all samples.
     """
 
     occupation: Literal["stopping", "discounting", "uniform"] = "stopping"
     draws: int = 16
-    estimator: Literal["pathwise", "difference", "generalized"] = "pathwise"
+    estimator: Literal["pathwise", "generator", "difference", "generalized"] = "pathwise"
     memory: float = 0.5
     value_loss: Literal["martingale", "temporal_difference"] = "martingale"
     value_epochs: int = 10
@@ -90,6 +92,10 @@ class OccupationConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
         require_positive("OccupationConfig", memory=self.memory)
+        if self.occupation == "discounting":
+            require_unused(self, ("draws",), "occupation='discounting'")
+        if self.estimator != "generalized" and self.value_loss != "temporal_difference":
+            require_unused(self, ("memory",), f"{self.estimator} and the martingale loss")
 
 
 DEFAULT_OCCUPATION = OccupationConfig()
@@ -166,7 +172,8 @@ def make_continuous_control(
     Args:
         problem: what to control.
         policy_model: ``apply(params, t, x)`` returns mean and std (batch, m).
-        value_model: ``apply(params, t, x)`` returns values (batch,).
+        value_model: ``apply(params, t, x)`` returns values (batch,), at `observe(t, x)` if it has
+            one.
         optimizer: of the policy.
         value_optimizer: of the critic.
         update: of the policy, from samples.
@@ -204,7 +211,7 @@ def make_continuous_control(
         path = simulate_control(
             rollout_key, problem.environment, policy_fn, x_0, dt=problem.dt, steps=problem.steps
         )
-        value_fn = partial(value_model.apply, state.value.params, jnp.zeros(()))
+        value_fn = partial(evaluate_value, value_model, state.value.params)
         samples, metrics = sample_occupation(time_key, problem, path, value_fn, occupation)
         moved, policy_metrics = update(state._replace(key=key), samples)
         learner, value_metrics = fit_values(
@@ -224,6 +231,12 @@ def make_continuous_control(
         return moved, {**metrics, **policy_metrics, **value_metrics}
 
     return Algorithm(init, step)
+
+
+def evaluate_value(model: Model, params: Params, x: Float[Array, "batch d"]) -> Array:
+    """Return V(x), (batch,), of what the model observes of x."""
+    t = jnp.zeros(())
+    return model.apply(params, t, x if model.observe is None else model.observe(t, x))
 
 
 def sample_occupation(
@@ -273,7 +286,7 @@ def fit_values(
     """Take gradient steps on the martingale loss (2) or the temporal difference (3)."""
 
     def loss_fn(params):
-        predicted = model.apply(params, jnp.zeros(()), samples.states)
+        predicted = evaluate_value(model, params, samples.states)
         if config.value_loss == "martingale":
             targets = samples.values + samples.corrections
             losses = value.martingale(predicted, targets, weights=samples.weights)
@@ -294,20 +307,30 @@ def fit_values(
 
 
 def _residual_rates(problem, path, value_fn, bonus, config):
-    """V at every step, and r + entropy bonus + (e^{-beta h} V' - V) / h, pathwise where asked."""
+    """V and the residual rate, entropy bonus included, at every step by the chosen estimator."""
     steps, batch, d = path.increments.shape
-    discount = problem.environment.discount
-    flat = path.states[:-1].reshape(-1, d)
-    if config.estimator == "pathwise":
-        values, martingale = advantage_rate.martingale_increment(
-            value_fn, flat, path.increments.reshape(-1, d)
+    environment, x = problem.environment, path.states[:-1].reshape(-1, d)
+    rewards, discount = path.rewards + bonus, environment.discount
+    if config.estimator == "generator":
+        actions = path.actions.reshape(steps * batch, -1)
+        rates = advantage_rate.generator(
+            value_fn,
+            x,
+            environment.drift(x, actions),
+            environment.diffusion(x, actions),
+            rewards.reshape(-1),
+            discount=discount,
         )
+        return value_fn(x).reshape(steps, batch), rates.reshape(steps, batch)
+    if config.estimator == "pathwise":
+        increments = path.increments.reshape(-1, d)
+        values, martingale = advantage_rate.martingale_increment(value_fn, x, increments)
     else:
-        values, martingale = value_fn(flat), jnp.zeros(steps * batch, flat.dtype)
+        values, martingale = value_fn(x), jnp.zeros(steps * batch, x.dtype)
     values, martingale = values.reshape(steps, batch), martingale.reshape(steps, batch)
     later = jnp.concatenate([values[1:], value_fn(path.states[-1])[None]])
     rates = advantage_rate.pathwise(
-        values, later, path.rewards + bonus, martingale, dt=problem.dt, discount=discount
+        values, later, rewards, martingale, dt=problem.dt, discount=discount
     )
     return values, rates
 

@@ -31,16 +31,7 @@ def make_cpg(
     value_optimizer: optax.GradientTransformation,
     occupation: OccupationConfig = DEFAULT_OCCUPATION,
 ) -> Algorithm:
-    """Return CPG; ``step(state, x_0)`` takes start states (batch, d).
-
-    Args:
-        problem: what to control.
-        policy_model: ``apply(params, t, x)`` returns mean and std (batch, m).
-        value_model: ``apply(params, t, x)`` returns values (batch,).
-        optimizer: of the policy.
-        value_optimizer: of the critic.
-        occupation: how samples are made.
-    """
+    """Return CPG; arguments and errors as in `continuous_control.make_continuous_control`."""
     return make_continuous_control(
         problem,
         policy_model,

@@ -35,9 +35,14 @@ from ctrl_jax.algorithms.continuous_control import (
     make_continuous_control,
 )
 from ctrl_jax.losses import gaussian, policy
-from ctrl_jax.processes.arguments import require_positive
+from ctrl_jax.processes.arguments import require_positive, require_unused
 
 HALVINGS = 12
+UNUSED = {
+    "sqrt_kl": ("clip",),
+    "linear_kl": ("clip", "rounding"),
+    "clipped": ("target", "tolerance", "factor", "start", "rounding"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,12 +51,12 @@ class ProximalConfig:
 
     Args:
         penalty: the divergence D of (2), or `clipped` for clipped ratios without one.
-        target: delta, in sqrt(nat) or in nats; `clipped` has no trust region of this kind.
+        target: delta, in sqrt(nat) or in nats; this and the next three are for penalties.
         tolerance: epsilon, in (0, 1).
         factor: by which C grows and shrinks, above 1.
         start: first C, in units of the reward per time and per unit of D.
-        clip: half-width of the interval of the ratio, for `clipped`.
-        rounding: epsilon inside the root of the sqrt(KL) penalty, in nats.
+        clip: half-width of the interval of the ratio, for `clipped` only.
+        rounding: epsilon inside the root, in nats, for `sqrt_kl` only.
         epochs: optimiser steps per update, each on all samples.
     """
 
@@ -82,6 +87,7 @@ class ProximalConfig:
             raise ValueError(f"factor must be above 1, got {self.factor}.")
         if self.epochs < 1:
             raise ValueError(f"epochs must be at least 1, got {self.epochs}.")
+        require_unused(self, UNUSED[self.penalty], f"penalty={self.penalty!r}")
 
 
 DEFAULT_PROXIMAL = ProximalConfig()
@@ -96,16 +102,12 @@ def make_cppo(
     config: ProximalConfig = DEFAULT_PROXIMAL,
     occupation: OccupationConfig = DEFAULT_OCCUPATION,
 ) -> Algorithm:
-    """Return CPPO; ``step(state, x_0)`` takes start states (batch, d).
+    """Return CPPO; errors as in `continuous_control.make_continuous_control`.
 
     Args:
-        problem: what to control.
-        policy_model: ``apply(params, t, x)`` returns mean and std (batch, m).
-        value_model: ``apply(params, t, x)`` returns values (batch,).
+        problem, policy_model, value_model, value_optimizer, occupation: as there.
         optimizer: of the policy, started afresh in every update.
-        value_optimizer: of the critic.
         config: penalty and trust region.
-        occupation: how samples are made.
     """
     return make_continuous_control(
         problem,
@@ -113,20 +115,22 @@ def make_cppo(
         value_model,
         optimizer,
         value_optimizer,
-        proximal_update(problem, policy_model, optimizer, config),
+        proximal_update(
+            policy_model, optimizer, config, temperature=problem.environment.temperature
+        ),
         occupation=occupation,
         penalty=config.start,
     )
 
 
 def proximal_update(
-    problem: ContinuousControl,
     policy_model: Model,
     optimizer: optax.GradientTransformation,
     config: ProximalConfig,
+    *,
+    temperature: Array | float,
 ) -> PolicyUpdate:
-    """Return the update of this module's page."""
-    temperature = problem.environment.temperature
+    """Return the update of this module's page; `temperature` weighs the second term of (1)."""
     constrained = config.penalty != "clipped"
 
     def divergences(params, samples):
@@ -180,7 +184,8 @@ def proximal_update(
             tolerance=config.tolerance,
             factor=config.factor,
         )
-        backtracked = state.backtracked + (scale < 1).astype(jnp.int32)
+        shortened = (scale < 1) & jnp.isfinite(reached)
+        backtracked = state.backtracked + shortened.astype(jnp.int32)
         metrics |= {
             "kl/accepted": distance(params, samples),
             "trust_region/scale": scale,

@@ -27,6 +27,7 @@ from ctrl_jax.algorithms.continuous_control import (
 )
 from ctrl_jax.algorithms.continuous_policy_gradient import gradient_update
 from ctrl_jax.algorithms.cppo import ProximalConfig, proximal_update
+from ctrl_jax.processes.arguments import require_unused
 
 
 def make_discrete_policy_gradient(
@@ -42,13 +43,13 @@ def make_discrete_policy_gradient(
     """Return the advantage actor-critic of discrete time, with the generalised advantages (1).
 
     Args:
-        problem: what to control.
-        policy_model: ``apply(params, t, x)`` returns mean and std (batch, m).
-        value_model: ``apply(params, t, x)`` returns values (batch,).
-        optimizer: of the policy.
-        value_optimizer: of the critic.
+        problem, policy_model, value_model, optimizer, value_optimizer: as in
+            `continuous_control.make_continuous_control`.
         trace: in (0, 1), decay per step.
-        occupation: gives the number of draws and of critic's steps; the rest is discrete time's.
+        occupation: gives `draws` and `value_epochs`; the rest is discrete time's.
+
+    Raises:
+        ValueError: trace is not in (0, 1), `occupation` sets what discrete time decides.
     """
     update = gradient_update(policy_model, optimizer)
     return make_continuous_control(
@@ -74,21 +75,17 @@ def make_discrete_ppo(
     epochs: int = 10,
     occupation: OccupationConfig = DEFAULT_OCCUPATION,
 ) -> Algorithm:
-    """Return PPO with clipped ratios and standardised advantages (1); arguments as above.
+    """Return PPO with clipped ratios and standardised advantages (1); the rest as above.
 
     Args:
-        problem: what to control.
-        policy_model: ``apply(params, t, x)`` returns mean and std (batch, m).
-        value_model: ``apply(params, t, x)`` returns values (batch,).
+        problem, policy_model, value_model, value_optimizer, trace, occupation: as above.
         optimizer: of the policy, started afresh in every update.
-        value_optimizer: of the critic.
-        trace: in (0, 1), decay per step.
         clip: half-width of the interval of the ratio.
         epochs: optimiser steps per update.
-        occupation: gives the number of draws and of critic's steps; the rest is discrete time's.
     """
     config = ProximalConfig(penalty="clipped", clip=clip, epochs=epochs)
-    update = proximal_update(problem, policy_model, optimizer, config)
+    # Without the exact second term of CPPO, which PPO does not have.
+    update = proximal_update(policy_model, optimizer, config, temperature=0.0)
     return make_continuous_control(
         problem,
         policy_model,
@@ -106,10 +103,12 @@ def discrete_occupation(
     """Return discrete time's way of making samples, with a memory that is fixed in steps.
 
     Raises:
-        ValueError: trace is not in (0, 1).
+        ValueError: trace is not in (0, 1), `occupation` sets what discrete time decides.
     """
     if not 0 < trace < 1:
         raise ValueError(f"trace must lie in (0, 1), got {trace}.")
+    decided = ("occupation", "estimator", "memory", "value_loss")
+    require_unused(occupation, decided, "algorithms of discrete time")
     return dataclasses.replace(
         occupation,
         occupation="uniform",

@@ -1,5 +1,6 @@
 """Controlled SDEs, most of them with exact solutions, and their simulation."""
 
+from ctrl_jax.environments.adapted import Adapted
 from ctrl_jax.environments.gaussian_steering import GaussianSteering
 from ctrl_jax.environments.linear_gaussian import LinearGaussian
 from ctrl_jax.environments.linear_quadratic import LinearQuadratic
@@ -10,6 +11,7 @@ from ctrl_jax.environments.simulation import ControlledPath, ControlledSDE, simu
 from ctrl_jax.environments.vector_linear_quadratic import VectorLinearQuadratic
 
 __all__ = [
+    "Adapted",
     "ControlledPath",
     "ControlledSDE",
     "GaussianSteering",

@@ -164,7 +164,9 @@ class GaussianSteering(eqx.Module):
     def _along_path(self, policy, start_moments, steps):
         """Mean, variance and path KL at T, and the integrals of the raw moments over time."""
         if self.data.means.shape != (1, 1):
-            raise ValueError("GaussianSteering: linear policies need one Gaussian in one dimension.")
+            raise ValueError(
+                "GaussianSteering: linear policies need one Gaussian in one dimension."
+            )
         data_mean, data_variance = self.data.means[0, 0], self.data.variances[0, 0]
         first, second = start_moments or (0.0, self.start_std() ** 2)
 

@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 from jaxtyping import Array, Float
 
-
 Moments = tuple[Float[Array, ""] | float, Float[Array, ""] | float]
 """First and second raw moment, E X and E X^2, of a scalar."""
 

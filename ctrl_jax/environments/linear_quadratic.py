@@ -36,6 +36,7 @@ from jaxtyping import Array, Bool, Float
 from ctrl_jax.environments.linear_gaussian import LinearGaussian, Moments
 from ctrl_jax.processes.arguments import real, require_positive
 
+
 class LinearQuadratic(eqx.Module):
     """The control problem (1) in one dimension, with its exact solution.
 

@@ -142,9 +142,7 @@ class PairTrading(eqx.Module):
         drift = self.k * self.theta * first + eta2 * second / 2
         return second, first, (a0 / beta + entropy + drift) / beta
 
-    def occupation_moments(
-        self, start_moments: Moments
-    ) -> tuple[Array, Array]:
+    def occupation_moments(self, start_moments: Moments) -> tuple[Array, Array]:
         """Return the raw moments of the log-spread at a time of law Exp(beta); no policy moves it.
 
         Args:

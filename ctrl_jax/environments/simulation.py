@@ -20,7 +20,10 @@ PolicyFn = Callable[[Array], tuple[Array, Array]]
 
 @runtime_checkable
 class ControlledSDE(Protocol):
-    """What the simulator and the algorithms ask of an environment with infinite horizon."""
+    """What the simulator and the algorithms ask of an environment with infinite horizon.
+
+    `Adapted` makes one from functions of a single state.
+    """
 
     @property
     def state_dimension(self) -> int:

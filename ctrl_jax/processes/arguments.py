@@ -1,6 +1,8 @@
 """Checks of scalar arguments at the door: which argument, what was received, the rule."""
 
+import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -21,6 +23,23 @@ def require_positive(owner: str, **values: float | Array) -> bool:
         if not (math.isfinite(number) and number > 0):
             raise ValueError(f"{owner}: {name} must be a positive finite number, got {number:g}.")
     return len(concrete) == len(values)
+
+
+def require_unused(config: Any, names: Sequence[str], reason: str) -> None:
+    """Raise ValueError where a field that does not apply differs from its default.
+
+    Args:
+        config: a dataclass instance.
+        names: fields that nothing reads.
+        reason: what makes them useless, such as ``penalty='clipped'``.
+    """
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name in names and value != field.default:
+            raise ValueError(
+                f"{type(config).__name__}: {field.name} is not used with {reason}, got {value!r}; "
+                "leave it out."
+            )
 
 
 def require_end(end: float, horizon: float, *, zero: bool = False) -> None:

@@ -25,9 +25,12 @@ COLOURS = {
 
 
 def draw_curves(
-    path: Path, curves: Mapping[float, Mapping[str, np.ndarray]], time_per_update: float
+    path: Path,
+    curves: Mapping[float, Mapping[str, np.ndarray]],
+    time_per_update: float,
+    samples_per_time: float,
 ) -> None:
-    """Draw suboptimality (seeds, updates) against environment time, one panel per step."""
+    """Draw suboptimality (seeds, updates) against time and samples, one panel per step."""
     shown = [max(curves), sorted(curves)[len(curves) // 2], min(curves)]
     shown = sorted(set(shown), reverse=True)
     figure, axes = plt.subplots(1, len(shown), figsize=(4.2 * len(shown), 4), sharey=True)
@@ -37,6 +40,9 @@ def draw_curves(
             style = "--" if name.endswith("_difference") else "-"
             axis.plot(time, values.mean(axis=0), style, label=name, color=COLOURS[name])
         axis.set(yscale="log", xlabel="environment time", title=f"step {dt:g}")
+        scales = (lambda t: t * samples_per_time, lambda n: n / samples_per_time)
+        samples = axis.secondary_xaxis("top", functions=scales)
+        samples.set_xlabel("transitions used")
     np.atleast_1d(axes)[0].set_ylabel("suboptimality / starting gap")
     _legend_below(figure, np.atleast_1d(axes)[0])
     _save(figure, path)

@@ -18,6 +18,7 @@ from ctrl_jax.networks.gaussian_policy import linear_policy, quadratic_value
 from tests.environments.fixtures import o1
 
 EPOCHS = 15
+TARGETS = {"sqrt_kl": {"target": 0.1}, "linear_kl": {"target": 0.01}}
 O1_START = ([[-0.3]], [0.2], [0.8])
 O2_START = ([[0.2, -0.2], [0.3, 0.1]], [0.5, -0.5], [0.8, 0.8])
 
@@ -47,8 +48,7 @@ def make(name, problem, start, updates, **occupation):
         return make_discrete_ppo(
             problem, policy, value, inner(), critic, epochs=EPOCHS, occupation=config
         )
-    target = {"sqrt_kl": 0.1, "linear_kl": 0.01, "clipped": 1.0}[name]
-    proximal = ProximalConfig(penalty=name, target=target, epochs=EPOCHS)
+    proximal = ProximalConfig(penalty=name, epochs=EPOCHS, **TARGETS.get(name, {}))
     return make_cppo(problem, policy, value, inner(), critic, proximal, config)
 
 

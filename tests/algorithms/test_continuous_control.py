@@ -1,7 +1,7 @@
 """CPG and CPPO reach the exact optimum of O1 and O2, several seeds in one program.
 
 Thresholds are what was asked for (1 % of the starting gap, .02 in the parameters), not what a run
-gave: in nine runs of 200 updates with other keys every relative gap was below 1e-4.
+gave: gaps were below 2e-4 and errors below .009 for every method.
 """
 
 from functools import partial
@@ -10,20 +10,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from ctrl_jax.algorithms import (
-    OccupationConfig,
-    ProximalConfig,
-    make_discrete_ppo,
-)
+from ctrl_jax.algorithms import OccupationConfig, ProximalConfig, make_cppo, make_discrete_ppo
 from ctrl_jax.algorithms.continuous_control import sample_occupation
 from ctrl_jax.environments import LinearGaussian, Pendulum, simulate_control
 from ctrl_jax.losses import gaussian
-from ctrl_jax.networks.gaussian_policy import linear_policy, quadratic_value
+from ctrl_jax.networks import MLP, ValueMLP, as_model
+from ctrl_jax.networks.gaussian_policy import gaussian_head, linear_policy, quadratic_value
 from tests.algorithms.continuous import (
     O1_START,
     O2_START,
+    TARGETS,
     inner,
     make,
     problem_of,
@@ -33,25 +32,29 @@ from tests.algorithms.continuous import (
 )
 from tests.environments.fixtures import START, o1, o2
 
-UPDATES, SEEDS = 150, 2
+UPDATES, SEEDS, BATCH = 120, 2, 128
 UNKNOWN: Any = "unknown"
-TARGETS = {"sqrt_kl": 0.1, "linear_kl": 0.01}
-METHODS = {
-    "cpg": ("cpg", {}),
-    "cppo_sqrt_kl": ("sqrt_kl", {}),
-    "cppo_linear_kl": ("linear_kl", {}),
-    "cppo_clipped": ("clipped", {}),
-}
+METHODS = ("cpg", "sqrt_kl", "linear_kl", "clipped")
 
 
-@pytest.fixture(scope="module", params=METHODS.values(), ids=list(METHODS))
+def solve(name, environment, start, horizon):
+    """Policies (seeds, updates) and metrics of a whole training."""
+    algorithm = make(name, problem_of(environment, horizon=horizon), start, UPDATES)
+    d = environment.state_dimension
+    run = jax.jit(jax.vmap(lambda key: train(algorithm, key, UPDATES, BATCH, d)))
+    return run(jax.random.split(jax.random.key(0), SEEDS))[1]
+
+
+def last_policy(policies):
+    """The mean over the last updates: one policy jitters with the noise of its batch."""
+    return LinearGaussian(*(np.asarray(p)[:, -20:].mean(axis=1) for p in policies))
+
+
+@pytest.fixture(scope="module", params=METHODS)
 def trained(request):
-    """Name, policies (seeds, updates) and metrics."""
-    name, occupation = request.param
-    algorithm = make(name, problem_of(), O1_START, UPDATES, **occupation)
-    run = jax.jit(jax.vmap(lambda key: train(algorithm, key, UPDATES, 256, 1)))
-    _, (params, metrics) = run(jax.random.split(jax.random.key(0), SEEDS))
-    return name, scalar(params), metrics
+    """Name, policies (seeds, updates) and metrics on O1."""
+    params, metrics = solve(request.param, o1(), O1_START, 4.0)
+    return request.param, scalar(params), metrics
 
 
 def test_o1_is_solved(trained):
@@ -63,10 +66,26 @@ def test_o1_is_solved(trained):
         LinearGaussian(-0.3, 0.2, 0.8), START
     )
     assert (gap[:, -1] < 0.01 * first).all()
-    # The mean over the last updates: one policy jitters with the noise of its batch.
-    for found, expected in zip(policies, best, strict=True):
-        error = np.mean(np.asarray(found)[:, -20:], axis=1) - expected
-        assert np.max(abs(error)) < 0.02
+    for found, expected in zip(last_policy(policies), best, strict=True):
+        assert np.max(abs(found - expected)) < 0.02
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_o2_is_solved(name):
+    """Policies with independent coordinates: the best of them is N(K x, gamma / diag N)."""
+    environment = o2()
+    params, _ = solve(name, environment, O2_START, 5.0)
+    found = last_policy((params.slope, params.intercept, jnp.exp(params.log_std)))
+    std = jnp.sqrt(environment.temperature / jnp.diag(environment.N))
+    best = LinearGaussian(environment.optimal_slope(), jnp.zeros(2), std)
+    for seed in range(SEEDS):
+        for values, expected in zip(found, best, strict=True):
+            assert np.max(abs(values[seed] - expected)) < 0.02
+    moments = (jnp.full(2, 0.4), 0.54 * jnp.eye(2) + 0.16 * jnp.ones((2, 2)))
+    start = LinearGaussian(*(jnp.asarray(v) for v in O2_START))
+    final = LinearGaussian(params.slope[0, -1], params.intercept[0, -1], found.std[0])
+    optimum, gained, first = (environment.mean_value(p, moments) for p in (best, final, start))
+    assert optimum - gained < 0.01 * (optimum - first)
 
 
 def test_every_accepted_update_keeps_its_trust_region(trained):
@@ -74,7 +93,7 @@ def test_every_accepted_update_keeps_its_trust_region(trained):
     if name not in TARGETS:
         assert "kl/accepted" not in metrics
         return
-    limit = 1.1 * TARGETS[name]
+    limit = 1.1 * TARGETS[name]["target"]
     assert (metrics["kl/accepted"] <= limit * (1 + 1e-4)).all()
     # Shortened exactly where the optimiser went too far; each counted, C raised each time.
     too_far = metrics["kl/reached"] > limit
@@ -89,25 +108,6 @@ def test_all_is_finite(trained):
     _, _, metrics = trained
     assert (metrics["update/finite"] == 1).all() and metrics["states/finite"].all()
     assert (metrics["update/skipped"][:, -1] == 0).all()
-
-
-def test_o2_is_solved():
-    """Policies with independent coordinates: the best of them is N(K x, gamma / diag N)."""
-    environment = o2()
-    updates = 100
-    algorithm = make("linear_kl", problem_of(environment, horizon=5.0), O2_START, updates)
-    params = jax.jit(lambda key: train(algorithm, key, updates, 256, 2))(jax.random.key(1))[1][0]
-    last = jax.tree.map(lambda p: jnp.mean(p[-20:], axis=0), params)
-    std = jnp.sqrt(environment.temperature / jnp.diag(environment.N))
-    best = LinearGaussian(environment.optimal_slope(), jnp.zeros(2), std)
-    found = LinearGaussian(last.slope, last.intercept, jnp.exp(last.log_std))
-    moments = (jnp.full(2, 0.4), 0.54 * jnp.eye(2) + 0.16 * jnp.ones((2, 2)))
-    start = LinearGaussian(*(jnp.asarray(v) for v in O2_START))
-    optimum, gained, first = (environment.mean_value(p, moments) for p in (best, found, start))
-    assert optimum - gained < 0.01 * (optimum - first)
-    for name, limit in (("slope", 0.03), ("intercept", 0.02), ("std", 0.02)):
-        error = jnp.asarray(getattr(found, name)) - getattr(best, name)
-        assert jnp.max(abs(error)) < limit, name
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +134,7 @@ def exact_critic():
 SAMPLING = {
     "stopping": {"occupation": "stopping"},
     "discounting": {"occupation": "discounting"},
+    "generator": {"estimator": "generator"},
     "difference": {"occupation": "discounting", "estimator": "difference"},
     "generalized": {"estimator": "generalized", "memory": 0.05},
 }
@@ -182,20 +183,39 @@ def test_the_exact_value_is_where_the_critic_stays(exact_critic, loss):
     samples, _ = sample_occupation(jax.random.key(5), problem, path, value, config)
     each = np.asarray(samples.corrections).reshape(4, -1).mean(axis=0)
     assert abs(each.mean()) < 4.5 * each.std() / np.sqrt(each.size) + 0.02
-    smooth = sample_occupation(
-        jax.random.key(5), problem, path, value, OccupationConfig(value_loss=loss, draws=4)
-    )[0]
     # What is left is the noise of the actions, of order sqrt(h); the deviations scatter by 1 %.
-    assert np.std(smooth.corrections) < 0.9 * np.std(samples.corrections)
+    for estimator in ("pathwise", "generator"):
+        config = OccupationConfig(value_loss=loss, estimator=estimator, draws=4)
+        smooth, _ = sample_occupation(jax.random.key(5), problem, path, value, config)
+        assert np.std(smooth.corrections) < 0.9 * np.std(samples.corrections)
 
 
-def test_one_seed_alone_and_among_others():
-    algorithm = make("sqrt_kl", problem_of(dt=0.1), O1_START, 3)
-    keys = jax.random.split(jax.random.key(7), 2)
-    run = lambda key: train(algorithm, key, 3, 8, 1)[1][0]  # noqa: E731
-    both, alone = jax.jit(jax.vmap(run))(keys), jax.jit(run)(keys[1])
-    for a, b in zip(both, alone, strict=True):
+@pytest.fixture(scope="module")
+def small():
+    """A cheap algorithm and its compiled step."""
+    algorithm = make("linear_kl", problem_of(dt=0.1), O1_START, 2)
+    return algorithm, jax.jit(algorithm.step)
+
+
+def test_one_seed_alone_and_among_others(small):
+    algorithm, step = small
+    states = jax.vmap(algorithm.init)(jax.random.split(jax.random.key(7), 2))
+    starts = jax.random.normal(jax.random.key(8), (2, 2, 8, 1))
+    alone, together = jax.tree.map(lambda leaf: leaf[1], states), jax.jit(jax.vmap(algorithm.step))
+    for x_0 in starts:
+        states, alone = together(states, x_0)[0], step(alone, x_0[1])[0]
+    for a, b in zip(states.policy.params, alone.policy.params, strict=True):
         np.testing.assert_allclose(a[1], b, rtol=2e-4, atol=1e-5)
+
+
+def test_a_batch_that_is_not_finite_moves_nothing(small):
+    algorithm, step = small
+    state = algorithm.init(jax.random.key(0))
+    moved, metrics = step(state, jnp.full((8, 1), jnp.nan))
+    assert float(metrics["update/finite"]) == 0 and int(moved.skipped_in_a_row) == 1
+    assert int(moved.backtracked) == 0 and float(moved.penalty) == float(state.penalty)
+    np.testing.assert_array_equal(moved.policy.params.slope, state.policy.params.slope)
+    np.testing.assert_array_equal(moved.value.params.slope, state.value.params.slope)
 
 
 @pytest.mark.parametrize("name", ["pg", "ppo"])
@@ -209,24 +229,35 @@ def test_the_baselines_learn(name):
     assert gap[-1] < 0.5 * gap[0]
 
 
-def test_a_problem_without_closed_form():
-    """Quadratic features on the pendulum: a step runs, is finite and moves the policy."""
-    env = Pendulum()
-    start = ([[0.0, 0.0]], [0.0], [0.5])
-    algorithm = make("clipped", problem_of(env, dt=0.05, horizon=1.0), start, 2)
-    state = algorithm.init(jax.random.key(0))
-    moved, metrics = jax.jit(algorithm.step)(state, start_states(jax.random.key(1), 16, 2))
-    assert float(metrics["update/finite"]) == 1
-    assert not np.array_equal(moved.policy.params.slope, state.policy.params.slope)
+def test_networks_balance_a_pendulum():
+    """No closed form, an MLP for policy and critic. Left alone it falls from near the top: mean
+    rewards near -1 (-2 is hanging down), above -.3 for one that is caught. Three seeds ended
+    between -.07 and -.18."""
+    env, updates = Pendulum(), 40
+    options = {"width": 32, "depth": 1, "embedding": 8}
+    actor = as_model(lambda rngs: MLP((3,), out=2, rngs=rngs, **options))
+    value = as_model(lambda rngs: ValueMLP((3,), rngs=rngs, **options))
+    algorithm = make_cppo(
+        problem_of(env, dt=0.05),
+        gaussian_head(actor, env.observe),
+        value._replace(observe=lambda t, x: env.observe(x)),
+        optax.adam(3e-3),
+        optax.adam(1e-2),
+        ProximalConfig(penalty="clipped"),
+    )
 
+    def body(state, key):
+        return algorithm.step(state, 0.3 * jax.random.normal(key, (64, 2)))
 
-def test_a_batch_that_is_not_finite_moves_nothing():
-    algorithm = make("linear_kl", problem_of(dt=0.1), O1_START, 2)
-    state = algorithm.init(jax.random.key(0))
-    moved, metrics = jax.jit(algorithm.step)(state, jnp.full((8, 1), jnp.nan))
-    assert float(metrics["update/finite"]) == 0 and int(moved.skipped_in_a_row) == 1
-    np.testing.assert_array_equal(moved.policy.params.slope, state.policy.params.slope)
-    np.testing.assert_array_equal(moved.value.params.slope, state.value.params.slope)
+    def run(key):
+        init_key, start_key = jax.random.split(key)
+        keys = jax.random.split(start_key, updates)
+        return jax.lax.scan(body, algorithm.init(init_key), keys)[1]
+
+    metrics = jax.jit(run)(jax.random.key(0))
+    assert (metrics["update/finite"] == 1).all()
+    assert metrics["reward/mean"][0] < -0.9
+    assert jnp.mean(metrics["reward/mean"][-5:]) > -0.3
 
 
 def test_the_closed_forms_of_gaussians():
@@ -257,6 +288,24 @@ def test_the_closed_forms_of_gaussians():
         (lambda: ProximalConfig(target=-0.1), "target must be a positive finite number"),
         (lambda: OccupationConfig(occupation=UNKNOWN), "occupation must be one of stopping"),
         (lambda: OccupationConfig(draws=0), "draws must be at least 1"),
+        (
+            lambda: ProximalConfig(clip=0.1),
+            "clip is not used with penalty='sqrt_kl', got 0.1; leave",
+        ),
+        (lambda: ProximalConfig("linear_kl", rounding=1e-4), "rounding is not used with"),
+        (
+            lambda: ProximalConfig("clipped", target=0.1),
+            "target is not used with penalty='clipped'",
+        ),
+        (
+            lambda: OccupationConfig("discounting", draws=4),
+            "draws is not used with occupation='disc",
+        ),
+        (lambda: OccupationConfig(memory=0.2), "memory is not used with pathwise and the mart"),
+        (
+            lambda: make("ppo", problem_of(), O1_START, 1, estimator="difference"),
+            "estimator is not used with algorithms of discrete time",
+        ),
         (lambda: OccupationConfig(memory=0.0), "memory must be a positive"),
         (lambda: make("cpg", problem_of(dt=-0.1), O1_START, 1), "dt must be a positive"),
         (lambda: make("cpg", problem_of(dt=0.5, horizon=0.1), O1_START, 1), "at least dt"),

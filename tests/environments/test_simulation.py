@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ctrl_jax.environments import Pendulum, simulate_control
+from ctrl_jax.environments import Adapted, ControlledSDE, Pendulum, simulate_control
 from tests.environments.fixtures import o1, o2, o3
 
 SLOPE, INTERCEPT, STD = -0.3, 0.2, 0.8
@@ -30,7 +30,46 @@ def plain(dimension):
     return policy
 
 
-ENVIRONMENTS = {"O1": o1, "O2": o2, "O3": o3, "pendulum": Pendulum}
+class LimitedReversion:
+    """Mean reversion in two coordinates pushed by a limited force, for one state at a time."""
+
+    def drift(self, x, action):
+        return -x * jnp.asarray([1.0, 0.5]) + jnp.tanh(action[0])
+
+    def diffusion(self, x, action):
+        return 0.2 + 0.1 * jnp.tanh(x) ** 2
+
+    def reward(self, x, action):
+        return -jnp.log1p(jnp.sum((x - 1.0) ** 2)) - action[0] ** 2 / 10
+
+
+def limited_reversion():
+    return Adapted(LimitedReversion(), 2, 1, discount=1.0, temperature=0.05)
+
+
+class OneStateOfO1:
+    """O1 written for one state, its noise a matrix."""
+
+    def __init__(self):
+        self.batched = o1()
+
+    def drift(self, x, action):
+        return self.batched.drift(x[None], action[None])[0]
+
+    def diffusion(self, x, action):
+        return self.batched.diffusion(x[None], action[None])[0]
+
+    def reward(self, x, action):
+        return self.batched.reward(x[None], action[None])[0]
+
+
+ENVIRONMENTS = {
+    "O1": o1,
+    "O2": o2,
+    "O3": o3,
+    "pendulum": Pendulum,
+    "limited reversion": limited_reversion,
+}
 every_environment = pytest.mark.parametrize("make", ENVIRONMENTS.values(), ids=ENVIRONMENTS.keys())
 
 
@@ -61,6 +100,7 @@ def test_moments_of_the_euler_chain():
 @every_environment
 def test_laws_of_every_environment(make):
     env = make()
+    assert isinstance(env, ControlledSDE)
     policy = plain(env.action_dimension)
     start = jax.random.normal(jax.random.key(1), (6, env.state_dimension))
 
@@ -80,6 +120,40 @@ def test_laws_of_every_environment(make):
     keys = jnp.stack([jax.random.key(3), key])
     seeds = jax.jit(jax.vmap(run, in_axes=(0, None)))(keys, start[:3])
     np.testing.assert_allclose(seeds.states[1], path.states[:, :3], rtol=1e-5, atol=1e-6)
+
+
+def test_an_adapted_environment_is_the_one_it_adapts():
+    adapted = Adapted(OneStateOfO1(), 1, 1, discount=1.0, temperature=0.1)
+    assert isinstance(adapted, ControlledSDE) and adapted.noise_dimension == 1
+    start = jax.random.normal(jax.random.key(1), (6, 1))
+    found, expected = (
+        simulate_control(jax.random.key(2), env, linear, start, dt=0.05, steps=3)
+        for env in (adapted, o1())
+    )
+    for name in ("states", "rewards", "increments"):
+        np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=1e-6)
+
+
+def test_independent_noises_are_a_diagonal_matrix():
+    env, x = limited_reversion(), jnp.asarray([[0.3, -2.0], [0.0, 1.0]])
+    noise = env.diffusion(x, jnp.zeros((2, 1)))
+    assert env.noise_dimension == 2 and noise.shape == (2, 2, 2)
+    np.testing.assert_allclose(noise[0], np.diag(0.2 + 0.1 * np.tanh([0.3, -2.0]) ** 2), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "returned", "message"),
+    [
+        ("drift", jnp.zeros((1, 2)), r"drift of one state \(2,\) .* must have shape \(2,\), got"),
+        ("reward", jnp.zeros(1), r"reward of one .* must have shape \(\), got \(1,\)"),
+        ("diffusion", jnp.zeros(()), r"diffusion .* shape \(2,\) or \(2, 1\), got \(\)"),
+    ],
+)
+def test_an_environment_that_does_not_fit_is_named(name, returned, message):
+    environment = LimitedReversion()
+    setattr(environment, name, lambda x, action: returned)
+    with pytest.raises(ValueError, match=message):
+        Adapted(environment, 2, 1, discount=1.0, temperature=0.05)
 
 
 def test_float64():

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from ctrl_jax.environments import LinearGaussian
-from ctrl_jax.runtime import command
+from ctrl_jax.runtime import command, read_metrics
 from experiments import pair_trading
-from experiments.continuous_control.methods import mean_and_error
+from experiments.continuous_control.methods import Curves, Training, mean_and_error
+from experiments.continuous_control.results import distances, verdict
 from experiments.linear_quadratic import Config, main, make_environment, suboptimality
 
 TINY = """
@@ -37,8 +38,32 @@ def test_what_a_run_leaves(finished):
             assert metrics[key] < 1
     assert metrics["environment_time"] == 8 * 4 * 2 and metrics["transitions_used"] == 8 * 4 * 4
     assert len(results["digest"]) == 64
+    # Four updates reach the optimum at no step; the steps are named, largest first.
+    assert metrics["missed_at/cppo_sqrt_kl"] == [0.5, 0.1]
     for picture in ("curves.png", "steps.png", "estimators.png"):
         assert (folder / picture).stat().st_size > 1000
+
+
+def test_the_curves_end_in_the_results(finished):
+    """One line per update: environment time 8 * 2 each, and the mean over seeds."""
+    folder, results = finished
+    lines = read_metrics(folder / "metrics.jsonl")
+    assert [line["environment_time"] for line in lines] == [16.0, 32.0, 48.0, 64.0]
+    key = "suboptimality/ppo/dt=0.1"
+    np.testing.assert_allclose(lines[-1][key], results["metrics"][key], rtol=1e-5)
+
+
+def test_who_missed_the_optimum_where():
+    """Means over two seeds, .01 the limit; what exploded has missed."""
+    scores = {"a": [[0.5, 0.02], [0.5, 0.004]], "b": [[1.0, 0.005], [1.0, 0.005]]}
+    runs = {
+        0.1: {name: Curves(np.asarray(values), {}, {}) for name, values in scores.items()},
+        0.01: {"a": Curves(np.asarray([[1.0, np.inf], [1.0, 0.0]]), {}, {})},
+    }
+    metrics = distances(runs, Training(batch=3, horizon=2.0, draws=5))
+    assert metrics["missed_at/a"] == [0.1, 0.01] and metrics["missed_at/b"] == []
+    assert metrics["environment_time"] == 12.0 and metrics["transitions_used"] == 30
+    assert verdict(metrics) == "a misses 1% at 0.1, 0.01; b misses 1% at no step"
 
 
 def test_the_difference_quotient_is_the_noisier(finished):
@@ -62,10 +87,10 @@ def test_the_score_of_a_policy():
 
 def test_pair_trading(tmp_path):
     """The optimum scores 0, the first policy 1."""
-    options = [*TINY, "--time-steps", "0.25", "--methods", "cppo_linear_kl"]
+    options = [*TINY, "--time-steps", "0.25", "--methods", "cpg_difference"]
     command(pair_trading.Config, pair_trading.main, [*options, "--out", str(tmp_path / "a")])
     results = json.loads((tmp_path / "a" / "results.json").read_text())
-    assert np.isfinite(results["metrics"]["suboptimality/cppo_linear_kl/dt=0.25"])
+    assert np.isfinite(results["metrics"]["suboptimality/cpg_difference/dt=0.25"])
     np.testing.assert_allclose(results["metrics"]["slope/optimal"], -16.0, rtol=1e-6)
     for picture in ("curves.png", "steps.png"):
         assert (tmp_path / "a" / picture).stat().st_size > 1000
@@ -87,6 +112,7 @@ def test_pair_trading(tmp_path):
         (["--methods", "sac"], "methods"),
         (["--training.draws", "0"], "training.draws"),
         (["--resume", "latest"], "not checkpointed"),
+        (["--distributed", "on"], "one process"),
     ],
 )
 def test_mistakes_are_one_clear_line(options, expected, tmp_path, capsys):

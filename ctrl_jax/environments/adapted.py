@@ -1,0 +1,72 @@
+"""Any environment that offers drift, diffusion and reward of one state, made ready to control.
+
+The simulator and the algorithms see batches and a matrix of noises (`ControlledSDE`); one writes an
+environment most easily for one state and one action, and often with a noise per coordinate.
+"""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ctrl_jax.processes.arguments import real, require_positive
+
+
+class Adapted(eqx.Module):
+    """A `ControlledSDE` from functions of one state.
+
+    Args:
+        environment: any object with ``drift(x, action)`` of shape (d,), ``diffusion(x, action)`` of
+            shape (d,) for independent noises or (d, k), and ``reward(x, action)`` of shape (), for
+            x of shape (d,) and an action of shape (m,).
+        state_dimension: d.
+        action_dimension: m.
+        discount: beta, positive, in 1 / time.
+        temperature: gamma, positive, in units of the reward per nat.
+
+    Raises:
+        ValueError: a function returns another shape, discount or temperature is not positive.
+    """
+
+    environment: Any
+    state_dimension: int = eqx.field(static=True)
+    action_dimension: int = eqx.field(static=True)
+    discount: Float[Array, ""] = eqx.field(converter=real)
+    temperature: Float[Array, ""] = eqx.field(converter=real)
+
+    def __check_init__(self):
+        require_positive("Adapted", discount=self.discount, temperature=self.temperature)
+        d = self.state_dimension
+        rules = {"drift": ((d,),), "reward": ((),), "diffusion": ((d,), (d, self.noise_dimension))}
+        for name, shapes in rules.items():
+            shape = self._shape(name)
+            if shape not in shapes:
+                expected = " or ".join(str(allowed) for allowed in shapes)
+                raise ValueError(
+                    f"Adapted: {name} of one state {(d,)} and one action "
+                    f"{(self.action_dimension,)} must have shape {expected}, got {shape}."
+                )
+
+    @property
+    def noise_dimension(self) -> int:
+        """Number k of Brownian motions: the last axis of the diffusion."""
+        return (self._shape("diffusion") or (1,))[-1]
+
+    def drift(self, x: Float[Array, "batch d"], action: Float[Array, "batch m"]) -> Array:
+        """Return the drift (batch, d)."""
+        return jax.vmap(self.environment.drift)(x, action)
+
+    def diffusion(self, x: Float[Array, "batch d"], action: Float[Array, "batch m"]) -> Array:
+        """Return the diffusion matrices (batch, d, k)."""
+        noise = jax.vmap(self.environment.diffusion)(x, action)
+        return jax.vmap(jnp.diag)(noise) if noise.ndim == 2 else noise
+
+    def reward(self, x: Float[Array, "batch d"], action: Float[Array, "batch m"]) -> Array:
+        """Return the rewards per unit of time, (batch,)."""
+        return jax.vmap(self.environment.reward)(x, action)
+
+    def _shape(self, name):
+        x, action = jnp.zeros(self.state_dimension), jnp.zeros(self.action_dimension)
+        return jax.eval_shape(getattr(self.environment, name), x, action).shape
