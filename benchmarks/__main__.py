@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.threads import cores
 
-NAMES = ("sampling", "rollout_update")
+NAMES = ("sampling", "rollout_update", "continuous_rl")
 CORES = cores()
 
 # Read by libraries as they load, so they must be there before this process starts. With glibc's
@@ -40,6 +40,11 @@ def main(arguments: list[str]) -> int:
         metavar="PYTHON",
         help="interpreter of an environment with trl==0.23.1 diffusers==0.39.0 'transformers<5'",
     )
+    parser.add_argument(
+        "--sb3-python",
+        metavar="PYTHON",
+        help="interpreter of an environment with stable-baselines3",
+    )
     options = parser.parse_args(arguments)
     if options.name is None:
         for name in NAMES:
@@ -61,6 +66,8 @@ def main(arguments: list[str]) -> int:
 
     if options.trl_python:
         os.environ["BENCHMARKS_TRL_PYTHON"] = options.trl_python
+    if options.sb3_python:
+        os.environ["BENCHMARKS_SB3_PYTHON"] = options.sb3_python
 
     # What is not the whole measurement does not replace it.
     whole = not (options.quick or options.cases)

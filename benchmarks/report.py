@@ -5,6 +5,7 @@ import platform
 from typing import Any
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "diffrax", "numpy", "torch", "torchsde", "trl")
+PACKAGES += ("stable-baselines3", "gymnasium")
 
 
 def versions() -> dict[str, str]:
@@ -70,6 +71,10 @@ def _row(row: dict[str, Any]) -> str:
 
 
 def _facts(row: dict[str, Any]) -> str:
-    if "error" not in row:
-        return ""
-    return f"{row['evaluations']} evaluations, error {row['error']:.4f}"
+    if "error" in row:
+        return f"{row['evaluations']} evaluations, error {row['error']:.4f}"
+    if "environment_steps" in row and "seconds" in row:
+        return f"{row['environment_steps'] / row['seconds'] / 1e6:.3g} M environment steps/s"
+    if "updates" in row:
+        return f"{row['updates']:.0f} updates, environment time {row['environment_time']:.0f}"
+    return ""

@@ -10,37 +10,19 @@ for Stable Diffusion: our network, our sampler, no text. It takes as many Adam s
 import contextlib
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+
+from benchmarks.peers import process
 
 
 def start(python: str, specification: dict[str, Any]) -> tuple[Callable, Callable]:
     """Start the process; return what runs one epoch in it, and what ends it."""
-    root = Path(__file__).resolve().parents[2]
-    environment = os.environ | {"PYTHONPATH": str(root), "HF_HUB_OFFLINE": "1"}
-    process = subprocess.Popen(
-        [python, "-m", "benchmarks.peers.trl_ddpo"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env=environment,
-    )
-
-    def ask(line: str) -> None:
-        assert process.stdin is not None and process.stdout is not None
-        process.stdin.write(line + "\n")
-        process.stdin.flush()
-        if process.stdout.readline() != "done\n":
-            raise RuntimeError(f"the TRL process ended with status {process.wait()}")
-
-    ask(json.dumps(specification))
-    return lambda: ask("step"), process.terminate
+    ask, close = process.start(python, "benchmarks.peers.trl_ddpo", specification)
+    return lambda: ask("step"), close
 
 
 def main() -> None:
@@ -50,10 +32,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         trainer = make_trainer(json.loads(sys.stdin.readline(), object_pairs_hook=_integer_keys))
-        answers.write("done\n")
+        answers.write('"done"\n')
         for number, _ in enumerate(sys.stdin):
             trainer.step(0, number)
-            answers.write("done\n")
+            answers.write('"done"\n')
 
 
 def make_trainer(specification: dict[str, Any]):
