@@ -194,11 +194,12 @@ def summarise(config: Config, runs) -> dict[str, Any]:
 
 def print_results(config: Config, metrics: dict[str, Any]) -> None:
     """Print the final distances and policies by method and step."""
-    columns = ("method and step", "suboptimality", "± se", "slope", "intercept", "std")
+    columns = ("method", "step", "suboptimality", "± se", "slope", "intercept", "std")
     fields = ("slope", "intercept", "std")
     rows = [
         [
-            f"{name}, dt={dt:g}",
+            name,
+            f"{dt:g}",
             f"{metrics[f'suboptimality/{name}/dt={dt:g}']:.2g}",
             f"{metrics[f'suboptimality/{name}/dt={dt:g}/stderr']:.1g}",
             *(metrics[f"{field}/{name}/dt={dt:g}"] for field in fields),
@@ -206,7 +207,7 @@ def print_results(config: Config, metrics: dict[str, Any]) -> None:
         for dt in config.time_steps
         for name in config.methods
     ]
-    rows.append(["optimal", "0", "", *(metrics[f"{field}/optimal"] for field in fields)])
+    rows.append(["optimal", "", "0", "", *(metrics[f"{field}/optimal"] for field in fields)])
     print_table("pair trading: distance from the optimum and policies", columns, rows)
 
 

@@ -25,8 +25,6 @@ of E_{\pi'}[q - \gamma log \pi'] - C KL(\pi' || \pi), which is \pi' ~ exp((q + C
 C)) (7), are closed forms too. Source: arXiv 2305.18901; Wang, Zariphopoulou and Zhou 2020.
 """
 
-from typing import ClassVar
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -64,9 +62,9 @@ class LinearQuadratic(eqx.Module):
     discount: Float[Array, ""] = eqx.field(converter=real)
     temperature: Float[Array, ""] = eqx.field(converter=real)
 
-    state_dimension: ClassVar[int] = 1
-    action_dimension: ClassVar[int] = 1
-    noise_dimension: ClassVar[int] = 1
+    state_dimension = 1
+    action_dimension = 1
+    noise_dimension = 1
 
     def __check_init__(self):
         require_positive(

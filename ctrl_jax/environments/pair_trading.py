@@ -20,8 +20,6 @@ a_1 = K c - k b - \eta^2 K b and a_0 = b c + r - \eta^2 (b^2 + s^2)/2,
 Source: Mudchanatongsuk, Primbs and Wong 2008 (the market); arXiv 2305.18901 (the experiment).
 """
 
-from typing import ClassVar
-
 import equinox as eqx
 import jax.numpy as jnp
 from jax.core import Tracer
@@ -57,9 +55,9 @@ class PairTrading(eqx.Module):
     discount: Float[Array, ""] = eqx.field(converter=real)
     temperature: Float[Array, ""] = eqx.field(converter=real)
 
-    state_dimension: ClassVar[int] = 2
-    action_dimension: ClassVar[int] = 1
-    noise_dimension: ClassVar[int] = 1
+    state_dimension = 2
+    action_dimension = 1
+    noise_dimension = 1
 
     def __check_init__(self):
         positive = {name: getattr(self, name) for name in ("k", "eta", "discount", "temperature")}

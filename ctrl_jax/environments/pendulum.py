@@ -9,8 +9,6 @@ A torque below g must swing the pendulum up in several goes. Feed networks `obse
 angles one turn apart are one.
 """
 
-from typing import ClassVar
-
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -40,9 +38,9 @@ class Pendulum(eqx.Module):
     discount: Float[Array, ""] = eqx.field(converter=real, default=0.5)
     temperature: Float[Array, ""] = eqx.field(converter=real, default=0.02)
 
-    state_dimension: ClassVar[int] = 2
-    action_dimension: ClassVar[int] = 1
-    noise_dimension: ClassVar[int] = 1
+    state_dimension = 2
+    action_dimension = 1
+    noise_dimension = 1
 
     def __check_init__(self):
         require_positive("Pendulum", **vars(self))

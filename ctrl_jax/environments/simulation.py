@@ -8,7 +8,7 @@ by (key, i). Source: arXiv 2305.18901, section 2.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -41,13 +41,13 @@ class ControlledSDE(Protocol):
         ...
 
     @property
-    def discount(self) -> Array:
-        """beta, in 1 / time."""
+    def discount(self) -> Any:
+        """beta, in 1 / time, an array of shape ()."""
         ...
 
     @property
-    def temperature(self) -> Array:
-        """gamma, in units of the reward per nat."""
+    def temperature(self) -> Any:
+        """gamma, in units of the reward per nat, an array of shape ()."""
         ...
 
     def drift(self, x: Array, action: Array) -> Array:

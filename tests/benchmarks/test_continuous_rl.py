@@ -92,7 +92,8 @@ def test_stable_baselines3_answers():
     pytest.importorskip("stable_baselines3")
     ask, close = continuous_rl._start_sb3(SETTINGS)
     try:
-        np.testing.assert_allclose(ask("reset 0"), continuous_rl.FIRST, rtol=1e-6)
-        assert not np.allclose(ask("update"), continuous_rl.FIRST, rtol=1e-4)
+        first = np.asarray(continuous_rl.FIRST)
+        np.testing.assert_allclose(np.asarray(ask("reset 0")), first, rtol=1e-6)
+        assert not np.allclose(np.asarray(ask("update")), first, rtol=1e-4)
     finally:
         close()

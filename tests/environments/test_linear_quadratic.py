@@ -101,16 +101,21 @@ def test_the_mirror_step_maximises_the_penalised_rate():
 def test_the_hjb_equation():
     """sup_pi E[q(x, a; V*) - gamma log pi] = gamma log int exp(q / gamma) = 0, and q* = gamma log
     pi*: the residual of both, from autodiff of the optimal value alone."""
-    problem, x, a = o1(), jnp.linspace(-2.0, 2.0, 9), jnp.linspace(-3.0, 1.0, 9)
-    slope = jax.vmap(jax.grad(problem.optimal_value))(x)
-    curvature = jax.vmap(jax.grad(jax.grad(problem.optimal_value)))(x)
-    drift = problem.drift(x[:, None], a[:, None])[:, 0]
-    noise = problem.diffusion(x[:, None], a[:, None])[:, 0, 0]
-    q = problem.reward(x[:, None], a[:, None]) + drift * slope + noise**2 * curvature / 2
-    q = q - problem.discount * problem.optimal_value(x)
-    mean, variance = problem.optimal_policy(x)
-    log_policy = -((a - mean) ** 2) / (2 * variance) - jnp.log(2 * jnp.pi * variance) / 2
-    np.testing.assert_allclose(q, problem.temperature * log_policy, atol=1e-9)
+
+    @jax.jit
+    def both_sides(x, a):
+        problem = o1()
+        slope = jax.vmap(jax.grad(problem.optimal_value))(x)
+        curvature = jax.vmap(jax.grad(jax.grad(problem.optimal_value)))(x)
+        drift = problem.drift(x[:, None], a[:, None])[:, 0]
+        noise = problem.diffusion(x[:, None], a[:, None])[:, 0, 0]
+        q = problem.reward(x[:, None], a[:, None]) + drift * slope + noise**2 * curvature / 2
+        mean, variance = problem.optimal_policy(x)
+        log_policy = -((a - mean) ** 2) / (2 * variance) - jnp.log(2 * jnp.pi * variance) / 2
+        return q - problem.discount * problem.optimal_value(x), problem.temperature * log_policy
+
+    q, expected = both_sides(jnp.linspace(-2.0, 2.0, 9), jnp.linspace(-3.0, 1.0, 9))
+    np.testing.assert_allclose(q, expected, atol=1e-9)
 
 
 def test_the_value_of_a_policy_solves_its_equation():

@@ -1,5 +1,7 @@
 """PairTrading against fixture O3, its HJB equation, autodiff and a hand calculation."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,8 +30,10 @@ def test_fixture():
     np.testing.assert_allclose(variance, 0.05 * 0.5 / 0.0625, rtol=1e-12)
 
 
-def generator(problem, value, z, h):
-    """r + b . grad V + tr(s s^T Hess V) / 2 - beta V at states z and actions h."""
+def generator(value_of, z, h):
+    """r + b . grad V + tr(s s^T Hess V) / 2 - beta V of V = value_of(problem, .) at z and h."""
+    problem = o3()
+    value = partial(value_of, problem)
     slope, hessian = jax.vmap(jax.grad(value))(z), jax.vmap(jax.hessian(value))(z)
     noise = problem.diffusion(z, h)
     spread = jnp.einsum("bik,bjk,bij->b", noise, noise, hessian) / 2
@@ -41,7 +45,7 @@ def test_the_hjb_equation():
     """q* = gamma log pi*, with the optimal value's derivatives by autodiff."""
     problem, rng = o3(), np.random.default_rng(0)
     z, h = jnp.asarray(rng.normal(size=(20, 2))), jnp.asarray(3 * rng.normal(size=(20, 1)))
-    q = generator(problem, lambda z: problem.optimal_value(z[0], z[1]), z, h)
+    q = jax.jit(partial(generator, lambda problem, z: problem.optimal_value(z[0], z[1])))(z, h)
     mean, variance = problem.optimal_policy(z[:, 1])
     square = (h[:, 0] - mean) ** 2 / variance
     log_policy = -square / 2 - jnp.log(2 * jnp.pi * variance) / 2
@@ -55,7 +59,7 @@ def test_the_value_of_a_policy_solves_its_equation():
     x = 0.7
     h = jnp.asarray(POLICY.slope * x + POLICY.intercept + POLICY.std * nodes)[:, None]
     z = jnp.broadcast_to(jnp.asarray([[0.4, x]]), (8, 2))
-    q = generator(problem, lambda z: problem.policy_value(POLICY, z[0], z[1]), z, h)
+    q = jax.jit(partial(generator, lambda p, z: p.policy_value(POLICY, z[0], z[1])))(z, h)
     entropy = problem.temperature / 2 * np.log(2 * np.pi * np.e * POLICY.std**2)
     np.testing.assert_allclose(np.sum(weights / weights.sum() * q) + entropy, 0.0, atol=1e-10)
 
