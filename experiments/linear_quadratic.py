@@ -50,16 +50,17 @@ NAME = "linear_quadratic"
 ABOUT = Claim(
     NAME,
     claim=(
-        "Policy gradient and PPO formulated in continuous time reach the optimum of "
-        "linear-quadratic control at any step, where those of discrete time lose it as the step "
-        "goes to zero. With as many transitions per trajectory at every step this needs q without "
-        "its martingale increment; with the difference quotient the continuous forms lose it too, "
-        "more slowly."
+        "With one number of transitions per trajectory at every step, policy gradient and PPO "
+        "formulated in continuous time reach the optimum of linear-quadratic control at any step, "
+        "where those of discrete time lose it as the step goes to zero. This needs q without its "
+        "martingale increment; with the difference quotient the continuous forms lose it too, more "
+        "slowly. Given every transition (training.draws = horizon / step), at a cost that grows "
+        "like 1 / step, those of discrete time keep it as well."
     ),
     source="arXiv 2305.18901, sections 3-5 (linear-quadratic; its parameters are not given)",
     expected={
         "suboptimality/<cpg or cppo>/dt=<= 0.01": "<= 0.01 of the starting gap",
-        "missed_at/<cpg or cppo>": "no step; those of pg and ppo are small ones",
+        "missed_at/<cpg or cppo>": "no step; those of pg and ppo are the small ones",
         "estimators/difference/slope": "-1: the variance grows like 1 / dt",
         "estimators/pathwise/slope": ">= 0: the variance does not grow",
     },
