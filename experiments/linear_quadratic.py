@@ -74,7 +74,7 @@ ESTIMATORS = ("difference", "pathwise", "generalized")
 class Config:
     """Compare continuous-time and discrete-time policy optimisation on an exact problem.
 
-    Source: arXiv 2305.18901. On one CPU core the default takes a few minutes.
+    Source: arXiv 2305.18901. On one CPU core the default takes six to eight minutes.
     Expected: CPG and CPPO within 1 % of the starting gap at every step up to .01.
     """
 
