@@ -44,7 +44,7 @@ from experiments.continuous_control.methods import (
     train_seeds,
 )
 from experiments.continuous_control.results import Claim, distances, leave, verdict
-from experiments.tables import print_table
+from experiments.fine_tuning.report import print_table
 
 NAME = "linear_quadratic"
 ABOUT = Claim(
@@ -74,7 +74,7 @@ ESTIMATORS = ("difference", "pathwise", "generalized")
 class Config:
     """Compare continuous-time and discrete-time policy optimisation on an exact problem.
 
-    Source: arXiv 2305.18901. On one CPU core the default takes a few minutes.
+    Source: arXiv 2305.18901. On one CPU core the default takes six to eight minutes.
     Expected: CPG and CPPO within 1 % of the starting gap at every step up to .01.
     """
 
