@@ -44,7 +44,7 @@ from experiments.continuous_control.methods import (
     train_seeds,
 )
 from experiments.continuous_control.results import Claim, distances, leave, verdict
-from experiments.fine_tuning.report import print_table
+from experiments.tables import print_table
 
 NAME = "linear_quadratic"
 ABOUT = Claim(
