@@ -15,6 +15,7 @@ from ctrl_jax.algorithms.control_step import ControlState, UpdateConfig
 from ctrl_jax.algorithms.cppo import ProximalConfig, make_cppo
 from ctrl_jax.algorithms.ddpo import make_ddpo, make_dpok
 from ctrl_jax.algorithms.diffusion_control import Batch, DiffusionControl, Rollout, roll_out
+from ctrl_jax.algorithms.diffusion_preference import PreferenceUpdate, make_online_preference
 from ctrl_jax.algorithms.discrete_policy_optimization import (
     make_discrete_policy_gradient,
     make_discrete_ppo,
@@ -40,6 +41,7 @@ __all__ = [
     "DiffusionControl",
     "OccupationConfig",
     "Pairs",
+    "PreferenceUpdate",
     "ProximalConfig",
     "QLearningConfig",
     "QLearningState",
@@ -54,6 +56,7 @@ __all__ = [
     "make_discrete_policy_gradient",
     "make_discrete_ppo",
     "make_dpok",
+    "make_online_preference",
     "make_policy_gradient",
     "make_ppo",
     "make_q_learning",

@@ -125,6 +125,8 @@ def roll_out(
     params: Params,
     reference_params: Params,
     batch: Batch,
+    *,
+    x_0: Array | None = None,
 ) -> Rollout:
     """Simulate one batch of trajectories under the policy and score them.
 
@@ -135,15 +137,13 @@ def roll_out(
         params: its parameters.
         reference_params: parameters of ``problem.reference``.
         batch: weights and conditions, leading axis batch.
+        x_0: where to start, by default `draw_start` with a part of the key.
 
     Raises:
         ValueError: the reward does not return one value per example.
     """
-    size = batch.weights.shape[0]
     start_key, path_key = jax.random.split(key)
-    std = problem.process.prior_std() if problem.start_std is None else problem.start_std
-    x_0 = std * jax.random.normal(start_key, (size, *problem.shape))
-    x_0 = x_0 * expand((batch.weights > 0).astype(x_0.dtype), x_0)
+    x_0 = draw_start(start_key, problem, batch) if x_0 is None else x_0
     sde = problem.process.reverse(lambda t, x: policy.apply(params, t, x, *batch.conditions))
     path = simulate(path_key, sde, x_0, problem.grid, solver=problem.solver, save="path")
     assert path.noise is not None and path.log_probs is not None
@@ -164,6 +164,14 @@ def roll_out(
     return Rollout(
         path.states, path.noise, path.log_probs, actions, reference, kl, rewards, path.ok
     )
+
+
+def draw_start(key: Array, problem: DiffusionControl, batch: Batch) -> Float[Array, "batch ..."]:
+    """Draw where the trajectories of a batch start; padding starts at the origin."""
+    size = batch.weights.shape[0]
+    std = problem.process.prior_std() if problem.start_std is None else problem.start_std
+    x_0 = std * jax.random.normal(key, (size, *problem.shape))
+    return x_0 * expand((batch.weights > 0).astype(x_0.dtype), x_0)
 
 
 def along_path(function, *arrays, rows: int = 4096):
