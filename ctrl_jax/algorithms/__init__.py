@@ -20,6 +20,7 @@ from ctrl_jax.algorithms.discrete_policy_optimization import (
     make_discrete_policy_gradient,
     make_discrete_ppo,
 )
+from ctrl_jax.algorithms.offline_preference import PairBatch, make_offline_preference
 from ctrl_jax.algorithms.q_learning import QLearningConfig, QLearningState, make_q_learning
 from ctrl_jax.algorithms.reward_direction import RewardDirection, known_score
 from ctrl_jax.algorithms.reward_learning import Pairs, make_reward_learning
@@ -40,6 +41,7 @@ __all__ = [
     "DataBatch",
     "DiffusionControl",
     "OccupationConfig",
+    "PairBatch",
     "Pairs",
     "PreferenceUpdate",
     "ProximalConfig",
@@ -56,6 +58,7 @@ __all__ = [
     "make_discrete_policy_gradient",
     "make_discrete_ppo",
     "make_dpok",
+    "make_offline_preference",
     "make_online_preference",
     "make_policy_gradient",
     "make_ppo",
