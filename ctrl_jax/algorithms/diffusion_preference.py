@@ -13,7 +13,7 @@ whatever law the pairs were drawn from: the law of paths of the penalised contro
 
 the same optimum that `score_as_action` has. Two starts would spoil it: the constant of (2) depends
 on the start. Mallows-theta has lambda = c beta, c = -2 log phi. Nothing is learned but the policy:
-there is no value and no reward model, and the annotator may be anybody. Pairs of data instead of own
+there is no value and no reward model, and the annotator may be anybody. Pairs of data, not of own
 paths: `offline_preference`.
 
 Source: arXiv 2305.18290 (DPO), 2405.14953 (Mallows), 2409.08400 (2); on diffusion paths, ours.
