@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from ctrl_jax._typing import Model, expand
+from ctrl_jax._typing import Model
 from ctrl_jax.algorithms.diffusion_control import Batch
 from ctrl_jax.algorithms.reward_direction import (
     Coefficients,
@@ -98,9 +98,7 @@ def block_loss(
     means = _apply(models.policy, policy_params, steps.time, moved.states, batch)
     rate, dt = steps.rate[:, None], steps.dt[:, None]
     theta, dimension = problem.temperature, moved.states[0, 0].size
-    q = q_learning.gaussian_rate(
-        _square(moved.actions - means), rate, dimension, temperature=theta
-    )
+    q = q_learning.gaussian_rate(_square(moved.actions - means), rate, dimension, temperature=theta)
     reward = -penalty_rates(steps.rate, moved, moved.actions)
     last = along.values[-1]
     end_value = jnp.where(block.over, block.end_value, jax.lax.stop_gradient(last))

@@ -61,7 +61,5 @@ class FlowControl(NamedTuple):
             return [slope * moments[0] + shift, 2 * slope * moments[1]]
 
         horizon = self.process.horizon
-        solution = solve_ivp(
-            forwards, (0, horizon), [0.0, start_variance], rtol=1e-10, atol=1e-12
-        )
+        solution = solve_ivp(forwards, (0, horizon), [0.0, start_variance], rtol=1e-10, atol=1e-12)
         return solution.y[0, -1], solution.y[1, -1]

@@ -46,8 +46,7 @@ def test_many_points_give_the_score_of_the_data(float64):
         scale, std = PROCESS.marginal(jnp.asarray(t))
         exact = -(x - scale * MEAN) / (scale**2 * VARIANCE + std**2)
         errors = [
-            float(abs(SCORE(jnp.asarray(t), x, quantiles(m)) - exact).max())
-            for m in (30, 3000)
+            float(abs(SCORE(jnp.asarray(t), x, quantiles(m)) - exact).max()) for m in (30, 3000)
         ]
         assert errors[1] < 1e-2 and errors[1] < errors[0] / 10
 
@@ -123,7 +122,9 @@ def test_an_estimate_knows_nothing_of_its_batch_mates(labelled):
     t = jnp.asarray(0.5)
 
     def run(rows):
-        return jax.jit(lambda *inputs: estimate(*inputs))(jax.random.key(3), t, x[:rows], labels[:rows])
+        return jax.jit(lambda *inputs: estimate(*inputs))(
+            jax.random.key(3), t, x[:rows], labels[:rows]
+        )
 
     np.testing.assert_allclose(run(6)[:3], run(3), rtol=1e-6)
     over_keys = jax.vmap(lambda key: estimate(key, t, x, labels))
