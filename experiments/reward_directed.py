@@ -2,12 +2,13 @@
 
 q-learning knows data points only; DDPO and DPOK start from a score network that was trained on the
 same points, and use as many reward queries and network evaluations after it. The ideal end law
-p e^{w h / 2} / Z of every task is known. Each run writes config.json, results.json (every number,
-and claims with a verdict) and pictures to its folder; the stages are in
+p e^{w h / 2} / Z of every task is known. Each run writes config.json, metrics.jsonl (every seed),
+results.json (with a verdict on every claim) and pictures to its folder; the stages are in
 `experiments/reward_direction`.
 """
 
 import dataclasses
+import json
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -153,6 +154,7 @@ def main(config: Config) -> Path:
             for method, sampler, steps in settings_of(config, name):
                 trained = run_one(config, task, method, sampler, steps, pretrained)
                 rows.append(measure(task, method, sampler, steps, trained))
+                record(run.metrics, rows[-1])
                 params[f"{name}/{method}/{sampler}/{steps}"] = trained.params
                 if sampler == "sde" and steps == shown_steps(config, name):
                     shown[method] = trained
@@ -187,19 +189,18 @@ def main(config: Config) -> Path:
 def settings_of(config: Config, task: str) -> list[tuple[str, str, int]]:
     """Return method, sampler and steps of every run on a task.
 
-    All numbers of steps are those of q_ratio on mixture_1d; the flow has no transition densities,
-    so DDPO and DPOK are run on the SDE only. On the other tasks q_network and q_pretrained are left
-    out.
+    mixture_1d has all of them, with q_ratio at every number of steps and on the flow too (which has
+    no transition densities, and so neither DDPO nor DPOK); the others have q_ratio, DDPO and DPOK.
     """
     middle = shown_steps(config, task)
-    line = task == "mixture_1d"
+    if task != "mixture_1d":
+        return [(m, "sde", middle) for m in config.methods if m in ("q_ratio", "ddpo", "dpok")]
     runs = []
     for method in config.methods:
+        every, samplers = (middle,), ("sde",)
         if method == "q_ratio":
-            every = config.solver_steps if line else (middle,)
-            runs += [(method, sampler, steps) for steps in every for sampler in ("sde", "flow")]
-        elif line or method in ("ddpo", "dpok"):
-            runs.append((method, "sde", middle))
+            every, samplers = config.solver_steps, ("sde", "flow")
+        runs += [(method, sampler, steps) for steps in every for sampler in samplers]
     return runs
 
 
@@ -237,6 +238,13 @@ def measure(task: Task, method: str, sampler: str, steps: int, trained: Trained)
     if sampler == "sde":
         measured["objective"] = objective(task, method, trained.history)
     return Row(task.name, method, sampler, steps, measured)
+
+
+def record(path: Path, row: Row) -> None:
+    """Append what was measured of one method to the run's log."""
+    line = {"task": row.task, "method": row.method, "sampler": row.sampler, "steps": row.steps}
+    with path.open("a") as file:
+        file.write(json.dumps(line | {k: v.tolist() for k, v in row.values.items()}) + "\n")
 
 
 def objective(task: Task, method: str, history: dict[str, np.ndarray]) -> np.ndarray:

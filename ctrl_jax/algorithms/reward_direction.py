@@ -65,7 +65,7 @@ class RewardDirection(eqx.Module):
 
     Args:
         process: the forward process.
-        estimate: ``estimate(key, t, x, *conditions)``, the score; `known_score` for a plain function.
+        estimate: ``estimate(key, t, x, *conditions)``, a score; `known_score` for a plain one.
         reward_fn: h(x, *conditions), one value per example.
         shape: shape of one example.
         grid: increasing reverse times, shape (steps + 1,).
@@ -103,8 +103,8 @@ class RewardDirection(eqx.Module):
         noisy = self.probability_flow or getattr(self.solver, "eta", 1.0) > 0
         if not isinstance(self.solver, solvers) or not noisy:
             raise ValueError(
-                f"RewardDirection: solver must be EulerMaruyama() or ExponentialEuler(), with noise "
-                f"for the SDE, got {self.solver}; for the ODE set probability_flow=True."
+                f"RewardDirection: solver must be EulerMaruyama() or ExponentialEuler(), for the "
+                f"SDE with noise, got {self.solver}; for the ODE set probability_flow=True."
             )
 
     @property
