@@ -14,7 +14,7 @@ from ctrl_jax.algorithms import (
     known_score,
     make_q_learning,
 )
-from ctrl_jax.algorithms.reward_direction import Transition, penalty_rates, run_episodes
+from ctrl_jax.algorithms.q_episodes import Transition, penalty_rates, run_episodes
 from ctrl_jax.environments import GaussianSteering
 from ctrl_jax.metrics import distances
 from ctrl_jax.networks import MLP, ValueMLP, as_model
