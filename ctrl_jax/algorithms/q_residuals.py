@@ -25,12 +25,8 @@ from jaxtyping import Array, Bool, Float
 
 from ctrl_jax._typing import Model
 from ctrl_jax.algorithms.diffusion_control import Batch
-from ctrl_jax.algorithms.reward_direction import (
-    Coefficients,
-    RewardDirection,
-    Transition,
-    penalty_rates,
-)
+from ctrl_jax.algorithms.q_episodes import Transition, penalty_rates
+from ctrl_jax.algorithms.reward_direction import Coefficients, RewardDirection
 from ctrl_jax.losses import q_learning
 
 Estimator = Literal["difference", "pathwise", "gradient"]

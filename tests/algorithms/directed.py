@@ -29,7 +29,7 @@ def make_direction(steps, *, end=1e-3, estimate=None, solver=None, grid=None, **
     return RewardDirection(
         process=PROCESS,
         estimate=estimate or known_score(lambda t, x, *conditions: env.score(t, x)),
-        reward_fn=env.reward,
+        reward_fn=lambda x, *conditions: env.reward(x),
         shape=(1,),
         grid=grids.log_snr(PROCESS, steps, end=end) if grid is None else grid,
         weight=WEIGHT,

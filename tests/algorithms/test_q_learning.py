@@ -14,7 +14,7 @@ import pytest
 
 from ctrl_jax._typing import Model
 from ctrl_jax.algorithms import Batch, QLearningConfig, RewardDirection, make_q_learning
-from ctrl_jax.algorithms.reward_direction import run_episodes
+from ctrl_jax.algorithms.q_episodes import run_episodes
 from ctrl_jax.processes import grids
 from ctrl_jax.solvers import ExponentialEuler
 from tests.algorithms.directed import (

@@ -1,0 +1,1 @@
+"""Reward-directed diffusion: tasks, methods, measurements, claims and pictures."""
