@@ -1,0 +1,141 @@
+"""Low-rank adapters (2106.09685): fine-tuning with few trained numbers.
+
+An adapted linear layer with kernel W (inputs, outputs) computes
+
+    y = x W + (alpha / r) (x A) B,   A (inputs, r) random,  B (r, outputs) zero at first,    (1)
+
+so that the output is unchanged at first. Training moves A and B alone; afterwards
+W + (alpha / r) A B is an ordinary kernel. Adapters lie in the tree of parameters beside their
+kernel, as ``lora_a`` and ``lora_b``; `split` takes them out and `combine` puts them back::
+
+    adapters, base = split(params)
+    gradient = jax.grad(lambda adapters: loss(combine(adapters, base)))(adapters)
+
+The network without adapters, model.apply(base of a model without `lora`), is the reference.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array
+
+from ctrl_jax._typing import Params
+from ctrl_jax.networks.layers import ZERO, Linear
+
+LINEARS = ("query", "key", "value", "out", "gate", "up", "down")
+A, B = "lora_a", "lora_b"
+
+
+@dataclasses.dataclass(frozen=True)
+class LoRA:
+    """Which linear layers are adapted, and how much.
+
+    Raises:
+        ValueError: a rank below one, alpha not positive, an unknown layer.
+    """
+
+    rank: int = 8
+    alpha: float = 16.0
+    """The adapters' output is multiplied by alpha / rank."""
+    targets: tuple[str, ...] = ("query", "value")
+    """Names of linear layers, the same in every block."""
+
+    def __post_init__(self):
+        unknown = sorted({*self.targets} - {*LINEARS})
+        if self.rank < 1 or not self.alpha > 0:
+            raise ValueError(
+                f"LoRA: received rank {self.rank!r} and alpha {self.alpha!r}; the rank must be at "
+                "least 1 and alpha positive; change them"
+            )
+        if unknown or not self.targets:
+            raise ValueError(
+                f"LoRA: targets received {self.targets!r}; they must be names of linear layers; "
+                f"give some of {', '.join(LINEARS)}"
+            )
+
+    @property
+    def scale(self) -> float:
+        """alpha / rank."""
+        return self.alpha / self.rank
+
+
+class AdaptedLinear(Linear):
+    """A linear layer with an adapter (1).
+
+    Args:
+        inputs: size of the input.
+        outputs: size of the output.
+        lora: rank and scale.
+        rngs: random streams; the adapter's is ``lora``.
+        **options: of `Linear`.
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, lora: LoRA, rngs: nnx.Rngs, **options: Any):
+        super().__init__(inputs, outputs, rngs=rngs, **options)
+        self.scale = lora.scale
+        draw = nnx.initializers.normal(inputs**-0.5)
+        self.lora_a = nnx.Param(draw(rngs.lora(), (inputs, lora.rank), self.param_dtype))
+        self.lora_b = nnx.Param(ZERO(rngs.lora(), (lora.rank, outputs), self.param_dtype))
+
+    def __call__(self, inputs: Array) -> Array:
+        """Apply the layer to the last axis."""
+        plain = super().__call__(inputs)
+        flat = inputs.reshape(-1, inputs.shape[-1]).astype(plain.dtype)
+        a, b = (factor[...].astype(plain.dtype) for factor in (self.lora_a, self.lora_b))
+        return plain + (self.scale * (flat @ a @ b)).reshape(plain.shape)
+
+
+def split(params: Params) -> tuple[Params, Params]:
+    """Return the adapters alone, and the parameters without them, as nested dictionaries."""
+    adapters, base = {}, {}
+    for name, value in params.items():
+        if isinstance(value, dict):
+            inner, rest = split(value)
+            if inner:
+                adapters[name] = inner
+            base[name] = rest
+        else:
+            (adapters if name in (A, B) else base)[name] = value
+    return adapters, base
+
+
+def combine(adapters: Params, base: Params) -> Params:
+    """Return the parameters that `split` took apart.
+
+    Raises:
+        ValueError: an adapter has no layer in `base`.
+    """
+    whole = dict(base)
+    for name, value in adapters.items():
+        if not isinstance(value, dict):
+            whole[name] = value
+        elif isinstance(base.get(name), dict):
+            whole[name] = combine(value, base[name])
+        else:
+            raise ValueError(
+                f"adapters: received some for {name!r}, which the parameters do not have; give the "
+                "parameters they were split from"
+            )
+    return whole
+
+
+def merge(params: Params, lora: LoRA) -> Params:
+    """Return ordinary parameters with every adapter added to its kernel.
+
+    Args:
+        params: parameters of a model with adapters.
+        lora: the description they were made with.
+    """
+    if A in params:
+        update = lora.scale * (params[A] @ params[B])
+        plain = {name: value for name, value in params.items() if name not in (A, B)}
+        return plain | {"kernel": params["kernel"] + update}
+    return {
+        name: merge(value, lora) if isinstance(value, dict) else value
+        for name, value in params.items()
+    }
+
+

@@ -1,0 +1,151 @@
+"""A decoder language model, from its description (`DecoderConfig`), as pure functions.
+
+The last hidden states and the head that turns them into logits are handed out apart: most positions
+of a preference pair need no logits. Layers are unrolled.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array
+
+from ctrl_jax._typing import Params
+from ctrl_jax.networks.attention_mask import causal_mask, positions_of, within
+from ctrl_jax.networks.decoder_block import Block, Linears, Norm
+from ctrl_jax.networks.decoder_config import DecoderConfig, Learned
+from ctrl_jax.networks.lora import LoRA
+from ctrl_jax.networks.rotary import angles
+
+
+class LanguageModel(NamedTuple):
+    """A decoder as pure functions.
+
+    Fields:
+        init: ``init(key) -> params``, nested dictionaries.
+        apply: ``apply(params, tokens, positions=None, mask=None)`` returns the last hidden states
+            (batch, tokens, width). Tokens are integers (batch, tokens); mask is true at
+            [row, i, j] where token i sees token j, by default where j <= i; positions are by
+            default how many tokens each token sees besides itself. A token outside the vocabulary,
+            or a position outside a learned table, gives NaN.
+        head: ``head(params)`` returns the matrix (width, vocabulary) in the dtype of the hidden
+            states; logits are ``apply(...) @ head(params)``.
+    """
+
+    init: Callable[[Array], Params]
+    apply: Callable[..., Array]
+    head: Callable[[Params], Array]
+
+
+class Decoder(nnx.Module):
+    """The network; use `language_model`.
+
+    Args:
+        config: its description.
+        linear: how its linear layers are made.
+        remat: whether blocks are computed again in the backward pass.
+    """
+
+    def __init__(self, config: DecoderConfig, linear: Linears, *, remat: bool):
+        self.config, self.dtype, self.remat = config, linear.dtype, remat
+        draw = nnx.initializers.normal(config.initial_std)
+
+        def table(rows: int, columns: int) -> nnx.Param:
+            return nnx.Param(draw(linear.rngs.params(), (rows, columns), linear.param_dtype))
+
+        width, kind = config.width, config.positions
+        self.tokens = table(config.vocabulary, width)
+        self.positions = table(kind.length, width) if isinstance(kind, Learned) else None
+        self.blocks = nnx.List([Block(config, linear) for _ in range(config.depth)])
+        self.norm = Norm(width, config, linear.param_dtype)
+        self.head = None if config.tied else table(width, config.vocabulary)
+
+    def __call__(self, tokens: Array, positions: Array, mask: Array) -> Array:
+        """Return the last hidden states (batch, tokens, width)."""
+        h = _rows(self.tokens[...], tokens).astype(self.dtype)
+        rotation = None
+        if self.positions is not None:
+            h = h + _rows(self.positions[...], positions).astype(self.dtype)
+        else:
+            rotation = angles(self.config.positions, self.config.rotated, positions)
+        block_of = nnx.remat(Block.__call__) if self.remat else Block.__call__
+        for block in self.blocks:
+            h = block_of(block, h, mask, rotation)
+        return self.norm(h)
+
+    def matrix(self) -> Array:
+        """Return the head (width, vocabulary)."""
+        matrix = self.tokens[...].T if self.head is None else self.head[...]
+        return matrix.astype(self.dtype)
+
+
+def language_model(
+    config: DecoderConfig,
+    *,
+    dtype: jnp.dtype = jnp.float32,
+    param_dtype: jnp.dtype = jnp.float32,
+    lora: LoRA | None = None,
+    remat: bool = False,
+) -> LanguageModel:
+    """Return the decoder of a description as pure functions.
+
+    Args:
+        config: the description.
+        dtype: type of hidden states and products; normalisations, angles and attention weights are
+            in float32 at least.
+        param_dtype: type of fresh parameters.
+        lora: adapters beside some of the kernels; None for none.
+        remat: whether the blocks' intermediate values are computed again in the backward pass
+            rather than kept.
+    """
+
+    def make(rngs: nnx.Rngs) -> Decoder:
+        linear = Linears(config.initial_std, dtype, param_dtype, lora, rngs)
+        return Decoder(config, linear, remat=remat)
+
+    graph, _ = nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(params=0, lora=1))))
+
+    def init(key: Array) -> Params:
+        streams = nnx.Rngs(params=key, lora=jax.random.fold_in(key, 1))
+        return nnx.to_pure_dict(nnx.state(make(streams)))
+
+    def apply(params: Params, tokens: Array, positions=None, mask=None) -> Array:
+        _check(config, tokens, positions, mask)
+        if mask is None:
+            mask = causal_mask(*tokens.shape)
+        positions = positions_of(mask) if positions is None else positions
+        if config.window is not None:
+            mask = within(mask, positions, config.window)
+        return nnx.merge(graph, params)(tokens, positions, mask)
+
+    def head(params: Params) -> Array:
+        return nnx.merge(graph, params).matrix()
+
+    return LanguageModel(init, apply, head)
+
+
+def _rows(table: Array, indices: Array) -> Array:
+    """Rows of a table; NaN, not another row, where there is none."""
+    return table.at[indices].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+
+
+def _check(config: DecoderConfig, tokens: Array, positions: Array | None, mask: Array | None):
+    if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
+        raise _refuse("tokens", tokens, "they must be integers (batch, tokens)")
+    if mask is not None and (mask.shape != (*tokens.shape, tokens.shape[1]) or mask.dtype != bool):
+        rule = f"it must be booleans {(*tokens.shape, tokens.shape[1])}"
+        raise _refuse("mask", mask, rule)
+    if positions is not None:
+        whole = jnp.issubdtype(positions.dtype, jnp.integer)
+        if positions.shape != tokens.shape or not whole:
+            raise _refuse("positions", positions, f"they must be integers {tokens.shape}")
+    elif mask is None and isinstance(config.positions, Learned):
+        if tokens.shape[1] > config.positions.length:
+            rule = f"the model has {config.positions.length} positions"
+            raise _refuse("tokens", tokens, rule)
+
+
+def _refuse(name: str, array: Array, rule: str) -> ValueError:
+    return ValueError(f"{name}: received {array.dtype}{list(array.shape)}; {rule}; change it")
