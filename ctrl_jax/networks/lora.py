@@ -17,8 +17,6 @@ The network without adapters, model.apply(base of a model without `lora`), is th
 import dataclasses
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array
 
@@ -137,5 +135,3 @@ def merge(params: Params, lora: LoRA) -> Params:
         name: merge(value, lora) if isinstance(value, dict) else value
         for name, value in params.items()
     }
-
-

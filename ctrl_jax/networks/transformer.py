@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from ctrl_jax._typing import Params
@@ -84,8 +85,8 @@ class Decoder(nnx.Module):
 def language_model(
     config: DecoderConfig,
     *,
-    dtype: jnp.dtype = jnp.float32,
-    param_dtype: jnp.dtype = jnp.float32,
+    dtype: DTypeLike = jnp.float32,
+    param_dtype: DTypeLike = jnp.float32,
     lora: LoRA | None = None,
     remat: bool = False,
 ) -> LanguageModel:
@@ -102,7 +103,8 @@ def language_model(
     """
 
     def make(rngs: nnx.Rngs) -> Decoder:
-        linear = Linears(config.initial_std, dtype, param_dtype, lora, rngs)
+        dtypes = jnp.dtype(dtype), jnp.dtype(param_dtype)
+        linear = Linears(config.initial_std, *dtypes, lora, rngs)
         return Decoder(config, linear, remat=remat)
 
     graph, _ = nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(params=0, lora=1))))
@@ -134,17 +136,17 @@ def _rows(table: Array, indices: Array) -> Array:
 def _check(config: DecoderConfig, tokens: Array, positions: Array | None, mask: Array | None):
     if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
         raise _refuse("tokens", tokens, "they must be integers (batch, tokens)")
-    if mask is not None and (mask.shape != (*tokens.shape, tokens.shape[1]) or mask.dtype != bool):
-        rule = f"it must be booleans {(*tokens.shape, tokens.shape[1])}"
-        raise _refuse("mask", mask, rule)
+    square = (*tokens.shape, tokens.shape[1])
+    if mask is not None and (mask.shape != square or mask.dtype != bool):
+        raise _refuse("mask", mask, f"it must be booleans {square}")
     if positions is not None:
         whole = jnp.issubdtype(positions.dtype, jnp.integer)
         if positions.shape != tokens.shape or not whole:
             raise _refuse("positions", positions, f"they must be integers {tokens.shape}")
-    elif mask is None and isinstance(config.positions, Learned):
-        if tokens.shape[1] > config.positions.length:
-            rule = f"the model has {config.positions.length} positions"
-            raise _refuse("tokens", tokens, rule)
+        return
+    longest = config.positions.length if isinstance(config.positions, Learned) else None
+    if mask is None and longest is not None and tokens.shape[1] > longest:
+        raise _refuse("tokens", tokens, f"the model has {longest} positions")
 
 
 def _refuse(name: str, array: Array, rule: str) -> ValueError:

@@ -13,16 +13,33 @@ import jax.numpy as jnp
 import numpy as np
 
 
+class Part(NamedTuple):
+    """Which part of an array of the file a parameter is.
+
+    Fields:
+        shape: of the whole array in the file.
+        view: a shape it is seen in.
+        index: of the part along axis 1 of that view.
+    """
+
+    shape: tuple[int, ...]
+    view: tuple[int, ...]
+    index: int
+
+
 class Source(NamedTuple):
     """Where a parameter comes from.
 
     Fields:
         key: its name in the file.
         axes: axis i of the parameter is axis ``axes[i]`` in the file; None for the same order.
+        part: where several parameters lie in one array, this one's part; `axes` are then those of
+            the part, joined to as many axes as the parameter has.
     """
 
     key: str
     axes: tuple[int, ...] | None = None
+    part: Part | None = None
 
 
 def fill(
@@ -31,6 +48,7 @@ def fill(
     arrays: Mapping[str, np.ndarray],
     *,
     ignored: Collection[str] = (),
+    converted: Collection[Any] = (),
 ) -> Any:
     """Return the tree `target` with its leaves taken from `arrays`.
 
@@ -39,18 +57,16 @@ def fill(
         table: dotted path in `target` to the source of that leaf.
         arrays: the file's arrays by name.
         ignored: names in the file that no parameter needs.
+        converted: dtypes that may stand in the file for a leaf's own, and are converted to it.
 
     Raises:
         ValueError: table and target differ, or an array is missing, unused, or of another shape or
             dtype; the message names up to five of them.
     """
-    leaves, tree = jax.tree_util.tree_flatten_with_path(target)
-    paths = [".".join(str(part.key) for part in path) for path, _ in leaves]
-    if set(paths) != set(table):
-        raise ValueError(f"table: it differs from the network at {set(paths) ^ set(table)}")
-    problems = [
-        _problem(table[p], leaf, arrays) for p, (_, leaf) in zip(paths, leaves, strict=True)
-    ]
+    leaves = named_leaves(target)
+    _check_table(table, leaves)
+    dtypes = [np.dtype(dtype) for dtype in converted]
+    problems = [_problem(table[path], leaf, arrays, dtypes) for path, leaf in leaves.items()]
     unused = sorted({*arrays} - {source.key for source in table.values()} - {*ignored})
     problems = [*filter(None, problems), *(f"{key} is used by no parameter" for key in unused)]
     if problems:
@@ -59,23 +75,77 @@ def fill(
             f"weights: they do not fit the network: {'; '.join(problems[:5])}{more}; give the file "
             "of this very network"
         )
-    return tree.unflatten([_take(table[path], arrays) for path in paths])
+    tree = jax.tree.structure(target)
+    return tree.unflatten([_take(table[path], leaf, arrays) for path, leaf in leaves.items()])
 
 
-def _problem(source: Source, leaf: Any, arrays: Mapping[str, np.ndarray]) -> str | None:
+def empty(target: Any, table: Mapping[str, Source]) -> dict[str, np.ndarray]:
+    """Return the arrays by name that `fill` makes `target` from: what a file of it holds.
+
+    Args:
+        target: nested dictionaries of arrays.
+        table: dotted path in `target` to the source of that leaf.
+
+    Raises:
+        ValueError: table and target differ.
+    """
+    leaves = named_leaves(target)
+    _check_table(table, leaves)
+    arrays, parts = {}, {}
+    for path, source in table.items():
+        leaf = np.asarray(leaves[path])
+        array = leaf if source.axes is None else np.transpose(leaf, np.argsort(source.axes))
+        if source.part is None:
+            arrays[source.key] = array
+        else:
+            parts.setdefault(source.key, []).append((source.part, array))
+    return arrays | {key: _join(found) for key, found in parts.items()}
+
+
+def named_leaves(tree: Any) -> dict[str, Any]:
+    """Return the leaves of nested dictionaries by their dotted paths."""
+    return {
+        ".".join(str(part.key) for part in path): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def _check_table(table: Mapping[str, Source], leaves: Mapping[str, Any]) -> None:
+    if set(leaves) != set(table):
+        raise ValueError(f"table: it differs from the network at {set(leaves) ^ set(table)}")
+
+
+def _problem(
+    source: Source, leaf: Any, arrays: Mapping[str, np.ndarray], converted: list[np.dtype]
+) -> str | None:
     if source.key not in arrays:
         return f"{source.key} is missing"
     array = arrays[source.key]
-    axes = source.axes or tuple(range(array.ndim))
-    expected = tuple(np.asarray(leaf.shape)[np.argsort(axes)]) if source.axes else leaf.shape
-    if array.shape != tuple(expected):
-        wanted = tuple(int(n) for n in expected)
-        return f"{source.key} has shape {array.shape}, {wanted} is needed"
-    if array.dtype != leaf.dtype:
+    expected = source.part.shape if source.part else _shape_in_file(source, leaf)
+    if array.shape != expected:
+        return f"{source.key} has shape {array.shape}, {expected} is needed"
+    if array.dtype != leaf.dtype and array.dtype not in converted:
         return f"{source.key} is {array.dtype}, {leaf.dtype} is needed"
     return None
 
 
-def _take(source: Source, arrays: Mapping[str, np.ndarray]) -> jax.Array:
+def _shape_in_file(source: Source, leaf: Any) -> tuple[int, ...]:
+    axes = range(len(leaf.shape)) if source.axes is None else source.axes
+    return tuple(leaf.shape[i] for i in np.argsort(axes))
+
+
+def _take(source: Source, leaf: Any, arrays: Mapping[str, np.ndarray]) -> jax.Array:
     array = arrays[source.key]
-    return jnp.asarray(array if source.axes is None else np.transpose(array, source.axes))
+    if source.part is not None:
+        part = array.reshape(source.part.view)[:, source.part.index]
+        array = part.reshape(_shape_in_file(source, leaf))
+    array = array if source.axes is None else np.transpose(array, source.axes)
+    return jnp.asarray(array.astype(leaf.dtype, copy=False))
+
+
+def _join(parts: list[tuple[Part, np.ndarray]]) -> np.ndarray:
+    first = parts[0][0]
+    whole = np.empty(first.view, parts[0][1].dtype)
+    for part, array in parts:
+        whole[:, part.index] = array.reshape(whole[:, part.index].shape)
+    return whole.reshape(first.shape)

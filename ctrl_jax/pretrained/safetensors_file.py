@@ -1,4 +1,4 @@
-"""Reading a safetensors file: plain arrays, no code in it.
+"""Reading and writing a safetensors file: plain arrays, no code in it.
 
 The file is eight bytes with the length n of a header (little-endian), n bytes of JSON,
 ``{name: {"dtype", "shape", "data_offsets"}}``, and the arrays, end to end in C order. All of it is
@@ -7,6 +7,7 @@ checked before an array is handed out; arrays are mapped from the disk, not copi
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,36 @@ def read_safetensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     if start + end != size:
         raise _damaged(path, f"{size - start - end} bytes follow the last array")
     return found
+
+
+def write_safetensors(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray]) -> None:
+    """Write arrays to a file, which appears whole or not at all.
+
+    Args:
+        path: the file; one that exists is replaced.
+        arrays: by name.
+
+    Raises:
+        ValueError: the format has no name for the dtype of an array.
+    """
+    names = {dtype: name for name, dtype in DTYPES.items()}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, array in arrays.items():
+        if array.dtype not in names:
+            raise ValueError(f"weights: {name} is {array.dtype}; no safetensors file holds that")
+        place = [end, end + array.nbytes]
+        header[name] = {"dtype": names[array.dtype], "shape": array.shape, "data_offsets": place}
+        end += array.nbytes
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    path = Path(path)
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    with unfinished.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for array in arrays.values():
+            file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    unfinished.replace(path)
 
 
 def _read_header(path: Path, size: int) -> tuple[dict[str, Any], int]:
