@@ -6,12 +6,11 @@ An adapted linear layer with kernel W (inputs, outputs) computes
 
 so that the output is unchanged at first. Training moves A and B alone; afterwards
 W + (alpha / r) A B is an ordinary kernel. Adapters lie in the tree of parameters beside their
-kernel, as ``lora_a`` and ``lora_b``; `split` takes them out and `combine` puts them back::
+kernel, as ``lora_a`` and ``lora_b``; `split` takes them out and `combine` puts them back. With
+`base` the parameters of the network without adapters, which is the reference::
 
-    adapters, base = split(params)
+    adapters = jax.jit(lambda key: split(adapted.init(key))[0])(key)  # draws nothing else
     gradient = jax.grad(lambda adapters: loss(combine(adapters, base)))(adapters)
-
-The network without adapters, model.apply(base of a model without `lora`), is the reference.
 """
 
 import dataclasses

@@ -29,8 +29,8 @@ class LanguageModel(NamedTuple):
         apply: ``apply(params, tokens, positions=None, mask=None)`` returns the last hidden states
             (batch, tokens, width). Tokens are integers (batch, tokens); mask is true at
             [row, i, j] where token i sees token j, by default where j <= i; positions are by
-            default how many tokens each token sees besides itself. A token outside the vocabulary,
-            or a position outside a learned table, gives NaN.
+            default how many tokens each token sees besides itself. A token outside the vocabulary
+            or a position outside a learned table makes its row NaN, wherever it stands.
         head: ``head(params)`` returns the matrix (width, vocabulary) in the dtype of the hidden
             states; logits are ``apply(...) @ head(params)``.
     """
@@ -100,7 +100,14 @@ def language_model(
         lora: adapters beside some of the kernels; None for none.
         remat: whether the blocks' intermediate values are computed again in the backward pass
             rather than kept.
+
+    Raises:
+        ValueError: `lora` names a layer that the decoder does not have.
     """
+    if lora is not None and "gate" in lora.targets and not config.gated:
+        raise ValueError(
+            f"LoRA: targets received {lora.targets!r}; this decoder has no gate; leave it out"
+        )
 
     def make(rngs: nnx.Rngs) -> Decoder:
         dtypes = jnp.dtype(dtype), jnp.dtype(param_dtype)

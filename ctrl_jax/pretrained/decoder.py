@@ -20,10 +20,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding
 from jax.typing import DTypeLike
 
 from ctrl_jax._typing import Params
 from ctrl_jax.networks.decoder_config import DecoderConfig
+from ctrl_jax.networks.partition import partition_specs
 from ctrl_jax.networks.transformer import language_model
 from ctrl_jax.pretrained.decoder_names import FAMILIES, Family, buffers, decoder_table
 from ctrl_jax.pretrained.key_table import empty, fill, named_leaves
@@ -49,7 +51,11 @@ class PretrainedDecoder(NamedTuple):
 
 
 def load_decoder(
-    folder: str | os.PathLike[str], *, param_dtype: DTypeLike = jnp.float32
+    folder: str | os.PathLike[str],
+    *,
+    param_dtype: DTypeLike = jnp.float32,
+    mesh: Mesh | None = None,
+    fully: bool = False,
 ) -> PretrainedDecoder:
     """Return the decoder of a folder.
 
@@ -57,6 +63,9 @@ def load_decoder(
         folder: a GPT-2, GPT-NeoX, Llama, Mistral, Qwen 2 or Qwen 3 model as transformers saves it.
         param_dtype: type of the weights; those of the files, float32, float16 or bfloat16, are
             converted to it.
+        mesh: with axes ``data`` and ``model``, over which the weights are divided as they are read;
+            None for the default device.
+        fully: whether they are divided over ``data`` too (`partition_specs`).
 
     Raises:
         ValueError: a file is missing, truncated or damaged, the model is of another kind, or its
@@ -72,7 +81,11 @@ def load_decoder(
         _check_tied(arrays[family.head], arrays.get(family.tokens), family)
         ignored.append(family.head)
     table = decoder_table(family, config, target)
-    params = fill(target, table, arrays, ignored=ignored, converted=FLOATS)
+    shardings = None
+    if mesh is not None:
+        specs = partition_specs(target, mesh, fully=fully)
+        shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
+    params = fill(target, table, arrays, ignored=ignored, converted=FLOATS, shardings=shardings)
     return PretrainedDecoder(config, params, record)
 
 

@@ -9,7 +9,6 @@ from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 
@@ -49,6 +48,7 @@ def fill(
     *,
     ignored: Collection[str] = (),
     converted: Collection[Any] = (),
+    shardings: Any = None,
 ) -> Any:
     """Return the tree `target` with its leaves taken from `arrays`.
 
@@ -58,6 +58,7 @@ def fill(
         arrays: the file's arrays by name.
         ignored: names in the file that no parameter needs.
         converted: dtypes that may stand in the file for a leaf's own, and are converted to it.
+        shardings: where the leaves are placed, a tree like `target`; the default device by default.
 
     Raises:
         ValueError: table and target differ, or an array is missing, unused, or of another shape or
@@ -76,7 +77,13 @@ def fill(
             "of this very network"
         )
     tree = jax.tree.structure(target)
-    return tree.unflatten([_take(table[path], leaf, arrays) for path, leaf in leaves.items()])
+    places = [None] * len(leaves) if shardings is None else tree.flatten_up_to(shardings)
+    return tree.unflatten(
+        [
+            jax.device_put(_take(table[path], leaf, arrays), place)
+            for (path, leaf), place in zip(leaves.items(), places, strict=True)
+        ]
+    )
 
 
 def empty(target: Any, table: Mapping[str, Source]) -> dict[str, np.ndarray]:
@@ -134,13 +141,13 @@ def _shape_in_file(source: Source, leaf: Any) -> tuple[int, ...]:
     return tuple(leaf.shape[i] for i in np.argsort(axes))
 
 
-def _take(source: Source, leaf: Any, arrays: Mapping[str, np.ndarray]) -> jax.Array:
+def _take(source: Source, leaf: Any, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
     array = arrays[source.key]
     if source.part is not None:
         part = array.reshape(source.part.view)[:, source.part.index]
         array = part.reshape(_shape_in_file(source, leaf))
     array = array if source.axes is None else np.transpose(array, source.axes)
-    return jnp.asarray(array.astype(leaf.dtype, copy=False))
+    return array.astype(leaf.dtype, copy=False)
 
 
 def _join(parts: list[tuple[Part, np.ndarray]]) -> np.ndarray:
