@@ -16,7 +16,7 @@ from jaxtyping import Array
 from ctrl_jax._typing import Params
 from ctrl_jax.networks.attention_mask import causal_mask, positions_of, within
 from ctrl_jax.networks.decoder_block import Block, Linears, Norm
-from ctrl_jax.networks.decoder_config import DecoderConfig, Learned
+from ctrl_jax.networks.decoder_config import DecoderConfig, Learned, Rotary
 from ctrl_jax.networks.lora import LoRA
 from ctrl_jax.networks.rotary import angles
 
@@ -50,13 +50,14 @@ class Decoder(nnx.Module):
     """
 
     def __init__(self, config: DecoderConfig, linear: Linears, *, remat: bool):
-        self.config, self.dtype, self.remat = config, linear.dtype, remat
+        self.dtype, self.remat, self.rotated = linear.dtype, remat, config.rotated
         draw = nnx.initializers.normal(config.initial_std)
 
         def table(rows: int, columns: int) -> nnx.Param:
             return nnx.Param(draw(linear.rngs.params(), (rows, columns), linear.param_dtype))
 
         width, kind = config.width, config.positions
+        self.rotary = kind if isinstance(kind, Rotary) else None
         self.tokens = table(config.vocabulary, width)
         self.positions = table(kind.length, width) if isinstance(kind, Learned) else None
         self.blocks = nnx.List([Block(config, linear) for _ in range(config.depth)])
@@ -66,11 +67,9 @@ class Decoder(nnx.Module):
     def __call__(self, tokens: Array, positions: Array, mask: Array) -> Array:
         """Return the last hidden states (batch, tokens, width)."""
         h = _rows(self.tokens[...], tokens).astype(self.dtype)
-        rotation = None
         if self.positions is not None:
             h = h + _rows(self.positions[...], positions).astype(self.dtype)
-        else:
-            rotation = angles(self.config.positions, self.config.rotated, positions)
+        rotation = angles(self.rotary, self.rotated, positions) if self.rotary else None
         block_of = nnx.remat(Block.__call__) if self.remat else Block.__call__
         for block in self.blocks:
             h = block_of(block, h, mask, rotation)

@@ -1,12 +1,21 @@
 """Small decoders of every kind of part, with parameters away from their start."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ctrl_jax.networks.decoder_config import DecoderConfig, Learned, Llama3Scaling, Rotary
 
-SIZES = {"vocabulary": 23, "width": 16, "depth": 2, "heads": 4, "head_width": 4, "hidden": 20}
+SIZES: dict[str, Any] = {
+    "vocabulary": 23,
+    "width": 16,
+    "depth": 2,
+    "heads": 4,
+    "head_width": 4,
+    "hidden": 20,
+}
 GPT2 = DecoderConfig(
     **SIZES,
     key_heads=4,

@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ctrl_jax.networks.lora import LoRA
 from ctrl_jax.networks.transformer import language_model
 from ctrl_jax.pretrained.decoder import load_decoder, save_decoder
+from ctrl_jax.pretrained.model_record import read_record
 from ctrl_jax.pretrained.safetensors_file import read_safetensors, write_safetensors
 from tests.oracles import decoders as oracle
 from tests.pretrained.decoder_arrays import random_arrays, write_folder
@@ -45,3 +47,173 @@ def test_what_is_saved_is_what_was_loaded(name, tmp_path):
     assert load_decoder(tmp_path / "again").config == load_decoder(tmp_path / "model").config
     with pytest.raises(ValueError, match=r"it holds config.json already; give another folder"):
         save_decoder(tmp_path / "again", read, params)
+
+
+@pytest.fixture(scope="module", params=["gpt2", "neox", "llama 3, tied"])
+def small(request):
+    """A record and its arrays, one of each way of naming."""
+    return RECORDS[request.param], random_arrays(RECORDS[request.param])
+
+
+def refused(tmp_path, record, arrays, message):
+    folder = write_folder(tmp_path / "model", record, arrays)
+    with pytest.raises(ValueError, match=message) as raised:
+        load_decoder(folder)
+    assert "\n" not in str(raised.value)
+
+
+def test_weights_that_do_not_fit_are_refused(small, tmp_path):
+    record, arrays = small
+    block = [name for name in arrays if ".1." not in name]  # every array, of blocks the first
+    for number, name in enumerate(block):
+        array, rest = arrays[name], {key: arrays[key] for key in arrays if key != name}
+        wrong, message = [
+            ({}, f"{name} is missing"),
+            ({name: array[1:]}, f"{name} has shape"),
+            ({name: array.astype(np.float64)}, f"{name} is float64"),
+        ][number % 3]
+        refused(tmp_path, record, rest | wrong, message)
+    extra = {**arrays, "model.extra.weight": np.zeros(1, np.float32)}
+    refused(tmp_path, record, extra, "model.extra.weight is used by no parameter")
+
+
+def test_transposed_weights_are_refused(tmp_path):
+    arrays = random_arrays(LLAMA)
+    name = "model.layers.1.mlp.up_proj.weight"
+    message = rf"{name} has shape \(16, 20\), \(20, 16\) is needed"
+    refused(tmp_path, LLAMA, {**arrays, name: arrays[name].T}, message)
+
+
+def test_narrow_weights_become_the_wanted_type(tmp_path):
+    arrays = random_arrays(NEOX)
+    for dtype in (np.float16, jnp.bfloat16):
+        narrow = {name: array.astype(dtype) for name, array in arrays.items()}
+        folder = write_folder(tmp_path / np.dtype(dtype).name, NEOX, narrow)
+        params = load_decoder(folder).params
+        assert params["tokens"].dtype == jnp.float32
+        expected = narrow["gpt_neox.embed_in.weight"].astype(np.float32)
+        np.testing.assert_array_equal(params["tokens"], expected)
+        _, half, record = load_decoder(folder, param_dtype=jnp.bfloat16)
+        assert {leaf.dtype for leaf in jax.tree.leaves(half)} == {np.dtype(jnp.bfloat16)}
+    save_decoder(tmp_path / "again", record, half)
+    again = read_safetensors(tmp_path / "again" / "model.safetensors")
+    assert all(np.array_equal(again[name], array) for name, array in narrow.items())
+    assert json.loads((tmp_path / "again" / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+def test_old_files_name_things_differently(tmp_path):
+    """The first GPT-2 files lack the prefix and keep masks; a tied head may be there twice."""
+    arrays = random_arrays(GPT2)
+    old = {name.removeprefix("transformer."): array for name, array in arrays.items()}
+    old |= {f"h.{i}.attn.bias": np.ones((1, 1, 16, 16), np.float32) for i in range(2)}
+    plain = load_decoder(write_folder(tmp_path / "new", GPT2, arrays)).params
+    head = {"lm_head.weight": arrays["transformer.wte.weight"]}
+    for name, found in (("old", old), ("twice", {**old, **head}), ("both", {**arrays, **head})):
+        params = load_decoder(write_folder(tmp_path / name, GPT2, found)).params
+        jax.tree.map(np.testing.assert_array_equal, params, plain)
+    other = {"lm_head.weight": 2 * arrays["transformer.wte.weight"]}
+    refused(tmp_path, GPT2, arrays | other, "lm_head.weight differs from transformer.wte.weight")
+
+
+def in_two_files(folder, record, arrays):
+    """The folder with an index, as large models have it."""
+    names = list(arrays)
+    files = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(record))
+    for file, part in files.items():
+        write_safetensors(folder / file, {name: arrays[name] for name in part})
+    places = {name: file for file, part in files.items() for name in part}
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    return index, places
+
+
+def test_weights_in_several_files(tmp_path):
+    arrays = random_arrays(LLAMA)
+    index, places = in_two_files(tmp_path / "several", LLAMA, arrays)
+    whole = load_decoder(write_folder(tmp_path / "one", LLAMA, arrays)).params
+    jax.tree.map(np.testing.assert_array_equal, load_decoder(tmp_path / "several").params, whole)
+    name = next(iter(places))
+    for changed, message in (
+        ({"weight_map": {**places, name: "b.safetensors"}}, f"the index disagrees about .*{name}"),
+        ({"weight_map": {**places, name: "../one/model.safetensors"}}, "must name a file of this"),
+        ({"weight_map": {**places, name: "c.safetensors"}}, "disagrees|no such file"),
+        ({"weights": {}}, "its weight_map must name"),
+        ([], "it holds no JSON object"),
+    ):
+        index.write_text(json.dumps(changed))
+        with pytest.raises(ValueError, match=message):
+            load_decoder(tmp_path / "several")
+
+
+def test_broken_folders_are_refused(tmp_path):
+    folder = write_folder(tmp_path / "model", GPT2, random_arrays(GPT2))
+    with pytest.raises(ValueError, match=r"nowhere/config.json: there is no such file"):
+        load_decoder(tmp_path / "nowhere")
+    weights = folder / "model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1])
+    with pytest.raises(ValueError, match="it is truncated"):
+        load_decoder(folder)
+    weights.unlink()
+    with pytest.raises(ValueError, match=r"model.safetensors'; there is no such file"):
+        load_decoder(folder)
+    (folder / "config.json").write_text("{")
+    with pytest.raises(ValueError, match="it is no JSON"):
+        load_decoder(folder)
+
+
+QWEN2 = RECORDS["qwen2"]
+LONG = {"rope_type": "yarn", "factor": 4.0}
+
+
+@pytest.mark.parametrize(
+    ("record", "changes", "message"),
+    [
+        (LLAMA, {"model_type": "bert"}, "model_type received 'bert'; it must be one of gpt2, "),
+        (LLAMA, {"hidden_size": None}, "hidden_size received None; it must be given, as int"),
+        (LLAMA, {"hidden_size": "16"}, "hidden_size received '16'; it must be int"),
+        (LLAMA, {"mlp_bias": 1}, "mlp_bias received 1; it must be bool"),
+        (LLAMA, {"num_hidden_layers": True}, "num_hidden_layers received True; it must be int"),
+        (LLAMA, {"rope_scaling": LONG}, "rope_type received 'yarn'; it must be default, linear"),
+        (LLAMA, {"rope_scaling": {**LONG, "rope_type": "linear", "mscale": 1}}, "mscale received"),
+        (LLAMA, {"rope_theta": 5.0, "rope_parameters": {"rope_theta": 6.0}}, "must agree"),
+        (LLAMA, {"rope_scaling": {"type": "linear"}}, "factor received None"),
+        (LLAMA, {"hidden_act": "mish"}, "hidden_act received 'mish'"),
+        (LLAMA, {"quantization_config": {}}, "quantization_config .* not understood here"),
+        (LLAMA, {"num_attention_heads": 3}, "heads received 3; they must divide the width 16"),
+        (LLAMA, {"num_key_value_heads": 3}, "key_heads received 3; it must divide the 4 heads"),
+        (GPT2, {"scale_attn_by_inverse_layer_idx": True}, "only False is implemented"),
+        (GPT2, {"scale_attn_weights": False}, "only True is implemented"),
+        (NEOX, {"auto_map": {"AutoModel": "own.Code"}}, "auto_map .* not understood here"),
+        (QWEN2, {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}, "all l"),
+        ({**LLAMA, "model_type": "mistral"}, {}, "sliding_window received None; it must be given"),
+    ],
+)
+def test_records_that_are_not_understood_are_refused(record, changes, message):
+    with pytest.raises(ValueError, match=message):
+        read_record({**record, **changes})
+
+
+def test_windows_of_qwen():
+    """From max_window_layers on, where they are used at all."""
+    size = {"sliding_window": 4, "max_window_layers": 0}
+    assert read_record({**QWEN2, **size}).window is None
+    assert read_record({**QWEN2, **size, "use_sliding_window": True}).window == 4
+    full = {"use_sliding_window": True, "layer_types": ["full_attention"] * 2}
+    assert read_record({**QWEN2, **size, **full}).window is None
+
+
+def test_parameters_of_another_model_are_not_saved(tmp_path):
+    config, params, record = load_decoder(
+        write_folder(tmp_path / "model", LLAMA, random_arrays(LLAMA))
+    )
+    adapted = jax.eval_shape(language_model(config, lora=LoRA()).init, jax.random.key(0))
+    with pytest.raises(ValueError, match=r"blocks.0.attention.query.lora_a.*merge adapters first"):
+        save_decoder(tmp_path / "again", record, adapted)
+    with pytest.raises(
+        ValueError, match="they differ from what the record describes at head, tokens"
+    ):
+        save_decoder(tmp_path / "again", {**record, "vocab_size": 38}, params)
+    assert not (tmp_path / "again").exists()

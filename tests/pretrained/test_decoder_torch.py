@@ -7,6 +7,8 @@ import pytest
 
 from ctrl_jax.networks.transformer import language_model
 from ctrl_jax.pretrained.decoder import load_decoder, save_decoder
+from tests.oracles import decoders as oracle
+from tests.pretrained.decoder_arrays import random_arrays, write_folder
 from tests.pretrained.decoder_records import RECORDS
 
 torch = pytest.importorskip("torch")
@@ -40,27 +42,35 @@ def saved(request, tmp_path_factory):
     return folder, their_logits(model)
 
 
-def test_logits_agree(saved):
-    folder, expected = saved
-    config, params, _ = load_decoder(folder)
+def our_logits(config, params):
     model = language_model(config)
-    found = model.apply(params, jnp.asarray(TOKENS)) @ model.head(params)
-    assert np.abs(expected).max() > 1
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+    return jax.jit(lambda p, t: model.apply(p, t) @ model.head(p))(params, jnp.asarray(TOKENS))
 
 
-def test_transformers_loads_what_is_saved(saved, tmp_path):
+def test_logits_agree_from_file_to_file(saved, tmp_path):
+    """Theirs to ours, and ours, changed by training, to theirs."""
     folder, expected = saved
     config, params, record = load_decoder(folder)
+    assert np.abs(expected).max() > 1
+    np.testing.assert_allclose(our_logits(config, params), expected, rtol=0, atol=1e-4)
+
     changed = jax.tree.map(lambda leaf: leaf + 0.01, params)
-    for name, weights in (("same", params), ("changed", changed)):
-        save_decoder(tmp_path / name, record, weights)
-        theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / name).eval()
-        found = their_logits(theirs)
-        if name == "same":
-            np.testing.assert_array_equal(found, expected)
-        else:
-            model = language_model(config)
-            ours = model.apply(weights, jnp.asarray(TOKENS)) @ model.head(weights)
-            np.testing.assert_allclose(found, ours, rtol=0, atol=1e-4)
-            assert np.abs(found - expected).max() > 0.01
+    save_decoder(tmp_path / "again", record, changed)
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "again").eval()
+    found = their_logits(again)
+    np.testing.assert_allclose(found, our_logits(config, changed), rtol=0, atol=1e-4)
+    assert np.abs(found - expected).max() > 0.01
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_the_oracle_is_what_transformers_computes(name, tmp_path):
+    """From the files that the tests without PyTorch use."""
+    record, arrays = RECORDS[name], random_arrays(RECORDS[name])
+    write_folder(tmp_path / "model", record, arrays)
+    model, report = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "model", output_loading_info=True, dtype=torch.float64
+    )
+    assert not any(report.values()), report
+    expected = np.stack([oracle.Decoder(record, arrays).logits(row) for row in TOKENS])
+    # They compute the angles of rotations in float32.
+    np.testing.assert_allclose(their_logits(model.eval()), expected, rtol=0, atol=1e-5)
