@@ -1,14 +1,26 @@
 """Flax NNX networks, seen from above only as callables (`as_model`)."""
 
 from ctrl_jax._typing import Model
+from ctrl_jax.networks import lora
+from ctrl_jax.networks.attention_mask import causal_mask, positions_of, text_mask
+from ctrl_jax.networks.decoder_config import (
+    DecoderConfig,
+    Learned,
+    LinearScaling,
+    Llama3Scaling,
+    Rotary,
+)
 from ctrl_jax.networks.diffusion_model import DiffusionSpec
 from ctrl_jax.networks.dit import DiT
 from ctrl_jax.networks.functional import as_model, count_parameters
 from ctrl_jax.networks.image_diffusion import ImageDiffusionSpec
 from ctrl_jax.networks.inception import InceptionV3
+from ctrl_jax.networks.lora import LoRA
 from ctrl_jax.networks.mlp import MLP
 from ctrl_jax.networks.ncsnpp import DDPMPP, NCSNPP, NCSNpp, NCSNppConfig
+from ctrl_jax.networks.partition import partition_specs
 from ctrl_jax.networks.steering_model import SteeringSpec
+from ctrl_jax.networks.transformer import LanguageModel, language_model
 from ctrl_jax.networks.unet import UNet
 from ctrl_jax.networks.value import ValueMLP
 
@@ -16,16 +28,29 @@ __all__ = [
     "DDPMPP",
     "MLP",
     "NCSNPP",
+    "DecoderConfig",
     "DiT",
     "DiffusionSpec",
     "ImageDiffusionSpec",
     "InceptionV3",
+    "LanguageModel",
+    "Learned",
+    "LinearScaling",
+    "Llama3Scaling",
+    "LoRA",
     "Model",
     "NCSNpp",
     "NCSNppConfig",
+    "Rotary",
     "SteeringSpec",
     "UNet",
     "ValueMLP",
     "as_model",
+    "causal_mask",
     "count_parameters",
+    "language_model",
+    "lora",
+    "partition_specs",
+    "positions_of",
+    "text_mask",
 ]

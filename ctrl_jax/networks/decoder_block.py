@@ -14,7 +14,7 @@ from flax import nnx
 from jaxtyping import Array
 
 from ctrl_jax.networks.decoder_config import DecoderConfig
-from ctrl_jax.networks.layers import Linear
+from ctrl_jax.networks.layers import Linear, at_least_single
 from ctrl_jax.networks.lora import AdaptedLinear, LoRA
 from ctrl_jax.networks.rotary import rotate
 
@@ -61,7 +61,7 @@ class Norm(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         """Return x normalised, in its own dtype."""
-        exact = jnp.promote_types(x.dtype, jnp.float32)
+        exact = at_least_single(x.dtype)
         y = x.astype(exact)
         if self.centred:
             y = y - jnp.mean(y, axis=-1, keepdims=True)

@@ -65,6 +65,11 @@ class Conditioning(nnx.Module):
         return jax.nn.silu(embedding)
 
 
+def at_least_single(dtype: jnp.dtype) -> jnp.dtype:
+    """Return float32 in place of a narrower type, for what loses too much in it."""
+    return jnp.dtype(jnp.float64 if dtype == jnp.float64 else jnp.float32)
+
+
 def normalise(x: Array, epsilon: float = 1e-6) -> Array:
     """Return x with zero mean and unit variance over its last axis (layer norm without weights)."""
     centred = x - jnp.mean(x, axis=-1, keepdims=True)

@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ctrl_jax.networks.decoder_config import LinearScaling, Rotary
+from ctrl_jax.networks.layers import at_least_single
 
 
 def frequencies(rotary: Rotary, rotated: int) -> np.ndarray:
@@ -47,8 +48,9 @@ def angles(
 def rotate(
     x: Float[Array, "batch tokens heads width"], cosine: Array, sine: Array
 ) -> Float[Array, "batch tokens heads width"]:
-    """Return x with the first part of every head rotated; computed in float32, in x's dtype."""
-    half = cosine.shape[-1]
+    """Return x with the first part of every head rotated; computed in float32 at least."""
+    half, exact = cosine.shape[-1], at_least_single(x.dtype)
     first, second, rest = jnp.split(x, [half, 2 * half], axis=-1)
+    first, second, cosine, sine = (part.astype(exact) for part in (first, second, cosine, sine))
     turned = [first * cosine - second * sine, second * cosine + first * sine]
     return jnp.concatenate([*(part.astype(x.dtype) for part in turned), rest], axis=-1)

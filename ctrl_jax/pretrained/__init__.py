@@ -1,7 +1,20 @@
 """Weights of published networks, from files the user has; nothing is ever downloaded."""
 
+from ctrl_jax.pretrained.decoder import PretrainedDecoder, load_decoder, save_decoder
 from ctrl_jax.pretrained.inception import Inception, load_inception
 from ctrl_jax.pretrained.key_table import Source, fill
-from ctrl_jax.pretrained.safetensors_file import read_safetensors
+from ctrl_jax.pretrained.model_record import read_record
+from ctrl_jax.pretrained.safetensors_file import read_safetensors, write_safetensors
 
-__all__ = ["Inception", "Source", "fill", "load_inception", "read_safetensors"]
+__all__ = [
+    "Inception",
+    "PretrainedDecoder",
+    "Source",
+    "fill",
+    "load_decoder",
+    "load_inception",
+    "read_record",
+    "read_safetensors",
+    "save_decoder",
+    "write_safetensors",
+]

@@ -69,8 +69,10 @@ def load_decoder(
 
     Raises:
         ValueError: a file is missing, truncated or damaged, the model is of another kind, or its
-            weights do not fit its description.
+            weights do not fit its description; `fully` without a mesh.
     """
+    if fully and mesh is None:
+        raise ValueError("load_decoder: fully received True; it needs a mesh; give one")
     record = read_json(Path(folder) / "config.json")
     config = read_record(record)
     family = FAMILIES[record["model_type"]]

@@ -142,14 +142,18 @@ def test_defaults_are_the_causal_mask_and_its_positions(case):
     agree(plain(case.params, TOKENS), case(TOKENS))
 
 
-def gradients(config, params, **options):
+def loss_of(config, **options):
     model = language_model(config, **options)
 
     def loss(params):
         hidden = model.apply(params, TOKENS[:2])
         return jnp.mean(jnp.square(hidden @ model.head(params)).astype(jnp.float32))
 
-    return jax.jit(jax.value_and_grad(loss))(params)
+    return loss
+
+
+def gradients(config, params, **options):
+    return jax.jit(jax.value_and_grad(loss_of(config, **options)))(params)
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +179,13 @@ def test_recomputing_blocks_changes_neither_loss_nor_gradient(case, slopes):
         gradient,
         slopes[1],
     )
+
+
+def test_blocks_are_recomputed_where_asked():
+    params = jax.eval_shape(language_model(NEOX).init, jax.random.key(0))
+    for remat, blocks in ((False, 0), (True, NEOX.depth)):
+        steps = jax.make_jaxpr(jax.grad(loss_of(NEOX, remat=remat)))(params).eqns
+        assert sum("prevent_cse" in step.params for step in steps) == blocks
 
 
 def test_half_precision_follows_single_precision(case, slopes):

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from ctrl_jax.networks.lora import LoRA
 from ctrl_jax.networks.transformer import language_model
@@ -145,6 +146,17 @@ def test_weights_in_several_files(tmp_path):
         index.write_text(json.dumps(changed))
         with pytest.raises(ValueError, match=message):
             load_decoder(tmp_path / "several")
+
+
+def test_weights_are_placed_on_a_mesh_as_they_are_read(tmp_path):
+    folder = write_folder(tmp_path / "model", LLAMA, random_arrays(LLAMA))
+    mesh = jax.make_mesh((1, 1), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+    plain, placed = load_decoder(folder).params, load_decoder(folder, mesh=mesh, fully=True).params
+    jax.tree.map(np.testing.assert_array_equal, placed, plain)
+    kernel = placed["blocks"][1]["feed_forward"]["down"]["kernel"]
+    assert kernel.sharding == NamedSharding(mesh, PartitionSpec("model", "data"))
+    with pytest.raises(ValueError, match="fully received True; it needs a mesh"):
+        load_decoder(folder, fully=True)
 
 
 def test_broken_folders_are_refused(tmp_path):

@@ -2,10 +2,11 @@
 
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ctrl_jax.pretrained import load_inception, read_safetensors
+from ctrl_jax.pretrained import load_inception, read_safetensors, safetensors_file
 from tests.pretrained.inception_weights import write_safetensors
 
 ARRAYS = {
@@ -31,6 +32,25 @@ def test_what_is_written_is_read(file):
         np.testing.assert_array_equal(found[name], array)
     with pytest.raises(ValueError, match="read-only"):
         found["a"][0, 0] = 1
+
+
+def test_the_library_writes_the_same_bytes(file, tmp_path):
+    written = tmp_path / "again.safetensors"
+    safetensors_file.write_safetensors(written, ARRAYS)
+    assert written.read_bytes() == file.read_bytes()
+    narrow = {"f": np.arange(3).astype(jnp.bfloat16), "g": np.arange(4).reshape(2, 2).T}
+    safetensors_file.write_safetensors(written, narrow)
+    found = read_safetensors(written)
+    for name, array in narrow.items():
+        assert found[name].dtype == array.dtype
+        np.testing.assert_array_equal(found[name], array)
+
+
+def test_what_the_format_cannot_hold_leaves_the_file_as_it_was(file):
+    before = file.read_bytes()
+    with pytest.raises(ValueError, match="weights: b is complex128; no safetensors file holds"):
+        safetensors_file.write_safetensors(file, {"a": np.zeros(3), "b": np.zeros(2, complex)})
+    assert file.read_bytes() == before and [*file.parent.iterdir()] == [file]
 
 
 def test_a_missing_file_is_named(tmp_path):
