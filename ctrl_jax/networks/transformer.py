@@ -33,11 +33,13 @@ class LanguageModel(NamedTuple):
             or a position outside a learned table makes its row NaN, wherever it stands.
         head: ``head(params)`` returns the matrix (width, vocabulary) in the dtype of the hidden
             states; logits are ``apply(...) @ head(params)``.
+        shapes: the tree of parameters as `jax.ShapeDtypeStruct`.
     """
 
     init: Callable[[Array], Params]
     apply: Callable[..., Array]
     head: Callable[[Params], Array]
+    shapes: Params
 
 
 class Decoder(nnx.Module):
@@ -113,7 +115,7 @@ def language_model(
         linear = Linears(config.initial_std, *dtypes, lora, rngs)
         return Decoder(config, linear, remat=remat)
 
-    graph, _ = nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(params=0, lora=1))))
+    graph, abstract = nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(params=0, lora=1))))
 
     def init(key: Array) -> Params:
         streams = nnx.Rngs(params=key, lora=jax.random.fold_in(key, 1))
@@ -131,7 +133,7 @@ def language_model(
     def head(params: Params) -> Array:
         return nnx.merge(graph, params).matrix()
 
-    return LanguageModel(init, apply, head)
+    return LanguageModel(init, apply, head, nnx.to_pure_dict(abstract))
 
 
 def _rows(table: Array, indices: Array) -> Array:

@@ -77,7 +77,7 @@ def load_decoder(
     config = read_record(record)
     family = FAMILIES[record["model_type"]]
     arrays = _with_prefix(family, read_weights(folder))
-    target = _target(config, param_dtype)
+    target = language_model(config, param_dtype=param_dtype).shapes
     ignored = buffers(family, config.depth)
     if config.tied and family.head in arrays:
         _check_tied(arrays[family.head], arrays.get(family.tokens), family)
@@ -107,7 +107,7 @@ def save_decoder(folder: str | os.PathLike[str], record: Mapping[str, Any], para
     if present:
         raise ValueError(f"{folder}: it holds {present[0]} already; give another folder")
     leaves = named_leaves(params)
-    _check_shapes(leaves, named_leaves(_target(config, jnp.float32)))
+    _check_shapes(leaves, named_leaves(language_model(config).shapes))
     family = FAMILIES[record["model_type"]]
     arrays = empty(params, decoder_table(family, config, params))
     dtype = next(iter(leaves.values())).dtype
@@ -117,11 +117,6 @@ def save_decoder(folder: str | os.PathLike[str], record: Mapping[str, Any], para
     folder.mkdir(parents=True, exist_ok=True)
     write_safetensors(folder / SINGLE, arrays)
     (folder / "config.json").write_text(json.dumps(saved, indent=2) + "\n", encoding="utf-8")
-
-
-def _target(config: DecoderConfig, dtype: Any) -> Params:
-    init = language_model(config, param_dtype=dtype).init
-    return jax.eval_shape(init, jax.random.key(0))
 
 
 def _with_prefix(family: Family, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

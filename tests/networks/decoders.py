@@ -57,4 +57,4 @@ def moved(model):
         centre = 1.0 if path[-1].key == "scale" else 0.0
         return jnp.asarray(centre + noise, leaf.dtype)
 
-    return jax.tree_util.tree_map_with_path(draw, jax.eval_shape(model.init, jax.random.key(0)))
+    return jax.tree_util.tree_map_with_path(draw, model.shapes)

@@ -24,9 +24,14 @@ def params():
     return moved(ADAPTED)
 
 
+def describe(leaf):
+    return leaf.shape, leaf.dtype
+
+
 def test_fresh_adapters_change_nothing():
     plain, adapted = (jax.jit(model.init)(jax.random.key(0)) for model in (PLAIN, ADAPTED))
     adapters, base = split(adapted)
+    assert jax.tree.map(describe, adapted) == jax.tree.map(describe, ADAPTED.shapes)
     jax.tree.map(np.testing.assert_array_equal, base, plain)
     np.testing.assert_array_equal(logits_of(ADAPTED)(adapted), logits_of(PLAIN)(plain))
     factors = jax.tree_util.tree_leaves_with_path(adapters)

@@ -182,7 +182,7 @@ def test_recomputing_blocks_changes_neither_loss_nor_gradient(case, slopes):
 
 
 def test_blocks_are_recomputed_where_asked():
-    params = jax.eval_shape(language_model(NEOX).init, jax.random.key(0))
+    params = language_model(NEOX).shapes
     for remat, blocks in ((False, 0), (True, NEOX.depth)):
         steps = jax.make_jaxpr(jax.grad(loss_of(NEOX, remat=remat)))(params).eqns
         assert sum("prevent_cse" in step.params for step in steps) == blocks
@@ -263,7 +263,7 @@ def test_what_is_not_in_a_table_makes_its_row_nan_and_no_other():
 )
 def test_wrong_arguments_are_refused(arguments, message):
     model = language_model(GPT2)
-    params = jax.eval_shape(model.init, jax.random.key(0))
+    params = model.shapes
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(lambda p: model.apply(p, *arguments), params)
 
