@@ -256,11 +256,11 @@ def _scaling(inner: Entries, entries: Entries) -> LinearScaling | Llama3Scaling 
     if kind == "linear":
         return LinearScaling(inner.get("factor", float))
     if kind == "llama3":
-        length = entries.get("max_position_embeddings", int, REQUIRED)
+        length = entries.get("max_position_embeddings", int, None)
         return Llama3Scaling(
             inner.get("factor", float),
             inner.get("low_freq_factor", float),
             inner.get("high_freq_factor", float),
-            inner.get("original_max_position_embeddings", int, length),
+            inner.get("original_max_position_embeddings", int, length or REQUIRED),
         )
     raise inner.refuse("rope_type", kind, "it must be default, linear or llama3")
