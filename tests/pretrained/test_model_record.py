@@ -70,6 +70,7 @@ PUBLISHED = {
             "num_attention_heads": 16,
             "num_hidden_layers": 28,
             "num_key_value_heads": 8,
+            "quantization_config": None,
             "rope_scaling": None,
             "rope_theta": 1000000,
             "sliding_window": None,
