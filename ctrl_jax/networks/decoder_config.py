@@ -120,7 +120,13 @@ class DecoderConfig:
         if isinstance(self.positions, Learned):
             if self.positions.length < 1:
                 raise _refuse("positions.length", self.positions.length, "it must be at least 1")
-        elif self.rotated < 2 or self.rotated % 2 or self.rotated > self.head_width:
+            return
+        scaling = self.positions.scaling
+        if not (self.positions.base > 0 and (scaling is None or scaling.factor > 0)):
+            raise _refuse("positions", self.positions, "base and factor must be positive")
+        if isinstance(scaling, Llama3Scaling) and not scaling.low < scaling.high:
+            raise _refuse("positions", self.positions, "low must be below high")
+        if self.rotated < 2 or self.rotated % 2 or self.rotated > self.head_width:
             rule = f"it must rotate an even part, at least 2, of a head of {self.head_width}"
             raise _refuse("positions.fraction", self.positions.fraction, rule)
 

@@ -20,7 +20,7 @@ from flax import nnx
 from jaxtyping import Array
 
 from ctrl_jax._typing import Params
-from ctrl_jax.networks.layers import ZERO, Linear
+from ctrl_jax.networks.layers import ZERO, Linear, at_least_single
 
 LINEARS = ("query", "key", "value", "out", "gate", "up", "down")
 A, B = "lora_a", "lora_b"
@@ -125,11 +125,24 @@ def merge(params: Params, lora: LoRA) -> Params:
     Args:
         params: parameters of a model with adapters.
         lora: the description they were made with.
+
+    Returns:
+        Parameters of the model without adapters, the kernels in their own dtype.
+
+    Raises:
+        ValueError: the adapters have another rank.
     """
     if A in params:
-        update = lora.scale * (params[A] @ params[B])
+        kernel, a, b = (params[name] for name in ("kernel", A, B))
+        if a.shape[1] != lora.rank:
+            raise ValueError(
+                f"merge: received adapters of rank {a.shape[1]}; lora has rank {lora.rank}; give "
+                "the description they were made with"
+            )
+        exact = at_least_single(kernel.dtype)
+        merged = kernel.astype(exact) + lora.scale * (a.astype(exact) @ b.astype(exact))
         plain = {name: value for name, value in params.items() if name not in (A, B)}
-        return plain | {"kernel": params["kernel"] + update}
+        return plain | {"kernel": merged.astype(kernel.dtype)}
     return {
         name: merge(value, lora) if isinstance(value, dict) else value
         for name, value in params.items()

@@ -62,8 +62,8 @@ def partition_specs(tree: Any, mesh: Mesh | AbstractMesh, *, fully: bool = False
     used = (DATA, MODEL) if fully else (MODEL,)
 
     def spec(path, leaf) -> PartitionSpec:
-        names = [_name(part) for part in path[-2:]]
-        rule = RULES.get((names[0], names[-1])) or TABLES.get(names[-1] if names else "", ())
+        layer, name = ("", "", *map(_name, path))[-2:]
+        rule = RULES.get((layer, name)) or TABLES.get(name, ())
         if len(rule) != len(leaf.shape):
             return PartitionSpec()
         return _fit([axis if axis in used else None for axis in rule], leaf.shape, mesh)

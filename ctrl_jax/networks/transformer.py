@@ -32,7 +32,7 @@ class LanguageModel(NamedTuple):
             default how many tokens each token sees besides itself. A token outside the vocabulary
             or a position outside a learned table makes its row NaN, wherever it stands.
         head: ``head(params)`` returns the matrix (width, vocabulary) in the dtype of the hidden
-            states; logits are ``apply(...) @ head(params)``.
+            states; logits are ``hidden @ head(params)``, at the positions that need them.
         shapes: the tree of parameters as `jax.ShapeDtypeStruct`.
     """
 

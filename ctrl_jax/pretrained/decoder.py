@@ -28,7 +28,7 @@ from ctrl_jax.networks.decoder_config import DecoderConfig
 from ctrl_jax.networks.partition import partition_specs
 from ctrl_jax.networks.transformer import language_model
 from ctrl_jax.pretrained.decoder_names import FAMILIES, Family, buffers, decoder_table
-from ctrl_jax.pretrained.key_table import empty, fill, named_leaves
+from ctrl_jax.pretrained.key_table import fill, named_leaves, unfill
 from ctrl_jax.pretrained.model_record import read_record
 from ctrl_jax.pretrained.safetensors_file import write_safetensors
 from ctrl_jax.pretrained.weight_files import INDEX, SINGLE, read_json, read_weights
@@ -97,7 +97,8 @@ def save_decoder(folder: str | os.PathLike[str], record: Mapping[str, Any], para
     Args:
         folder: created if absent; must not hold a model yet.
         record: the content of its config.json, by `load_decoder` or written by hand.
-        params: the weights of the decoder it describes, without adapters (`lora.merge`).
+        params: the weights of the decoder it describes, without adapters (`lora.merge`); all of
+            them within reach of this process.
 
     Raises:
         ValueError: the folder holds a model, or the parameters do not fit the record.
@@ -109,7 +110,7 @@ def save_decoder(folder: str | os.PathLike[str], record: Mapping[str, Any], para
     leaves = named_leaves(params)
     _check_shapes(leaves, named_leaves(language_model(config).shapes))
     family = FAMILIES[record["model_type"]]
-    arrays = empty(params, decoder_table(family, config, params))
+    arrays = unfill(params, decoder_table(family, config, params))
     dtype = next(iter(leaves.values())).dtype
     # One class, one dtype: of the parameters, whatever they were loaded from.
     saved = {name: value for name, value in record.items() if name != "torch_dtype"}

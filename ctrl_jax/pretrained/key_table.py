@@ -86,7 +86,7 @@ def fill(
     )
 
 
-def empty(target: Any, table: Mapping[str, Source]) -> dict[str, np.ndarray]:
+def unfill(target: Any, table: Mapping[str, Source]) -> dict[str, np.ndarray]:
     """Return the arrays by name that `fill` makes `target` from: what a file of it holds.
 
     Args:
@@ -147,7 +147,7 @@ def _take(source: Source, leaf: Any, arrays: Mapping[str, np.ndarray]) -> np.nda
         part = array.reshape(source.part.view)[:, source.part.index]
         array = part.reshape(_shape_in_file(source, leaf))
     array = array if source.axes is None else np.transpose(array, source.axes)
-    return array.astype(leaf.dtype, copy=False)
+    return np.array(array, leaf.dtype)  # a copy: JAX may share memory, here that of the file
 
 
 def _join(parts: list[tuple[Part, np.ndarray]]) -> np.ndarray:

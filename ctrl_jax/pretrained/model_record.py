@@ -15,6 +15,7 @@ from ctrl_jax.networks.decoder_config import (
     Llama3Scaling,
     Rotary,
 )
+from ctrl_jax.pretrained.record_entries import REQUIRED, Entries
 
 ACTIVATIONS = {
     "silu": "silu",
@@ -40,49 +41,6 @@ IRRELEVANT = {
     *("summary_proj_to_labels", "summary_first_dropout", "reorder_and_upcast_attn"),
     *("_attn_implementation_autoset", "_attn_implementation", "attn_implementation"),
 }
-
-REQUIRED = object()
-
-
-class Entries:
-    """The entries of a config.json; each that is asked for counts as understood."""
-
-    def __init__(self, record: Mapping[str, Any], name: str = "config.json"):
-        self.record, self.name, self.asked = record, name, set()
-
-    def get(self, key: str, kind: type, default: Any = REQUIRED) -> Any:
-        """Return one entry, or the default where it is absent or null."""
-        self.asked.add(key)
-        value = self.record.get(key)
-        if value is None:
-            if default is REQUIRED:
-                raise self.refuse(key, value, f"it must be given, as {kind.__name__}")
-            return default
-        number = kind is float and isinstance(value, int)
-        if not (isinstance(value, kind) or number) or (
-            isinstance(value, bool) and kind is not bool
-        ):
-            raise self.refuse(key, value, f"it must be {kind.__name__}")
-        return kind(value) if kind is float else value
-
-    def expect(self, key: str, value: Any) -> None:
-        """Refuse an entry that is neither absent nor this value."""
-        found = self.get(key, type(value), value)
-        if found != value:
-            raise self.refuse(key, found, f"only {value!r} is implemented")
-
-    def finish(self, irrelevant: set[str]) -> None:
-        """Refuse the record if an entry is neither understood nor irrelevant."""
-        unknown = sorted(self.record.keys() - self.asked - irrelevant)
-        if unknown:
-            raise self.refuse(
-                unknown[0], self.record[unknown[0]], "this entry is not understood here"
-            )
-
-    def refuse(self, key: str, value: Any, rule: str) -> ValueError:
-        """Return the error about one entry."""
-        repair = "give the folder of a model of a known kind"
-        return ValueError(f"{self.name}: {key} received {value!r}; {rule}; {repair}")
 
 
 def read_record(record: Mapping[str, Any]) -> DecoderConfig:
@@ -256,11 +214,11 @@ def _scaling(inner: Entries, entries: Entries) -> LinearScaling | Llama3Scaling 
     if kind == "linear":
         return LinearScaling(inner.get("factor", float))
     if kind == "llama3":
-        length = entries.get("max_position_embeddings", int, REQUIRED)
+        length = entries.get("max_position_embeddings", int, None)
         return Llama3Scaling(
             inner.get("factor", float),
             inner.get("low_freq_factor", float),
             inner.get("high_freq_factor", float),
-            inner.get("original_max_position_embeddings", int, length),
+            inner.get("original_max_position_embeddings", int, length or REQUIRED),
         )
     raise inner.refuse("rope_type", kind, "it must be default, linear or llama3")

@@ -49,6 +49,17 @@ def test_merged_kernels_are_the_adapted_network(params):
     assert float(jnp.abs(logits_of(PLAIN)(split(params)[1]) - expected).max()) > 0.1
 
 
+def test_narrow_kernels_stay_narrow(params):
+    adapters, base = split(params)
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), base)
+    merged = merge(combine(adapters, half), LORA)
+    assert {leaf.dtype for leaf in jax.tree.leaves(merged)} == {jnp.dtype(jnp.bfloat16)}
+    exact = merge(params, LORA)["blocks"][0]["attention"]["query"]["kernel"]
+    found = merged["blocks"][0]["attention"]["query"]["kernel"].astype(jnp.float32)
+    # Twice a rounding to 8 bits.
+    np.testing.assert_allclose(found, exact, rtol=0, atol=2**-8 * float(jnp.abs(exact).max()))
+
+
 def test_split_and_combine_are_inverse(params):
     adapters, base = split(params)
     again = combine(adapters, base)
@@ -101,5 +112,7 @@ def test_a_layer_that_the_network_lacks_is_refused(params):
     ):
         language_model(GPT2, lora=LoRA(targets=("gate",)))
     adapters, base = split(params)
+    with pytest.raises(ValueError, match="adapters of rank 2; lora has rank 3"):
+        merge(params, LoRA(rank=3))
     with pytest.raises(ValueError, match="received some for 'blocks', which the parameters do not"):
         combine(adapters, {"tokens": base["tokens"]})

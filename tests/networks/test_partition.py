@@ -50,6 +50,10 @@ def test_without_fully_nothing_is_divided_over_data(shapes):
     assert not any("data" in spec for spec in specs) and any("model" in spec for spec in specs)
 
 
+def test_what_has_no_name_is_replicated():
+    assert partition_specs(jax.ShapeDtypeStruct((4, 4), float), abstract(2, 2)) == PartitionSpec()
+
+
 def test_other_meshes_are_refused(shapes):
     with pytest.raises(ValueError, match=r"received axes \('rows', 'model'\); it must have 'data'"):
         partition_specs(shapes, abstract(2, 2, ("rows", "model")))

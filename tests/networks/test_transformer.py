@@ -277,6 +277,9 @@ def test_wrong_arguments_are_refused(arguments, message):
         (QWEN, {"epsilon": 0.0}, "epsilon received 0.0; it must be positive"),
         (QWEN, {"positions": Rotary(fraction=0.25)}, "positions.fraction received 0.25; .* even"),
         (QWEN, {"positions": Rotary(fraction=1.5)}, "positions.fraction received 1.5"),
+        (QWEN, {"positions": Rotary(base=0.0)}, "base and factor must be positive"),
+        (QWEN, {"positions": Rotary(scaling=LinearScaling(-1.0))}, "base and factor must be"),
+        (QWEN, {"positions": Rotary(scaling=Llama3Scaling(8.0, 4.0, 1.0, 16))}, "low must be bel"),
         (GPT2, {"positions": Learned(0)}, "positions.length received 0"),
     ],
 )
