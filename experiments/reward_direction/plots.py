@@ -38,7 +38,7 @@ def draw_samples(path: Path, task: Task, shown: Mapping[str, Trained]) -> None:
     if task.points[0].size == 1:
         return _draw_lines(path, task, laws)
     panel = _draw_digits if task.points[0].ndim == 3 else _draw_cloud
-    figure, axes = plt.subplots(1, len(laws), figsize=(2.6 * len(laws), 3.0), squeeze=False)
+    figure, axes = plt.subplots(1, len(laws), figsize=(2.6 * len(laws), 3.4), squeeze=False)
     for axis, (name, samples) in zip(axes[0], laws.items(), strict=True):
         panel(axis, samples, task)
         axis.set_title(LABELS.get(name, name).replace(", ", ",\n"), fontsize=9)
@@ -74,6 +74,9 @@ def _draw_cloud(axis, samples, task):
     axis.plot(*samples[:1500].T, ".", markersize=1.5, color="#333333", alpha=0.5)
     reach = 1.15 * np.abs(task.points).max()
     axis.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xticks=[], yticks=[])
+    outside = np.mean(np.abs(samples).max(axis=1) > reach)
+    if outside > 0.01:
+        axis.text(0, 0, f"{outside:.0%} outside", ha="center", fontsize=9)
 
 
 def _draw_digits(axis, samples, task):
