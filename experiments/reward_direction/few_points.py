@@ -98,7 +98,10 @@ def end_law(direction: RewardDirection, score_fn) -> tuple[jax.Array, jax.Array]
 
 
 def affine_denoiser(direction: RewardDirection) -> Model:
-    """Return the score (a (c_i + d_i x) - x) / v, tables c and d zero at first."""
+    """Return the score (a (c_i + d_i x) - x) / v, tables c and d those of the data at first."""
+    scale, std = PROCESS.marginal(direction.forward_times()[:-1])
+    spread = 1 / (1 / WORLD[1] + (scale / std) ** 2)
+    start = {"c": spread * WORLD[0] / WORLD[1], "d": spread * scale / std**2}
 
     def apply(params, t, x, *conditions):
         i = nearest(direction, t, x)
@@ -107,7 +110,7 @@ def affine_denoiser(direction: RewardDirection) -> Model:
         denoised = params["c"][i][:, None] + params["d"][i][:, None] * x
         return (scale * denoised - x) / std**2
 
-    return Model(lambda key: dict.fromkeys("cd", jnp.zeros(direction.steps)), apply)
+    return Model(lambda key: start, apply)
 
 
 def quadratic_table(direction: RewardDirection) -> Model:

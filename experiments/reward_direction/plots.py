@@ -113,6 +113,9 @@ def draw_steps(path: Path, rows: Sequence[Row], task: str) -> None:
                     capsize=2,
                 )
         axis.set(xscale="log", xlabel="steps of the sampler", ylabel=f"{name} ({task})")
+        shown = sorted({r.steps for r in rows if r.task == task})
+        axis.set_xticks(shown, [str(k) for k in shown])
+        axis.minorticks_off()
         axis.grid(alpha=0.25)
     axes[0].set_ylim(bottom=0)
     axes[1].legend(frameon=False, fontsize=8)
@@ -129,6 +132,11 @@ def draw_curves(path: Path, curves: Mapping[str, Mapping[str, np.ndarray]], batc
             axis.fill_between(
                 queries, rewards.min(axis=0), rewards.max(axis=0), color=COLOURS[name], alpha=0.15
             )
+        # Without a penalty the reward runs away; the frame is that of the others.
+        kept = [r for name, r in methods.items() if name != "ddpo"]
+        if kept:
+            low, high = min(r.min() for r in kept), max(r.max() for r in kept)
+            axis.set_ylim(low - 0.1 * (high - low), high + 0.5 * (high - low))
         axis.set(title=task, xlabel="reward queries")
         axis.grid(alpha=0.25)
     axes[0, 0].set_ylabel("reward of the batch")
