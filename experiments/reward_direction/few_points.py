@@ -58,9 +58,11 @@ def learn(m: int | None, paired: bool, keys: jax.Array) -> Law:
     """Return the end law learned from m points per estimate, for every seed."""
     direction = problem(m, paired)
     policy, value = affine_denoiser(direction), quadratic_table(direction)
-    adam = [optax.adam(optax.cosine_decay_schedule(r, 4 * UPDATES, 0.02)) for r in (0.05, 0.1)]
+    adam, value_adam = [
+        optax.adam(optax.cosine_decay_schedule(r, 4 * UPDATES, 0.02)) for r in (0.05, 0.1)
+    ]
     config = QLearningConfig(epochs=4, trace=1.0, average_decay=0.9)
-    algorithm = make_q_learning(direction, policy, value, *adam, config)
+    algorithm = make_q_learning(direction, policy, value, adam, value_adam, config)
 
     def one(key):
         def body(state, _):

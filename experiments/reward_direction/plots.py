@@ -14,7 +14,9 @@ from experiments.reward_direction.tasks import Task
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-COLOURS = dict(zip(METHODS, ("#0072B2", "#56B4E9", "#009E73", "#D55E00", "#CC79A7"), strict=True))
+COLOURS: dict[str, str] = dict(
+    zip(METHODS, ("#0072B2", "#56B4E9", "#009E73", "#D55E00", "#CC79A7"), strict=True)
+)
 LABELS = {
     "q_ratio": "q-learning, ratio estimate",
     "q_network": "q-learning, network alone",
@@ -179,7 +181,7 @@ def draw_few_points(
             xscale="log", xlabel="data points per estimate, m", ylabel=f"{name} of the end law"
         )
         axis.grid(alpha=0.25)
-    axes[0].legend(frameon=False, fontsize=8)
+    axes[1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(0.02, 0.65))
     _save(figure, path)
 
 
