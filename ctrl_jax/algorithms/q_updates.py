@@ -41,7 +41,8 @@ class Learners(NamedTuple):
         )
 
         def body(learners, _):
-            return self.update(*learners, block, batch)
+            policy, value = learners
+            return self.update(policy, value, block, batch)
 
         learners, history = jax.lax.scan(body, (policy, value), length=epochs)
         return learners, episodes, _over_updates(history)
@@ -64,7 +65,7 @@ class Learners(NamedTuple):
                 batch,
             )
             block = self.one_step(step, coefficients, transition, moved, end_time, batch)
-            learners, metrics = self.update(*learners, block, batch)
+            learners, metrics = self.update(learners[0], learners[1], block, batch)
             return (moved, learners), (transition, block.end_value, metrics)
 
         inputs = (jnp.arange(self.problem.steps), self.problem.coefficients(), times[1:])

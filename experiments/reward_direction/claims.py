@@ -101,7 +101,7 @@ def few_steps(rows: Sequence[Row], task: str, steps: Sequence[int]) -> list[Clai
         Claim(
             f"{task}: steps of the flow",
             f"from {few} to {many} steps the reward of the flow changes less than that of the SDE",
-            _yes(change["flow"] + 2 * np.hypot(*errors.values()) < change["sde"]),
+            _yes(change["flow"] + 2 * np.hypot(errors["sde"], errors["flow"]) < change["sde"]),
             f"change of the reward: {told}",
         ),
     ]

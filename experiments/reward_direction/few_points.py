@@ -58,9 +58,11 @@ def learn(m: int | None, paired: bool, keys: jax.Array) -> Law:
     """Return the end law learned from m points per estimate, for every seed."""
     direction = problem(m, paired)
     policy, value = affine_denoiser(direction), quadratic_table(direction)
-    adam = [optax.adam(optax.cosine_decay_schedule(r, 4 * UPDATES, 0.02)) for r in (0.05, 0.1)]
+    adam, value_adam = [
+        optax.adam(optax.cosine_decay_schedule(r, 4 * UPDATES, 0.02)) for r in (0.05, 0.1)
+    ]
     config = QLearningConfig(epochs=4, trace=1.0, average_decay=0.9)
-    algorithm = make_q_learning(direction, policy, value, *adam, config)
+    algorithm = make_q_learning(direction, policy, value, adam, value_adam, config)
 
     def one(key):
         def body(state, _):
@@ -98,7 +100,10 @@ def end_law(direction: RewardDirection, score_fn) -> tuple[jax.Array, jax.Array]
 
 
 def affine_denoiser(direction: RewardDirection) -> Model:
-    """Return the score (a (c_i + d_i x) - x) / v, tables c and d zero at first."""
+    """Return the score (a (c_i + d_i x) - x) / v, tables c and d those of the data at first."""
+    scale, std = PROCESS.marginal(direction.forward_times()[:-1])
+    spread = 1 / (1 / WORLD[1] + (scale / std) ** 2)
+    start = {"c": spread * WORLD[0] / WORLD[1], "d": spread * scale / std**2}
 
     def apply(params, t, x, *conditions):
         i = nearest(direction, t, x)
@@ -107,7 +112,7 @@ def affine_denoiser(direction: RewardDirection) -> Model:
         denoised = params["c"][i][:, None] + params["d"][i][:, None] * x
         return (scale * denoised - x) / std**2
 
-    return Model(lambda key: dict.fromkeys("cd", jnp.zeros(direction.steps)), apply)
+    return Model(lambda key: start, apply)
 
 
 def quadratic_table(direction: RewardDirection) -> Model:

@@ -169,7 +169,7 @@ def train(
     grid = grids.quadratic(PROCESS, solver_steps, end=END)
     algorithm, policy = make_method(task, name, training, grid, flow, pretrained)
 
-    def labels_of(count):
+    def labels_of(count) -> tuple[jax.Array, ...]:
         return () if not task.classes else (jnp.arange(count) % task.classes,)
 
     def one_seed(key):
@@ -239,8 +239,8 @@ def q_learning(
     )
     updates = training.updates * training.q_epochs
     config = QLearningConfig(epochs=training.q_epochs, trace=1.0, average_decay=0.9)
-    optimizers = (_adam(training.q_rate, updates) for _ in range(2))
-    return make_q_learning(problem, policy, value, *optimizers, config)
+    optimizer = _adam(training.q_rate, updates)
+    return make_q_learning(problem, policy, value, optimizer, optimizer, config)
 
 
 def _fine_tuning(task: Task, name: str, training: Training, grid, policy: Model) -> Algorithm:

@@ -14,7 +14,9 @@ from experiments.reward_direction.tasks import Task
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-COLOURS = dict(zip(METHODS, ("#0072B2", "#56B4E9", "#009E73", "#D55E00", "#CC79A7"), strict=True))
+COLOURS: dict[str, str] = dict(
+    zip(METHODS, ("#0072B2", "#56B4E9", "#009E73", "#D55E00", "#CC79A7"), strict=True)
+)
 LABELS = {
     "q_ratio": "q-learning, ratio estimate",
     "q_network": "q-learning, network alone",
@@ -38,7 +40,7 @@ def draw_samples(path: Path, task: Task, shown: Mapping[str, Trained]) -> None:
     if task.points[0].size == 1:
         return _draw_lines(path, task, laws)
     panel = _draw_digits if task.points[0].ndim == 3 else _draw_cloud
-    figure, axes = plt.subplots(1, len(laws), figsize=(2.6 * len(laws), 3.0), squeeze=False)
+    figure, axes = plt.subplots(1, len(laws), figsize=(2.6 * len(laws), 3.4), squeeze=False)
     for axis, (name, samples) in zip(axes[0], laws.items(), strict=True):
         panel(axis, samples, task)
         axis.set_title(LABELS.get(name, name).replace(", ", ",\n"), fontsize=9)
@@ -74,6 +76,9 @@ def _draw_cloud(axis, samples, task):
     axis.plot(*samples[:1500].T, ".", markersize=1.5, color="#333333", alpha=0.5)
     reach = 1.15 * np.abs(task.points).max()
     axis.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xticks=[], yticks=[])
+    outside = np.mean(np.abs(samples).max(axis=1) > reach)
+    if outside > 0.01:
+        axis.text(0, 0, f"{outside:.0%} outside", ha="center", fontsize=9)
 
 
 def _draw_digits(axis, samples, task):
@@ -110,6 +115,9 @@ def draw_steps(path: Path, rows: Sequence[Row], task: str) -> None:
                     capsize=2,
                 )
         axis.set(xscale="log", xlabel="steps of the sampler", ylabel=f"{name} ({task})")
+        shown = sorted({r.steps for r in rows if r.task == task})
+        axis.set_xticks(shown, [str(k) for k in shown])
+        axis.minorticks_off()
         axis.grid(alpha=0.25)
     axes[0].set_ylim(bottom=0)
     axes[1].legend(frameon=False, fontsize=8)
@@ -126,6 +134,11 @@ def draw_curves(path: Path, curves: Mapping[str, Mapping[str, np.ndarray]], batc
             axis.fill_between(
                 queries, rewards.min(axis=0), rewards.max(axis=0), color=COLOURS[name], alpha=0.15
             )
+        # Without a penalty the reward runs away; the frame is that of the others.
+        kept = [r for name, r in methods.items() if name != "ddpo"]
+        if kept:
+            low, high = min(r.min() for r in kept), max(r.max() for r in kept)
+            axis.set_ylim(low - 0.1 * (high - low), high + 0.5 * (high - low))
         axis.set(title=task, xlabel="reward queries")
         axis.grid(alpha=0.25)
     axes[0, 0].set_ylabel("reward of the batch")
@@ -168,7 +181,7 @@ def draw_few_points(
             xscale="log", xlabel="data points per estimate, m", ylabel=f"{name} of the end law"
         )
         axis.grid(alpha=0.25)
-    axes[0].legend(frameon=False, fontsize=8)
+    axes[1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(0.02, 0.65))
     _save(figure, path)
 
 

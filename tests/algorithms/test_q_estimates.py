@@ -82,9 +82,9 @@ def test_few_points_bias_what_is_learned(m):
     setting = make_setting(steps, end=1e-3, solver=EulerMaruyama())
     control = on_grid(setting.problem, grid)
     updates, config = 200, QLearningConfig(epochs=4, trace=1.0)
-    adam = [cosine(rate, 4 * updates) for rate in (3e-2 if m != 1 else 1e-1, 1e-1)]
+    mean_adam, value_adam = [cosine(rate, 4 * updates) for rate in (3e-2 if m != 1 else 1e-1, 1e-1)]
     policy, value = affine_policy(control), quadratic_value(control)
-    algorithm = make_q_learning(problem, policy, value, *adam, config)
+    algorithm = make_q_learning(problem, policy, value, mean_adam, value_adam, config)
 
     @jax.jit
     def run(key):
@@ -156,9 +156,9 @@ def test_every_label_reaches_its_own_optimum():
         return c0 + c1 * x[:, 0] + c2 * x[:, 0] ** 2
 
     updates, config = 150, QLearningConfig(epochs=4, trace=1.0)
-    adam = [cosine(rate, 4 * updates) for rate in (3e-2, 1e-1)]
+    mean_adam, value_adam = [cosine(rate, 4 * updates) for rate in (3e-2, 1e-1)]
     models = (Model(init, mean), Model(value_init, value))
-    algorithm = make_q_learning(problem, *models, *adam, config)
+    algorithm = make_q_learning(problem, *models, mean_adam, value_adam, config)
     batch = Batch(jnp.ones(256), (jnp.arange(256) % 2,))
 
     @jax.jit
@@ -216,8 +216,8 @@ def test_a_network_reaches_the_optimum_of_the_mixture():
         start_std=env.start_std(),
     )
     updates, config = 300, QLearningConfig(epochs=2, trace=1.0, average_decay=0.95)
-    adam = [cosine(rate, 2 * updates) for rate in (5e-3, 1e-2)]
-    algorithm = make_q_learning(problem, policy, value, *adam, config)
+    mean_adam, value_adam = [cosine(rate, 2 * updates) for rate in (5e-3, 1e-2)]
+    algorithm = make_q_learning(problem, policy, value, mean_adam, value_adam, config)
 
     @jax.jit
     def run(key):

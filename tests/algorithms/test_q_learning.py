@@ -4,7 +4,7 @@ What is learned is affine, so its law and its objective on the chain follow from
 sampling noise (`oracles.chains`). The score is exact here; estimates are in `test_q_estimates`.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -51,8 +51,8 @@ def build(problem, *, updates=150, rate=3e-2, value_rate=1e-1, **options):
     config = QLearningConfig(**options)
     per_update = config.epochs * (problem.steps if config.online else 1)
     policy, value = smooth_policy(environment().score), smooth_value()
-    schedules = (cosine(r, updates * per_update) for r in (rate, value_rate))
-    return policy, make_q_learning(problem, policy, value, *schedules, config)
+    adam, value_adam = (cosine(r, updates * per_update) for r in (rate, value_rate))
+    return policy, make_q_learning(problem, policy, value, adam, value_adam, config)
 
 
 def train(problem, *, updates=150, batch=256, **options):
@@ -241,6 +241,7 @@ def test_removing_noise_removes_variance(updates):
 
 
 BATCH = 8
+WRONG: Any = "exact"
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["whole", "online"])
@@ -317,7 +318,10 @@ def test_an_episode_knows_nothing_of_its_batch_mates():
     ("make", "message"),
     [
         (lambda: QLearningConfig(epochs=0), "epochs must be at least 1, got 0"),
-        (lambda: QLearningConfig(estimator="exact"), "estimator must be difference, pathwise"),
+        (
+            lambda: QLearningConfig(estimator=WRONG),
+            "estimator must be difference, pathwise",
+        ),
         (lambda: QLearningConfig(trace=1.5), r"trace must lie in \[0, 1\], got 1.5"),
         (lambda: QLearningConfig(online=True, epochs=2), "epochs must be 1 and trace 0, got 2"),
         (lambda: make_direction(4, solver=ExponentialEuler(eta=0.0)), "solver must be Euler"),

@@ -104,7 +104,8 @@ def statistics(key, shift_value, shift_mean):
             optimal_value(jnp.minimum(time, 3.0 - 1e-6), x) + shift_value * x
             for time, x in ((s, y), (s + dt, moved))
         ]
-        residual = q_learning.martingale_residual(*values, reward, q, dt=dt)
+        value, later = values
+        residual = q_learning.martingale_residual(value, later, reward, q, dt=dt)
         tests = jnp.stack([jnp.ones_like(y), y, a - mean])
         return (moved, totals + tests * residual[None]), None
 
