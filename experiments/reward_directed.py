@@ -32,7 +32,6 @@ from ctrl_jax.runtime import (
     state_digest,
     write_results,
 )
-from experiments.tables import print_table
 from experiments.reward_direction import claims, few_points, plots
 from experiments.reward_direction.claims import Claim, Row
 from experiments.reward_direction.methods import (
@@ -46,6 +45,7 @@ from experiments.reward_direction.methods import (
     train,
 )
 from experiments.reward_direction.tasks import Task, make_task
+from experiments.tables import print_table
 
 NAME = "reward_directed"
 CLAIM = (
