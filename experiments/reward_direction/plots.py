@@ -3,16 +3,13 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 
+from experiments.figures import plt, save
 from experiments.reward_direction.claims import Row
 from experiments.reward_direction.few_points import Law, world
 from experiments.reward_direction.methods import METHODS, Trained
 from experiments.reward_direction.tasks import Task
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 
 COLOURS: dict[str, str] = dict(
     zip(METHODS, ("#0072B2", "#56B4E9", "#009E73", "#D55E00", "#CC79A7"), strict=True)
@@ -44,7 +41,7 @@ def draw_samples(path: Path, task: Task, shown: Mapping[str, Trained]) -> None:
     for axis, (name, samples) in zip(axes[0], laws.items(), strict=True):
         panel(axis, samples, task)
         axis.set_title(LABELS.get(name, name).replace(", ", ",\n"), fontsize=9)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _draw_lines(path, task, laws):
@@ -69,7 +66,7 @@ def _draw_lines(path, task, laws):
     highest = np.histogram(laws["ideal"][:, 0], bins, density=True)[0].max()
     axis.set(xlabel="end state", ylabel="density", ylim=(0, 2 * highest))
     axis.legend(frameon=False, fontsize=8)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _draw_cloud(axis, samples, task):
@@ -121,7 +118,7 @@ def draw_steps(path: Path, rows: Sequence[Row], task: str) -> None:
         axis.grid(alpha=0.25)
     axes[0].set_ylim(bottom=0)
     axes[1].legend(frameon=False, fontsize=8)
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_curves(path: Path, curves: Mapping[str, Mapping[str, np.ndarray]], batch: int) -> None:
@@ -143,7 +140,7 @@ def draw_curves(path: Path, curves: Mapping[str, Mapping[str, np.ndarray]], batc
         axis.grid(alpha=0.25)
     axes[0, 0].set_ylabel("reward of the batch")
     axes[0, 0].legend(frameon=False, fontsize=7)
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_few_points(
@@ -182,10 +179,4 @@ def draw_few_points(
         )
         axis.grid(alpha=0.25)
     axes[1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(0.02, 0.65))
-    _save(figure, path)
-
-
-def _save(figure, path: Path) -> None:
-    figure.tight_layout()
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+    save(figure, path)
