@@ -31,7 +31,7 @@ def test_what_a_run_leaves(tmp_path):
         assert np.isfinite(metrics[f"{name}/swiss_roll/q_ratio/sde/steps=2"])
         assert np.isfinite(metrics[f"{name}/swiss_roll/q_ratio/sde/steps=2/stderr"])
     assert metrics["reward_queries"] == 16
-    assert {claim["holds"] for claim in metrics["claims"]} <= {"yes", "no"}
+    assert {claim["holds"] for claim in metrics["claims"]} <= {"yes", "level", "no"}
     for file in ("swiss_roll.png", "curves.png", "metrics.jsonl"):
         assert (tmp_path / "a" / file).stat().st_size > 100
 
@@ -59,9 +59,9 @@ def test_a_verdict_can_be_no():
 
     verdicts = [
         against_fine_tuning([row("q_ratio", mine), row("dpok", 0.3)], "t", 10, "q_ratio")[0].holds
-        for mine in (0.5, 0.1)
+        for mine in (0.5, 0.3, 0.1)
     ]
-    assert verdicts == ["no", "yes"]
+    assert verdicts == ["no", "level", "yes"]
     best = few_points.Law(np.asarray([1.43, 1.43]), np.asarray([0.357, 0.357]))
     wrong = few_points.Law(np.ones(2), np.asarray([0.01, 0.01]))
     for law, holds in ((best, "yes"), (wrong, "no")):
