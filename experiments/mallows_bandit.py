@@ -69,8 +69,9 @@ KNOWN = {
 class Config:
     """Train every preference loss on the five-armed bandit of Mallows-DPO.
 
-    Source: arXiv 2405.14953. On one CPU core the default takes about three minutes.
-    Expected: DPO and Mallows-phi from the uniform policy as known, to .01.
+    Source: arXiv 2405.14953. The default, 500 000 steps, takes about a minute on one CPU core.
+    Expected from the uniform policy: at beta .05 reward 15.53 and KL 1.46 under DPO, 16.04 and .44
+    under Mallows-phi, and all other known values to .01.
     """
 
     losses: tuple[str, ...] = LOSSES
@@ -126,7 +127,7 @@ def main(config: Config) -> Path:
         claim=CLAIM,
         source=SOURCE,
         metrics=metrics,
-        expected={name: f"{value} ± 0.01" for name, value in KNOWN.items()},
+        expected={name: f"{value} ± 0.01" for name, value in known(config).items()},
         config=settings,
         digest=state_digest(state.logits),
         seconds=time.monotonic() - began,
@@ -174,6 +175,16 @@ def summarise(config: Config, state: Descent) -> dict[str, Any]:
     return metrics
 
 
+def known(config: Config) -> dict[str, float]:
+    """Return the known values of what is run; there are none at other settings."""
+    default = Config()
+    settings = [(c.dispersion, c.learning_rate, c.updates()) for c in (config, default)]
+    if settings[0] != settings[1]:
+        return {}
+    cells = {f"{name}/beta={beta:g}" for name in config.losses for beta in config.betas}
+    return {name: value for name, value in KNOWN.items() if name.partition("/")[2] in cells}
+
+
 def over_starts(key: str, values: np.ndarray) -> dict[str, float]:
     """Return mean and standard error over the random starts, where there are two or more."""
     random = values[1:]
@@ -186,22 +197,19 @@ def over_starts(key: str, values: np.ndarray) -> dict[str, float]:
 def print_results(config: Config, metrics: dict[str, Any]) -> None:
     """Print every cell beside what is known of it."""
     columns = ("loss", "beta", "reward", "known", "KL", "known", "starts", "± se")
+    values = known(config)
     rows = []
     for name in config.losses:
         for beta in config.betas:
             key = f"{name}/beta={beta:g}"
             reward, kl = f"reward/{key}", f"kl/{key}"
             starts = [metrics.get(f"{reward}/starts_{what}") for what in ("mean", "stderr")]
-            known = [_known(metric) for metric in (reward, kl)]
+            beside = [f"{values[x]:g}" if x in values else "" for x in (reward, kl)]
             rows.append(
-                [name, f"{beta:g}", metrics[reward], known[0], metrics[kl], known[1], *starts]
+                [name, f"{beta:g}", metrics[reward], beside[0], metrics[kl], beside[1], *starts]
             )
     title = f"bandit after {config.updates()} steps, from the uniform policy and random starts"
     print_table(title, columns, rows)
-
-
-def _known(name: str) -> str:
-    return f"{KNOWN[name]:g}" if name in KNOWN else ""
 
 
 def _check_distinct(name: str, values: tuple) -> None:

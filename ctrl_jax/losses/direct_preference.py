@@ -31,6 +31,7 @@ from jaxtyping import Array, Float
 from ctrl_jax.losses.preference_pair import (
     Number,
     Pair,
+    concrete,
     read_pair,
     require_label_smoothing,
     require_positive_scalars,
@@ -215,6 +216,11 @@ def aot(
         ValueError: as `dpo`.
     """
     pair = read_pair("aot", log_ratio_chosen, log_ratio_rejected, beta=beta)
+    if pair.chosen.ndim != 1:
+        raise ValueError(
+            "aot: log-ratios must have one axis, along which they are ranked, got shape "
+            f"{list(pair.chosen.shape)}; ravel them, or use vmap."
+        )
     rank = jnp.argsort(jnp.argsort(pair.chosen))
     margin = pair.chosen - jnp.sort(pair.rejected)[rank]
     return pair.finish(smoothed_logistic(pair, beta * margin, label_smoothing), weights)
@@ -223,8 +229,10 @@ def aot(
 def smoothed_logistic(pair: Pair, s: Array, label_smoothing: Number) -> Array:
     """Return (1 - epsilon) l(s) + epsilon l(-s), after a check of epsilon."""
     require_label_smoothing(pair.owner, label_smoothing)
-    right, wrong = -jax.nn.log_sigmoid(s), -jax.nn.log_sigmoid(-s)
-    return (1 - label_smoothing) * right + label_smoothing * wrong
+    right = -jax.nn.log_sigmoid(s)
+    if concrete(label_smoothing) == 0:  # nor 0 times infinity where a margin is infinite
+        return right
+    return (1 - label_smoothing) * right - label_smoothing * jax.nn.log_sigmoid(-s)
 
 
 def _excess_power(log_ratio: Array, power: Number) -> Array:

@@ -96,23 +96,36 @@ def dispersion_scale(
         weights: optional share of each pair in the mean.
 
     Raises:
-        ValueError: there is no index, one leaves (0, 1], or all are 1.
+        ValueError: there is no index, one leaves (0, 1], or all are 1; the weights are not one
+            floating number per index, or concrete ones are negative or all zero.
     """
     index = _read_index("dispersion_scale", index)
     if index.size == 0:
         raise ValueError("dispersion_scale: index is empty; give the indices of the data set.")
-    mean = jnp.mean(-jnp.log(index)) if weights is None else _average(-jnp.log(index), weights)
+    weights = jnp.ones_like(index) if weights is None else _read_weights(weights, index)
+    mean = jnp.sum(-weights * jnp.log(index)) / jnp.sum(weights)
     known = known_values(mean)
     if known is not None and not known > 0:
         raise ValueError(
-            "dispersion_scale: every index is 1, so no scale gives the weights a mean of one."
+            "dispersion_scale: every index that counts is 1, so no scale gives c a mean of one."
         )
     return 1 / (2 * mean)
 
 
-def _average(values: Array, weights: Array) -> Array:
-    weights = weights.astype(values.dtype)
-    return jnp.sum(weights * values) / jnp.sum(weights)
+def _read_weights(weights: Array, index: Array) -> Array:
+    require_floating("dispersion_scale", weights=weights)
+    if weights.shape != index.shape:
+        raise ValueError(
+            f"dispersion_scale: weights must be one per index, shape {list(index.shape)}, "
+            f"got {list(weights.shape)}."
+        )
+    known = known_values(weights)
+    if known is not None and not (np.all(known >= 0) and known.any()):
+        raise ValueError(
+            "dispersion_scale: weights must be 0 or more, and one of them positive, got values "
+            f"from {float(known.min()):g} to {float(known.max()):g}."
+        )
+    return jnp.asarray(weights).astype(index.dtype)
 
 
 def _entropies(hidden: Array, to_logits: Callable[[Array], Array], chunk: int) -> Array:
@@ -161,8 +174,10 @@ def _check_index_arguments(hidden: Array, head: Head, mask: Array, chunk: int) -
             f"dispersion_index: mask must be booleans of shape {list(hidden.shape[:2])}, "
             f"got {received}."
         )
-    if chunk < 1:
-        raise ValueError(f"dispersion_index: chunk must be at least 1, got {chunk}.")
+    if not isinstance(chunk, int) or chunk < 1:
+        raise ValueError(
+            f"dispersion_index: chunk must be a whole number, at least 1, got {chunk!r}."
+        )
     _check_head(head, hidden)
     known = known_values(mask)
     if known is not None and not known.any(axis=1).all():

@@ -32,6 +32,7 @@ epsilon, with (1) beyond. Around epsilon, with t = epsilon - s and g, g' of (1) 
 positive terms again. Source: Chen et al. 2024 (arXiv 2405.14953), (1) and (5).
 """
 
+import math
 from functools import partial
 from typing import Literal
 
@@ -142,8 +143,11 @@ def _link(s: Array, phi: Array, width: Array, link: Link, log: bool) -> Array:
 def _log_tail(s: Array, alpha: Array) -> Array:
     """log(1 - g(s)) for s >= 0: (4) where alpha < 1 and (3) elsewhere."""
     spread = alpha < 1
-    averaged = _log_averaged(s, jnp.where(spread, alpha, 0.5))
-    closed = _log_closed(s, jnp.where(spread, 1.0, alpha))
+    held = jnp.minimum(
+        s, math.sqrt(jnp.finfo(s.dtype).max)
+    )  # beyond, these are lost beside alpha s
+    averaged = _log_averaged(held, jnp.where(spread, alpha, 0.5))
+    closed = _log_closed(held, jnp.where(spread, 1.0, alpha))
     return -alpha * s + jnp.where(spread, averaged, closed)
 
 
@@ -168,13 +172,14 @@ def _log_closed(s: Array, alpha: Array) -> Array:
 def _log_cubic_tail(s: Array, alpha: Array, epsilon: Array) -> Array:
     """(6) below epsilon and (1) from there on."""
     inside = s < epsilon
-    alpha, width = jnp.broadcast_arrays(alpha, epsilon)
+    # A width of zero is the exact link, and -2 log phi is zero where phi = 1.
+    alpha, width = jnp.broadcast_arrays(alpha, jnp.where(epsilon > 0, epsilon, 1.0))
     at_width, slope = jax.jvp(lambda t: _log_tail(t, alpha), (width,), (jnp.ones_like(width),))
     tail = jnp.exp(at_width)
     rise = -slope * tail
-    bend = (0.5 - tail - rise * width) / (2 * width**3)
-    gap = jnp.where(inside, width - s, 0.0)
-    cubic = tail + rise * gap + bend * gap**2 * (3 * width - gap)
+    bend = (0.5 - tail - rise * width) / 2
+    gap = jnp.where(inside, width - s, 0.0) / width
+    cubic = tail + rise * width * gap + bend * gap**2 * (3 - gap)
     return jnp.where(inside, jnp.log(cubic), _log_tail(s, alpha))
 
 

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ctrl_jax._typing import expand
-from ctrl_jax.losses.preference_pair import require_same, working_dtype
+from ctrl_jax.losses.preference_pair import require_same, widened
 
 
 def from_noise_errors(
@@ -42,8 +42,7 @@ def from_noise_errors(
         ValueError: a shape or dtype is wrong.
     """
     require_same("from_noise_errors", error=error, reference_error=reference_error)
-    dtype = working_dtype(error)
-    return (reference_error.astype(dtype) - error.astype(dtype)) / 2
+    return (widened(reference_error) - widened(error)) / 2
 
 
 def from_stored_steps(log_ratio: Float[Array, "*steps"], *, clip: float) -> Float[Array, "*steps"]:
@@ -59,8 +58,7 @@ def from_stored_steps(log_ratio: Float[Array, "*steps"], *, clip: float) -> Floa
     require_same("from_stored_steps", log_ratio=log_ratio)
     if not 0 < clip < 1:
         raise ValueError(f"from_stored_steps: clip must lie in (0, 1), got {clip!r}.")
-    wide = log_ratio.astype(working_dtype(log_ratio))
-    return jnp.clip(wide, jnp.log1p(-clip), jnp.log1p(clip))
+    return jnp.clip(widened(log_ratio), jnp.log1p(-clip), jnp.log1p(clip))
 
 
 def of_steps(
@@ -79,16 +77,24 @@ def of_steps(
         score: a, the model's score along them.
         reference: a_ref.
 
+    Returns:
+        In float32 at least.
+
     Raises:
         ValueError: the arrays differ in shape or dtype, or `rate` in the number of steps.
     """
     require_same("of_steps", noise=noise, driving=driving, score=score, reference=reference)
+    if noise.ndim < 2:
+        raise ValueError(
+            f"of_steps: noise must have shape (steps, batch, ...), got {list(noise.shape)}."
+        )
     if rate.shape != noise.shape[:1] or rate.dtype != noise.dtype:
         raise ValueError(
             f"of_steps: rate must be {noise.dtype}[{noise.shape[0]}], one per step of the noise, "
             f"got {rate.dtype}{list(rate.shape)}."
         )
-    gain = expand(jnp.sqrt(rate), noise)
-    shift, shift_ref = gain * (driving - score), gain * (driving - reference)
+    noise, driving = widened(noise), widened(driving)
+    gain = expand(jnp.sqrt(widened(rate)), noise)
+    shift, shift_ref = gain * (driving - widened(score)), gain * (driving - widened(reference))
     terms = (shift_ref - shift) * (noise + (shift_ref + shift) / 2)
     return jnp.sum(terms.reshape(*noise.shape[:2], -1), axis=2)

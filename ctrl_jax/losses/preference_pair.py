@@ -7,6 +7,7 @@ at the end, to the type it was asked in. Weights act before that rounding.
 import math
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
@@ -44,8 +45,7 @@ def read_pair(owner: str, chosen: Array, rejected: Array, **positive: Number) ->
     """
     require_same(owner, chosen=chosen, rejected=rejected)
     require_positive_scalars(owner, **positive)
-    dtype = working_dtype(chosen)
-    return Pair(owner, chosen.astype(dtype), rejected.astype(dtype), chosen.dtype)
+    return Pair(owner, widened(chosen), widened(rejected), jnp.asarray(chosen).dtype)
 
 
 def finish(owner: str, loss: Array, weights: Array | None, dtype: jnp.dtype) -> Array:
@@ -61,13 +61,19 @@ def finish(owner: str, loss: Array, weights: Array | None, dtype: jnp.dtype) -> 
                 f"{owner}: weights must be one per example, shape {list(loss.shape)}, "
                 f"got {list(weights.shape)}."
             )
-        weights = weights.astype(loss.dtype)
+        weights = jnp.asarray(weights).astype(loss.dtype)
     return weighted(loss, weights).astype(dtype)
 
 
 def working_dtype(value: Array) -> jnp.dtype:
-    """Return the type to compute in: the value's own, and at least float32."""
-    return jnp.dtype(value.dtype if jnp.finfo(value.dtype).bits >= 32 else jnp.float32)
+    """Return the type to compute in: the value's own where JAX has it, and at least float32."""
+    dtype = jax.dtypes.canonicalize_dtype(value.dtype)
+    return jnp.dtype(dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32)
+
+
+def widened(value: Array) -> Array:
+    """Return the value as an array of the type to compute in."""
+    return jnp.asarray(value).astype(working_dtype(value))
 
 
 def require_floating(owner: str, **arrays: Array) -> None:
@@ -120,7 +126,9 @@ def require_label_smoothing(owner: str, value: Number) -> None:
 
 
 def require_scalar(owner: str, name: str, value: Number) -> None:
-    """Raise ValueError unless the value has no axes."""
+    """Raise ValueError unless the value is a number, with no axes."""
+    if not (isinstance(value, float | int) or hasattr(value, "dtype")):
+        raise ValueError(f"{owner}: {name} must be a number, got {value!r}.")
     if jnp.ndim(value) != 0:
         raise ValueError(f"{owner}: {name} must be one number, got shape {list(jnp.shape(value))}.")
 
@@ -139,10 +147,13 @@ def require_dispersion(owner: str, dispersion: Array | float, like: Array) -> Ar
     """
     phi = require_beside(owner, "dispersion", dispersion, like)
     known = known_values(dispersion)
-    if known is not None and not np.all((known > 0) & (known <= 1)):
+    # What is below the least normal number is zero to the compiler.
+    least = float(jnp.finfo(phi.dtype).tiny)
+    if known is not None and not np.all((known >= least) & (known <= 1)):
         raise ValueError(
-            f"{owner}: dispersion must lie in (0, 1], got values from {float(known.min()):g} to "
-            f"{float(known.max()):g}; `dispersion_from_index` gives such values."
+            f"{owner}: dispersion must lie in (0, 1], from {least:.2g} on in {phi.dtype}, got "
+            f"values from {float(known.min()):g} to {float(known.max()):g}; "
+            "`dispersion_from_index` gives such values."
         )
     return phi
 

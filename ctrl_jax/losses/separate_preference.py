@@ -31,7 +31,7 @@ from ctrl_jax.losses.preference_pair import (
     require_floating,
     require_nonnegative,
     require_positive_scalars,
-    working_dtype,
+    widened,
 )
 
 
@@ -136,11 +136,10 @@ def kto(
         raise ValueError(
             f"kto: desirable must be booleans of shape {list(log_ratio.shape)}, got {desirable!r}."
         )
-    wide = log_ratio.astype(working_dtype(log_ratio))
-    gain = beta * (wide - require_beside("kto", "kl", kl, log_ratio))
+    gain = beta * (widened(log_ratio) - require_beside("kto", "kl", kl, log_ratio))
     loss = jnp.where(
         desirable,
         desirable_weight * jax.nn.sigmoid(-gain),
         undesirable_weight * jax.nn.sigmoid(gain),
     )
-    return finish("kto", loss, weights, log_ratio.dtype)
+    return finish("kto", loss, weights, jnp.asarray(log_ratio).dtype)

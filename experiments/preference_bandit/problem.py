@@ -1,5 +1,6 @@
 """Five arms, sixteen preferences, and every loss with all its runs trained in one program."""
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -74,30 +75,42 @@ def distinct_pairs() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return winners, losers, (counts / counts.sum()).astype(np.float32)
 
 
-def gradient(
-    logits: Float[Array, "arms starts"], beta: Float[Array, ""], loss: Loss
-) -> Float[Array, "arms starts"]:
-    """Return the gradient of the mean loss over the sixteen pairs; the reference is uniform.
-
-    The chain rule through the softmax is written out, and the barriers keep the compiler from
-    evaluating the loss again for every arm that a pair has a share in.
-    """
-    winners, losers, shares = distinct_pairs()
-    log_policy = jax.lax.optimization_barrier(jax.nn.log_softmax(logits, axis=0))
-    log_ratio = log_policy + np.log(len(ARMS))
-    chosen, rejected = (log_ratio[np.argmax(hot, axis=1)] for hot in (winners, losers))
-    slopes = jax.grad(lambda w, r: jnp.sum(loss(w, r, beta=beta)), argnums=(0, 1))(chosen, rejected)
-    of_chosen, of_rejected = jax.lax.optimization_barrier(slopes)
-    direct = (shares[:, None] * winners).T @ of_chosen + (shares[:, None] * losers).T @ of_rejected
-    return direct - jnp.exp(log_policy) * jnp.sum(direct, axis=0, keepdims=True)
-
-
 def gradients(
     logits: Float[Array, "losses betas arms starts"], losses: Sequence[Loss], betas: Sequence[float]
 ) -> Float[Array, "losses betas arms starts"]:
-    """Return `gradient` of every run."""
-    each = [jax.vmap(partial(gradient, loss=loss)) for loss in losses]
-    return jnp.stack([of(x, jnp.asarray(betas)) for of, x in zip(each, logits, strict=True)])
+    """Return the gradient of the mean loss over the sixteen pairs; the reference is uniform.
+
+    The chain rule through the softmax is written out: a slope belongs to a pair, and its share in
+    every arm is a product with a constant matrix.
+    """
+    winners, losers, shares = distinct_pairs()
+    log_policy = jax.nn.log_softmax(logits, axis=2)
+    log_ratio = log_policy + math.log(len(ARMS))
+    chosen, rejected = (log_ratio[:, :, np.argmax(hot, axis=1)] for hot in (winners, losers))
+    each = [
+        jax.vmap(partial(slopes, loss))(w, r, jnp.asarray(betas))
+        for loss, w, r in zip(losses, chosen, rejected, strict=True)
+    ]
+    to_arms = np.concatenate([shares[:, None] * winners, shares[:, None] * losers])
+    direct = jnp.einsum("pa,lbps->lbas", to_arms, jnp.stack(each))
+    return direct - jnp.exp(log_policy) * jnp.sum(direct, axis=2, keepdims=True)
+
+
+def slopes(
+    loss: Loss,
+    chosen: Float[Array, "pairs starts"],
+    rejected: Float[Array, "pairs starts"],
+    beta: Float[Array, ""],
+) -> Float[Array, "2*pairs starts"]:
+    """Return the derivatives of every pair's loss in its chosen and then its rejected log-ratio.
+
+    A pair's loss depends on no other pair, so that forward mode gives all of them at once: over one
+    long axis a third of the time that reverse mode takes here.
+    """
+    w, r = chosen.ravel(), rejected.ravel()
+    in_chosen = jax.jvp(lambda x: loss(x, r, beta=beta), (w,), (jnp.ones_like(w),))[1]
+    in_rejected = jax.jvp(lambda x: loss(w, x, beta=beta), (r,), (jnp.ones_like(r),))[1]
+    return jnp.concatenate([in_chosen, in_rejected]).reshape(-1, chosen.shape[1])
 
 
 def make_descent(

@@ -7,13 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ctrl_jax.runtime import command
-from experiments.mallows_bandit import KNOWN, Config, main, train
+from ctrl_jax.runtime import RunOptions, command
+from experiments.mallows_bandit import KNOWN, Config, known, main, summarise, train
 from experiments.preference_bandit.problem import (
     LOSERS,
     LOSSES,
     REWARDS,
     WINNERS,
+    Descent,
     evaluate,
     gradients,
     make_descent,
@@ -110,6 +111,37 @@ def test_every_cell_of_the_table():
         np.testing.assert_allclose(found[metric][i, j, 0], value, atol=0.01, err_msg=name)
 
 
+def test_known_values_stand_beside_what_they_are_of():
+    assert known(Config()) == KNOWN
+    some = known(Config(losses=("dpo",), betas=(0.05, 0.2)))
+    assert set(some) == {f"{x}/dpo/beta=0.05" for x in ("reward", "kl", "probability_of_A1")}
+    for other in (
+        Config(dispersion=0.5),
+        Config(learning_rate=0.1),
+        Config(run=RunOptions(steps=9)),
+    ):
+        assert not known(other)
+
+
+def test_every_cell_stands_under_its_name():
+    """Two arms share the policy; the random starts are summed up without the uniform one."""
+    config = Config(losses=("dpo", "ipo"), betas=(0.1, 0.5))
+    share = np.array([[[0.1, 0.2, 0.4]], [[0.5, 0.7, 0.8]]]) * np.array([[1.0], [0.5]])
+    rest = np.zeros_like(share)
+    policy = np.stack([share, 1 - share, rest, rest, rest], axis=2)
+    logits = jnp.asarray(np.log(np.maximum(policy, 1e-30)), jnp.float32)
+    metrics = summarise(config, Descent(logits, jnp.zeros_like(logits)))
+    for i, name in enumerate(config.losses):
+        for j, beta in enumerate(config.betas):
+            key, p = f"{name}/beta={beta:g}", share[i, j]
+            reward = 15.5 * p + 16.5 * (1 - p)
+            assert metrics[f"probability_of_A1/{key}"] == pytest.approx(p[0], rel=1e-5)
+            assert metrics[f"reward/{key}"] == pytest.approx(reward[0], rel=1e-6)
+            assert metrics[f"reward/{key}/starts_mean"] == pytest.approx(reward[1:].mean())
+            error = abs(reward[1] - reward[2]) / 2  # of two: half their distance
+            assert metrics[f"reward/{key}/starts_stderr"] == pytest.approx(error, rel=1e-4)
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "a"
@@ -129,6 +161,7 @@ def test_what_a_run_leaves(finished):
             for metric in ("reward", "kl"):
                 assert np.isfinite(metrics[f"{metric}/{key}/starts_mean"])
                 assert metrics[f"{metric}/{key}/starts_stderr"] > 0
+    assert results["expected"] == {}  # none is known after twenty steps
     assert len(results["digest"]) == 64
     assert (folder / "frontier.png").stat().st_size > 1000
 

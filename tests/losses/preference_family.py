@@ -60,6 +60,10 @@ FAMILY = {
     "apo_zero": Member(plain(P.apo, beta=BETA), by(N.apo_zero, BETA)),
     "apo_down": Member(plain(P.apo, beta=BETA, variant="down"), by(N.apo_down, BETA)),
     "reverse_kl": Member(plain(P.f_dpo, beta=BETA, divergence="reverse_kl"), by(N.dpo, BETA)),
+    "reverse_kl_smoothed": Member(
+        plain(P.f_dpo, beta=BETA, divergence="reverse_kl", label_smoothing=0.2),
+        by(N.dpo, BETA, 0.2),
+    ),
     "forward_kl": Member(
         plain(P.f_dpo, beta=BETA, divergence="forward_kl"), by(N.f_dpo, BETA, lambda u: -1 / u)
     ),

@@ -11,6 +11,7 @@ from tests.oracles.preference import entropy_index
 BATCH, LENGTH, WIDTH, VOCABULARY = 3, 7, 4, 50
 HIDDEN = 2 * jax.random.normal(jax.random.key(0), (BATCH, LENGTH, WIDTH))
 HEAD = jax.random.normal(jax.random.key(1), (WIDTH, VOCABULARY))
+HALF = jnp.full(3, 0.5)
 MASK = jnp.asarray([[0, 0, 1, 1, 1, 0, 1], [0, 1, 1, 0, 0, 0, 0], [1] * 7], bool)
 
 
@@ -157,7 +158,11 @@ def test_the_scale_makes_the_mean_weight_one():
         (lambda: preference.dispersion_from_index(jnp.asarray([0.0]), 0.3), r"lie in \(0, 1\]"),
         (lambda: preference.dispersion_from_index(jnp.asarray([0.5]), -0.3), "scale must be"),
         (lambda: preference.dispersion_from_index(jnp.asarray([1]), 0.3), "array of floating"),
-        (lambda: preference.dispersion_scale(jnp.ones(3)), "every index is 1"),
+        (lambda: preference.dispersion_index(HIDDEN, HEAD, MASK, chunk=2.0), "chunk must be"),  # type: ignore
+        (lambda: preference.dispersion_scale(jnp.ones(3)), "every index that counts is 1"),
+        (lambda: preference.dispersion_scale(HALF, weights=jnp.ones(2)), "weights must be one"),
+        (lambda: preference.dispersion_scale(HALF, weights=HALF - 1), "weights must be 0 or more"),
+        (lambda: preference.dispersion_scale(HALF, weights=0 * HALF), "one of them positive"),
         (lambda: preference.dispersion_scale(jnp.ones(0)), "index is empty"),
     ],
 )

@@ -166,6 +166,23 @@ def test_the_slopes_of_the_cubic(float64):
     np.testing.assert_allclose(slopes, numerical, rtol=1e-6, atol=1e-9)
 
 
+def test_a_cubic_of_no_width_is_the_exact_link():
+    """-2 log phi is 0 at phi = 1, the dispersion of a pair without a response; 1e-14 has a cube
+    that float32 has not."""
+
+    def link(s, phi):
+        return mallows_log_link(s, phi, link="cubic", epsilon=-2 * jnp.log(phi))
+
+    s, phi = jnp.asarray([0.3, -0.3]), jnp.ones(2)
+    found = jax.jit(jax.grad(lambda *x: jnp.sum(link(*x)), argnums=(0, 1)))(s, phi)
+    expected = jax.grad(lambda *x: jnp.sum(mallows_log_link(*x)), argnums=(0, 1))(s, phi)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    thin = mallows_link(jnp.asarray([0.0, 5e-15, 0.3]), 0.5, link="cubic", epsilon=1e-14)
+    # Half way down, where the slope at the seam counts for nothing: (6) leaves 11/16 of the rise.
+    np.testing.assert_allclose(thin[:2], [0.5, 0.5 + 11 / 16 * 0.0573], atol=5e-5)
+    np.testing.assert_allclose(thin[2], mallows_link(jnp.float32(0.3), 0.5), rtol=1e-6)
+
+
 def test_the_loss_in_log_space():
     """m = -1e4 at phi = 1e-6: 1 - g is 1e-60000, the loss 1e5 and its slope -alpha."""
     loss, slope = jax.value_and_grad(

@@ -77,6 +77,34 @@ def test_mallows_forms(plain, theta, phi, arguments):
     )
 
 
+LOSSES = {
+    path_preference.diffusion_dpo: (tuple(ERRORS), {}),
+    path_preference.diffusion_mallows_theta: (tuple(ERRORS), {"dispersion": 0.3}),
+    path_preference.diffusion_mallows_phi: (tuple(ERRORS), {"dispersion": 0.3}),
+    path_preference.diffusion_kto: (
+        (ERRORS[0], ERRORS[2], jnp.asarray([True, False]), 0.001),
+        {"desirable_weight": 3.0, "undesirable_weight": 5.0},
+    ),
+    path_preference.d3po: (tuple(RATIOS), {"clip": 0.2}),
+    path_preference.d3po_mallows_theta: (tuple(RATIOS), {"clip": 0.2, "dispersion": 0.3}),
+    path_preference.d3po_mallows_phi: (tuple(RATIOS), {"clip": 0.2, "dispersion": 0.3}),
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.__name__)
+def test_every_option_reaches_the_loss(loss):
+    arguments, options = LOSSES[loss]
+    plain = loss(*arguments, beta=50.0, **options)
+    weights = 1 + jnp.arange(plain.size, dtype=float)
+    weighted = loss(*arguments, beta=50.0, weights=weights, **options)
+    np.testing.assert_allclose(weighted, weights * plain, rtol=1e-6)
+    for name in options:
+        others = {key: value for key, value in options.items() if key != name}
+        if name == "dispersion":
+            others["dispersion"] = 0.31
+        assert not np.allclose(loss(*arguments, beta=50.0, **others), plain, rtol=1e-4), name
+
+
 def scores(t, x):
     """The score of a standard normal, the reference's and the model's."""
     return -x, -0.8 * x + 0.1, -1.1 * x + 0.3 * jnp.sin(x)
@@ -178,6 +206,16 @@ def test_noise_errors_are_the_mean_of_girsanov():
     np.testing.assert_allclose((there + back) / 2, weight * rho, rtol=1e-4, atol=1e-5)
 
 
+def test_ratios_of_bfloat16_scores_are_summed_in_float32():
+    """Two scores a part in a hundred apart, one in another: their difference is what counts."""
+    rate, noise = jnp.ones(2, jnp.bfloat16), jnp.ones((2, 3, 400), jnp.bfloat16)
+    a, b = jnp.full_like(noise, 1.01), jnp.full_like(noise, 1.0)
+    found = path_log_ratio.of_steps(rate, noise, a, a, b)
+    assert found.dtype == jnp.float32
+    shift = float(a[0, 0, 0] - b[0, 0, 0])
+    np.testing.assert_allclose(found, 400 * shift * (1 + shift / 2), rtol=1e-5)
+
+
 X = jnp.ones(3)
 
 
@@ -190,6 +228,10 @@ X = jnp.ones(3)
         (
             lambda: path_log_ratio.of_steps(jnp.ones(2), *jnp.ones((4, 3, 2, 1))),
             r"rate must be float32\[3\]",
+        ),
+        (
+            lambda: path_log_ratio.of_steps(X, *jnp.ones((4, 3))),
+            r"\(steps, batch, ...\), got \[3\]",
         ),
         (lambda: path_preference.d3po(X, jnp.arange(3), beta=1.0), "array of floating type"),
         (

@@ -105,6 +105,24 @@ def test_extreme_log_ratios_stay_finite(member):
     assert np.isfinite(total) and np.isfinite(slopes).all()
 
 
+@pytest.mark.parametrize("member", EVERY.values(), ids=EVERY)
+def test_numpy_arrays_are_taken(member, unchecked):
+    """Of float64 too, without a warning: warnings are errors here."""
+    x, y = (np.asarray(v, np.float64) for v in values(member))
+    found = member.loss(x, y, weights=np.ones(5))
+    np.testing.assert_array_equal(found, member.loss(*map(jnp.asarray, (x, y))))
+
+
+def test_an_infinite_margin():
+    """An answer that cannot occur costs nothing where it is the rejected one."""
+    x, y = jnp.asarray([0.0, -jnp.inf]), jnp.asarray([-jnp.inf, 0.0])
+    for name in ("dpo", "mallows_theta", "mallows_phi", "mallows_sigmoid"):
+        loss, back = jax.vjp(FAMILY[name].loss, x, y)
+        np.testing.assert_array_equal(loss, [0.0, np.inf])
+        slope = back(jnp.ones(2))[0]
+        assert slope[0] == 0 and slope[1] < 0, name
+
+
 X = jnp.linspace(-1.0, 1.0, 4)
 PHI = jnp.full(4, 0.5)
 
@@ -115,6 +133,13 @@ PHI = jnp.full(4, 0.5)
         (lambda: preference.dpo(X, X, beta=0.0), "dpo: beta must be a positive"),
         (lambda: preference.dpo(X, X, beta=float("nan")), "dpo: beta must be a positive"),
         (lambda: preference.dpo(X, X, beta=jnp.ones(4)), "dpo: beta must be one number"),
+        (lambda: preference.dpo(X, X, beta=None), "dpo: beta must be a number, got None"),
+        (
+            lambda: preference.simpo(X, X, beta=2.0, gamma="big"),
+            "gamma must be a number, got 'big'",
+        ),
+        (lambda: preference.aot(X[None], X[None], beta=0.1), r"one axis, .* got shape \[1, 4\]"),
+        (lambda: preference.aot(X[0], X[0], beta=0.1), r"one axis, .* got shape \[\]"),
         (lambda: preference.dpo(X, X[:3], beta=0.1), "one shape and one dtype"),
         (lambda: preference.dpo(X, X.astype(jnp.float16), beta=0.1), "one shape and one dtype"),
         (lambda: preference.dpo(X, jnp.arange(4), beta=0.1), "rejected must be an array of float"),
@@ -142,6 +167,7 @@ PHI = jnp.full(4, 0.5)
         ),
         (lambda: preference.mallows_theta(X, X, beta=-1.0, dispersion=PHI), "beta must be"),
         (lambda: preference.mallows_theta(X, X, beta=0.1, dispersion=0.0), r"must lie in \(0, 1\]"),
+        (lambda: preference.mallows_phi(X, X, beta=0.1, dispersion=1e-39), "from 1.2e-38 on"),
         (lambda: preference.mallows_phi(X, X, beta=0.1, dispersion=1.5 * X), r"lie in \(0, 1\]"),
         (lambda: preference.mallows_phi(X, X, beta=0.1, dispersion=X * jnp.nan), "lie in"),
         (lambda: preference.mallows_phi(X, X, beta=0.1, dispersion=PHI[:3]), "dispersion must be"),

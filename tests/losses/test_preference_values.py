@@ -1,6 +1,7 @@
 """Preference losses against NumPy, and both against the values of TRL."""
 
 import json
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -74,6 +75,11 @@ def test_aot_is_a_loss_of_ranks():
     np.testing.assert_allclose(by_rank, STORED["values"]["aot"], rtol=1e-4)
     # Ours stands at the chosen example.
     np.testing.assert_allclose(np.asarray(found)[np.argsort(chosen)], by_rank, rtol=1e-5)
+    weights = jnp.arange(chosen.size, dtype=jnp.float32)
+    weighted = jax.jit(partial(preference.aot, beta=BETA, label_smoothing=0.1))(
+        jnp.asarray(chosen, jnp.float32), jnp.asarray(rejected, jnp.float32), weights=weights
+    )
+    np.testing.assert_allclose(weighted, weights * found, rtol=1e-6)
     # Whether data are paired or not is a matter of the arguments.
     margins = [
         (X[f"{m}_chosen"] - X[f"{m}_rejected"]).astype(np.float32) for m in ("policy", "ref")
