@@ -30,6 +30,7 @@ def heun_step(
         t: their forward times, of shape () or (batch,).
         t_next: forward times of the result; zero where no noise shall be left.
     """
+    t, t_next = jnp.asarray(t), jnp.asarray(t_next)
     (scale, std), (scale_next, std_next) = (
         [expand(c, x) for c in process.marginal(time)] for time in (t, t_next)
     )

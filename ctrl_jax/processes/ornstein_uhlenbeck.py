@@ -9,6 +9,8 @@ signal is never lost.
 Source: arXiv 2402.07487, section 2; arXiv 2401.13115, section 3.
 """
 
+import math
+
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -75,7 +77,9 @@ class ContractiveOU(LinearProcess):
     def __check_init__(self):
         given = {"theta": self.theta, "sigma": self.sigma, "horizon": self.horizon}
         if require_positive("ContractiveOU", **given):
-            require_bounded_growth("ContractiveOU", 2 * self.theta * self.horizon)
+            theta, sigma, horizon = (float(value) for value in given.values())
+            log_size = max(2 * math.log(sigma) - math.log(2 * theta), 0.0)
+            require_bounded_growth("ContractiveOU", 2 * theta * horizon + log_size)
 
     def contraction_rate(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
         """Return b = theta."""

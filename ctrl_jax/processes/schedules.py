@@ -146,11 +146,17 @@ class ScheduledProcess(LinearProcess):
             horizon: T, in the process's unit of time.
 
         Raises:
-            ValueError: an argument is not positive, or beta_max is below the rate at t = 0.
+            ValueError: an argument is not positive, beta_max is below the rate at t = 0, or the
+                growth to the horizon overflows.
         """
         schedule = CosineSchedule(offset, beta_max, horizon)
         process = cls()  # pyright: ignore[reportCallIssue] (every leaf has its own constructor)
-        return eqx.tree_at(lambda process: process.schedule, process, schedule)
+        process = eqx.tree_at(lambda process: process.schedule, process, schedule)
+        process._check_growth()
+        return process
+
+    def _check_growth(self) -> None:
+        """Raise ValueError if a variance overflows before the horizon."""
 
 
 def linear_schedule(

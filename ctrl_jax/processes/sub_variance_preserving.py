@@ -75,9 +75,12 @@ class ContractiveSubVP(ScheduledProcess):
     schedule: NoiseSchedule
 
     def __check_init__(self):
-        require_bounded_growth(
-            "ContractiveSubVP", 2 * self.schedule.integral(jnp.asarray(self.horizon))
-        )
+        self._check_growth()
+
+    def _check_growth(self):
+        end = jnp.asarray(self.horizon)
+        log_rate = jnp.maximum(jnp.log(self.schedule.rate(end)), 0.0)
+        require_bounded_growth("ContractiveSubVP", 2 * self.schedule.integral(end) + log_rate)
 
     def __init__(self, beta_min: float = 0.01, beta_max: float = 8.0, *, horizon: float = 1.0):
         self.schedule = linear_schedule(self, beta_min, beta_max, horizon)

@@ -70,6 +70,9 @@ class ContractiveVP(ScheduledProcess):
     schedule: NoiseSchedule
 
     def __check_init__(self):
+        self._check_growth()
+
+    def _check_growth(self):
         require_bounded_growth("ContractiveVP", self.schedule.integral(jnp.asarray(self.horizon)))
 
     def __init__(self, beta_min: float = 0.01, beta_max: float = 8.0, *, horizon: float = 1.0):

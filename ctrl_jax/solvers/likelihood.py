@@ -91,10 +91,13 @@ def log_likelihood(
         The `Likelihood`; differentiable in reverse mode.
 
     Raises:
-        ValueError: "hutchinson" comes without a key, or "exact" with one.
+        ValueError: "hutchinson" comes without a key, or "exact" with one; there are no examples;
+            or the score has not x's shape.
     """
     settings = settings or Settings()
     _check(divergence, key, settings)
+    if x_0.shape[0] == 0:
+        raise ValueError(f"x_0 must have at least one example, got shape {x_0.shape}.")
     # Data live at a(0), which is one for every process but a scaled `EDM`.
     at_data = process.marginal(jnp.asarray(0.0)).scale
     x_0 = x_0 * at_data.astype(x_0.dtype)
@@ -103,8 +106,7 @@ def log_likelihood(
     def one(x, probes, condition):
         batched = [c[None] for c in condition]
 
-        def score(t, y):
-            return score_fn(t, y, *batched)
+        score = process.reverse(lambda t, y: score_fn(t, y, *batched)).score_fn
 
         def field(r, state, args):
             t, (y, _) = begin + r, state

@@ -6,6 +6,7 @@ from jaxtyping import Array, Float
 
 from ctrl_jax._typing import ScoreFn
 from ctrl_jax.processes import LinearProcess, grids
+from ctrl_jax.processes.arguments import require_positive
 from ctrl_jax.solvers.exponential_euler import ExponentialEuler
 from ctrl_jax.solvers.reverse_solver import SDE_SOLVERS
 from ctrl_jax.solvers.simulate import simulate
@@ -43,6 +44,9 @@ def sample(
     Returns:
         Samples of the given shape, float32, in units of the data; `simulate` tells whether they are
         finite.
+
+    Raises:
+        ValueError: `start_std` is not positive; `simulate` and the grid refuse the rest.
     """
     grid = grids.log_snr(process, steps) if grid is None else grid
     start_key, path_key = jax.random.split(key)
@@ -52,5 +56,6 @@ def sample(
         probability_flow = not isinstance(solver, SDE_SOLVERS)
     sde = sde.probability_flow() if probability_flow else sde
     start_std = process.prior_std() if start_std is None else start_std
+    require_positive("sample", start_std=start_std)
     x_0 = start_std * jax.random.normal(start_key, shape)
     return process.unscale(simulate(path_key, sde, x_0, grid, solver=solver).states)

@@ -121,6 +121,12 @@ class Config:
             names = ("network", "learned_seeds", "learned_solver_steps", "run.steps")
             rule = "one_dimension has exact scores and trains nothing"
             check_unused(self, names, rule, "drop it, or add --experiment swiss_roll")
+        if "one_dimension" not in self.experiment:
+            names = ("solver_steps", "error_size", "seeds")
+            rule = "it applies to one_dimension only"
+            check_unused(self, names, rule, "drop it, or add --experiment one_dimension")
+        if self.network.architecture == "mlp":
+            check_unused(self, ("network.patch",), "an mlp has no patches", "drop it")
         if self.network.architecture == "dit" and "swiss_roll" in self.experiment:
             rule = "a transformer over patches needs images"
             raise refuse("network.architecture", "dit", rule, "give --experiment images")

@@ -11,7 +11,8 @@ from ctrl_jax.runtime import command
 from experiments.contraction import main
 from experiments.contractive.config import Config
 
-TINY = ["--no-progress", "--solver-steps", "12", "--samples", "64", "--seeds", "2"]
+TINY = ["--no-progress", "--samples", "64"]
+LINE = ["--experiment", "one_dimension", "--solver-steps", "12", "--seeds", "2"]
 LEARNED = """
 --experiment images --learned-solver-steps 4 --learned-seeds 2 --steps 5
 --network.width 8 --network.depth 1 --network.batch 16
@@ -29,7 +30,7 @@ def run(folder, *options):
 
 
 def test_one_dimension(tmp_path):
-    results = run(tmp_path / "a", "--experiment", "one_dimension")
+    results = run(tmp_path / "a", *LINE)
     metrics = results["metrics"]
     names = ("forgets_score_errors/exact", "bound_holds", "prior_floor", "point_mass")
     assert all(f"claim/{name}/holds" in metrics for name in names)
@@ -67,6 +68,22 @@ MISTAKES = {
     "nothing to train": (
         ["--experiment", "one_dimension", "--steps", "5"],
         "steps: received 5; one_dimension has exact scores",
+    ),
+    "errors without exact scores": (
+        ["--experiment", "swiss_roll", "--error-size", "0.3"],
+        "error_size: received 0.3; it applies to one_dimension only",
+    ),
+    "steps of another experiment": (
+        ["--experiment", "images", "--solver-steps", "12"],
+        "solver_steps: received (12,); it applies to one_dimension only",
+    ),
+    "seeds of another experiment": (
+        ["--experiment", "images", "--seeds", "9"],
+        "seeds: received 9; it applies to one_dimension only",
+    ),
+    "patches without a transformer": (
+        ["--experiment", "images", "--network.patch", "4"],
+        "network.patch: received 4; an mlp has no patches",
     ),
     "no such data": (["--experiment", "images", "--data", "nowhere"], "data: received"),
 }

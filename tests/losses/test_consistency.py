@@ -135,6 +135,17 @@ def test_losses_by_hand():
     assert bool(jnp.isfinite(gradient).all())  # at equality too
 
 
+@pytest.mark.parametrize("order", [1, 2])
+def test_a_teacher_step_takes_numbers_as_times(order, unchecked):
+    process, x = PROCESSES["vp"], jnp.ones((3, 2))
+    times = [jnp.asarray(0.3), jnp.asarray(0.1)]
+    np.testing.assert_allclose(
+        consistency.teacher_step(process, score_fn(process), x, 0.3, 0.1, order=order),
+        consistency.teacher_step(process, score_fn(process), x, *times, order=order),
+        rtol=1e-6,
+    )
+
+
 @pytest.mark.parametrize("name", PROCESSES)
 def test_a_teacher_step_treats_examples_alone(name):
     process = PROCESSES[name]

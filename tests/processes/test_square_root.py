@@ -60,6 +60,10 @@ def test_points_that_coincide_have_a_gradient(distance):
         lambda: ContractiveOU(horizon=45.0),
         lambda: ContractiveVP(1.0, 200.0),
         lambda: ContractiveSubVP(1.0, 100.0),
+        lambda: ContractiveSubVP(44.0, 44.0),  # by the rate before e^{2B}
+        lambda: ContractiveOU(1.0, 10.0, horizon=43.0),
+        lambda: ContractiveVP.cosine(beta_max=1e30),
+        lambda: ContractiveSubVP.cosine(beta_max=1e20),
     ],
 )
 def test_growth_that_overflows_is_refused(make):

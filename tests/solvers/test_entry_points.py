@@ -56,6 +56,12 @@ def test_sampling_starts_from_another_std_where_one_is_given():
     assert abs(float(jnp.std(x)) / 2 - 1) < 4.5 / np.sqrt(2 * 4000)
 
 
+@pytest.mark.parametrize("start_std", [-2.0, 0.0, float("nan")])
+def test_a_start_std_is_positive(start_std):
+    with pytest.raises(ValueError, match="sample: start_std must be a positive finite number"):
+        sample(jax.random.key(0), VP(), zero_score, (3, 2), steps=2, start_std=start_std)
+
+
 def test_the_prior_of_a_likelihood_is_the_process_own():
     """Without a score the flow only scales: p(x) = N(a x; 0, prior^2) a, a = a(T) / a(begin)."""
     x = jnp.asarray([[0.0, 1.0], [3.0, -2.0]])
