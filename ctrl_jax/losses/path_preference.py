@@ -11,7 +11,8 @@ rho = -(e - e_ref)/2 of the chosen and the rejected example, m = rho_w - rho_l,
 and d3po, d3po_mallows_theta, d3po_mallows_phi are (1) to (3) of single steps of stored
 trajectories, the ratio of each held within 1 - clip and 1 + clip. Log-ratios of whole paths, in
 continuous time those of Girsanov, are made by `path_log_ratio`; `preference` takes them as they
-are. Values are in float32 at least.
+are, and has the options that are fixed here, as the width of the cubic link. Values are in float32
+at least.
 
 Source: Wallace et al. 2023 (arXiv 2311.12908) (1); Yang et al. 2023 (2311.13231) d3po;
 Li et al. 2024 (2404.04465) (4); Chen et al. 2024 (2405.14953) (2), (3) for language models.

@@ -14,10 +14,17 @@ Source: arXiv 2401.08417 (1); 2405.14734 (2); 2403.07691 (3).
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from ctrl_jax.losses.direct_preference import smoothed_logistic
-from ctrl_jax.losses.preference_pair import Number, read_pair, require_nonnegative
+from ctrl_jax.losses.preference_pair import (
+    Number,
+    known_values,
+    read_pair,
+    require_beside,
+    require_nonnegative,
+)
 
 
 def cpo(
@@ -26,7 +33,7 @@ def cpo(
     *,
     beta: Number,
     label_smoothing: Number = 0.0,
-    nll_weight: Number = 0.0,
+    nll_weight: Float[Array, "*batch"] | Number = 0.0,
     weights: Float[Array, "*batch"] | None = None,
 ) -> Float[Array, "*batch"]:
     """Return (1), contrastive preference optimisation.
@@ -36,16 +43,20 @@ def cpo(
         log_prob_rejected: the same of the rejected answer.
         beta: inverse temperature.
         label_smoothing: epsilon, in [0, 0.5).
-        nll_weight: nu, at least 0. The paper has 1; most users add a likelihood per token instead.
+        nll_weight: nu, at least 0, one or one per example. The paper has 1; one over the number of
+            tokens makes it the likelihood per token that most programs add.
         weights: optional weight of each example.
 
     Raises:
         ValueError: a shape or dtype is wrong, beta is not positive, another number out of range.
     """
     pair = read_pair("cpo", log_prob_chosen, log_prob_rejected, beta=beta)
-    require_nonnegative(pair.owner, nll_weight=nll_weight)
+    share = require_beside(pair.owner, "nll_weight", nll_weight, pair.chosen)
+    known = known_values(nll_weight)
+    if known is not None and not np.all((known >= 0) & np.isfinite(known)):
+        raise ValueError(f"cpo: nll_weight must be a finite number >= 0, got {nll_weight!r}.")
     preference = smoothed_logistic(pair, beta * pair.margin, label_smoothing)
-    return pair.finish(preference - nll_weight * pair.chosen, weights)
+    return pair.finish(preference - share * pair.chosen, weights)
 
 
 def simpo(

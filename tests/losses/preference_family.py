@@ -37,6 +37,11 @@ def exact_phi(w, r):
     return np.array([-decimal_mallows.log_link(s, phi) for s, phi in pairs])
 
 
+def per_token(shape):
+    """One over the lengths 1, 2, 3, ... of the answers."""
+    return 1 / (1 + jnp.arange(np.prod(shape), dtype=jnp.float32).reshape(shape))
+
+
 def plain(loss, **options):
     return lambda x, y, **more: loss(x, y, **options, **more)
 
@@ -80,6 +85,11 @@ FAMILY = {
         plain(P.cpo, beta=BETA, label_smoothing=0.1), by(N.cpo, BETA, 0.1), "sum"
     ),
     "cpo_likelihood": Member(plain(P.cpo, beta=BETA, nll_weight=1.0), by(N.cpo, BETA, 0, 1), "sum"),
+    "cpo_per_token": Member(
+        lambda x, y, **more: P.cpo(x, y, beta=BETA, nll_weight=per_token(x.shape), **more),
+        lambda w, r: N.cpo(w, r, BETA, 0, np.asarray(per_token(w.shape))),
+        "sum",
+    ),
     "simpo": Member(plain(P.simpo, beta=2.0, gamma=0.5), by(N.simpo, 2, 0.5), "mean"),
     "simpo_smoothed": Member(
         plain(P.simpo, beta=2.0, gamma=0.5, label_smoothing=0.1), by(N.simpo, 2, 0.5, 0.1), "mean"
