@@ -47,6 +47,16 @@ def test_a_sampler_down_to_no_noise_is_differentiable_in_the_process(solver, unc
     np.testing.assert_allclose(slope, numeric, rtol=2e-2)
 
 
+def test_a_step_that_takes_no_noise_out_is_differentiable_in_the_process(unchecked):
+    """As where the ratio of a contractive process has flattened, in float32."""
+
+    def std(beta_max):
+        r = jnp.asarray(0.1)
+        return ExponentialEuler().kernel(ContractiveVP(0.01, beta_max), r, r).std
+
+    assert float(std(8.0)) == 0 and bool(jnp.isfinite(jax.grad(std)(8.0)))
+
+
 @pytest.mark.parametrize("distance", [energy_distance, lambda x, y: mean_pairwise(x)])
 def test_points_that_coincide_have_a_gradient(distance):
     x = jnp.asarray([[0.0, 1.0], [0.0, 1.0], [2.0, 0.0]])
