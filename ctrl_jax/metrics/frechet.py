@@ -90,6 +90,34 @@ def frechet(x: Samples, y: Samples, feature_fn: FeatureFn | None = None) -> floa
     return frechet_of_moments(feature_moments(x, feature_fn), feature_moments(y, feature_fn))
 
 
+def frechet_to(y: Moments) -> Callable[[Samples], float]:
+    """Return ``distance(x)``, the squared Frechet distance (1) of samples (n, ...) to `y`.
+
+    The root of y's covariance is taken once, and that of x's never: with X the centred samples over
+    (n - 1)^{1/2}, the last trace of (1) is the sum of the singular values of X S'^{1/2}.
+
+    Args:
+        y: moments to compare with, of as many features as a sample has values.
+
+    Raises:
+        ValueError: (of the distance) fewer than two examples, or features of another number.
+    """
+    root, variance = _square_root(y.covariance), np.trace(y.covariance)
+
+    def distance(x: Samples) -> float:
+        features = _features(x, None)
+        if len(features) < 2:
+            raise ValueError(f"frechet: at least two examples are needed, got {len(features)}.")
+        _check_numbers(features.shape[1], y.mean.size)
+        mean = features.mean(axis=0)
+        centred = (features - mean) / np.sqrt(len(features) - 1)
+        cross = np.linalg.svd(centred @ root, compute_uv=False).sum()
+        traces = np.sum(centred**2) + variance
+        return float(max(np.sum((mean - y.mean) ** 2) + traces - 2 * cross, 0.0))
+
+    return distance
+
+
 def frechet_of_moments(x: Moments, y: Moments) -> float:
     """Return the squared Frechet distance (1) of two sets of moments.
 
@@ -100,15 +128,19 @@ def frechet_of_moments(x: Moments, y: Moments) -> float:
     Raises:
         ValueError: the features differ in number.
     """
-    if x.mean.shape != y.mean.shape:
-        raise ValueError(
-            f"frechet: both samples need as many features, got {x.mean.size} and {y.mean.size}; "
-            "use one feature_fn for both."
-        )
+    _check_numbers(x.mean.size, y.mean.size)
     root_x, root_y = _square_root(x.covariance), _square_root(y.covariance)
     cross = np.linalg.svd(root_x @ root_y, compute_uv=False).sum()
     traces = np.sum(root_x**2) + np.sum(root_y**2)
     return float(max(np.sum((x.mean - y.mean) ** 2) + traces - 2 * cross, 0.0))
+
+
+def _check_numbers(x: int, y: int) -> None:
+    if x != y:
+        raise ValueError(
+            f"frechet: both samples need as many features, got {x} and {y}; use one feature_fn for "
+            "both."
+        )
 
 
 def _square_root(covariance: np.ndarray) -> np.ndarray:

@@ -52,14 +52,15 @@ def require_end(end: float, horizon: float, *, zero: bool = False) -> None:
 
 
 def require_bounded_growth(owner: str, exponent: float | Array) -> None:
-    """Raise ValueError if e^exponent, the largest variance or its rate, overflows."""
+    """Raise ValueError if e^exponent, a variance or its rate, overflows (unless traced)."""
     if isinstance(exponent, Tracer):
         return
     largest = math.log(jnp.finfo(jax.dtypes.canonicalize_dtype(float)).max)
     if not float(exponent) < largest:
         raise ValueError(
             f"{owner}: variances or their rate grow to e^{float(exponent):.1f} up to the horizon "
-            f"and may reach e^{largest:.1f}; shorten the horizon, lower the rate or enable float64."
+            f"and may reach e^{largest:.1f}; shorten the horizon, lower the rate, or enable "
+            "float64."
         )
 
 

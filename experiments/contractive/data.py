@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ctrl_jax.metrics.frechet import frechet
+from ctrl_jax.metrics.frechet import feature_moments, frechet_to
 from ctrl_jax.metrics.wasserstein import sliced_wasserstein
 from ctrl_jax.runtime import load_digits, load_folder, refuse
 
@@ -81,11 +81,11 @@ def images(folder: str | None, samples: int) -> Task:
         rule = "at least 200 images are needed, half of them held out"
         raise refuse("data", folder, rule, "add images")
     centre = train.mean(axis=0)
-    train, held_out = train - centre, held_out - centre
+    train = train - centre
+    to_held_out = frechet_to(feature_moments(held_out - centre))
 
     def distance(x):
-        finite = np.nan_to_num(x, nan=1e3, posinf=1e3, neginf=-1e3)
-        return float(frechet(finite, held_out))
+        return to_held_out(np.nan_to_num(x, nan=1e3, posinf=1e3, neginf=-1e3))
 
     floor = distance(train[:samples])
     std = float(train.std())

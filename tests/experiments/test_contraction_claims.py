@@ -95,6 +95,39 @@ def test_trained_networks_may_be_closer_and_may_not(better, gap):
     assert coordinates.holds == ("yes" if gap < 1e-2 else "no")
 
 
+def test_trained_networks_within_chance_are_level():
+    rows = [
+        Measurement("images", p, s, n, "own", "prior", distance(p, "contractive"), 0.1, 5)
+        for p in PROCESSES
+        for s in SAMPLERS
+        for n in CONFIG.learned_solver_steps
+    ]
+    found = Learned(rows, {}, {"ancestral": 1e-6, "ddim": 1e-6}, {}, {})
+    assert claims.learned(CONFIG, found, "images")[0].holds.startswith("no")
+
+
+@pytest.mark.parametrize("stderr", [0.001, 0.1])
+def test_a_gap_of_the_point_mass_within_chance_is_none(stderr):
+    """Margins of 3.18 sqrt(2) stderr: 0.0045, and 0.45 beside gaps of at most 0.2."""
+    found = [
+        Measurement("point", p, "euler", n, mark, "prior", w2, stderr, 4)
+        for n, gap in zip(POINT_STEPS, (0.2, 0.1, 0.01), strict=True)
+        for p, w2 in (("ou", 0.5 + gap), ("contractive ou", 0.5))
+        for mark in "+-"
+    ]
+    assert claims.point(found)[0].holds == ("yes" if stderr < 0.01 else "no")
+
+
+@pytest.mark.parametrize(("stderr", "holds"), [(0.001, "yes"), (0.1, "no")])
+def test_a_sign_that_cancels_the_prior_is_told_unless_by_chance(stderr, holds):
+    found = [
+        Measurement("one_dimension", p, "euler", FINE, error, "prior", w2, stderr, 4)
+        for p in claims.FLOORS
+        for error, w2 in (("none", 0.3), ("noise+", 0.5), ("noise-", 0.2))
+    ]
+    assert claims._signs(found, FINE).holds == holds
+
+
 def test_some_of_the_twins():
     assert claims.verdict(len(TWINS), len(TWINS)) == "yes"
     assert claims.verdict(1, 5) == "in part (1 of 5)"

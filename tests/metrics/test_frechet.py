@@ -83,6 +83,22 @@ def test_the_law_of_large_samples():
     np.testing.assert_allclose(distances.frechet(x, 2 + 3 * y), 4 + 4, rtol=0.1)
 
 
+@pytest.mark.parametrize("number", [5, 40])
+def test_the_distance_to_fixed_moments(number, monkeypatch):
+    """Fewer samples than features, and more; one root for all samples."""
+    x, y = np.random.default_rng(7).normal(size=(2, 40, 12))
+    x, y = 0.5 * x[:number].reshape(number, 4, 3) + 1, y.reshape(40, 4, 3)
+    distance = distances.frechet_to(distances.feature_moments(y))
+    expected = distances.frechet(x, y)
+    monkeypatch.setattr(np.linalg, "eigh", None)
+    # The root of a singular covariance has the root of its rounding, 1e-8, in it; ours has none.
+    np.testing.assert_allclose(distance(x), expected, rtol=1e-6)
+    with pytest.raises(ValueError, match="as many features, got 6 and 12"):
+        distance(x[:, :2])
+    with pytest.raises(ValueError, match="at least two examples are needed, got 1"):
+        distance(x[:1])
+
+
 def test_bad_features_are_refused():
     x = np.ones((4, 2))
     with pytest.raises(ValueError, match="at least two examples are needed, got 1"):

@@ -9,6 +9,7 @@ from ctrl_jax.metrics.discrepancy import energy_distance, mean_pairwise
 from ctrl_jax.processes import VP, ContractiveOU, ContractiveSubVP, ContractiveVP, grids
 from ctrl_jax.processes.square_root import square_root
 from ctrl_jax.solvers import EulerMaruyama, ExponentialEuler, simulate
+from ctrl_jax.solvers.consistency import renoise
 from tests.processes.one_of_each import PROCESSES
 
 
@@ -45,6 +46,24 @@ def test_a_sampler_down_to_no_noise_is_differentiable_in_the_process(solver, unc
     slope = jax.grad(end)(5.0, grid)
     numeric = (end(5.01, grid) - end(4.99, grid)) / 0.02
     np.testing.assert_allclose(slope, numeric, rtol=2e-2)
+
+
+def test_a_step_that_takes_no_noise_out_is_differentiable_in_the_process(unchecked):
+    """As where the ratio of a contractive process has flattened, in float32."""
+
+    def std(beta_max):
+        r = jnp.asarray(0.1)
+        return ExponentialEuler().kernel(ContractiveVP(0.01, beta_max), r, r).std
+
+    assert float(std(8.0)) == 0 and bool(jnp.isfinite(jax.grad(std)(8.0)))
+
+
+def test_noise_again_to_the_same_time_is_differentiable_in_the_process(unchecked):
+    def total(beta_max):
+        x = jnp.ones((2, 1))
+        return jnp.sum(renoise(VP(0.1, beta_max), x, x, end=0.1, t=jnp.asarray(0.1)))
+
+    assert bool(jnp.isfinite(jax.grad(total)(8.0)))
 
 
 @pytest.mark.parametrize("distance", [energy_distance, lambda x, y: mean_pairwise(x)])
