@@ -45,6 +45,15 @@ def float64() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module")
+def optimised() -> Iterator[None]:
+    """Compiled as for users also by ``make test``, where bits are promised."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
 @pytest.fixture
 def unchecked() -> Iterator[None]:
     """No run-time check of types: what a user meets who has not asked for it."""

@@ -70,7 +70,10 @@ def test_o1_is_solved(trained):
         assert np.max(abs(found - expected)) < 0.02
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=() if n in ("cpg", "clipped") else pytest.mark.slow) for n in METHODS],
+)
 def test_o2_is_solved(name):
     """Policies with independent coordinates: the best of them is N(K x, gamma / diag N)."""
     environment = o2()
@@ -231,6 +234,7 @@ def test_the_baselines_learn(name):
     assert gap[-1] < 0.5 * gap[0]
 
 
+@pytest.mark.slow
 def test_networks_balance_a_pendulum():
     """No closed form, an MLP for policy and critic. Left alone it falls from near the top: mean
     rewards near -1 (-2 is hanging down), above -.3 for one that is caught. Three seeds ended

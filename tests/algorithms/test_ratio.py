@@ -13,6 +13,8 @@ from ctrl_jax.algorithms import Batch, DiffusionControl, UpdateConfig, make_dpok
 from ctrl_jax.networks import MLP, DiT, ValueMLP, as_model
 from ctrl_jax.processes import VP, grids, parameterisation
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 SHAPE, STEPS, BATCH, CLASSES = (4, 4, 1), 10, 6, 3
 PROCESS = VP()
 

@@ -45,7 +45,7 @@ def run(folder: Path, *options: str, tiny: Sequence[str] = TINY) -> dict:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(tmp_path_factory, optimised):
     before = os.getcwd()
     folder = tmp_path_factory.mktemp("runs") / "a"
     results = run(folder)
