@@ -77,14 +77,14 @@ def against_fine_tuning(rows: Sequence[Row], task: str, steps: int, method: str)
         assert ours is not None
         best = min(theirs, key=lambda row: sign * row.mean_and_error(name)[0])
         (mean, error), (other, other_error) = (r.mean_and_error(name) for r in (ours, best))
-        worse = sign * (mean - other) / (ours.chance() * np.hypot(error, other_error))
+        margin = ours.chance() * np.hypot(error, other_error)
         told = f"{mean:.3f} ± {error:.3f} against {other:.3f} ± {other_error:.3f} ({best.method})"
         statement = (
             f"the {name} of {method} is at least as good as that of DDPO and DPOK with a "
             "pretrained score, at as many reward queries and network evaluations"
         )
         title = f"{task}: {method}, {name} against fine-tuning"
-        found.append(Claim(title, statement, _level(worse), told))
+        found.append(Claim(title, statement, _level(sign * (mean - other), margin), told))
     return found
 
 
@@ -171,9 +171,9 @@ def images(rows: Sequence[Row], steps: int) -> list[Claim]:
     ]
 
 
-def _level(worse: float) -> str:
-    """Say yes if better, level if within chance, else no; `worse` in units of what chance does."""
-    return "yes" if worse < -1 else "level" if worse < 1 else "no"
+def _level(worse: float, margin: float) -> str:
+    """Say yes if better by more than chance, level if within it, else no."""
+    return "yes" if worse < -margin else "level" if worse <= margin else "no"
 
 
 def _yes(holds: bool | np.bool_) -> str:

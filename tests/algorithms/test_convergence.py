@@ -27,6 +27,7 @@ from tests.algorithms.steering import (
 from tests.oracles import chains
 
 STEPS, MINIBATCHES = 48, 4
+SLOW = pytest.mark.slow
 
 
 def train(name, *, penalty, updates, batch=512, rate=3e-2, steps=STEPS, **options):
@@ -68,7 +69,10 @@ def test_the_chains_optimum_is_close_to_that_of_continuous_time():
     assert abs(value / EXACT.mean_value() - 1) < 0.01
 
 
-@pytest.mark.parametrize("name", ["ppo", "value_gradient", "policy_gradient", "dpok"])
+@pytest.mark.parametrize(
+    "name",
+    ["ppo", "value_gradient", *(pytest.param(n, marks=SLOW) for n in ("policy_gradient", "dpok"))],
+)
 def test_the_optimum_is_reached(name):
     setting, policy, value, state, metrics, tables = train(name, penalty=2.5, updates=UPDATES[name])
     exact = EXACT.mean_value()
