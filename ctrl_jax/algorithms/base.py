@@ -57,6 +57,23 @@ def move_average(average: Any, params: Any, decay: float | Array) -> Any:
     return jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, average, params)
 
 
+def count_skips(state: Any, finite: Array) -> dict[str, Array]:
+    """Return the next `skipped` and `skipped_in_a_row` of a state, after an update.
+
+    Args:
+        state: has both fields.
+        finite: whether the update was finite, as a boolean, 0 or 1.
+    """
+    missed = 1 - finite.astype(jnp.int32)
+    in_a_row = jnp.where(missed > 0, state.skipped_in_a_row + 1, 0)
+    return {"skipped": state.skipped + missed, "skipped_in_a_row": in_a_row}
+
+
+def skip_metrics(skips: dict[str, Array]) -> dict[str, Array]:
+    """Return the counts as metrics, under "update/"."""
+    return {f"update/{name}": count for name, count in skips.items()}
+
+
 def weighted_mean(values: Float[Array, "batch ..."], weights: Float[Array, " batch"]) -> Array:
     """Return the mean over examples with weights, and over any later axes."""
     values = values.reshape(values.shape[0], -1).mean(axis=1)

@@ -29,7 +29,14 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from ctrl_jax._typing import Model, Params
-from ctrl_jax.algorithms.base import Algorithm, Learner, apply_gradient, start_learner
+from ctrl_jax.algorithms.base import (
+    Algorithm,
+    Learner,
+    apply_gradient,
+    count_skips,
+    skip_metrics,
+    start_learner,
+)
 from ctrl_jax.environments import ControlledPath, ControlledSDE, simulate_control
 from ctrl_jax.losses import advantage_rate, gaussian, value
 from ctrl_jax.processes.arguments import require_positive, require_unused
@@ -218,16 +225,13 @@ def make_continuous_control(
             value_model, state.value, value_optimizer, samples, occupation
         )
         finite = jnp.minimum(policy_metrics.pop("update/finite"), value_metrics.pop("value/finite"))
-        skipped = (finite < 1).astype(jnp.int32)
-        in_a_row = jnp.where(skipped > 0, state.skipped_in_a_row + 1, 0)
+        skips = count_skips(state, finite)
         moved = moved._replace(
             update=state.update + 1,
             value=learner,
-            skipped=state.skipped + skipped,
-            skipped_in_a_row=in_a_row,
+            **skips,
         )
-        metrics |= {"update/finite": finite, "update/skipped": moved.skipped}
-        metrics |= {"update/skipped_in_a_row": in_a_row}
+        metrics |= {"update/finite": finite, **skip_metrics(skips)}
         return moved, {**metrics, **policy_metrics, **value_metrics}
 
     return Algorithm(init, step)

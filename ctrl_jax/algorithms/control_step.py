@@ -14,7 +14,15 @@ import optax
 from jaxtyping import Array, Int
 
 from ctrl_jax._typing import Model
-from ctrl_jax.algorithms.base import Algorithm, Learner, move_average, start_learner, weighted_mean
+from ctrl_jax.algorithms.base import (
+    Algorithm,
+    Learner,
+    count_skips,
+    move_average,
+    skip_metrics,
+    start_learner,
+    weighted_mean,
+)
 from ctrl_jax.algorithms.critic import (
     Critic,
     evaluate_critic,
@@ -179,8 +187,7 @@ def make_control(
             metrics["value/explained_variance"] = explained_variance(
                 problem, rollout, values, batch
             )
-        skipped = (metrics["update/finite"] < 1).astype(jnp.int32)
-        in_a_row = jnp.where(skipped > 0, state.skipped_in_a_row + 1, 0)
+        skips = count_skips(state, metrics["update/finite"])
         moved = ControlState(
             key=key,
             update=state.update + 1,
@@ -188,10 +195,9 @@ def make_control(
             value=value_learner,
             average=move_average(state.average, learner.params, config.average_decay),
             reference=state.reference,
-            skipped=state.skipped + skipped,
-            skipped_in_a_row=in_a_row,
+            **skips,
         )
-        metrics |= {"update/skipped": moved.skipped, "update/skipped_in_a_row": in_a_row}
+        metrics |= skip_metrics(skips)
         return moved, {**_rollout_metrics(problem, rollout, batch), **metrics}
 
     return Algorithm(init, step)

@@ -32,7 +32,9 @@ from ctrl_jax._typing import Model
 from ctrl_jax.algorithms.base import (
     Algorithm,
     apply_gradient,
+    count_skips,
     move_average,
+    skip_metrics,
     start_learner,
     weighted_mean,
 )
@@ -152,8 +154,7 @@ def make_online_preference(
         learner, history = jax.lax.scan(update, state.policy, length=config.epochs)
         metrics = {name: values[0] for name, values in history.items()}
         metrics["update/finite"] = jnp.min(history["update/finite"])
-        skipped = (metrics["update/finite"] < 1).astype(jnp.int32)
-        in_a_row = jnp.where(skipped > 0, state.skipped_in_a_row + 1, 0)
+        skips = count_skips(state, metrics["update/finite"])
         moved = ControlState(
             key=key,
             update=state.update + 1,
@@ -161,10 +162,9 @@ def make_online_preference(
             value=None,
             average=move_average(state.average, learner.params, config.average_decay),
             reference=state.reference,
-            skipped=state.skipped + skipped,
-            skipped_in_a_row=in_a_row,
+            **skips,
         )
-        metrics |= {"update/skipped": moved.skipped, "update/skipped_in_a_row": in_a_row}
+        metrics |= skip_metrics(skips)
         return moved, {**_rollout_metrics(problem, (first, second), batch), **metrics}
 
     return Algorithm(init, step)

@@ -25,7 +25,9 @@ from ctrl_jax.algorithms.base import (
     Algorithm,
     Learner,
     apply_gradient,
+    count_skips,
     move_average,
+    skip_metrics,
     start_learner,
     weighted_mean,
 )
@@ -114,15 +116,14 @@ def make_offline_preference(
 
         (loss, found), gradient = jax.value_and_grad(objective, has_aux=True)(state.policy.params)
         policy, finite = apply_gradient(state.policy, gradient, optimizer)
-        missed = 1 - finite.astype(jnp.int32)
+        skips = count_skips(state, finite)
         moved = OfflineState(
             key=key,
             update=state.update + 1,
             policy=policy,
             average=move_average(state.average, policy.params, average_decay),
             reference=state.reference,
-            skipped=state.skipped + missed,
-            skipped_in_a_row=jnp.where(finite, 0, state.skipped_in_a_row + 1),
+            **skips,
         )
         gains = [(ref - own) / 2 for own, ref in zip(found, reference, strict=True)]
         metrics = {
@@ -135,8 +136,7 @@ def make_offline_preference(
             ),
             "policy/gradient_norm": optax.tree.norm(gradient),
             "update/finite": finite.astype(loss.dtype),
-            "update/skipped": moved.skipped,
-            "update/skipped_in_a_row": moved.skipped_in_a_row,
+            **skip_metrics(skips),
         }
         return moved, metrics
 

@@ -24,7 +24,9 @@ from ctrl_jax._typing import Model
 from ctrl_jax.algorithms.base import (
     Algorithm,
     Learner,
+    count_skips,
     move_average,
+    skip_metrics,
     start_learner,
     weighted_mean,
 )
@@ -137,18 +139,16 @@ def make_q_learning(
     def step(state: QLearningState, batch: Batch) -> tuple[QLearningState, dict[str, Array]]:
         key, path_key = jax.random.split(state.key)
         (policy, value), episodes, metrics = collect(path_key, state.policy, state.value, batch)
-        skipped = (metrics["update/finite"] < 1).astype(jnp.int32)
-        in_a_row = jnp.where(skipped > 0, state.skipped_in_a_row + 1, 0)
+        skips = count_skips(state, metrics["update/finite"])
         moved = QLearningState(
             key=key,
             update=state.update + 1,
             policy=policy,
             value=value,
             average=move_average(state.average, policy.params, config.average_decay),
-            skipped=state.skipped + skipped,
-            skipped_in_a_row=in_a_row,
+            **skips,
         )
-        metrics |= {"update/skipped": moved.skipped, "update/skipped_in_a_row": in_a_row}
+        metrics |= skip_metrics(skips)
         return moved, {**_episode_metrics(problem, episodes, batch), **metrics}
 
     return Algorithm(init, step)
