@@ -78,6 +78,9 @@ class PreferenceUpdate:
             raise ValueError(f"average_decay must lie in [0, 1], got {self.average_decay}.")
 
 
+DEFAULT_PREFERENCE_UPDATE = PreferenceUpdate()
+
+
 def bradley_terry(
     key: Array, first: Float[Array, " batch"], second: Float[Array, " batch"], batch: Batch
 ) -> Bool[Array, " batch"]:
@@ -92,7 +95,7 @@ def make_online_preference(
     loss_fn: PairLoss,
     *,
     annotator: Annotator = bradley_terry,
-    config: PreferenceUpdate = PreferenceUpdate(),
+    config: PreferenceUpdate = DEFAULT_PREFERENCE_UPDATE,
 ) -> Algorithm:
     """Return the algorithm of this page; its batch is a `Batch`, a row for each pair.
 

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import pytest
 
 from ctrl_jax._typing import Model
 from ctrl_jax.algorithms import PairBatch, make_offline_preference, uniform_times
@@ -126,5 +125,3 @@ def test_the_state_may_be_donated_and_the_average_follows():
     step = jax.jit(algorithm.step, donate_argnums=0)
     state, _ = step(algorithm.init(jax.random.key(0)), batch)
     np.testing.assert_allclose(state.average["mean"], state.policy.params["mean"] / 2, rtol=1e-6)
-    with pytest.raises(ValueError, match="beta"):
-        path_preference.diffusion_dpo(*(jnp.ones(3),) * 4, beta=-1.0)
