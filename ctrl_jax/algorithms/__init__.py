@@ -1,5 +1,11 @@
 """Algorithms: pairs of pure functions (init, step)."""
 
+from ctrl_jax.algorithms.answer_scores import (
+    AnswerScores,
+    Reference,
+    make_reference_pass,
+    score_answers,
+)
 from ctrl_jax.algorithms.base import Algorithm
 from ctrl_jax.algorithms.consistency_training import (
     ConsistencyConfig,
@@ -20,6 +26,7 @@ from ctrl_jax.algorithms.discrete_policy_optimization import (
     make_discrete_policy_gradient,
     make_discrete_ppo,
 )
+from ctrl_jax.algorithms.lm_preference import LMPreference, LMState, make_lm_preference
 from ctrl_jax.algorithms.offline_preference import PairBatch, make_offline_preference
 from ctrl_jax.algorithms.q_learning import QLearningConfig, QLearningState, make_q_learning
 from ctrl_jax.algorithms.reward_direction import RewardDirection, known_score
@@ -33,6 +40,7 @@ from ctrl_jax.algorithms.score_pretraining import DataBatch, make_score_pretrain
 
 __all__ = [
     "Algorithm",
+    "AnswerScores",
     "Batch",
     "ConsistencyConfig",
     "ContinuousControl",
@@ -40,6 +48,8 @@ __all__ = [
     "ControlState",
     "DataBatch",
     "DiffusionControl",
+    "LMPreference",
+    "LMState",
     "OccupationConfig",
     "PairBatch",
     "Pairs",
@@ -47,6 +57,7 @@ __all__ = [
     "ProximalConfig",
     "QLearningConfig",
     "QLearningState",
+    "Reference",
     "RewardDirection",
     "Rollout",
     "UpdateConfig",
@@ -58,14 +69,17 @@ __all__ = [
     "make_discrete_policy_gradient",
     "make_discrete_ppo",
     "make_dpok",
+    "make_lm_preference",
     "make_offline_preference",
     "make_online_preference",
     "make_policy_gradient",
     "make_ppo",
     "make_q_learning",
+    "make_reference_pass",
     "make_reward_learning",
     "make_score_pretraining",
     "make_value_gradient",
     "roll_out",
+    "score_answers",
     "uniform_times",
 ]

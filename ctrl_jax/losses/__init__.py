@@ -12,6 +12,7 @@ from ctrl_jax.losses import (
     q_learning,
     score_matching,
     time_weighting,
+    token_log_prob,
     value,
 )
 
@@ -27,5 +28,6 @@ __all__ = [
     "q_learning",
     "score_matching",
     "time_weighting",
+    "token_log_prob",
     "value",
 ]

@@ -61,12 +61,29 @@ def dispersion_index(
             row of a concrete mask has no token.
     """
     _check_index_arguments(hidden, head, mask, chunk)
-    hidden, mask = jax.lax.stop_gradient(hidden), jax.lax.stop_gradient(mask)
+    mask = jax.lax.stop_gradient(mask)
+    relative = jnp.where(mask, relative_entropies(hidden, head, chunk=chunk), 0.0)
+    return mean_index(jnp.sum(relative, axis=1), jnp.sum(mask, axis=1))
+
+
+def relative_entropies(
+    hidden: Float[Array, "batch length width"], head: Head, *, chunk: int
+) -> Float[Array, "batch length"]:
+    """Return H / log|V| of the next token at every position; arguments as `dispersion_index`."""
+    hidden = jax.lax.stop_gradient(hidden)
     to_logits = head if callable(head) else lambda h: h @ jax.lax.stop_gradient(head)
-    entropy = jnp.where(mask, _entropies(hidden, to_logits, chunk), 0.0)
-    number = jnp.sum(mask, axis=1).astype(entropy.dtype)
     greatest = math.log(jax.eval_shape(to_logits, hidden[:, :1]).shape[-1])
-    index = jnp.sum(entropy, axis=1) / (jnp.maximum(number, 1.0) * greatest)
+    return _entropies(hidden, to_logits, chunk) / greatest
+
+
+def mean_index(total: Float[Array, "*batch"], number: Array) -> Float[Array, "*batch"]:
+    """Return the index of pairs from sums of `relative_entropies` over their response tokens.
+
+    Args:
+        total: the sums.
+        number: how many tokens each sum has; a pair without a token has 1.
+    """
+    index = total / jnp.maximum(number, 1).astype(total.dtype)
     return jnp.where(number > 0, jnp.clip(index, LEAST_INDEX, 1.0), 1.0)
 
 

@@ -19,6 +19,7 @@ from ctrl_jax.networks.lora import LoRA
 from ctrl_jax.networks.mlp import MLP
 from ctrl_jax.networks.ncsnpp import DDPMPP, NCSNPP, NCSNpp, NCSNppConfig
 from ctrl_jax.networks.partition import partition_specs
+from ctrl_jax.networks.preference_rows import PreferenceRows, TokenPair, pack_pairs
 from ctrl_jax.networks.steering_model import SteeringSpec
 from ctrl_jax.networks.transformer import LanguageModel, language_model
 from ctrl_jax.networks.unet import UNet
@@ -41,8 +42,10 @@ __all__ = [
     "Model",
     "NCSNpp",
     "NCSNppConfig",
+    "PreferenceRows",
     "Rotary",
     "SteeringSpec",
+    "TokenPair",
     "UNet",
     "ValueMLP",
     "as_model",
@@ -50,6 +53,7 @@ __all__ = [
     "count_parameters",
     "language_model",
     "lora",
+    "pack_pairs",
     "partition_specs",
     "positions_of",
     "text_mask",

@@ -1,0 +1,177 @@
+"""What a language model says of the answers of preference pairs: log-probabilities and log-ratios.
+
+log pi(y|x) is the sum over the tokens of y, its end token included. Batches are `PreferenceRows`:
+the prompt of a pair is computed once, and logits only where they predict a token of an answer. What
+the reference model says never changes: it is computed once and travels with the rows.
+
+At the reference model a log-ratio is exactly zero, not merely small: log g of Mallows-phi jumps
+there, and the sign of rounding would choose its side. The reference pass is the training step's own
+function of the same rows; what is left below the resolution of a log-probability counts as zero, in
+the value and not in the gradient.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ctrl_jax._typing import Params
+from ctrl_jax.losses.dispersion import mean_index, relative_entropies
+from ctrl_jax.losses.token_log_prob import token_log_probs
+from ctrl_jax.networks.attention_mask import positions_of, text_mask
+from ctrl_jax.networks.preference_rows import CHOSEN, REJECTED, PreferenceRows
+from ctrl_jax.networks.transformer import LanguageModel
+
+ROUNDING = 8
+"""Log-ratios below this many units in the last place of the log-probability are zero."""
+
+
+class AnswerScores(NamedTuple):
+    """What a loss may look at: one value per pair, padding included.
+
+    Fields:
+        log_prob_chosen: log pi(y|x) of the chosen answer, summed over its tokens.
+        log_prob_rejected: the same of the rejected answer.
+        log_ratio_chosen: log pi(y|x) - log pi_ref(y|x); None where the rows have no reference.
+        log_ratio_rejected: the same of the rejected answer.
+        tokens_chosen: number of tokens of the chosen answer, at least 1.
+        tokens_rejected: the same of the rejected answer.
+        dispersion: phi in (0, 1]; None where the rows do not have it.
+    """
+
+    log_prob_chosen: Float[Array, " pairs"]
+    log_prob_rejected: Float[Array, " pairs"]
+    log_ratio_chosen: Float[Array, " pairs"] | None
+    log_ratio_rejected: Float[Array, " pairs"] | None
+    tokens_chosen: Float[Array, " pairs"]
+    tokens_rejected: Float[Array, " pairs"]
+    dispersion: Float[Array, " pairs"] | None
+
+    @property
+    def log_ratios(self) -> tuple[Array, Array]:
+        """Log-ratios of the chosen and the rejected answer.
+
+        Raises:
+            ValueError: the rows have no reference.
+        """
+        if self.log_ratio_chosen is None or self.log_ratio_rejected is None:
+            raise ValueError(
+                "rows: received without reference, which this loss needs; run the pass of "
+                "`make_reference_pass` over them first"
+            )
+        return self.log_ratio_chosen, self.log_ratio_rejected
+
+    @property
+    def mean_log_ratios(self) -> tuple[Array, Array]:
+        """Log-ratios per token."""
+        return self._per_token(*self.log_ratios)
+
+    @property
+    def mean_log_probs(self) -> tuple[Array, Array]:
+        """Log-probabilities per token."""
+        return self._per_token(self.log_prob_chosen, self.log_prob_rejected)
+
+    def _per_token(self, chosen: Array, rejected: Array) -> tuple[Array, Array]:
+        return chosen / self.tokens_chosen, rejected / self.tokens_rejected
+
+
+class Reference(NamedTuple):
+    """What the reference model says of rows.
+
+    Fields:
+        log_probs: of both answers of each pair, (rows, pairs, 2).
+        index: the dispersion index of each pair, (rows, pairs); 1 for padding.
+    """
+
+    log_probs: Float[Array, "rows pairs two"]
+    index: Float[Array, "rows pairs"]
+
+
+def make_reference_pass(
+    model: LanguageModel, *, chunk: int | None = None, entropy_chunk: int = 64
+) -> Callable[[Params, PreferenceRows], Reference]:
+    """Return ``reference(params, rows)``, a pure function.
+
+    Args:
+        model: the model that is trained, with its options: log-ratios begin at exactly zero.
+        chunk: as in `LMPreference`.
+        entropy_chunk: slots of a row whose logits are held together for the entropy.
+    """
+
+    def reference(params: Params, rows: PreferenceRows) -> Reference:
+        rows = jax.tree.map(jnp.asarray, rows)
+        states = _slot_states(model, params, rows)
+        head = model.head(params)
+        log_probs = _sum_answers(rows, _slot_log_probs(states, head, rows, chunk))
+        relative = relative_entropies(states, head, chunk=entropy_chunk)
+        total, number = (
+            jnp.sum(_sum_answers(rows, values), axis=2)
+            for values in (relative, jnp.ones_like(relative))
+        )
+        return Reference(log_probs, mean_index(total, number))
+
+    return reference
+
+
+def score_answers(
+    model: LanguageModel, params: Params, rows: PreferenceRows, *, chunk: int | None = None
+) -> AnswerScores:
+    """Return what the model says of every pair, rows flattened: (rows * pairs,) each.
+
+    Args:
+        model: the policy.
+        params: its parameters.
+        rows: the pairs, with or without reference.
+        chunk: as in `LMPreference`.
+    """
+    rows = jax.tree.map(jnp.asarray, rows)
+    states = _slot_states(model, params, rows)
+    slots = _slot_log_probs(states, model.head(params), rows, chunk)
+    log_probs = _sum_answers(rows, slots)
+    tokens = jnp.maximum(_sum_answers(rows, jnp.ones_like(slots)), 1.0)
+    ratios = None if rows.reference is None else _log_ratio(log_probs, rows.reference)
+    return AnswerScores(
+        *_halves(log_probs),
+        *((None, None) if ratios is None else _halves(ratios)),
+        *_halves(tokens),
+        dispersion=None if rows.dispersion is None else rows.dispersion.reshape(-1),
+    )
+
+
+def _halves(values: Float[Array, "rows pairs two"]) -> tuple[Array, Array]:
+    """The values of the chosen and of the rejected answers, (rows * pairs,) each."""
+    flat = values.reshape(-1, 2)
+    return flat[:, CHOSEN], flat[:, REJECTED]
+
+
+def _slot_states(model: LanguageModel, params: Params, rows: PreferenceRows) -> Array:
+    """The hidden states that predict the tokens of the answers, (rows, slots, width)."""
+    mask = text_mask(rows.texts, rows.branches)
+    # A row may have more padding than the model has positions.
+    positions = jnp.where(rows.texts < 0, 0, positions_of(mask))
+    hidden = model.apply(params, rows.tokens, positions, mask)
+    return jnp.take_along_axis(hidden, rows.sources[:, :, None], axis=1)
+
+
+def _slot_log_probs(states: Array, head: Array, rows: PreferenceRows, chunk: int | None) -> Array:
+    flat = states.reshape(-1, states.shape[2])
+    log_probs = token_log_probs(flat, head, rows.targets.reshape(-1), chunk=chunk)
+    return log_probs.reshape(rows.targets.shape)
+
+
+def _sum_answers(rows: PreferenceRows, values: Float[Array, "rows slots"]) -> Array:
+    """Sum the values of the slots over each answer, (rows, pairs, 2)."""
+    number, pairs = rows.weights.shape
+    belongs = rows.answers[:, :, None] == jnp.arange(2 * pairs)[None, None]
+    sums = jnp.sum(jnp.where(belongs, values[:, :, None], 0.0), axis=1)
+    return sums.reshape(number, pairs, 2)
+
+
+def _log_ratio(log_prob: Array, reference: Array) -> Array:
+    """Their difference, 0 where only rounding tells them apart."""
+    ratio = log_prob - reference
+    resolution = ROUNDING * jnp.finfo(ratio.dtype).eps * jnp.abs(reference)
+    rounding = jnp.where(jnp.abs(ratio) <= resolution, ratio, 0.0)
+    return ratio - jax.lax.stop_gradient(rounding)

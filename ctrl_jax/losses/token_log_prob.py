@@ -1,0 +1,102 @@
+r"""Log-probabilities of tokens under a language model's head.
+
+With the hidden state h that predicts a token y, and the head's columns w_j,
+
+    log p(y) = w_y . h - logsumexp_j(w_j . h).                                             (1)
+
+The gradient with respect to the logits is written out, (1[j = y] - p_j): automatic differentiation
+would keep a second array of the logits' size. In chunks, logits are computed again in the backward
+pass and never held for all tokens at once.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from ctrl_jax.losses.preference_pair import require_floating, working_dtype
+
+
+def token_log_probs(
+    hidden: Float[Array, "tokens width"],
+    head: Float[Array, "width vocabulary"],
+    targets: Int[Array, " tokens"],
+    *,
+    chunk: int | None = None,
+) -> Float[Array, " tokens"]:
+    """Return (1) for every token.
+
+    Args:
+        hidden: the states that predict the tokens.
+        head: the matrix from states to logits, in the states' dtype.
+        targets: the tokens; one outside the vocabulary has NaN.
+        chunk: tokens whose logits are held together; None for all.
+
+    Returns:
+        Log-probabilities in float32 at least.
+
+    Raises:
+        ValueError: a shape or dtype is wrong, or chunk is below 1.
+    """
+    _check(hidden, head, targets, chunk)
+    if chunk is None or chunk >= hidden.shape[0]:
+        return _of_logits(_logits(hidden, head), targets)
+    number = -(-hidden.shape[0] // chunk)
+    missing = number * chunk - hidden.shape[0]
+    states = jnp.pad(hidden, ((0, missing), (0, 0))).reshape(number, chunk, -1)
+    tokens = jnp.pad(targets, (0, missing)).reshape(number, chunk)
+
+    @jax.checkpoint
+    def part(one):
+        return _of_logits(_logits(one[0], head), one[1])
+
+    return jax.lax.map(part, (states, tokens)).reshape(-1)[: hidden.shape[0]]
+
+
+def _logits(hidden: Array, head: Array) -> Array:
+    return (hidden @ head).astype(working_dtype(hidden))
+
+
+@jax.custom_vjp
+def _of_logits(logits: Array, targets: Array) -> Array:
+    return _forward(logits, targets)[0]
+
+
+def _forward(logits: Array, targets: Array):
+    total = jax.nn.logsumexp(logits, axis=1)
+    # Negative indices would count from the end.
+    picked = logits.at[jnp.arange(targets.size), targets].get(
+        mode="fill", fill_value=jnp.nan, wrap_negative_indices=False
+    )
+    return picked - total, (logits, total, targets)
+
+
+def _backward(kept, gradient: Array):
+    logits, total, targets = kept
+    is_target = jnp.arange(logits.shape[1])[None] == targets[:, None]
+    slope = jnp.where(is_target, 1.0, 0.0).astype(logits.dtype) - jnp.exp(logits - total[:, None])
+    return gradient[:, None] * slope, None
+
+
+_of_logits.defvjp(_forward, _backward)
+
+
+def _check(hidden: Array, head: Array, targets: Array, chunk: int | None) -> None:
+    require_floating("token_log_probs", hidden=hidden, head=head)
+    if hidden.ndim != 2 or head.ndim != 2 or hidden.shape[1] != head.shape[0]:
+        raise ValueError(
+            "token_log_probs: hidden must have shape (tokens, width) and head (width, vocabulary), "
+            f"got {list(hidden.shape)} and {list(head.shape)}."
+        )
+    if hidden.dtype != head.dtype:
+        raise ValueError(
+            f"token_log_probs: hidden and head must have one dtype, got {hidden.dtype} and "
+            f"{head.dtype}."
+        )
+    dtype = getattr(targets, "dtype", None)
+    if dtype is None or not jnp.issubdtype(dtype, jnp.integer) or targets.shape != hidden.shape[:1]:
+        raise ValueError(
+            f"token_log_probs: targets must be integers of shape {list(hidden.shape[:1])}, got "
+            f"{dtype or type(targets).__name__}{list(jnp.shape(targets))}."
+        )
+    if chunk is not None and (not isinstance(chunk, int) or chunk < 1):
+        raise ValueError(f"token_log_probs: chunk must be at least 1 or None, got {chunk!r}.")

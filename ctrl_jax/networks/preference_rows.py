@@ -1,0 +1,228 @@
+"""Preference pairs as rows of tokens: [prompt | chosen | rejected], several pairs to a row.
+
+Both answers read the prompt and not each other (`attention_mask`, branches 0, 1, 2), so that the
+prompt is computed once. Only what predicts a token of an answer needs logits: these places, the
+*slots*, are listed. The first token of either answer is predicted at the last token of the prompt:
+
+    prompt   p_1 ... p_m,  chosen  c_1 ... c_n,  rejected  r_1 ... r_k
+    slots    p_m -> c_1,  c_1 -> c_2, ...,  p_m -> r_1,  r_1 -> r_2, ...                    (1)
+
+Padding is a text of its own, -1, and its tokens are an ordinary id; nothing tells a token of the
+vocabulary from padding by its id.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int
+
+Rows = jax.Array | np.ndarray
+CHOSEN, REJECTED = 0, 1
+
+
+class TokenPair(NamedTuple):
+    """Two answers to a prompt, as token ids.
+
+    Fields:
+        prompt: with what begins a text, where the tokenizer has such a token; one token or more.
+        chosen: the better answer, without the prompt and with its end token.
+        rejected: the worse one.
+        weight: how much the pair counts, at least 0.
+        dispersion: phi in (0, 1] where it is known.
+    """
+
+    prompt: Sequence[int]
+    chosen: Sequence[int]
+    rejected: Sequence[int]
+    weight: float = 1.0
+    dispersion: float | None = None
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens the pair takes in a row."""
+        return len(self.prompt) + len(self.chosen) + len(self.rejected)
+
+
+class PreferenceRows(NamedTuple):
+    """Packed pairs, by `pack_pairs`; arrays whose leading axis is the rows.
+
+    Fields:
+        tokens: token ids, (rows, length).
+        texts: which pair of the row a token belongs to, (rows, length); -1 for padding.
+        branches: 0 in a prompt, 1 in a chosen answer, 2 in a rejected one, (rows, length).
+        sources: the position that predicts the token of a slot, (rows, slots).
+        targets: that token, (rows, slots).
+        answers: twice the pair of the slot, plus one for a rejected answer, (rows, slots); -1 for
+            padding.
+        weights: weight of each pair, (rows, pairs); 0 for padding.
+        numbers: place of each pair in the data, (rows, pairs); -1 for padding.
+        dispersion: phi of each pair, (rows, pairs), 1 for padding; None where it is not known.
+        reference: log-probabilities of both answers under the reference model,
+            (rows, pairs, 2), by `answer_scores.make_reference_pass`; None before.
+    """
+
+    tokens: Int[Rows, "rows length"]
+    texts: Int[Rows, "rows length"]
+    branches: Int[Rows, "rows length"]
+    sources: Int[Rows, "rows slots"]
+    targets: Int[Rows, "rows slots"]
+    answers: Int[Rows, "rows slots"]
+    weights: Float[Rows, "rows pairs"]
+    numbers: Int[Rows, "rows pairs"]
+    dispersion: Float[Rows, "rows pairs"] | None = None
+    reference: Float[Rows, "rows pairs two"] | None = None
+
+
+def pack_pairs(
+    pairs: Sequence[TokenPair], *, length: int | None = None, pairs_per_row: int | None = None
+) -> PreferenceRows:
+    """Return pairs in rows of one length.
+
+    A pair goes to the fullest row that has place for it, the longest pairs first: rows are filled
+    well, and which pair lies where depends on nothing but the pairs.
+
+    Args:
+        pairs: the data.
+        length: tokens of a row; the longest pair by default.
+        pairs_per_row: most pairs in a row; 1 for rows of a pair each, padded, in the order of the
+            data; None for as many as fit.
+
+    Returns:
+        NumPy arrays, without reference.
+
+    Raises:
+        ValueError: there is no pair, a prompt or an answer has no token, a weight or dispersion is
+            out of range, only some pairs have a dispersion, a pair is longer than `length`, or a
+            number is below 1.
+    """
+    _check(pairs, length, pairs_per_row)
+    length = max(pair.tokens for pair in pairs) if length is None else length
+    rows = _assign([pair.tokens for pair in pairs], length, pairs_per_row)
+    slots = max(sum(len(pairs[n].chosen) + len(pairs[n].rejected) for n in row) for row in rows)
+    packed = _empty(len(rows), length, slots, max(map(len, rows)))
+    for i, row in enumerate(rows):
+        position = slot = 0
+        for text, n in enumerate(row):
+            position, slot = _place(packed, i, text, pairs[n], position, slot)
+            packed.weights[i, text], packed.numbers[i, text] = pairs[n].weight, n
+    if pairs[0].dispersion is None:
+        return packed
+    known = np.array([pair.dispersion for pair in pairs], np.float32)
+    return packed._replace(dispersion=spread(known, packed, padding=1.0))
+
+
+def spread(values: np.ndarray, rows: PreferenceRows, *, padding: float) -> np.ndarray:
+    """Return values of the data's pairs, (data, ...), at the places of the pairs in the rows.
+
+    Args:
+        values: one or several per pair.
+        rows: the packed pairs.
+        padding: what padding has.
+    """
+    numbers = np.asarray(rows.numbers)
+    found = values[numbers]
+    found[numbers < 0] = padding
+    return found
+
+
+def take_rows(rows: PreferenceRows, index: np.ndarray | slice) -> PreferenceRows:
+    """Return some of the rows."""
+    return jax.tree.map(lambda leaf: leaf[index], rows)
+
+
+def pad_rows(rows: PreferenceRows, number: int) -> PreferenceRows:
+    """Return `number` rows, by empty ones after those given: their pairs weigh nothing."""
+    missing = number - rows.tokens.shape[0]
+    if missing < 0:
+        raise ValueError(f"pad_rows: received {rows.tokens.shape[0]} rows, more than {number}.")
+    empty = _empty(missing, rows.tokens.shape[1], rows.sources.shape[1], rows.weights.shape[1])
+    if rows.dispersion is not None:
+        empty = empty._replace(dispersion=np.ones(empty.weights.shape, np.float32))
+    if rows.reference is not None:
+        empty = empty._replace(reference=np.zeros((*empty.weights.shape, 2), np.float32))
+    return jax.tree.map(lambda a, b: np.concatenate([np.asarray(a), b]), rows, empty)
+
+
+def _empty(rows: int, length: int, slots: int, pairs: int) -> PreferenceRows:
+    """Rows of nothing but padding."""
+    tokens, texts, branches = (np.zeros((rows, length), np.int32) for _ in range(3))
+    sources, targets, answers = (np.zeros((rows, slots), np.int32) for _ in range(3))
+    weights = np.zeros((rows, pairs), np.float32)
+    numbers = np.full((rows, pairs), -1, np.int32)
+    return PreferenceRows(
+        tokens, texts - 1, branches, sources, targets, answers - 1, weights, numbers
+    )
+
+
+def _place(packed: PreferenceRows, row: int, text: int, pair: TokenPair, start: int, slot: int):
+    """Write one pair from a position and a slot on; return what follows it."""
+    last, position = start + len(pair.prompt) - 1, start
+    for branch, part in enumerate((pair.prompt, pair.chosen, pair.rejected)):
+        end = position + len(part)
+        packed.tokens[row, position:end] = part
+        packed.texts[row, position:end] = text
+        packed.branches[row, position:end] = branch
+        if branch:
+            after = slot + len(part)
+            packed.sources[row, slot:after] = [last, *range(position, end - 1)]
+            packed.targets[row, slot:after] = part
+            packed.answers[row, slot:after] = 2 * text + branch - 1
+            slot = after
+        position = end
+    return position, slot
+
+
+def _assign(sizes: list[int], length: int, most: int | None) -> list[list[int]]:
+    """Return the pairs of each row: best fit, longest first."""
+    if most == 1:
+        return [[n] for n in range(len(sizes))]
+    rows: list[list[int]] = []
+    open_rows: dict[int, list[int]] = {}  # by the place that is left
+    for n in sorted(range(len(sizes)), key=lambda n: (-sizes[n], n)):
+        fitting = min(
+            (room for room, row in open_rows.items() if row and room >= sizes[n]), default=0
+        )
+        if fitting:
+            chosen = open_rows[fitting].pop()
+        else:
+            chosen, fitting = len(rows), length
+            rows.append([])
+        rows[chosen].append(n)
+        if most is None or len(rows[chosen]) < most:
+            open_rows.setdefault(fitting - sizes[n], []).append(chosen)
+    return rows
+
+
+def _check(pairs: Sequence[TokenPair], length: int | None, pairs_per_row: int | None) -> None:
+    if not pairs:
+        raise ValueError("pack_pairs: pairs is empty; give the pairs of the data.")
+    for name, value in (("length", length), ("pairs_per_row", pairs_per_row)):
+        if value is not None and value < 1:
+            raise ValueError(f"pack_pairs: {name} must be at least 1, got {value}.")
+    if len({pair.dispersion is None for pair in pairs}) > 1:
+        raise ValueError(
+            "pack_pairs: some pairs have a dispersion and some have none; give it to all or none."
+        )
+    for n, pair in enumerate(pairs):
+        for name in ("prompt", "chosen", "rejected"):
+            if len(getattr(pair, name)) == 0:
+                raise ValueError(
+                    f"pack_pairs: pair {n} has no token in its {name}; leave the pair out."
+                )
+        if not (np.isfinite(pair.weight) and pair.weight >= 0):
+            raise ValueError(
+                f"pack_pairs: the weight of pair {n} must be finite and at least 0, "
+                f"got {pair.weight!r}."
+            )
+        if pair.dispersion is not None and not 0 < pair.dispersion <= 1:
+            raise ValueError(
+                f"pack_pairs: the dispersion of pair {n} must lie in (0, 1], "
+                f"got {pair.dispersion!r}."
+            )
+        if length is not None and pair.tokens > length:
+            raise ValueError(
+                f"pack_pairs: pair {n} has {pair.tokens} tokens, rows have {length}; truncate the "
+                "pair or make rows longer."
+            )

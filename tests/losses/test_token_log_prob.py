@@ -1,0 +1,74 @@
+"""Log-probabilities of tokens: values and gradients against the textbook, whole and in chunks."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ctrl_jax.losses.token_log_prob import token_log_probs
+
+HIDDEN = jax.random.normal(jax.random.key(0), (10, 6))
+HEAD = 2.0 * jax.random.normal(jax.random.key(1), (6, 17))
+TARGETS = jax.random.randint(jax.random.key(2), (10,), 0, 17)
+WEIGHTS = jax.random.normal(jax.random.key(3), (10,))
+
+
+def plain(hidden, head):
+    return jnp.take_along_axis(jax.nn.log_softmax(hidden @ head), TARGETS[:, None], axis=1)[:, 0]
+
+
+@pytest.mark.parametrize("chunk", [None, 1, 3, 5, 10, 64])
+def test_values_and_gradients(chunk):
+    def value(fn):
+        return jax.value_and_grad(lambda h, w: jnp.sum(WEIGHTS * fn(h, w)), argnums=(0, 1))
+
+    def ours(hidden, head):
+        return token_log_probs(hidden, head, TARGETS, chunk=chunk)
+
+    np.testing.assert_allclose(ours(HIDDEN, HEAD), plain(HIDDEN, HEAD), rtol=1e-6, atol=1e-6)
+    for found, expected in zip(
+        jax.tree.leaves(jax.jit(value(ours))(HIDDEN, HEAD)),
+        jax.tree.leaves(value(plain)(HIDDEN, HEAD)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(found, expected, rtol=2e-6, atol=5e-6)
+
+
+def test_extreme_logits_stay_finite():
+    logits = jnp.array([[1e4, -1e4, 0.0], [-1e30, 0.0, -1e30]])
+    targets = jnp.array([1, 1])
+    head = jnp.eye(3)
+    found, slope = jax.value_and_grad(lambda h: token_log_probs(h, head, targets)[0])(logits)
+    np.testing.assert_allclose(found, -2e4)
+    assert bool(jnp.isfinite(slope).all())
+    assert float(token_log_probs(logits, head, targets)[1]) == 0.0
+
+
+def test_half_precision_sums_in_single():
+    found = token_log_probs(HIDDEN.astype(jnp.bfloat16), HEAD.astype(jnp.bfloat16), TARGETS)
+    assert found.dtype == jnp.float32
+    # Logits of 8 bits: a few per cent of their size, up to 15 here.
+    np.testing.assert_allclose(found, plain(HIDDEN, HEAD), rtol=0, atol=0.15)
+
+
+@pytest.mark.parametrize("outside", [17, -1])
+def test_a_token_outside_the_vocabulary_is_not_another(outside):
+    found = token_log_probs(HIDDEN, HEAD, TARGETS.at[3].set(outside))
+    assert np.flatnonzero(np.isnan(found)).tolist() == [3]
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ((HIDDEN[None], HEAD, TARGETS), "hidden must have shape"),
+        ((HIDDEN, HEAD[:5], TARGETS), "hidden must have shape"),
+        ((HIDDEN, HEAD.astype(jnp.bfloat16), TARGETS), "one dtype"),
+        ((HIDDEN, HEAD, TARGETS[:4]), r"integers of shape \[10\]"),
+        ((HIDDEN, HEAD, WEIGHTS), r"integers of shape \[10\], got float32"),
+    ],
+)
+def test_wrong_arrays_are_refused(unchecked, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        token_log_probs(*arguments)
+    with pytest.raises(ValueError, match="chunk must be at least 1"):
+        token_log_probs(HIDDEN, HEAD, TARGETS, chunk=0)
