@@ -28,53 +28,66 @@ ROUNDING = 8
 """Log-ratios below this many units in the last place of the log-probability are zero."""
 
 
+Both = tuple[Float[Array, " all_pairs"], Float[Array, " all_pairs"]]
+"""A value of the chosen and one of the rejected answer of every pair."""
+
+
 class AnswerScores(NamedTuple):
     """What a loss may look at: one value per pair, padding included.
 
     Fields:
-        log_prob_chosen: log pi(y|x) of the chosen answer, summed over its tokens.
-        log_prob_rejected: the same of the rejected answer.
-        log_ratio_chosen: log pi(y|x) - log pi_ref(y|x); None where the rows have no reference.
-        log_ratio_rejected: the same of the rejected answer.
-        tokens_chosen: number of tokens of the chosen answer, at least 1.
-        tokens_rejected: the same of the rejected answer.
-        dispersion: phi in (0, 1]; None where the rows do not have it.
+        log_probs: log pi(y|x) of both answers, summed over their tokens.
+        tokens: how many these are, at least 1.
+        ratios: log pi(y|x) - log pi_ref(y|x) of both answers; None where the rows have no
+            reference.
+        phi: dispersions in (0, 1]; None where the rows do not have them.
     """
 
-    log_prob_chosen: Float[Array, " pairs"]
-    log_prob_rejected: Float[Array, " pairs"]
-    log_ratio_chosen: Float[Array, " pairs"] | None
-    log_ratio_rejected: Float[Array, " pairs"] | None
-    tokens_chosen: Float[Array, " pairs"]
-    tokens_rejected: Float[Array, " pairs"]
-    dispersion: Float[Array, " pairs"] | None
+    log_probs: Both
+    tokens: Both
+    ratios: Both | None
+    phi: Float[Array, " pairs"] | None
 
     @property
-    def log_ratios(self) -> tuple[Array, Array]:
-        """Log-ratios of the chosen and the rejected answer.
+    def log_ratios(self) -> Both:
+        """The field `ratios`.
 
         Raises:
             ValueError: the rows have no reference.
         """
-        if self.log_ratio_chosen is None or self.log_ratio_rejected is None:
+        if self.ratios is None:
             raise ValueError(
                 "rows: received without reference, which this loss needs; run the pass of "
                 "`make_reference_pass` over them first"
             )
-        return self.log_ratio_chosen, self.log_ratio_rejected
+        return self.ratios
 
     @property
-    def mean_log_ratios(self) -> tuple[Array, Array]:
+    def dispersion(self) -> Float[Array, " pairs"]:
+        """The field `phi`.
+
+        Raises:
+            ValueError: the rows have no dispersion.
+        """
+        if self.phi is None:
+            raise ValueError(
+                "rows: received without dispersion, which this loss needs; give the pairs one, or "
+                "make it with `dispersion_from_index` from the index of `make_reference_pass`"
+            )
+        return self.phi
+
+    @property
+    def mean_log_ratios(self) -> Both:
         """Log-ratios per token."""
-        return self._per_token(*self.log_ratios)
+        return self._per_token(self.log_ratios)
 
     @property
-    def mean_log_probs(self) -> tuple[Array, Array]:
+    def mean_log_probs(self) -> Both:
         """Log-probabilities per token."""
-        return self._per_token(self.log_prob_chosen, self.log_prob_rejected)
+        return self._per_token(self.log_probs)
 
-    def _per_token(self, chosen: Array, rejected: Array) -> tuple[Array, Array]:
-        return chosen / self.tokens_chosen, rejected / self.tokens_rejected
+    def _per_token(self, values: Both) -> Both:
+        return values[CHOSEN] / self.tokens[CHOSEN], values[REJECTED] / self.tokens[REJECTED]
 
 
 class Reference(NamedTuple):
@@ -133,14 +146,14 @@ def score_answers(
     tokens = jnp.maximum(_sum_answers(rows, jnp.ones_like(slots)), 1.0)
     ratios = None if rows.reference is None else _log_ratio(log_probs, rows.reference)
     return AnswerScores(
-        *_halves(log_probs),
-        *((None, None) if ratios is None else _halves(ratios)),
-        *_halves(tokens),
-        dispersion=None if rows.dispersion is None else rows.dispersion.reshape(-1),
+        log_probs=_halves(log_probs),
+        tokens=_halves(tokens),
+        ratios=None if ratios is None else _halves(ratios),
+        phi=None if rows.dispersion is None else rows.dispersion.reshape(-1),
     )
 
 
-def _halves(values: Float[Array, "rows pairs two"]) -> tuple[Array, Array]:
+def _halves(values: Float[Array, "rows pairs two"]) -> Both:
     """The values of the chosen and of the rejected answers, (rows * pairs,) each."""
     flat = values.reshape(-1, 2)
     return flat[:, CHOSEN], flat[:, REJECTED]

@@ -31,7 +31,7 @@ from ctrl_jax.algorithms.base import (
     start_learner,
 )
 from ctrl_jax.networks import lora
-from ctrl_jax.networks.preference_rows import PreferenceRows
+from ctrl_jax.networks.preference_rows import CHOSEN, REJECTED, PreferenceRows
 from ctrl_jax.networks.transformer import LanguageModel
 
 ScoreLoss = Callable[[AnswerScores], Array]
@@ -165,16 +165,19 @@ def _accumulated(objective: Callable, params: Params, rows: PreferenceRows, part
 
 def _sums(scores: AnswerScores, weights: Array, beta: float) -> dict[str, Array]:
     """Weighted sums of the metrics, in TRL's names, of what the rows have."""
-    values = {"logps/chosen": scores.log_prob_chosen, "logps/rejected": scores.log_prob_rejected}
-    if scores.log_ratio_chosen is not None:
-        chosen, rejected = (beta * ratio for ratio in scores.log_ratios)
+    values = {
+        "logps/chosen": scores.log_probs[CHOSEN],
+        "logps/rejected": scores.log_probs[REJECTED],
+    }
+    if scores.ratios is not None:
+        chosen, rejected = (beta * ratio for ratio in scores.ratios)
         values |= {
             "rewards/chosen": chosen,
             "rewards/rejected": rejected,
             "rewards/margins": chosen - rejected,
             "rewards/accuracies": (chosen > rejected).astype(chosen.dtype),
         }
-    if scores.dispersion is not None:
-        values["dispersion/mean"] = scores.dispersion
-        values["weights/mean"] = -2 * jnp.log(scores.dispersion)  # c of Mallows-theta
+    if scores.phi is not None:
+        values["dispersion/mean"] = scores.phi
+        values["weights/mean"] = -2 * jnp.log(scores.phi)  # c of Mallows-theta
     return {name: jnp.sum(weights * value) for name, value in values.items()}

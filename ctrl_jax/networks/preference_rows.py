@@ -12,13 +12,13 @@ vocabulary from padding by its id.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-Rows = jax.Array | np.ndarray
+Rows = Any  # NumPy on the host, JAX in a program
 CHOSEN, REJECTED = 0, 1
 
 
