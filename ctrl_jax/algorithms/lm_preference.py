@@ -27,6 +27,7 @@ from ctrl_jax.algorithms.base import (
     Learner,
     apply_gradient,
     count_skips,
+    move_average,
     skip_metrics,
     start_learner,
 )
@@ -49,33 +50,47 @@ class LMPreference:
             whole batch.
         chunk: tokens of answers whose logits are held together; None for all.
         adapters_only: whether only the adapters (`networks.lora`) are trained.
+        average_decay: decay per update of the moving average of what is trained; 0 for none.
     """
 
     beta: float = 1.0
     accumulate: int = 1
     chunk: int | None = None
     adapters_only: bool = False
+    average_decay: float = 0.0
 
     def __post_init__(self):
         if not self.beta > 0:
             raise ValueError(f"beta must be positive, got {self.beta}.")
         if self.accumulate < 1:
             raise ValueError(f"accumulate must be at least 1, got {self.accumulate}.")
+        if not 0 <= self.average_decay < 1:
+            raise ValueError(f"average_decay must lie in [0, 1), got {self.average_decay}.")
 
 
 class LMState(NamedTuple):
-    """State of a run: `frozen` holds the parameters that are not trained."""
+    """State of a run.
+
+    Fields:
+        update: how many updates there were.
+        policy: the parameters that are trained.
+        average: their moving average; None for none.
+        frozen: the parameters that are not trained.
+        skipped: updates left out for a gradient that was not finite.
+        skipped_in_a_row: those since the last one taken.
+    """
 
     update: Int[Array, ""]
     policy: Learner
+    average: Params | None
     frozen: Params
     skipped: Int[Array, ""]
     skipped_in_a_row: Int[Array, ""]
 
     @property
     def params(self) -> Params:
-        """The whole parameters."""
-        return lora.combine(self.policy.params, self.frozen) if self.frozen else self.policy.params
+        """The whole parameters, averaged where there is an average."""
+        return _whole(self.policy.params if self.average is None else self.average, self.frozen)
 
 
 def make_lm_preference(
@@ -108,13 +123,13 @@ def make_lm_preference(
         # Every leaf is a buffer of its own, so that the state can be donated.
         params = jax.tree.map(jnp.copy, model.init(key))
         trained, frozen = lora.split(params) if config.adapters_only else (params, {})
+        average = jax.tree.map(jnp.copy, trained) if config.average_decay else None
         zeros = [jnp.zeros((), jnp.int32) + 0 for _ in range(3)]
-        return LMState(zeros[0], start_learner(trained, optimizer), frozen, *zeros[1:])
+        return LMState(zeros[0], start_learner(trained, optimizer), average, frozen, *zeros[1:])
 
     def step(state: LMState, rows: PreferenceRows) -> tuple[LMState, dict[str, Array]]:
         def objective(trained, part):
-            whole = lora.combine(trained, state.frozen) if state.frozen else trained
-            scores = score_answers(model, whole, part, chunk=config.chunk)
+            scores = score_answers(model, _whole(trained, state.frozen), part, chunk=config.chunk)
             weights = part.weights.reshape(-1)
             loss = jnp.sum(weights * loss_fn(scores))
             return loss, {"loss": loss, **_sums(scores, weights, config.beta)}
@@ -123,6 +138,9 @@ def make_lm_preference(
         weight = jnp.sum(rows.weights)
         gradient = jax.tree.map(lambda g: g / weight.astype(g.dtype), gradient)
         policy, finite = apply_gradient(state.policy, gradient, optimizer)
+        average = state.average
+        if average is not None:
+            average = move_average(average, policy.params, config.average_decay)
         skips = count_skips(state, finite)
         metrics = {name: total / weight for name, total in sums.items()}
         metrics |= {
@@ -130,9 +148,13 @@ def make_lm_preference(
             "update/finite": finite.astype(weight.dtype),
             **skip_metrics(skips),
         }
-        return LMState(state.update + 1, policy, state.frozen, **skips), metrics
+        return LMState(state.update + 1, policy, average, state.frozen, **skips), metrics
 
     return Algorithm(init, step)
+
+
+def _whole(trained: Params, frozen: Params) -> Params:
+    return lora.combine(trained, frozen) if frozen else trained
 
 
 def _accumulated(objective: Callable, params: Params, rows: PreferenceRows, parts: int):

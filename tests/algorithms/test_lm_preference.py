@@ -236,6 +236,17 @@ def test_a_loss_that_is_not_finite_changes_nothing(rows):
     assert largest_difference(state.params, PARAMS) == 0.0
 
 
+def test_the_average_follows(rows):
+    algorithm = make_lm_preference(STARTED, optax.sgd(0.1), dpo, LMPreference(average_decay=0.75))
+    step, state = jax.jit(algorithm.step), algorithm.init(jax.random.key(0))
+    expected = PARAMS
+    for _ in range(2):
+        state, _ = step(state, rows)
+        expected = jax.tree.map(lambda a, p: 0.75 * a + 0.25 * p, expected, state.policy.params)
+    assert largest_difference(state.params, expected) < 1e-6
+    assert largest_difference(state.params, state.policy.params) > 1e-4
+
+
 def test_what_cannot_be_is_refused(rows):
     with pytest.raises(ValueError, match="accumulate: received 3 parts for a batch of 4 rows"):
         one_step(rows, config=LMPreference(accumulate=3))
@@ -243,7 +254,7 @@ def test_what_cannot_be_is_refused(rows):
         one_step(rows._replace(reference=None))
     with pytest.raises(ValueError, match="without dispersion"):
         one_step(rows._replace(dispersion=None), mallows_theta)
-    wrong: list[dict[str, Any]] = [{"beta": 0.0}, {"accumulate": 0}]
+    wrong: list[dict[str, Any]] = [{"beta": 0.0}, {"accumulate": 0}, {"average_decay": 1.0}]
     for options in wrong:
         with pytest.raises(ValueError, match=next(iter(options))):
             LMPreference(**options)
