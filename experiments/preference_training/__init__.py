@@ -1,0 +1,1 @@
+"""Preference optimisation of a user's language model on a user's data."""

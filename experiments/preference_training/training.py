@@ -1,0 +1,318 @@
+"""A run on a user's model and data, from the files to the results."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from ctrl_jax._typing import Params
+from ctrl_jax.algorithms import LMPreference, LMState, make_lm_preference, score_answers
+from ctrl_jax.networks import PreferenceRows
+from ctrl_jax.networks.preference_rows import CHOSEN, REJECTED, take_rows
+from ctrl_jax.runtime import (
+    Checkpoints,
+    CountTraces,
+    LoopOptions,
+    MetricsLog,
+    Run,
+    RunOptions,
+    check_batch,
+    own_part,
+    refuse,
+    replicate,
+    shard_batch,
+    train,
+)
+from experiments.preference_training.config import (
+    Adapters,
+    Evaluation,
+    Objective,
+    Optimisation,
+    Texts,
+)
+from experiments.preference_training.data import Data, batch_of, check_rows, load_data
+from experiments.preference_training.divergence import make_divergence, pad_prompts
+from experiments.preference_training.losses import LOSSES, make_loss
+from experiments.preference_training.model import Trained, load_model, state_shardings
+from experiments.preference_training.reference import Referred, estimate_dispersion, refer
+
+Evaluate = Callable[[Params], dict[str, float]]
+
+
+class Settings(NamedTuple):
+    """The options of a run on a user's model."""
+
+    model: str
+    data: str
+    objective: Objective
+    texts: Texts
+    adapters: Adapters
+    optimisation: Optimisation
+    evaluation: Evaluation
+    run: RunOptions
+
+
+class Outcome(NamedTuple):
+    """What a run ends with.
+
+    Fields:
+        params: the trained parameters, averaged where asked for.
+        before: held-out metrics of the pretrained model.
+        after: those of the trained one.
+        index: dispersion index of every training pair.
+        facts: what is known besides.
+    """
+
+    params: Params
+    before: dict[str, float]
+    after: dict[str, float]
+    index: np.ndarray
+    facts: dict[str, Any]
+
+
+class Inputs(NamedTuple):
+    """What a run reads before it writes anything."""
+
+    trained: Trained
+    data: Data
+    mesh: Mesh
+
+
+def load_inputs(settings: Settings, mesh: Mesh) -> Inputs:
+    """Read model and data.
+
+    Raises:
+        ValueError: a file or an option that does not fit the others.
+    """
+    options, run = settings.optimisation, settings.run
+    part = options.batch // options.accumulate
+    check_batch(mesh, part, "optimisation.batch / optimisation.accumulate")
+    trained = load_model(
+        settings.model,
+        mesh,
+        dtype=run.dtype,
+        adapters=settings.adapters.lora,
+        remat=options.remat,
+        fully=options.fully_sharded,
+    )
+    data = load_data(
+        settings.data,
+        trained.tokenizer,
+        trained.pretrained.config,
+        settings.texts,
+        settings.evaluation,
+        part=part,
+        seed=run.seed,
+        show=run.progress,
+    )
+    check_rows(data, options.batch, mesh)
+    if settings.objective.dispersion == "data" and data.train.dispersion is None:
+        rule = "the data has no key `dispersion`"
+        raise refuse("dispersion", "data", rule, "add it, or leave it out to estimate it")
+    if settings.objective.dispersion == "data" and data.held_out.dispersion is None:
+        raise refuse("dispersion", "data", "the evaluation data has none", "add it")
+    return Inputs(trained, data, mesh)
+
+
+def tune(settings: Settings, inputs: Inputs, run: Run) -> Outcome:
+    """Train, evaluate and save checkpoints in the run's folder."""
+    options, (trained, data, mesh) = settings.optimisation, inputs
+    batch, seed = options.batch, settings.run.seed
+    steps = settings.run.steps or max(1, round(options.epochs * len(data.train.tokens) / batch))
+    algorithm = make_lm_preference(
+        trained.model,
+        make_optimizer(options, steps),
+        make_objective(settings.objective),
+        LMPreference(
+            settings.objective.beta,
+            options.accumulate,
+            options.chunk,
+            adapters_only=trained.adapters is not None,
+            average_decay=options.average_decay,
+        ),
+    )
+    key = jax.random.key(seed)
+    base = trained.model.init(key)
+    abstract = jax.eval_shape(algorithm.init, key)
+    shardings = state_shardings(abstract, mesh, fully=options.fully_sharded)
+    parts, facts = _refer(settings, inputs, run, base)
+    evaluate = make_evaluation(settings, inputs, parts["held_out"].rows, base)
+    before = evaluate(base)
+    step = CountTraces(algorithm.step)
+
+    def begin(checkpoints: Checkpoints) -> tuple[int, LMState]:
+        if run.resumed:
+            return checkpoints.restore(jax.tree.map(_abstract, abstract, shardings))[:2]
+        return 0, algorithm.init(key)
+
+    with Checkpoints(run.checkpoints) as checkpoints:
+        start, *states = begin(checkpoints)
+        with MetricsLog(run.metrics, start=start) as log:
+            if start == 0:
+                log.write(0, before)
+            state = train(
+                step,
+                states.pop(),  # the loop's own copy is the only one
+                lambda k: own_part(batch_of(parts["train"].rows, k, batch, seed)),
+                steps=steps,
+                start=start,
+                log=log,
+                checkpoints=checkpoints,
+                options=LoopOptions(
+                    checkpoint_every=settings.evaluation.checkpoint_every,
+                    evaluate_every=settings.evaluation.every,
+                    evaluate=lambda k, s: evaluate(s.params),
+                    progress=settings.run.progress,
+                    description=settings.objective.loss,
+                    mesh=mesh,
+                    shardings=shardings,
+                ),
+            )
+    facts |= {**data.counts, "updates": steps, "traces": step.traces}
+    index = parts["train"].index[data.train.numbers >= 0]
+    return Outcome(state.params, before, evaluate(state.params), index, facts)
+
+
+def make_objective(objective: Objective):
+    """Return the loss that the options ask for."""
+    return make_loss(
+        objective.loss,
+        beta=objective.beta,
+        label_smoothing=objective.label_smoothing,
+        gamma=objective.gamma,
+    )
+
+
+def make_optimizer(options: Optimisation, steps: int) -> optax.GradientTransformation:
+    """Return the optimiser with its clipping and its course of step sizes."""
+    warm = min(round(options.warmup * steps), steps - 1)
+    courses = {
+        "linear": optax.linear_schedule(options.learning_rate, 0.0, steps - warm),
+        "cosine": optax.cosine_decay_schedule(options.learning_rate, steps - warm),
+        "constant": optax.constant_schedule(options.learning_rate),
+    }
+    grow = optax.linear_schedule(options.learning_rate / (warm + 1), options.learning_rate, warm)
+    schedule = optax.join_schedules([grow, courses[options.schedule]], [warm])
+    if options.optimizer == "adamw":
+        inner = optax.adamw(schedule, weight_decay=options.weight_decay)
+    else:
+        inner = optax.rmsprop(schedule)
+    return optax.chain(optax.clip_by_global_norm(options.gradient_clip), inner)
+
+
+def make_evaluation(
+    settings: Settings, inputs: Inputs, rows: PreferenceRows, base: Params
+) -> Evaluate:
+    """Return ``evaluate(params)``: means over held-out pairs, and the divergence of answers.
+
+    Args:
+        settings: options.
+        inputs: model and data.
+        rows: held-out rows, a whole number of parts.
+        base: parameters of the reference model.
+    """
+    options, objective = settings.optimisation, settings.objective
+    part, mesh = options.batch // options.accumulate, inputs.mesh
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    loss_fn, reference = make_objective(objective), LOSSES[objective.loss].reference
+
+    @partial(jax.jit, out_shardings=everywhere)
+    def measure(params, rows):
+        scores = score_answers(inputs.trained.model, params, rows, chunk=options.chunk)
+        weights = rows.weights.reshape(-1)
+        chosen, rejected = (objective.beta * ratio for ratio in scores.log_ratios)
+        better = scores.mean_log_probs if not reference else (chosen, rejected)
+        values = {
+            "loss": loss_fn(scores),
+            "rewards/chosen": chosen,
+            "rewards/rejected": rejected,
+            "rewards/margins": chosen - rejected,
+            "rewards/accuracies": (better[0] > better[1]).astype(chosen.dtype),
+            "logps/chosen": scores.log_probs[CHOSEN],
+            "logps/rejected": scores.log_probs[REJECTED],
+        }
+        sums = {name: jnp.sum(weights * value) for name, value in values.items()}
+        return sums, jnp.sum(weights)
+
+    number = len(rows.tokens)
+    batches = [
+        shard_batch(mesh, own_part(take_rows(rows, slice(start, start + part))))
+        for start in range(0, number, part)
+    ]
+    divergence = make_kl(settings, inputs, base)
+
+    def evaluate(params: Params) -> dict[str, float]:
+        found = jax.device_get([measure(params, some) for some in batches])
+        weight = sum(float(total) for _, total in found)
+        means = {
+            f"evaluation/{name}": sum(float(sums[name]) for sums, _ in found) / weight
+            for name in found[0][0]
+        }
+        return means | divergence(params)
+
+    return evaluate
+
+
+def make_kl(settings: Settings, inputs: Inputs, base: Params) -> Evaluate:
+    """Return the evaluation of the divergence of answers, nothing where there are no prompts."""
+    prompts = inputs.data.prompts
+    if not prompts:
+        return lambda params: {}
+    mesh, length = inputs.mesh, settings.evaluation.answer_length
+    rows, lengths = pad_prompts(prompts, length)
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    end = inputs.trained.tokenizer.eos_token_id
+    run = jax.jit(
+        make_divergence(inputs.trained.model, length=length, end=end), out_shardings=everywhere
+    )
+    key, rows, lengths = replicate(
+        mesh, (jax.random.key(settings.run.seed + 1), jnp.asarray(rows), jnp.asarray(lengths))
+    )
+
+    def evaluate(params: Params) -> dict[str, float]:
+        values = np.asarray(run(key, params, base, rows, lengths)[0], np.float64)
+        error = values.std(ddof=1) / len(values) ** 0.5 if len(values) > 1 else float("nan")
+        return {"evaluation/kl": float(values.mean()), "evaluation/kl/stderr": float(error)}
+
+    return evaluate
+
+
+def _refer(
+    settings: Settings, inputs: Inputs, run: Run, params: Params
+) -> tuple[dict[str, Referred], dict[str, Any]]:
+    options, data = settings.optimisation, inputs.data
+    parts = refer(
+        Path(run.folder) / "reference.npz",
+        inputs.trained.model,
+        params,
+        {"train": data.train, "held_out": data.held_out},
+        inputs.mesh,
+        at_a_time=options.batch // options.accumulate,
+        chunk=options.chunk,
+        show=settings.run.progress,
+    )
+    if not settings.objective.uses_dispersion or settings.objective.dispersion == "data":
+        return parts, {}
+    parts, scale = estimate_dispersion(parts)
+    return parts, {"dispersion/scale": scale}
+
+
+def _abstract(leaf: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def metrics_of(outcome: Outcome) -> Mapping[str, Any]:
+    """Return the metrics of results.json."""
+    named = {
+        f"{name.removeprefix('evaluation/')}/{when}": value
+        for when, values in (("before", outcome.before), ("after", outcome.after))
+        for name, value in values.items()
+    }
+    index = outcome.index
+    return named | {"dispersion/index": float(index.mean()), **outcome.facts}
