@@ -1,0 +1,76 @@
+"""Tokenizers: what is asked of one, and those of Hugging Face folders.
+
+Whatever maps a list of texts to lists of ids is a tokenizer here, for example the bytes::
+
+    class Bytes:
+        bos_token_id, eos_token_id = None, 256
+
+        def __call__(self, texts, /, *, add_special_tokens=True):
+            return {"input_ids": [list(text.encode()) for text in texts]}
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+
+class Tokenizer(Protocol):
+    """Texts to token ids, as the tokenizers of transformers do it.
+
+    For conversations it has besides
+    `apply_chat_template(conversation, *, tokenize, add_generation_prompt, chat_template)`, which
+    returns a string for `tokenize=False`.
+    """
+
+    @property
+    def bos_token_id(self) -> int | None:
+        """The id that begins a text, or None."""
+        ...
+
+    @property
+    def eos_token_id(self) -> int | None:
+        """The id that ends a text, or None."""
+        ...
+
+    def __call__(self, texts: list[str], /, *, add_special_tokens: bool) -> Mapping[str, Any]:
+        """Return `input_ids`, one list of ids for each text.
+
+        Args:
+            texts: what to tokenize.
+            add_special_tokens: whether the ids that begin or end a text by this tokenizer's
+                convention are added; ids that stand in a text as words are read in both cases.
+        """
+        ...
+
+
+def load_tokenizer(folder: str | os.PathLike[str]) -> Any:
+    """Return the tokenizer of a folder, read by transformers; nothing is downloaded or executed.
+
+    Args:
+        folder: holds what transformers saves of a tokenizer, most often `tokenizer.json` and
+            `tokenizer_config.json`.
+
+    Raises:
+        ValueError: transformers is not installed, there is no such folder, or it holds no
+            tokenizer, a damaged one or one that needs code of its own.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        rule = "there is no such folder, and nothing is downloaded"
+        raise ValueError(f"tokenizer: received {str(folder)!r}; {rule}; give a local folder")
+    try:
+        import transformers
+    except ImportError as error:
+        repair = "run pip install 'ctrl_jax[language]'"
+        raise ValueError(f"tokenizer {folder}: transformers is not installed; {repair}") from error
+    try:
+        return transformers.AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:  # whatever its readers raise about damaged files
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        names = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
+        rule = f"transformers reads no tokenizer from it, which holds {names} ({reason})"
+        repair = "save the tokenizer there with save_pretrained"
+        raise ValueError(f"tokenizer: received {str(folder)!r}; {rule}; {repair}") from error
