@@ -10,8 +10,6 @@ does not close a turn, and the answer is open: it needs the tokenizer's EOS.
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from ctrl_jax.pretrained.preference_record import PreferenceRecord
-
 MARK = "0f3c9a517e"
 
 
@@ -23,7 +21,7 @@ class Texts(NamedTuple):
     rejected: list[str]
 
 
-def plain_texts(records: Sequence[PreferenceRecord]) -> Texts:
+def plain_texts(records: Sequence[Any]) -> Texts:
     """Return the texts of records that are strings."""
     return Texts(
         [record.prompt for record in records],
@@ -44,7 +42,7 @@ class ChatTemplate:
         ValueError: the tokenizer has no chat template, or it refuses the example.
     """
 
-    def __init__(self, tokenizer: Any, template: str | None, example: PreferenceRecord):
+    def __init__(self, tokenizer: Any, template: str | None, example: Any):
         if not hasattr(tokenizer, "apply_chat_template"):
             rule = "it has no apply_chat_template, and the records are conversations"
             raise ValueError(f"tokenizer: {type(tokenizer).__name__}; {rule}; give strings")
@@ -61,7 +59,7 @@ class ChatTemplate:
         """Whether the template itself ends the assistant's turn."""
         return bool(self._tail.strip())
 
-    def texts(self, records: Sequence[PreferenceRecord]) -> Texts:
+    def texts(self, records: Sequence[Any]) -> Texts:
         """Return the texts of records that are conversations."""
         return Texts(
             [self._render(r.prompt, r.place, add_generation_prompt=True) for r in records],

@@ -58,11 +58,10 @@ def tokenize_preferences(
     _check(records, chat_template)
     limits = _limits(max_length, max_prompt_length, truncation)
     records = [r if r.place else r._replace(place=f"record {n}") for n, r in enumerate(records)]
-    texts_of, closed = plain_texts, False
-    if not isinstance(records[0].prompt, str):
-        template = ChatTemplate(tokenizer, chat_template, records[0])
-        texts_of, closed = template.texts, template.closes
-    ends = _ends(tokenizer, texts_of(records[:1]).chosen[0], closed)
+    rendered = not isinstance(records[0].prompt, str)
+    template = ChatTemplate(tokenizer, chat_template, records[0]) if rendered else None
+    texts_of = template.texts if template else plain_texts
+    ends = _ends(tokenizer, texts_of(records[:1]).chosen[0], template)
     notes: dict[str, list[str]] = defaultdict(list)
     pairs = []
     for start in range(0, len(records), CHUNK):
@@ -86,9 +85,9 @@ def _encode(tokenizer: Tokenizer, texts: Texts) -> Iterator[tuple[list[int], ...
     return zip(*ids, strict=True)
 
 
-def _ends(tokenizer: Tokenizer, text: str, closed: bool) -> Ends:
+def _ends(tokenizer: Tokenizer, text: str, template: ChatTemplate | None) -> Ends:
     """What begins and ends a text, learned from an example."""
-    eos = tokenizer.eos_token_id
+    eos, closed = tokenizer.eos_token_id, template is not None and template.closes
     if eos is None and not closed:
         rule = "it has no EOS, and nothing else ends the answers"
         raise ValueError(f"tokenizer: eos_token_id received None; {rule}; set its eos_token")
@@ -97,7 +96,11 @@ def _ends(tokenizer: Tokenizer, text: str, closed: bool) -> Ends:
     )
     for n in range(len(with_marks) - len(plain) + 1):
         if with_marks[n : n + len(plain)] == plain:
-            return Ends(with_marks[:n], tokenizer.bos_token_id, eos, closed)
+            begin = with_marks[:n]
+            if template is not None and plain[:n] != begin:
+                text = f"the chat template does not write {begin}, which begins a text: it is added"
+                warnings.warn(f"preferences: {text}", stacklevel=3)
+            return Ends(begin, tokenizer.bos_token_id, eos, closed)
     rule = "asking for special tokens must not change the other tokens of a text"
     raise ValueError(f"tokenizer: received {type(tokenizer).__name__}; {rule}; give another")
 

@@ -30,7 +30,9 @@ FULL = "left out: the prompt leaves an answer no room in max_length; raise it or
 EQUAL = "left out: its answers have the same tokens; raise max_length if they were cut"
 NO_PROMPT = "left out: its prompt has no token and the tokenizer has no BOS; give a prompt"
 NO_ANSWER = "left out: an answer has no token of its own"
-MOVED = "its prompt ends a little earlier, since tokens merge across its end"
+MOVED = (
+    "its prompt ends earlier: tokens merge there, or a chat template renders it anew with an answer"
+)
 CUT_PROMPT = "its prompt is cut to max_prompt_length"
 CUT_ANSWER = "an answer is cut at max_length and has no end token"
 

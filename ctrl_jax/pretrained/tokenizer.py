@@ -12,9 +12,10 @@ Whatever maps a list of texts to lists of ids is a tokenizer here, for example t
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
     """Texts to token ids, as the tokenizers of transformers do it.
 

@@ -83,6 +83,7 @@ __all__ = [
     "progress",
     "read_json",
     "read_metrics",
+    "read_preferences",
     "refuse",
     "replicate",
     "save_model",
@@ -105,4 +106,8 @@ def __getattr__(name: str):
         from ctrl_jax.runtime import saved_models
 
         return getattr(saved_models, name)
+    if name == "read_preferences":
+        from ctrl_jax.runtime.preference_file import read_preferences
+
+        return read_preferences
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
