@@ -17,12 +17,12 @@ def test_a_saved_tokenizer_is_loaded(kind, tmp_path):
     saved = build(kind)
     saved.save_pretrained(tmp_path)
     found = load_tokenizer(tmp_path)
-    assert isinstance(found, Tokenizer)
     for marks in (True, False):
         ids = found([TEXT], add_special_tokens=marks)["input_ids"]
         assert ids == saved([TEXT], add_special_tokens=marks)["input_ids"]
     ends = (found.bos_token_id, found.eos_token_id, found.chat_template)
     assert ends == (saved.bos_token_id, saved.eos_token_id, saved.chat_template)
+    assert isinstance(found, Tokenizer)
 
 
 def test_a_name_is_no_folder_and_nothing_is_downloaded():
