@@ -6,7 +6,7 @@ Tokenizers and chat templates are read by transformers::
     folder = "Llama-3.2-1B"
     config, params, record = load_decoder(folder)
     model = language_model(config, dtype=jnp.bfloat16)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    tokenizer = load_tokenizer(folder)
     ...
     save_decoder("tuned", record, params)
 """

@@ -6,9 +6,9 @@ rendered by a chat template. Every token of an answer of several messages counts
 and tools say in it too.
 
 TRL's DPOTrainer (1.16) has the same boundary, and by default the same cut of answers. It differs in
-this: no B before a chat template that writes none; what a template writes after the end-of-turn
-token is kept; a second end token where the tokenizer adds one itself; prompts are never cut; pairs
-of equal answers, and prompts without a token, are kept.
+this: no B before, and no end after, what a chat template leaves without; a second B or end where
+the text writes one and the tokenizer adds another; blanks kept after the end-of-turn token; prompts
+never cut; pairs of equal answers, and prompts without a token, kept.
 """
 
 import warnings

@@ -66,12 +66,20 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> Any:
         repair = "run pip install 'ctrl_jax[language]'"
         raise ValueError(f"tokenizer {folder}: transformers is not installed; {repair}") from error
     try:
-        return transformers.AutoTokenizer.from_pretrained(
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
     except Exception as error:  # whatever its readers raise about damaged files
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        names = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
-        rule = f"transformers reads no tokenizer from it, which holds {names} ({reason})"
-        repair = "save the tokenizer there with save_pretrained"
-        raise ValueError(f"tokenizer: received {str(folder)!r}; {rule}; {repair}") from error
+        raise _refuse(folder, f"transformers reads no tokenizer from it ({reason})") from error
+    # Of a config.json alone some versions make a tokenizer that drops every word.
+    if len(tokenizer) <= len(tokenizer.added_tokens_decoder):
+        raise _refuse(folder, "the tokenizer has no vocabulary")
+    return tokenizer
+
+
+def _refuse(folder: Path, rule: str) -> ValueError:
+    names = sorted(path.name for path in folder.iterdir())
+    found = f"which holds {', '.join(names[:8]) or 'nothing'}"
+    repair = "save the tokenizer there with its save_pretrained"
+    return ValueError(f"tokenizer: received {str(folder)!r}, {found}; {rule}; {repair}")

@@ -4,12 +4,15 @@ import itertools
 import json
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from ctrl_jax.networks.preference_rows import pack_pairs
 from ctrl_jax.pretrained import PreferenceRecord, Tokenizer, tokenize_preferences
 from ctrl_jax.pretrained.preference_record import common_length, shared_beginning
+from ctrl_jax.runtime import read_preferences
 from tests.oracles import trl_tokens
 from tests.oracles.small_tokenizers import KINDS, build
 
@@ -19,11 +22,12 @@ BOS, EOS = 256, 257
 class Bytes:
     """Bytes, with what a text begins and ends with by convention."""
 
-    def __init__(self, begin=(BOS,), end=(), bos=BOS, eos=EOS):
+    def __init__(self, begin=(BOS,), end=(), bos: int | None = BOS, eos: int | None = EOS):
         self.begin, self.end, self.bos_token_id, self.eos_token_id = begin, end, bos, eos
+        self.calls = 0
 
     def __call__(self, texts, /, *, add_special_tokens):
-        self.calls = getattr(self, "calls", 0) + 1
+        self.calls += 1
         begin, end = (self.begin, self.end) if add_special_tokens else ((), ())
         return {"input_ids": [[*begin, *text.encode(), *end] for text in texts]}
 
@@ -48,7 +52,7 @@ def ids(text):
     return list(text.encode())
 
 
-def only(tokenizer, *record, max_length=100, **options):
+def only(tokenizer, *record: Any, max_length: Any = 100, **options):
     (pair,) = tokenize_preferences(
         tokenizer, [PreferenceRecord(*record)], max_length=max_length, **options
     )
@@ -191,7 +195,20 @@ def test_pairs_of_which_nothing_would_be_left_are_left_out_with_their_places():
 def some_records(number, letters="abc"):
     random = np.random.default_rng(0)
     texts = ["".join(random.choice([*letters], random.integers(1, 12))) for _ in range(3 * number)]
-    return [PreferenceRecord(*texts[n::number]) for n in range(number)]
+    prompts, chosen, rejected = (texts[n::3] for n in range(3))
+    return list(map(PreferenceRecord, prompts, chosen, rejected))
+
+
+def check_answer(tokenizer, prompt, answer, text, length):
+    """What is kept is one piece of the whole text, and its end unless the answer is cut."""
+    (whole,) = tokenizer([text], add_special_tokens=True)["input_ids"]
+    ends = answer[-1] == EOS
+    assert answer.count(EOS) == ends
+    assert len(prompt) + len(answer) <= length
+    assert ends or len(prompt) + len(answer) == length
+    kept = [*prompt[len(tokenizer.begin) :], *(answer[:-1] if ends else answer)]
+    places = range(len(whole) - len(kept) + 1)
+    assert any(whole[n : n + len(kept)] == kept for n in (places[-1:] if ends else places))
 
 
 @pytest.mark.filterwarnings("ignore:preferences")
@@ -210,16 +227,7 @@ def test_laws_of_every_pair(tokenizer, limits):
         assert pair.prompt and pair.chosen and pair.rejected and pair.chosen != pair.rejected
         assert len(pair.prompt) <= (prompt_length or length)
         for answer, text in ((pair.chosen, record.chosen), (pair.rejected, record.rejected)):
-            (whole,) = tokenizer([record.prompt + text], add_special_tokens=True)["input_ids"]
-            assert len(pair.prompt) + len(answer) <= length
-            assert answer.count(EOS) == (answer[-1] == EOS)
-            uncut = prompt_length is None or len(whole) < prompt_length
-            if answer[-1] == EOS:
-                assert whole[len(whole) - len(answer) + 1 :] == answer[:-1]
-            else:
-                assert len(pair.prompt) + len(answer) == length
-            if uncut:
-                assert [*pair.prompt, *answer] == [*whole, EOS][: len(pair.prompt) + len(answer)]
+            check_answer(tokenizer, pair.prompt, answer, f"{record.prompt}{text}", length)
     assert kept > 25
 
 
@@ -234,6 +242,9 @@ def test_a_pair_does_not_depend_on_the_others(monkeypatch):
     assert tokenizer.calls == 3 * 5 + 2, "texts are tokenized together"
 
 
+forgets_bos = pytest.mark.filterwarnings("ignore:preferences. the chat template does not write")
+
+
 def says(role, content):
     return {"role": role, "content": content}
 
@@ -241,6 +252,7 @@ def says(role, content):
 QUESTION, YES, NO = says("user", "Is it?"), says("assistant", "Yes"), says("assistant", "No")
 
 
+@forgets_bos
 def test_a_conversation_ends_where_its_template_closes_the_turn():
     """What follows the closing token is never generated, and is no part of the answer."""
     pair = only(Chat(), [QUESTION], [YES], [NO])
@@ -249,6 +261,7 @@ def test_a_conversation_ends_where_its_template_closes_the_turn():
     assert pair.chosen == ids("Yes #")
 
 
+@forgets_bos
 def test_a_template_that_closes_no_turn_is_closed_by_eos():
     for tail in ("", "\n"):
         pair = only(Chat(tail=tail), [QUESTION], [YES], [NO])
@@ -258,12 +271,14 @@ def test_a_template_that_closes_no_turn_is_closed_by_eos():
     assert only(Chat(eos=None), [QUESTION], [YES], [NO]).chosen == ids("Yes#")
 
 
+@forgets_bos
 def test_an_answer_may_be_several_messages():
     more = says("user", "Why?")
     pair = only(Chat(), [QUESTION], [YES, more, NO], [NO])
     assert pair.chosen == ids("Yes#\nu:Why?#\na:No#")
 
 
+@forgets_bos
 def test_a_template_given_is_used_and_one_that_would_not_be_is_refused():
     pair = only(Chat(), [QUESTION], [YES], [NO], chat_template="!")
     assert pair[:2] == ([BOS, *ids("u:Is it?!a:")], ids("Yes!"))
@@ -320,6 +335,19 @@ def test_the_common_length_is_that_of_a_search_item_by_item(lengths):
             [*itertools.takewhile(lambda same: len({*same}) == 1, zip(*parts, strict=False))]
         )
         assert common_length(*parts) == expected
+
+
+def test_from_a_file_to_rows_and_back(tmp_path):
+    lines = [dict(zip(("prompt", "chosen", "rejected"), r, strict=False)) for r in some_records(9)]
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("\n".join(json.dumps(line | {"weight": n}) for n, line in enumerate(lines)))
+    rows = pack_pairs(tokenize_preferences(Bytes(), read_preferences(path), max_length=40))
+    assert sorted(rows.weights[rows.numbers >= 0]) == [*range(9)]
+    for row, pair in np.argwhere(rows.numbers >= 0):
+        line = lines[rows.numbers[row, pair]]
+        for answer, name in enumerate(("chosen", "rejected")):
+            targets = rows.targets[row][rows.answers[row] == 2 * pair + answer]
+            assert targets.tolist() == [*line[name].encode(), EOS]
 
 
 # With transformers: every kind of tokenizer, against its own words and against TRL.
