@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from ctrl_jax._typing import Params
@@ -94,29 +93,3 @@ def measure_pairs(
         found[f"accuracy/{name}"] = float(right[chosen][decided].mean())
         found[f"agreement/{name}"] = float(agreement[chosen].mean())
     return found
-
-
-def measure_policy(
-    instruments: Instruments,
-    params: Params,
-    base: Params,
-    questions: Questions,
-    opinions: Opinions,
-    scored: tuple[PreferenceRows, np.ndarray],
-    seed: int,
-) -> dict[str, float]:
-    """Return all that is measured of one policy on one set of questions.
-
-    Args:
-        instruments: to measure with.
-        params: of the policy.
-        base: parameters of the base model.
-        questions: of one place.
-        opinions: on them.
-        scored: `rows_of_answers`, and the base model's log-probabilities of them.
-        seed: of the answers drawn; the same for all policies that are compared.
-    """
-    rows, before = scored
-    rewards = log_probs_of(instruments, params, rows, questions) - before
-    own = measure_answers(instruments, params, base, questions, jax.random.key(seed))
-    return measure_pairs(questions, opinions, rewards) | own
