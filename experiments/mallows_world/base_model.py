@@ -13,9 +13,21 @@ import optax
 
 from ctrl_jax._typing import Params
 from ctrl_jax.algorithms.base import Learner, apply_gradient, start_learner
+from ctrl_jax.losses import token_log_prob
 from ctrl_jax.networks import DecoderConfig, LanguageModel, Rotary, language_model
-from ctrl_jax.runtime import Checkpoints, LoopOptions, MetricsLog, Run, train
+from ctrl_jax.runtime import (
+    Checkpoints,
+    LoopOptions,
+    MetricsLog,
+    Run,
+    check_count,
+    check_positive,
+    refuse,
+    train,
+)
 from experiments.mallows_world.text import VOCABULARY, Corpus, encode
+
+HEAD = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +40,7 @@ class BaseModel:
     depth: int = 3
     """Number of blocks."""
 
-    steps: int = 1600
+    steps: int = 1200
     """Updates."""
 
     batch: int = 32
@@ -40,15 +52,25 @@ class BaseModel:
     learning_rate: float = 3e-3
     """Of AdamW, at its highest: it rises over a tenth of the updates and falls as a cosine."""
 
+    def validate(self) -> None:
+        """Raise ValueError for an option out of range."""
+        for name in ("depth", "steps", "batch"):
+            check_count(f"base.{name}", getattr(self, name))
+        check_count("base.window", self.window, least=2)
+        check_positive("base.learning_rate", self.learning_rate)
+        if self.width < HEAD or self.width % HEAD:
+            rule = f"it must be a multiple of {HEAD}, the size of a head"
+            raise refuse("base.width", self.width, rule, "give 64 or 96")
+
     def decoder(self) -> DecoderConfig:
         """Return the description of the network."""
         return DecoderConfig(
             vocabulary=VOCABULARY,
             width=self.width,
             depth=self.depth,
-            heads=self.width // 32,
-            key_heads=self.width // 32,
-            head_width=32,
+            heads=self.width // HEAD,
+            key_heads=self.width // HEAD,
+            head_width=HEAD,
             hidden=2 * self.width,
             positions=Rotary(),
         )
@@ -108,10 +130,13 @@ def _make_step(options: BaseModel, model: LanguageModel):
 
 
 def bits(model: LanguageModel, params: Params, tokens) -> jax.Array:
-    """Return the bits of every byte but the first of each piece, (pieces, bytes - 1)."""
-    logits = model.apply(params, tokens[:, :-1]) @ model.head(params)
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:])
-    return losses / jnp.log(2.0)
+    """Return the bits of every byte but the first of each piece, (pieces * (bytes - 1),)."""
+    hidden = model.apply(params, tokens[:, :-1])
+    hidden = hidden.reshape(-1, hidden.shape[-1])
+    log_probs = token_log_prob.token_log_probs(
+        hidden, model.head(params), tokens[:, 1:].reshape(-1)
+    )
+    return -log_probs / jnp.log(2.0)
 
 
 def measure(options: BaseModel, params: Params, corpus: Corpus) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from ctrl_jax._typing import Params
 from ctrl_jax.algorithms import make_lm_preference
 from ctrl_jax.losses import preference
 from ctrl_jax.networks import LanguageModel, PreferenceRows, pack_pairs
-from ctrl_jax.runtime import RunError
+from ctrl_jax.runtime import RunError, check_choice, check_count, check_positive, refuse
 from experiments.mallows_world.world import Opinions, Questions, compare
 
 
@@ -24,20 +24,35 @@ class Training:
     methods: tuple[str, ...] = ("dpo", "theta_true", "theta_estimated", "phi_true", "phi_estimated")
     """Mallows-theta and Mallows-phi, of the true dispersion or the estimated one, and DPO."""
 
-    betas: tuple[float, ...] = (0.1, 0.3, 1.0)
+    betas: tuple[float, ...] = (0.05, 0.2, 1.0)
     """Inverse temperatures of the losses."""
 
     seeds: int = 3
     """Policies per method and beta: other comparisons, in another order; one base model."""
 
-    updates: int = 48
+    updates: int = 128
     """Updates of a policy; --steps sets them too."""
 
-    batch: int = 24
+    batch: int = 8
     """Pairs of an update."""
 
-    learning_rate: float = 5e-4
+    learning_rate: float = 3e-4
     """Of Adam, at its highest: it rises over a tenth of the updates and falls linearly."""
+
+    def validate(self) -> None:
+        """Raise ValueError for an option out of range."""
+        for name in self.methods:
+            check_choice("training.methods", name, tuple(METHODS))
+        for name in ("methods", "betas"):
+            given = getattr(self, name)
+            if not given or len(set(given)) != len(given):
+                rule = "it must hold one or more, each once"
+                raise refuse(f"training.{name}", given, rule, "leave it out")
+        for beta in self.betas:
+            check_positive("training.betas", beta)
+        for name in ("seeds", "updates", "batch"):
+            check_count(f"training.{name}", getattr(self, name))
+        check_positive("training.learning_rate", self.learning_rate)
 
 
 class Method(NamedTuple):

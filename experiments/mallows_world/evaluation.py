@@ -1,4 +1,4 @@
-"""What is measured of a policy: its implicit rewards on pairs, its own answers, their divergence."""
+"""What is measured of a policy: implicit rewards of pairs, answers of its own, divergence."""
 
 from typing import NamedTuple
 
