@@ -90,6 +90,10 @@ class Attention(nnx.Module):
 
     def __call__(self, x: Array, mask: Array, rotation: tuple[Array, Array] | None) -> Array:
         """Mix the tokens (batch, tokens, width) that each token sees."""
+        return self.mix(*self.project(x, rotation), mask)
+
+    def project(self, x: Array, rotation: tuple[Array, Array] | None) -> tuple[Array, Array, Array]:
+        """Return queries, keys and values (batch, tokens, heads, head width), rotated."""
         split = (*x.shape[:2], -1, self.head_width)
         query, key, value = (
             layer(x).reshape(split) for layer in (self.query, self.key, self.value)
@@ -98,8 +102,12 @@ class Attention(nnx.Module):
             query, key = self.query_norm(query), self.key_norm(key)
         if rotation is not None:
             query, key = rotate(query, *rotation), rotate(key, *rotation)
+        return query, key, value
+
+    def mix(self, query: Array, key: Array, value: Array, mask: Array) -> Array:
+        """Return what queries read; mask (batch, queries, keys) is true at what they see."""
         mixed = jax.nn.dot_product_attention(query, key, value, mask=mask[:, None])
-        return self.out(mixed.reshape(*x.shape[:2], -1))
+        return self.out(mixed.reshape(*query.shape[:2], -1))
 
 
 class FeedForward(nnx.Module):
@@ -131,6 +139,10 @@ class Block(nnx.Module):
 
     def __call__(self, h: Array, mask: Array, rotation: tuple[Array, Array] | None) -> Array:
         """Apply the block to hidden states (batch, tokens, width)."""
-        mixed = h + self.attention(self.attention_norm(h), mask, rotation)
+        return self.around(h, self.attention(self.attention_norm(h), mask, rotation))
+
+    def around(self, h: Array, attended: Array) -> Array:
+        """Return the block's output from its input and what the attention read there."""
+        mixed = h + attended
         seen = h if self.parallel else mixed
         return mixed + self.feed_forward(self.feed_forward_norm(seen))

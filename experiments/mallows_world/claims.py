@@ -1,0 +1,125 @@
+"""What is said of Mallows-DPO, and whether it holds in these worlds, by Student's t over the seeds.
+
+Policies of one seed share comparisons, order and random numbers, so differences are taken seed by
+seed. "level" is within chance (two-sided, one in twenty); of twenty level comparisons one is
+expected to look decided.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from scipy import stats
+
+from experiments.contractive.claims import Claim
+from experiments.mallows_world.comparison import METHODS
+from experiments.mallows_world.evaluation import Row
+
+PLACES = {"held_out": "in distribution", "elsewhere": "out of distribution"}
+
+
+def of_division(rows: Sequence[Row], base: Mapping[str, np.ndarray], division: str) -> list[Claim]:
+    """Return the claims that one world decides.
+
+    Args:
+        rows: everything that was measured.
+        base: gold of the base model's answers by place, (seeds,).
+        division: the world.
+    """
+    own = [row for row in rows if row.division == division]
+    found: list[Claim | None] = [
+        _ranks(own, method, "dpo", part)
+        for part in ("agreed", "divided")
+        for method in ("theta_true", "phi_true")
+    ]
+    found += [
+        _frontier(own, base, place, method, "dpo")
+        for place in PLACES
+        for method in ("theta_true", "phi_true", "theta_estimated", "phi_estimated")
+    ]
+    for loss in ("theta", "phi"):
+        two = f"{loss}_estimated", f"{loss}_true"
+        found += [_ranks(own, *two, "divided"), _frontier(own, base, "held_out", *two)]
+    return [claim for claim in found if claim is not None]
+
+
+def index_knows(division: str, correlation: float, questions: int) -> Claim:
+    """Does the entropy of the base model tell the dispersion of the training questions?
+
+    The pairs of a question are not independent: there are as many cases as questions.
+    """
+    chance = float(stats.norm.ppf(0.975) / np.sqrt(questions - 1))
+    return Claim(
+        f"{division}: index",
+        "the dispersion index of the base model ranks the questions as their dispersion does",
+        "yes" if correlation > chance else "no",
+        f"rank correlation {correlation:.3f} over pairs; chance stays below {chance:.3f}",
+    )
+
+
+def _ranks(rows: Sequence[Row], method: str, other: str, part: str) -> Claim | None:
+    """Compare accuracies against the central ranking, each method at its best beta."""
+    name = f"accuracy/{part}"
+    best = [best_row(rows, which, name) for which in (method, other)]
+    if best[0] is None or best[1] is None:
+        return None
+    values = [np.asarray(row.values[name]) for row in best if row]
+    betas = " and ".join(f"{row.beta:g}" for row in best if row)
+    return Claim(
+        f"{best[0].division}: {method} against {other}, {part} questions",
+        f"{METHODS[method].label} ranks held-out answers to {part} questions by the central "
+        f"ranking better than {METHODS[other].label}, each at its best beta",
+        *_compare(*values, f"at beta {betas}"),
+    )
+
+
+def _frontier(
+    rows: Sequence[Row], base: Mapping[str, np.ndarray], place: str, method: str, other: str
+) -> Claim | None:
+    """Compare gold at the greatest divergence that every method of the place reaches."""
+    own = [row for row in rows if row.place == place]
+    curves = {name: [row for row in own if row.method == name] for name in (method, other)}
+    if not all(curves.values()):
+        return None
+    kl = common_divergence(own)
+    values = [gold_at(kl, curve, base[place]) for curve in curves.values()]
+    return Claim(
+        f"{own[0].division}: {method} against {other}, frontier {PLACES[place]}",
+        f"{PLACES[place]}, answers of {METHODS[method].label} have plainer words than those of "
+        f"{METHODS[other].label} at the same divergence",
+        *_compare(*values, f"at KL {kl:.2f}"),
+    )
+
+
+def best_row(rows: Sequence[Row], method: str, name: str) -> Row | None:
+    """Return a method's row of the beta with the best held-out mean."""
+    own = [row for row in rows if (row.method, row.place) == (method, "held_out")]
+    return max(own, key=lambda row: row.mean_and_error(name)[0], default=None)
+
+
+def common_divergence(rows: Sequence[Row]) -> float:
+    """Return the divergence that the farthest policy of every method and seed reaches."""
+    reached = {}
+    for row in rows:
+        reached[row.method] = np.maximum(reached.get(row.method, 0.0), row.values["kl"])
+    return float(min(kl.min() for kl in reached.values()))
+
+
+def gold_at(kl: float, curve: Sequence[Row], base: np.ndarray) -> np.ndarray:
+    """Return gold at a divergence, linear between a method's betas and the base model, (seeds,)."""
+    found = []
+    for seed, start in enumerate(base):
+        points = sorted((row.values["kl"][seed], row.values["gold"][seed]) for row in curve)
+        kls, golds = zip((0.0, start), *points, strict=True)
+        found.append(np.interp(kl, kls, golds))
+    return np.asarray(found)
+
+
+def _compare(ours: np.ndarray, theirs: np.ndarray, where: str) -> tuple[str, str]:
+    """Return verdict and evidence of ours being higher."""
+    gains = np.asarray(ours, np.float64) - theirs
+    error = gains.std(ddof=1) / np.sqrt(gains.size) if gains.size > 1 else np.nan
+    margin = float(stats.t.ppf(0.975, gains.size - 1)) * error if gains.size > 1 else np.inf
+    gain = float(gains.mean())
+    verdict = "yes" if gain > margin else "level" if gain >= -margin else "no"
+    told = f"{ours.mean():.3f} against {theirs.mean():.3f} {where}"
+    return verdict, f"{told}; difference {gain:+.3f} ± {error:.3f}"

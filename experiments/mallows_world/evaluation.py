@@ -1,0 +1,95 @@
+"""What is measured of a policy: implicit rewards of pairs, answers of its own, divergence."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ctrl_jax._typing import Params
+from ctrl_jax.networks import PreferenceRows, TokenPair, pack_pairs
+from experiments.mallows_world.instruments import Instruments
+from experiments.mallows_world.world import Opinions, Questions, gold_score, winning
+
+
+class Row(NamedTuple):
+    """One method at one beta, in one world, in or out of distribution.
+
+    Fields:
+        division: what divides opinions.
+        place: held_out or elsewhere.
+        method: its name.
+        beta: inverse temperature.
+        values: what was measured, (seeds,) each.
+    """
+
+    division: str
+    place: str
+    method: str
+    beta: float
+    values: dict[str, np.ndarray]
+
+    def mean_and_error(self, name: str) -> tuple[float, float]:
+        """Return the mean over seeds and its standard error."""
+        seeds = np.asarray(self.values[name], np.float64)
+        error = seeds.std(ddof=1) / np.sqrt(seeds.size) if seeds.size > 1 else np.nan
+        return float(seeds.mean()), float(error)
+
+    @property
+    def key(self) -> str:
+        """Its place among the metrics."""
+        return f"{self.division}/{self.place}/{self.method}/beta={self.beta:g}"
+
+
+def rows_of_answers(questions: Questions) -> PreferenceRows:
+    """Return all answers by twos, so that a question of four answers is read twice."""
+    return pack_pairs(
+        [
+            TokenPair(prompt, *answers[k : k + 2])
+            for prompt, answers in zip(questions.prompts, questions.answers, strict=True)
+            for k in range(0, len(answers), 2)
+        ],
+        pairs_per_row=1,
+    )
+
+
+def measure_answers(
+    instruments: Instruments, params: Params, base: Params, questions: Questions, key
+) -> dict[str, float]:
+    """Return gold and divergence of answers that the policy draws, one to each question."""
+    answers = instruments.sample(key, params, questions.prompts)
+    return {
+        "gold": float(gold_score(answers).mean()),
+        "kl": float(instruments.diverge(params, base, questions.prompts, answers).mean()),
+    }
+
+
+def log_probs_of(
+    instruments: Instruments, params: Params, rows: PreferenceRows, questions: Questions
+) -> np.ndarray:
+    """Return the log-probability of every answer, (questions, answers)."""
+    return instruments.score(params, rows).reshape(questions.gold.shape)
+
+
+def measure_pairs(
+    questions: Questions, opinions: Opinions, rewards: np.ndarray
+) -> dict[str, float]:
+    """Return how often the reward of the better answer is the higher one.
+
+    "accuracy" is against the central ranking, pairs of equal gold left out; "agreement" is the
+    chance to agree with somebody who compares the pair.
+
+    Args:
+        questions: with their pairs.
+        opinions: on these questions.
+        rewards: implicit rewards, the log-ratios of the answers, (questions, answers).
+    """
+    question = np.arange(len(rewards))[:, None]
+    margin = rewards[question, questions.better] - rewards[question, questions.worse]
+    right = np.where(margin == 0, 0.5, margin > 0)
+    wins = winning(questions.ranks, np.broadcast_to(opinions.dispersion[:, None], margin.shape))
+    agreement = right * wins + (1 - right) * (1 - wins)
+    found = {}
+    for name, chosen in (("agreed", ~opinions.divided), ("divided", opinions.divided)):
+        decided = ~questions.tied[chosen]
+        found[f"accuracy/{name}"] = float(right[chosen][decided].mean())
+        found[f"agreement/{name}"] = float(agreement[chosen].mean())
+    return found

@@ -1,0 +1,209 @@
+"""The whole comparison, from the base model to every policy measured."""
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from ctrl_jax._typing import Params
+from ctrl_jax.networks import PreferenceRows, count_parameters, language_model
+from ctrl_jax.runtime import Run, progress, state_digest
+from experiments.contractive.claims import Claim
+from experiments.mallows_world import base_model, claims
+from experiments.mallows_world.base_model import BaseModel
+from experiments.mallows_world.comparison import (
+    METHODS,
+    Training,
+    draw_rows,
+    estimate_dispersion,
+    make_trainers,
+)
+from experiments.mallows_world.evaluation import (
+    Row,
+    log_probs_of,
+    measure_answers,
+    measure_pairs,
+    rows_of_answers,
+)
+from experiments.mallows_world.instruments import Instruments, make_instruments
+from experiments.mallows_world.text import read_corpus
+from experiments.mallows_world.world import (
+    Opinions,
+    Questions,
+    World,
+    draw_opinions,
+    draw_questions,
+    knows,
+)
+
+PLACES = tuple(claims.PLACES)
+
+
+class Setting(NamedTuple):
+    """What policies are compared in.
+
+    Fields:
+        base: options of the base model.
+        params: its parameters.
+        instruments: to measure with.
+        questions: of training and both evaluations, by place.
+        opinions: on them, by division and place.
+        scored: rows of the answers and their log-probabilities under the base model, by place.
+        seeds: of the policies.
+    """
+
+    base: BaseModel
+    params: Params
+    instruments: Instruments
+    questions: dict[str, Questions]
+    opinions: dict[str, dict[str, Opinions]]
+    scored: dict[str, tuple[PreferenceRows, np.ndarray]]
+    seeds: list[int]
+
+
+class Dispersions(NamedTuple):
+    """Of the training pairs: true and estimated phi, and their rank correlation."""
+
+    true: np.ndarray
+    estimated: np.ndarray
+    correlation: float
+
+
+class Found(NamedTuple):
+    """What the comparison finds.
+
+    Fields:
+        rows: everything measured of the policies.
+        base_gold: gold of the base model's answers by place, (seeds,).
+        dispersions: by division.
+        facts: what else results.json holds.
+        claims: with their verdicts.
+        digest: of all parameters.
+    """
+
+    rows: list[Row]
+    base_gold: dict[str, np.ndarray]
+    dispersions: dict[str, Dispersions]
+    facts: dict[str, Any]
+    claims: list[Claim]
+    digest: str
+
+
+def conduct(
+    base: BaseModel, world: World, training: Training, run: Run, *, seed: int, show: bool
+) -> Found:
+    """Train the base model, ask, have the answers compared, train and measure every policy."""
+    setting, facts = prepare_setting(base, world, training, run, seed=seed, show=show)
+    rows, digest = compare_methods(setting, training, run.folder / "policies.jsonl", show)
+    base_gold = {place: gold_of_base(setting, place) for place in PLACES}
+    training_set = setting.questions["training"]
+    estimated = estimate_dispersion(training_set)
+    dispersions, told = {}, []
+    for division, opinions in setting.opinions.items():
+        true = np.repeat(opinions["training"].dispersion[:, None], estimated.shape[1], axis=1)
+        known = {name: knows(q, opinions[name]) for name, q in setting.questions.items()}
+        facts |= {f"rank_correlation/{division}/{name}": value for name, value in known.items()}
+        dispersions[division] = Dispersions(true.ravel(), estimated.ravel(), known["training"])
+        told.append(claims.index_knows(division, known["training"], len(training_set.prompts)))
+        told += claims.of_division(rows, base_gold, division)
+    return Found(rows, base_gold, dispersions, facts, told, digest)
+
+
+def prepare_setting(
+    base: BaseModel, world: World, training: Training, run: Run, *, seed: int, show: bool
+) -> tuple[Setting, dict[str, Any]]:
+    """Return what policies are compared in, and what is to be told about it."""
+    corpus = read_corpus()
+    params = base_model.pretrain(base, corpus, run, seed=seed, progress=show)
+    instruments = make_instruments(
+        base.decoder(), world.answer_length, batch=world.evaluation_questions
+    )
+    questions = draw_questions(world, corpus, instruments, params, seed)
+    scored = {}
+    for place in PLACES:
+        rows = rows_of_answers(questions[place])
+        scored[place] = rows, log_probs_of(instruments, params, rows, questions[place])
+    setting = Setting(
+        base,
+        params,
+        instruments,
+        questions,
+        {d: draw_opinions(world, d, questions, seed) for d in world.divisions},
+        scored,
+        [1000 * (i + 1) + seed for i in range(training.seeds)],
+    )
+    facts = base_model.measure(base, params, corpus)
+    facts["parameters"] = count_parameters(params)
+    facts["tied_pairs"] = float(questions["training"].tied.mean())
+    facts["index/mean"] = float(questions["training"].index.mean())
+    facts["index/std"] = float(questions["training"].index.std())
+    return setting, facts
+
+
+def compare_methods(
+    setting: Setting, training: Training, log: Path, show: bool
+) -> tuple[list[Row], str]:
+    """Train and measure every policy; return what was measured, and a digest of them all."""
+    total = len(setting.opinions) * training.seeds * len(training.methods) * len(training.betas)
+    cells: dict[tuple, list[dict[str, float]]] = {}
+    digest = hashlib.sha256(state_digest(setting.params).encode())
+    with progress(total, "policies", enabled=show) as told, log.open("w") as file:
+        for number, (where, seed, params) in enumerate(_policies(setting, training), 1):
+            digest.update(state_digest(params).encode())
+            for place in PLACES:
+                found = measure(setting, where[0], place, params, seed)
+                cells.setdefault((where[0], place, *where[1:]), []).append(found)
+                line = dict(zip(("division", "method", "beta"), where, strict=True))
+                file.write(json.dumps(line | {"place": place, "seed": seed, **found}) + "\n")
+            told(number)
+    rows = [
+        Row(*where, {name: np.array([one[name] for one in found]) for name in found[0]})
+        for where, found in cells.items()
+    ]
+    return rows, digest.hexdigest()
+
+
+def _policies(
+    setting: Setting, training: Training
+) -> Iterator[tuple[tuple[str, str, float], int, Params]]:
+    """Yield division, method and beta of every policy, its seed and its parameters."""
+    trainers = make_trainers(language_model(setting.base.decoder()), setting.params, training)
+    for division, seed in itertools.product(setting.opinions, setting.seeds):
+        opinions = setting.opinions[division]["training"]
+        data = draw_rows(setting.questions["training"], opinions, training, seed)
+        for method, beta in itertools.product(training.methods, training.betas):
+            rows = data[METHODS[method].source]
+            yield (division, method, beta), seed, trainers[method](rows, beta)
+
+
+def measure(
+    setting: Setting, division: str, place: str, params: Params, seed: int
+) -> dict[str, float]:
+    """Return all that is measured of one policy in one place.
+
+    Its answers are drawn with the same random numbers as those of all policies of the seed.
+    """
+    instruments, questions = setting.instruments, setting.questions[place]
+    rows, before = setting.scored[place]
+    rewards = log_probs_of(instruments, params, rows, questions) - before
+    return measure_pairs(questions, setting.opinions[division][place], rewards) | measure_answers(
+        instruments, params, setting.params, questions, jax.random.key(seed)
+    )
+
+
+def gold_of_base(setting: Setting, place: str) -> np.ndarray:
+    """Return the gold of the base model's answers, for every seed."""
+    instruments, questions = setting.instruments, setting.questions[place]
+    return np.array(
+        [
+            measure_answers(
+                instruments, setting.params, setting.params, questions, jax.random.key(seed)
+            )["gold"]
+            for seed in setting.seeds
+        ]
+    )

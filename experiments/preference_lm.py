@@ -1,0 +1,145 @@
+"""Mallows-DPO on a language model, in a world in which the dispersion of opinions is known.
+
+A byte-level decoder learns English from the documentation in this Python, answers questions, and
+learns plain words from people who agree on some questions and are divided on others: by DPO, and by
+Mallows-DPO with the true dispersion or the one estimated from the model's entropy. Each run writes
+config.json, metrics.jsonl (base model), policies.jsonl, results.json (with a verdict on every
+claim) and pictures to its folder; the stages are in `experiments/mallows_world`.
+"""
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from ctrl_jax.runtime import (
+    RunOptions,
+    check_small_run,
+    command,
+    open_run,
+    prepare,
+    write_results,
+)
+from experiments.mallows_world import plots, study
+from experiments.mallows_world.base_model import BaseModel
+from experiments.mallows_world.comparison import METHODS, Training
+from experiments.mallows_world.world import World
+from experiments.tables import print_table
+
+NAME = "preference_lm"
+CLAIM = (
+    "Where people agree on some questions and not on others, Mallows-DPO learns more from as many "
+    "comparisons than DPO, for less divergence from the base model, also out of distribution."
+)
+SOURCE = "arXiv 2405.14953, sections 2-5"
+EXPECTED = {"claims": "what the paper reports holds; each claim says whether it does here"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Learn from comparisons under known dispersion: DPO, Mallows-theta and Mallows-phi.
+
+    Source: arXiv 2405.14953. The default downloads nothing; on 2 CPU cores it takes ten minutes.
+    Expected: every claim of results.json has a verdict.
+    """
+
+    base: BaseModel = dataclasses.field(default_factory=BaseModel)
+    """The base model, trained first; --resume latest finds it again."""
+
+    world: World = dataclasses.field(default_factory=World)
+    """Questions, answers and opinions."""
+
+    training: Training = dataclasses.field(default_factory=Training)
+    """The policies; --steps sets their updates."""
+
+    run: Annotated[RunOptions, tyro.conf.arg(name="")] = dataclasses.field(
+        default_factory=RunOptions
+    )
+
+    def policies(self) -> Training:
+        """Return the training of the policies with the updates asked for."""
+        updates = self.run.steps or self.training.updates
+        return dataclasses.replace(self.training, updates=updates)
+
+    def validate(self) -> None:
+        """Raise ValueError for an option out of range."""
+        # Unlike other runs of minutes this one can be resumed: after its longest part.
+        check_small_run(dataclasses.replace(self.run, resume="never"))
+
+
+def main(config: Config) -> Path:
+    """Run the experiment and return the folder of its results."""
+    began = time.monotonic()
+    prepare(config.run)
+    options, settings = config.run, dataclasses.asdict(config)
+    run = open_run(NAME, settings, out=options.out, resume=options.resume, seed=options.seed)
+    found = study.conduct(
+        config.base,
+        config.world,
+        config.policies(),
+        run,
+        seed=options.seed,
+        show=options.progress,
+    )
+    write_results(
+        run,
+        experiment=NAME,
+        claim=CLAIM,
+        source=SOURCE,
+        metrics=summarise(found),
+        expected=EXPECTED,
+        config=settings,
+        digest=found.digest,
+        seconds=time.monotonic() - began,
+    )
+    plots.draw_frontiers(run.folder / "frontier.png", found.rows, found.base_gold)
+    plots.draw_accuracies(run.folder / "accuracy.png", found.rows)
+    plots.draw_dispersions(run.folder / "dispersion.png", found.dispersions)
+    print_results(found)
+    print(f"results: {run.folder}")
+    return run.folder
+
+
+def summarise(found: study.Found) -> dict[str, Any]:
+    """Return the metrics of results.json."""
+    metrics: dict[str, Any] = dict(found.facts)
+    for row in found.rows:
+        for name in row.values:
+            mean, error = row.mean_and_error(name)
+            metrics[f"{name}/{row.key}"], metrics[f"{name}/{row.key}/stderr"] = mean, error
+    for place, gold in found.base_gold.items():
+        metrics[f"gold/{place}/base"] = float(gold.mean())
+    metrics["claims"] = [dataclasses.asdict(claim) for claim in found.claims]
+    return metrics
+
+
+def print_results(found: study.Found) -> None:
+    """Print what was measured, and the verdicts."""
+    bits = [
+        [name.removeprefix("bits_per_byte/"), value]
+        for name, value in found.facts.items()
+        if name.startswith("bits_per_byte/")
+    ]
+    print_table("base model: bits per byte of unread text", ("text and reader", "bits"), bits)
+    names = ("accuracy/agreed", "accuracy/divided", "gold", "kl")
+    cells = [
+        [
+            f"{row.division}, {row.place}",
+            METHODS[row.method].label,
+            f"{row.beta:g}",
+            *("{:.3f} ± {:.3f}".format(*row.mean_and_error(name)) for name in names),
+        ]
+        for row in found.rows
+    ]
+    golds = ", ".join(f"{place} {gold.mean():.3f}" for place, gold in found.base_gold.items())
+    title = f"mean over seeds ± standard error (gold of the base model: {golds})"
+    columns = ("world", "method", "beta", "agreed", "divided", "gold", "KL")
+    print_table(title, columns, cells)
+    told = [[claim.name, claim.holds, claim.evidence] for claim in found.claims]
+    print_table("claims", ("claim", "holds", "evidence"), told)
+
+
+if __name__ == "__main__":
+    command(Config, main)

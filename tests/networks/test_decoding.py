@@ -1,0 +1,34 @@
+"""Reading on gives what reading the whole text gives."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ctrl_jax.networks.decoding import make_decoding
+from ctrl_jax.networks.transformer import language_model
+from tests.networks.decoders import CONFIGS, GPT2, SIZES, moved
+
+TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, SIZES["vocabulary"], (3, 9)))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_parts_give_the_states_of_the_whole(name):
+    """A prompt of four tokens, three of one, then two, in a memory longer than the text."""
+    config = CONFIGS[name]
+    model, decoding = language_model(config), make_decoding(config)
+    params = moved(model)
+    memory, parts, position = decoding.start(3, 11), [], 0
+    read = jax.jit(decoding.read)
+    for size in (4, 1, 1, 1, 2):
+        hidden, memory = read(params, memory, TOKENS[:, position : position + size], position)
+        parts.append(hidden)
+        position += size
+    whole = model.apply(params, TOKENS)
+    np.testing.assert_allclose(jnp.concatenate(parts, axis=1), whole, rtol=2e-5, atol=2e-5)
+    np.testing.assert_array_equal(decoding.head(params), model.head(params))
+
+
+def test_a_text_longer_than_the_table_is_refused():
+    with pytest.raises(ValueError, match="length received 13; the model has 12 positions"):
+        make_decoding(GPT2).start(1, 13)
