@@ -5,6 +5,9 @@ learns plain words from people who agree on some questions and are divided on ot
 Mallows-DPO with the true dispersion or the one estimated from the model's entropy. Each run writes
 config.json, metrics.jsonl (base model), policies.jsonl, results.json (with a verdict on every
 claim) and pictures to its folder; the stages are in `experiments/mallows_world`.
+
+With --model and --data it trains a model of one's own, by any of the losses; the stages are in
+`experiments/preference_training`.
 """
 
 import dataclasses
@@ -12,20 +15,35 @@ import time
 from pathlib import Path
 from typing import Annotated, Any
 
+import jax
 import tyro
 
 from ctrl_jax.runtime import (
     RunOptions,
     check_small_run,
+    check_unused,
     command,
     open_run,
     prepare,
+    read_metrics,
+    refuse,
+    state_digest,
     write_results,
 )
 from experiments.mallows_world import plots, study
 from experiments.mallows_world.base_model import BaseModel
 from experiments.mallows_world.comparison import METHODS, Training
 from experiments.mallows_world.world import World
+from experiments.preference_training import report, training
+from experiments.preference_training.config import (
+    Adapters,
+    Evaluation,
+    Objective,
+    Optimisation,
+    Texts,
+)
+from experiments.preference_training.model import save_model
+from experiments.preference_training.training import Settings
 from experiments.tables import print_table
 
 NAME = "preference_lm"
@@ -37,13 +55,33 @@ SOURCE = "arXiv 2405.14953, sections 2-5"
 EXPECTED = {"claims": "what the paper reports holds; each claim says whether it does here"}
 
 
+OF_A_MODEL = ("objective", "texts", "adapters", "optimisation", "evaluation")
+
+
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Learn from comparisons under known dispersion: DPO, Mallows-theta and Mallows-phi.
 
     Source: arXiv 2405.14953. The default downloads nothing; on 2 CPU cores it takes ten minutes.
-    Expected: every claim of results.json has a verdict.
+    Expected: every claim of results.json has a verdict. With --model DIR --data FILE it trains a
+    model of yours; base, world and training are of the default alone, all other groups of yours.
     """
+
+    model: str | None = None
+    """Folder of a GPT-2, GPT-NeoX, Llama, Mistral or Qwen model with its tokenizer, as transformers
+    saves it. The trained model is written to the folder `model` of the run."""
+
+    data: str | None = None
+    """Preferences, a JSON object on each line: prompt, chosen, rejected (strings or conversations),
+    optionally weight and dispersion."""
+
+    objective: Annotated[Objective, tyro.conf.arg(name="")] = dataclasses.field(
+        default_factory=Objective
+    )
+    texts: Texts = dataclasses.field(default_factory=Texts)
+    adapters: Adapters = dataclasses.field(default_factory=Adapters)
+    optimisation: Optimisation = dataclasses.field(default_factory=Optimisation)
+    evaluation: Evaluation = dataclasses.field(default_factory=Evaluation)
 
     base: BaseModel = dataclasses.field(default_factory=BaseModel)
     """The base model, trained first; --resume latest finds it again."""
@@ -63,14 +101,64 @@ class Config:
         updates = self.run.steps or self.training.updates
         return dataclasses.replace(self.training, updates=updates)
 
+    def settings(self) -> Settings:
+        """Return the options of a run on a user's model."""
+        assert self.model is not None and self.data is not None
+        groups = {name: getattr(self, name) for name in OF_A_MODEL}
+        return Settings(model=self.model, data=self.data, run=self.run, **groups)
+
     def validate(self) -> None:
-        """Raise ValueError for an option out of range."""
+        """Raise ValueError for options that do not fit together."""
+        if (self.model is None) != (self.data is None):
+            given, missing = ("data", "model") if self.model is None else ("model", "data")
+            rule = f"it comes with --{missing}"
+            raise refuse(given, getattr(self, given), rule, f"give --{missing} too, or neither")
+        if self.model is not None:
+            repair = "leave it out, or leave out --model and --data"
+            check_unused(self, ("base", "world", "training"), "--model brings its own", repair)
+            return
+        check_unused(self, OF_A_MODEL, "it is of a run with --model", "give --model and --data")
         # Unlike other runs of minutes this one can be resumed: after its longest part.
         check_small_run(dataclasses.replace(self.run, resume="never"))
 
 
 def main(config: Config) -> Path:
     """Run the experiment and return the folder of its results."""
+    return run_world(config) if config.model is None else run_model(config)
+
+
+def run_model(config: Config) -> Path:
+    """Train a user's model."""
+    began = time.monotonic()
+    mesh, settings = prepare(config.run), config.settings()
+    inputs = training.load_inputs(settings, mesh)
+    options, plain = config.run, dataclasses.asdict(config)
+    run = open_run(NAME, plain, out=options.out, resume=options.resume, seed=options.seed)
+    outcome = training.tune(settings, inputs, run)
+    metrics = dict(training.metrics_of(outcome))
+    write_results(
+        run,
+        experiment=NAME,
+        claim=f"{config.objective.loss} on {config.data}",
+        source=SOURCE,
+        metrics=metrics,
+        expected={"traces": "== 1"},
+        config=plain,
+        digest=state_digest(outcome.params),
+        seconds=time.monotonic() - began,
+    )
+    save_model(run.folder / "model", inputs.trained, outcome.params, mesh)
+    if jax.process_index() == 0:
+        report.draw_curves(run.folder / "curves.png", read_metrics(run.metrics))
+        scale = metrics.get("dispersion/scale")
+        report.draw_dispersion(run.folder / "dispersion.png", outcome.index, scale)
+        report.print_results(metrics, config.objective.loss)
+        print(f"results: {run.folder}")
+    return run.folder
+
+
+def run_world(config: Config) -> Path:
+    """Compare the methods where the dispersion is known."""
     began = time.monotonic()
     prepare(config.run)
     options, settings = config.run, dataclasses.asdict(config)
