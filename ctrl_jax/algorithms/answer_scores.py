@@ -7,7 +7,7 @@ the reference model says never changes: it is computed once and travels with the
 At the reference model a log-ratio is exactly zero, not merely small: log g of Mallows-phi jumps
 there, and the sign of rounding would choose its side. The reference pass is the training step's own
 function of the same rows; what is left below the resolution of a log-probability counts as zero, in
-the value and not in the gradient.
+the value and not in the gradient. In half precision two programs round further apart than that.
 """
 
 from collections.abc import Callable

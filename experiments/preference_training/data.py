@@ -1,6 +1,7 @@
 """From a file of preferences to rows of tokens, for training and for evaluation."""
 
 import json
+import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ from jax.sharding import Mesh
 from ctrl_jax.networks import DecoderConfig, Learned, PreferenceRows, TokenPair, pack_pairs
 from ctrl_jax.networks.preference_rows import pad_rows, take_rows
 from ctrl_jax.pretrained import PreferenceRecord, tokenize_preferences
-from ctrl_jax.runtime import progress, read_preferences, refuse
+from ctrl_jax.runtime import RunWarning, progress, read_preferences, refuse
 from experiments.preference_training.config import Evaluation, Texts
 
 
@@ -63,18 +64,10 @@ def load_data(
     else:
         train, held_out = records, read_preferences(texts.evaluation_data, ignore=texts.ignore)
     held_out = held_out[: evaluation.pairs]
-    pairs = []
-    for name, some in (("training", train), ("evaluation", held_out)):
-        with progress(len(some), f"tokens of {name} pairs", enabled=show) as update:
-            pairs.append(
-                tokenize_preferences(
-                    tokenizer,
-                    some,
-                    max_length=texts.max_length,
-                    max_prompt_length=texts.max_prompt_length,
-                    progress=update,
-                )
-            )
+    pairs = [
+        _tokenize(tokenizer, some, texts, f"tokens of {name} pairs", show)
+        for name, some in (("training", train), ("evaluation", held_out))
+    ]
     _check_tokens([*pairs[0], *pairs[1]], network)
     longest = max(pair.tokens for some in pairs for pair in some)
     length = texts.row_length or -(-longest // 64) * 64
@@ -127,7 +120,27 @@ def check_rows(data: Data, batch: int, mesh: Mesh) -> None:
     if number < batch:
         rule = f"the data has {number} rows to train on"
         lower = max(1, number // mesh.shape["data"]) * mesh.shape["data"]
-        raise refuse("optimisation.batch", batch, rule, f"give {lower}, or --no-texts.packing")
+        raise refuse("optimisation.batch", batch, rule, f"give {lower}, or --texts.no-packing")
+
+
+def _tokenize(
+    tokenizer: Any, records: Sequence[PreferenceRecord], texts: Texts, title: str, show: bool
+) -> list[TokenPair]:
+    with (
+        progress(len(records), title, enabled=show) as update,
+        warnings.catch_warnings(record=True) as notes,
+    ):
+        warnings.simplefilter("always")
+        pairs = tokenize_preferences(
+            tokenizer,
+            records,
+            max_length=texts.max_length,
+            max_prompt_length=texts.max_prompt_length,
+            progress=update,
+        )
+    for note in notes:  # what is said of the user's data, not of code
+        warnings.warn(str(note.message), RunWarning, stacklevel=2)
+    return pairs
 
 
 def _prompts(

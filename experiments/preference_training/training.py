@@ -1,5 +1,6 @@
 """A run on a user's model and data, from the files to the results."""
 
+import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from ctrl_jax.runtime import (
     MetricsLog,
     Run,
     RunOptions,
+    RunWarning,
     check_batch,
     own_part,
     refuse,
@@ -112,6 +114,12 @@ def load_inputs(settings: Settings, mesh: Mesh) -> Inputs:
         show=run.progress,
     )
     check_rows(data, options.batch, mesh)
+    if settings.objective.loss == "mallows_phi" and run.precision == "bfloat16":
+        text = (
+            "loss mallows_phi: its link jumps where training starts, and the rounding of bfloat16 "
+            "chooses the side; mallows_phi_sigmoid and mallows_phi_cubic are smooth"
+        )
+        warnings.warn(text, RunWarning, stacklevel=2)
     if settings.objective.dispersion == "data" and data.train.dispersion is None:
         rule = "the data has no key `dispersion`"
         raise refuse("dispersion", "data", rule, "add it, or leave it out to estimate it")

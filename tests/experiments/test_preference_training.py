@@ -1,0 +1,253 @@
+"""Training a model of one's own from preferences, as its users run it."""
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ctrl_jax.algorithms import AnswerScores
+from ctrl_jax.networks import DecoderConfig, Rotary, language_model
+from ctrl_jax.networks.preference_rows import TokenPair, pack_pairs
+from ctrl_jax.pretrained import load_decoder
+from ctrl_jax.pretrained.preference_record import PreferenceRecord
+from ctrl_jax.runtime import command, state_digest
+from experiments.preference_lm import Config, main
+from experiments.preference_training import model as models
+from experiments.preference_training.data import batch_of, hold_out
+from experiments.preference_training.divergence import make_divergence, pad_prompts
+from experiments.preference_training.losses import LOSSES, make_loss
+from tests.experiments.byte_model import Bytes, write_data, write_model
+
+pytestmark = pytest.mark.usefixtures("optimised", "bytes_for_all")
+TINY = """
+--no-progress --steps 6 --optimisation.batch 4 --optimisation.learning-rate 0.02
+--optimisation.warmup 0 --texts.max-length 32 --texts.row-length 32 --texts.held-out 0.2
+--evaluation.every 3 --evaluation.checkpoint-every 2 --evaluation.prompts 3
+--evaluation.answer-length 4
+""".split()  # noqa: SIM905
+
+
+@pytest.fixture(scope="module")
+def bytes_for_all():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models, "load_tokenizer", lambda folder: Bytes())
+        yield
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A model and data, as options."""
+    folder = tmp_path_factory.mktemp("files")
+    write_model(folder / "model")
+    write_data(folder / "pairs.jsonl", weight=[1.0, 0.5], dispersion=[0.2, 0.9, 1.0])
+    return ["--model", str(folder / "model"), "--data", str(folder / "pairs.jsonl")]
+
+
+def run(files, out, *options):
+    command(Config, main, [*files, *TINY, *options, "--out", str(out)])
+    return json.loads((out / "results.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def finished(files, tmp_path_factory):
+    out = tmp_path_factory.mktemp("run") / "a"
+    return out, run(files, out, "--loss", "mallows_theta")
+
+
+def test_what_a_run_leaves(finished):
+    folder, results = finished
+    metrics = results["metrics"]
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(7))
+    assert abs(rows[0]["evaluation/loss"] - np.log(2)) < 1e-6
+    assert abs(rows[1]["loss"] - np.log(2)) < 1e-6 and rows[1]["rewards/margins"] == 0
+    for name in ("chosen", "rejected", "margins", "accuracies"):
+        assert f"rewards/{name}" in rows[1] and f"evaluation/rewards/{name}" in rows[3]
+    assert {"logps/chosen", "logps/rejected", "dispersion/mean", "weights/mean"} <= {*rows[1]}
+    assert metrics["kl/before"] == 0 < metrics["kl/after"]
+    assert metrics["rewards/margins/after"] > 0 and metrics["traces"] == 1
+    assert metrics["pairs/train"] + metrics["pairs/evaluation"] == 24
+    for picture in ("curves.png", "dispersion.png"):
+        assert (folder / picture).stat().st_size > 1000
+
+
+def test_the_saved_model_is_the_trained_one(finished):
+    folder, results = finished
+    params = load_decoder(folder / "model").params
+    assert state_digest(params) == results["digest"]
+    assert (folder / "model" / "tokenizer.json").exists()
+
+
+def test_a_killed_run_continues_bitwise(files, finished, tmp_path):
+    """SIGKILL in the middle of the main loop; the resumed run ends with the same numbers."""
+    folder, results = finished
+    root, out = Path(__file__).parents[2], tmp_path / "killed"
+    line = [sys.executable, "-m", "tests.experiments.byte_model", *files, *TINY]
+    line += ["--loss", "mallows_theta", "--out", str(out)]
+    # Compiled as `finished` is.
+    environment = {**os.environ, "PYTHONPATH": str(root), "JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
+    process = subprocess.Popen(line, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while not (out / "checkpoints" / "2").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    if (out / "results.json").exists():
+        pytest.skip("the run ended before it could be killed")
+    subprocess.run([*line, "--resume", "latest"], cwd=tmp_path, env=environment, check=True)
+    resumed = json.loads((out / "results.json").read_text())
+    assert resumed["digest"] == results["digest"]
+    assert resumed["metrics"] == {**results["metrics"], "traces": resumed["metrics"]["traces"]}
+    assert (out / "metrics.jsonl").read_text() == (folder / "metrics.jsonl").read_text()
+
+
+def test_adapters_average_and_parts(files, tmp_path):
+    options = ["--adapters.rank", "2", "--optimisation.accumulate", "2", "--texts.no-packing"]
+    options += ["--optimisation.average-decay", "0.5", "--optimisation.remat"]
+    results = run(files, tmp_path / "a", "--loss", "mallows_phi", "--dispersion", "data", *options)
+    before, after = (load_decoder(f).params for f in (files[1], tmp_path / "a" / "model"))
+    assert jax.tree.structure(before) == jax.tree.structure(after)
+    assert state_digest(after) != state_digest(before)
+    np.testing.assert_array_equal(before["tokens"], after["tokens"])
+    metrics = results["metrics"]
+    assert metrics["rows/train"] == metrics["pairs/train"] and "dispersion/scale" not in metrics
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_loss_pulls_the_answers_apart(name):
+    """At equal answers, of every length, its gradient raises the chosen one's share."""
+    loss_fn = make_loss(name, beta=0.1, label_smoothing=0.2, gamma=0.5)
+    tokens = jnp.array([3.0, 5.0]), jnp.array([4.0, 2.0])
+    phi = jnp.array([0.3, 0.8]) if "dispersion" in LOSSES[name].options else None
+
+    def losses(both):
+        log_probs = tuple(-10.0 + part for part in both)
+        ratios = both if LOSSES[name].reference else None
+        return jnp.sum(loss_fn(AnswerScores(log_probs, tokens, ratios, phi)))
+
+    value, (chosen, rejected) = jax.value_and_grad(losses)((jnp.zeros(2), jnp.zeros(2)))
+    assert bool(jnp.isfinite(value)) and bool(jnp.all(chosen < rejected))
+
+
+def test_a_loss_without_reference(files, tmp_path):
+    options = ["--loss", "simpo", "--steps", "1", "--evaluation.prompts", "0"]
+    results = run(files, tmp_path / "a", *options)
+    rows = [
+        json.loads(line) for line in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert rows[1]["update/finite"] == 1 and "kl/after" not in results["metrics"]
+    assert 0 < results["metrics"]["rewards/accuracies/before"] < 1  # not all equal, as ratios are
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--loss", "dpo", "--gamma", "1"], "gamma: received 1.0; --loss dpo has no use for it"),
+        (["--loss", "dpo", "--dispersion", "data"], "has no use for it"),
+        (["--beta", "0"], "beta: received 0"),
+        (["--optimisation.accumulate", "3"], "it must divide the batch of 4 rows"),
+        (["--optimisation.batch", "64"], "rows to train on; give"),
+        (["--texts.row-length", "20"], "rows have 20"),
+        (["--adapters.alpha", "2"], "there are no adapters"),
+        (["--adapters.rank", "2", "--adapters.targets", "gates"], "must be names of linear layers"),
+        (["--world.questions", "9"], "--model brings its own"),
+        (["--texts.max-length", "5"], "no pair is left"),
+        (["--optimisation.optimizer", "rmsprop", "--optimisation.weight-decay", "1"], "adamw"),
+    ],
+)
+def test_what_is_refused(files, tmp_path, capsys, options, message):
+    with pytest.raises(SystemExit) as stop:
+        run(files, tmp_path / "a", *options)
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.count("\n") == 1, error
+    assert message in error
+    assert not (tmp_path / "a").exists()
+
+
+def test_files_that_do_not_fit_are_refused(tmp_path, capsys):
+    write_model(tmp_path / "small", vocab_size=200)
+    write_model(tmp_path / "model")
+    write_data(tmp_path / "pairs.jsonl")
+    write_data(tmp_path / "one.jsonl", prompt=["p"])
+    cases = [
+        ("small", "pairs.jsonl", [], "below the model's vocabulary of 200"),
+        ("nowhere", "pairs.jsonl", [], "nowhere"),
+        ("model", "nothing.jsonl", [], "nothing.jsonl"),
+        ("model", "one.jsonl", [], "the data has one prompt"),
+        ("model", "pairs.jsonl", ["--loss", "mallows_phi", "--dispersion", "data"], "no key"),
+    ]
+    for model, data, options, message in cases:
+        with pytest.raises(SystemExit) as stop:
+            files = ["--model", str(tmp_path / model), "--data", str(tmp_path / data)]
+            run(files, tmp_path / "a", *options)
+        assert stop.value.code == 2 and message in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stop:
+        command(Config, main, ["--model", str(tmp_path / "model")])
+    assert stop.value.code == 2 and "comes with --data" in capsys.readouterr().err
+
+
+def test_batches_are_epochs_of_all_rows():
+    rows = pack_pairs([TokenPair([n], [n], [n + 1]) for n in range(10)], pairs_per_row=1)
+    seen = np.concatenate([batch_of(rows, k, 4, seed=3).numbers[:, 0] for k in range(5)])
+    for epoch in range(2):
+        assert sorted(seen[10 * epoch : 10 * epoch + 10]) == list(range(10))
+    assert (seen[:10] != seen[10:]).any()
+
+
+def test_no_held_out_prompt_is_trained_on():
+    records = [PreferenceRecord(f"p{n % 7}", f" a{n}", " b") for n in range(40)]
+    train, held = hold_out(records, 0.3, seed=0)
+    assert len(train) + len(held) == 40
+    trained, out = ({str(r.prompt) for r in some} for some in (train, held))
+    assert not trained & out and len(out) == 2
+    assert hold_out(records, 0.3, seed=0) == (train, held)
+
+
+def test_the_divergence_of_answers_is_that_of_their_law():
+    """Against the sum over all answers, of three tokens or ended before.
+
+    The mean of 2048 estimates is within 4.5 standard errors but with a chance of 1e-5.
+    """
+    config = DecoderConfig(3, 8, 1, 2, 2, 4, 8, Rotary(base=10.0))
+    model, length, end = language_model(config), 3, 2
+    policy, base = (jax.jit(model.init)(jax.random.key(n)) for n in range(2))
+    policy, base = (jax.tree.map(lambda leaf: 8.0 * leaf, p) for p in (policy, base))
+    full = np.array(list(itertools.product(range(3), repeat=length)))
+
+    def logits_of(params, prompt):
+        rows = np.concatenate([np.tile(prompt, (27, 1)), full], axis=1)
+        hidden = jax.jit(model.apply)(params, jnp.asarray(rows))[:, len(prompt) - 1 : -1]
+        return np.asarray(hidden @ model.head(params), np.float64)
+
+    def log_law(params, prompt):
+        """Log-probability of every answer, which ends with the end token or is full."""
+        logits = logits_of(params, prompt)
+        log_p = logits - np.logaddexp.reduce(logits, axis=2, keepdims=True)
+        found = {}
+        for answer, steps in zip(full.tolist(), log_p, strict=True):
+            size = answer.index(end) + 1 if end in answer else length
+            found[tuple(answer[:size])] = sum(steps[t, answer[t]] for t in range(size))
+        return found
+
+    divergence = jax.jit(make_divergence(model, length=length, end=end))
+    prompts = [[0, 1]] * 2048 + [[1, 0, 0, 1]] * 2048
+    rows, lengths = map(jnp.asarray, pad_prompts(prompts, length))
+    values, answered = divergence(jax.random.key(5), policy, base, rows, lengths)
+    for prompt, which in ((prompts[0], slice(2048)), (prompts[-1], slice(2048, None))):
+        ours, theirs = (log_law(params, prompt) for params in (policy, base))
+        assert sum(map(np.exp, ours.values())) == pytest.approx(1.0)
+        expected = sum(np.exp(ours[y]) * (ours[y] - theirs[y]) for y in ours)
+        own = np.asarray(values[which], np.float64)
+        assert abs(own.mean() - expected) < 4.5 * own.std() / 2048**0.5
+        assert (own >= -1e-6).all() and expected > 0.01
+        assert (answered[which, : len(prompt)] == np.array(prompt)[None]).all()
