@@ -271,6 +271,17 @@ def test_a_template_that_closes_no_turn_is_closed_by_eos():
     assert only(Chat(eos=None), [QUESTION], [YES], [NO]).chosen == ids("Yes#")
 
 
+class WrittenChat(Written, Chat):
+    pass
+
+
+@forgets_bos
+def test_an_end_that_both_the_message_and_the_template_write_is_there_once():
+    said = says("assistant", "Yes>")
+    pair = only(WrittenChat(tail=">\n"), [QUESTION], [said], [NO])
+    assert pair[1:3] == ([*ids("Yes"), EOS], [*ids("No"), EOS])
+
+
 @forgets_bos
 def test_an_answer_may_be_several_messages():
     more = says("user", "Why?")
