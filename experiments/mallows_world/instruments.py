@@ -46,7 +46,7 @@ def make_instruments(config: DecoderConfig, answer_length: int, batch: int) -> I
     @jax.jit
     def log_probs(params, rows):
         scores = score_answers(model, params, rows)
-        return scores.log_prob_chosen, scores.log_prob_rejected
+        return scores.log_probs
 
     @jax.jit
     def divergence(params, reference_params, texts):
