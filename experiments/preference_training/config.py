@@ -33,7 +33,8 @@ class Objective:
     """Of dpo_smoothed and robust: share of labels that are taken to be wrong."""
 
     gamma: float = 0.5
-    """Of simpo and mallows_simpo: margin per token that is aimed at, times beta."""
+    """Of simpo and mallows_simpo: what beta times the difference of the answers' mean
+    log-probabilities per token is to exceed."""
 
     def validate(self) -> None:
         """Raise ValueError for an option out of range, or one that the loss ignores."""
