@@ -62,13 +62,15 @@ def _ranks(rows: Sequence[Row], method: str, other: str, part: str) -> Claim | N
     best = [best_row(rows, which, name) for which in (method, other)]
     if best[0] is None or best[1] is None:
         return None
-    values = [np.asarray(row.values[name]) for row in best if row]
+    ours, theirs = (np.asarray(row.values[name]) for row in best if row)
     betas = " and ".join(f"{row.beta:g}" for row in best if row)
+    verdict, told = _compare(ours, theirs, f"at beta {betas}")
     return Claim(
         f"{best[0].division}: {method} against {other}, {part} questions",
         f"{METHODS[method].label} ranks held-out answers to {part} questions by the central "
         f"ranking better than {METHODS[other].label}, each at its best beta",
-        *_compare(*values, f"at beta {betas}"),
+        verdict,
+        told,
     )
 
 
@@ -81,12 +83,14 @@ def _frontier(
     if not all(curves.values()):
         return None
     kl = common_divergence(own)
-    values = [gold_at(kl, curve, base[place]) for curve in curves.values()]
+    ours, theirs = (gold_at(kl, curve, base[place]) for curve in curves.values())
+    verdict, told = _compare(ours, theirs, f"at KL {kl:.2f}")
     return Claim(
         f"{own[0].division}: {method} against {other}, frontier {PLACES[place]}",
         f"{PLACES[place]}, answers of {METHODS[method].label} have plainer words than those of "
         f"{METHODS[other].label} at the same divergence",
-        *_compare(*values, f"at KL {kl:.2f}"),
+        verdict,
+        told,
     )
 
 

@@ -6,6 +6,7 @@ from functools import partial
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -92,7 +93,7 @@ METHODS: Mapping[str, Method] = {
 
 def estimate_dispersion(questions: Questions) -> np.ndarray:
     """Return phi of every pair from the base model's entropy, the mean of c over the data one."""
-    index = questions.index.reshape(-1)
+    index = jnp.asarray(questions.index.reshape(-1), jnp.float32)
     scale = preference.dispersion_scale(index)
     return np.asarray(preference.dispersion_from_index(index, scale)).reshape(questions.index.shape)
 

@@ -43,7 +43,7 @@ def rows_of_answers(questions: Questions) -> PreferenceRows:
     """Return all answers by twos, so that a question of four answers is read twice."""
     return pack_pairs(
         [
-            TokenPair(prompt, *answers[k : k + 2])
+            TokenPair(prompt.tolist(), *answers[k : k + 2].tolist())
             for prompt, answers in zip(questions.prompts, questions.answers, strict=True)
             for k in range(0, len(answers), 2)
         ],

@@ -66,6 +66,16 @@ class Setting(NamedTuple):
     seeds: list[int]
 
 
+class Policy(NamedTuple):
+    """A policy after its training."""
+
+    division: str
+    method: str
+    beta: float
+    seed: int
+    params: Params
+
+
 class Dispersions(NamedTuple):
     """Of the training pairs: true and estimated phi, and their rank correlation."""
 
@@ -150,35 +160,34 @@ def compare_methods(
 ) -> tuple[list[Row], str]:
     """Train and measure every policy; return what was measured, and a digest of them all."""
     total = len(setting.opinions) * training.seeds * len(training.methods) * len(training.betas)
-    cells: dict[tuple, list[dict[str, float]]] = {}
+    cells: dict[tuple[str, str, str, float], list[dict[str, float]]] = {}
     digest = hashlib.sha256(state_digest(setting.params).encode())
     with progress(total, "policies", enabled=show) as told, log.open("w") as file:
-        for number, (where, seed, params) in enumerate(_policies(setting, training), 1):
+        for number, policy in enumerate(_policies(setting, training), 1):
+            division, method, beta, seed, params = policy
             digest.update(state_digest(params).encode())
             for place in PLACES:
-                found = measure(setting, where[0], place, params, seed)
-                cells.setdefault((where[0], place, *where[1:]), []).append(found)
-                line = dict(zip(("division", "method", "beta"), where, strict=True))
-                file.write(json.dumps(line | {"place": place, "seed": seed, **found}) + "\n")
+                found = measure(setting, division, place, params, seed)
+                cells.setdefault((division, place, method, beta), []).append(found)
+                line = {"division": division, "method": method, "beta": beta, "seed": seed}
+                file.write(json.dumps(line | {"place": place} | found) + "\n")
             told(number)
     rows = [
-        Row(*where, {name: np.array([one[name] for one in found]) for name in found[0]})
-        for where, found in cells.items()
+        Row(*cell, values={name: np.array([one[name] for one in found]) for name in found[0]})
+        for cell, found in cells.items()
     ]
     return rows, digest.hexdigest()
 
 
-def _policies(
-    setting: Setting, training: Training
-) -> Iterator[tuple[tuple[str, str, float], int, Params]]:
-    """Yield division, method and beta of every policy, its seed and its parameters."""
+def _policies(setting: Setting, training: Training) -> Iterator[Policy]:
+    """Train and yield every policy."""
     trainers = make_trainers(language_model(setting.base.decoder()), setting.params, training)
     for division, seed in itertools.product(setting.opinions, setting.seeds):
         opinions = setting.opinions[division]["training"]
         data = draw_rows(setting.questions["training"], opinions, training, seed)
         for method, beta in itertools.product(training.methods, training.betas):
             rows = data[METHODS[method].source]
-            yield (division, method, beta), seed, trainers[method](rows, beta)
+            yield Policy(division, method, beta, seed, trainers[method](rows, beta))
 
 
 def measure(

@@ -67,11 +67,11 @@ def read_corpus() -> Corpus:
             "use one from python.org, conda, pyenv or uv"
         )
     use = [zlib.crc32(p.encode()) % 10 for p in docstrings]
-    parts = [
+    pretraining, preferences, held_out = (
         [p for p, u in zip(docstrings, use, strict=True) if u in uses]
         for uses in (range(7), (7, 8), (9,))
-    ]
-    return Corpus(*parts, reference)
+    )
+    return Corpus(pretraining, preferences, held_out, reference)
 
 
 def encode(paragraphs: Iterable[str]) -> np.ndarray:

@@ -124,7 +124,7 @@ class Questions(NamedTuple):
         for n, k, right in zip(question, pair, won, strict=True):
             two = self.answers[n, self.better[n, k]], self.answers[n, self.worse[n, k]]
             chosen, rejected = two if right else two[::-1]
-            found.append(TokenPair(self.prompts[n], chosen, rejected))
+            found.append(TokenPair(self.prompts[n].tolist(), chosen.tolist(), rejected.tolist()))
         return found
 
     def every_pair(self) -> tuple[np.ndarray, np.ndarray]:
@@ -233,4 +233,4 @@ def winning(ranks: np.ndarray, dispersion: np.ndarray) -> np.ndarray:
 def knows(questions: Questions, opinions: Opinions) -> float:
     """Return Spearman's correlation of the pairs' index with the phi of their question."""
     phi = np.repeat(opinions.dispersion, questions.index.shape[1])
-    return float(stats.spearmanr(questions.index.reshape(-1), phi).statistic)
+    return float(stats.spearmanr(questions.index.reshape(-1), phi)[0])  # type: ignore[arg-type]
