@@ -109,6 +109,8 @@ def test_kto(name, scales):
 
 
 def test_trl_where_it_is_installed():
-    pytest.importorskip("trl")
+    trl = pytest.importorskip("trl")
+    if not hasattr(trl, "CPOTrainer"):
+        pytest.skip("TRL 0.23.1 has these losses; later ones dropped some")
     for name, values in trl_losses.values().items():
         np.testing.assert_allclose(values, STORED["values"][name], rtol=1e-4, atol=1e-5)
