@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ctrl_jax.runtime import command, open_run, prepare, state_digest, write_results
+from experiments.claims import Claim, print_claims
 from experiments.contractive import claims, data, learned, one_dimension, plots, report
-from experiments.contractive.claims import Claim
 from experiments.contractive.config import Config
 from experiments.contractive.family import PROCESSES
 from experiments.contractive.measurement import Measurement, find, write_csv
@@ -47,7 +47,7 @@ def main(config: Config) -> Path:
         measurements += found
         statements += told
     write_csv(run.folder / "measurements.csv", measurements)
-    report.print_claims(statements)
+    print_claims(statements)
     write_results(
         run,
         experiment=NAME,

@@ -32,8 +32,9 @@ from ctrl_jax.runtime import (
     state_digest,
     write_results,
 )
+from experiments.claims import Claim, print_claims
 from experiments.reward_direction import claims, few_points, plots
-from experiments.reward_direction.claims import Claim, Row
+from experiments.reward_direction.claims import Row
 from experiments.reward_direction.methods import (
     METHODS,
     PRETRAINED,
@@ -325,8 +326,7 @@ def print_results(rows: list[Row], found: list[Claim]) -> None:
     ]
     columns = ("task", "method", "sampler", "steps", "distance to ideal", "reward", "objective")
     print_table("mean over seeds ± standard error", columns, cells)
-    told = [[claim.name, claim.holds, claim.evidence] for claim in found]
-    print_table("claims", ("claim", "holds", "evidence"), told)
+    print_claims(found)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from experiments.claims import Claim
 from experiments.contractive.config import Config
 from experiments.contractive.family import TWINS
 from experiments.contractive.learned import Learned
@@ -25,16 +26,6 @@ REPORTED_IMAGES = {"contractive sub-vp": "0.03", "ve": "0.20", "vp": "0.79"}
 REPORTED_POINT = {50: ("0.63-0.655", "0.44-0.455"), 1000: ("0.512", "0.494")}
 # |mean error| from the stated prior as T -> oo, m s^2 / (s^2 + tau^2).
 FLOORS = {"contractive ou": 1 / 3, "contractive vp": 0.2}
-
-
-@dataclasses.dataclass(frozen=True)
-class Claim:
-    """One statement of the paper, or about it, and what was found."""
-
-    name: str
-    statement: str
-    holds: str
-    evidence: str
 
 
 def one_dimension(config: Config, found: Sequence[Measurement]) -> list[Claim]:

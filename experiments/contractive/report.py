@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from experiments.contractive.claims import REPORTED_IMAGES, REPORTED_SWISS_ROLL, Claim
+from experiments.contractive.claims import REPORTED_IMAGES, REPORTED_SWISS_ROLL
 from experiments.contractive.data import Task
 from experiments.contractive.family import PROCESSES
 from experiments.contractive.learned import Learned
@@ -61,14 +61,4 @@ def _print_score_errors(found: Learned) -> None:
         table.add_column(name, justify="left" if i < 1 else "right")
     for process, errors in found.score_errors.items():
         table.add_row(process, *(f"{error:.3g}" for error in errors))
-    console().print(table)
-
-
-def print_claims(claims: Sequence[Claim]) -> None:
-    """Print whether each claim holds here."""
-    table = Table(title="claims", show_lines=True)
-    for name in ("claim", "holds here", "numbers"):
-        table.add_column(name, overflow="fold")
-    for claim in claims:
-        table.add_row(claim.statement, claim.holds, claim.evidence)
     console().print(table)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy import stats
 
-from experiments.contractive.claims import Claim
+from experiments.claims import Claim
 from experiments.mallows_world.comparison import METHODS
 from experiments.mallows_world.evaluation import Row
 

@@ -13,7 +13,7 @@ import numpy as np
 from ctrl_jax._typing import Params
 from ctrl_jax.networks import PreferenceRows, count_parameters, language_model
 from ctrl_jax.runtime import Run, progress, state_digest
-from experiments.contractive.claims import Claim
+from experiments.claims import Claim
 from experiments.mallows_world import base_model, claims
 from experiments.mallows_world.base_model import BaseModel
 from experiments.mallows_world.comparison import (

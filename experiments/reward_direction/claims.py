@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from experiments.contractive.claims import Claim
+from experiments.claims import Claim
 from experiments.reward_direction.few_points import Law, world
 
 
