@@ -5,6 +5,9 @@ tyro are imported where they are used, so that importing this package costs litt
 JAX.
 """
 
+import importlib
+from typing import Any
+
 from ctrl_jax.runtime.callables import load_callable
 from ctrl_jax.runtime.checkpoints import Checkpoints, Restored
 from ctrl_jax.runtime.checks import (
@@ -100,14 +103,16 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str):
-    # These need the networks, and so Flax: imported when somebody asks for them.
-    if name in ("load", "load_model", "save_model"):
-        from ctrl_jax.runtime import saved_models
+# These need the networks, and so Flax: imported when somebody asks for them.
+_LATE = {
+    "load": "saved_models",
+    "load_model": "saved_models",
+    "save_model": "saved_models",
+    "read_preferences": "preference_file",
+}
 
-        return getattr(saved_models, name)
-    if name == "read_preferences":
-        from ctrl_jax.runtime.preference_file import read_preferences
 
-        return read_preferences
+def __getattr__(name: str) -> Any:
+    if name in _LATE:
+        return getattr(importlib.import_module(f"{__name__}.{_LATE[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -26,7 +26,7 @@ from experiments.preference_training.data import batch_of, hold_out
 from experiments.preference_training.divergence import make_divergence, pad_prompts
 from experiments.preference_training.losses import LOSSES, make_loss
 from tests.experiments.byte_model import Bytes, write_data, write_model
-from tests.runtime.processes import run_python
+from tests.runtime.processes import free_port, run_python, start_python
 
 pytestmark = pytest.mark.usefixtures("optimised", "bytes_for_all")
 TINY = """
@@ -123,6 +123,24 @@ def test_four_devices_agree_with_one(files, finished, tmp_path):
     expected = finished[1]["metrics"]
     assert metrics.keys() == expected.keys()
     for name, value in expected.items():
+        assert metrics[name] == pytest.approx(value, rel=1e-3, abs=1e-4), name
+
+
+@pytest.mark.slow
+def test_two_processes_agree_with_one(files, finished, tmp_path):
+    out, port = tmp_path / "a", free_port()
+    line = ["-m", "tests.experiments.byte_model", *files, *TINY, "--loss", "mallows_theta"]
+    line += ["--out", str(out), "--distributed", "on", "--processes", "2"]
+    line += ["--coordinator", f"127.0.0.1:{port}"]
+    both = [
+        start_python(*line, "--process-id", str(n), JAX_DISABLE_MOST_OPTIMIZATIONS="0")
+        for n in range(2)
+    ]
+    for process in both:
+        _, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err[-2000:]
+    metrics = json.loads((out / "results.json").read_text())["metrics"]
+    for name, value in finished[1]["metrics"].items():
         assert metrics[name] == pytest.approx(value, rel=1e-3, abs=1e-4), name
 
 
