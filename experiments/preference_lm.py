@@ -52,6 +52,7 @@ CLAIM = (
     "comparisons than DPO, for less divergence from the base model, also out of distribution."
 )
 SOURCE = "arXiv 2405.14953, sections 2-5"
+SHORT = {"held_out": "in", "elsewhere": "out"}
 EXPECTED = {"claims": "what the paper reports holds; each claim says whether it does here"}
 
 
@@ -214,7 +215,7 @@ def print_results(found: study.Found) -> None:
     names = ("accuracy/agreed", "accuracy/divided", "gold", "kl")
     cells = [
         [
-            f"{row.division}, {row.place}",
+            f"{row.division}, {SHORT[row.place]}",
             METHODS[row.method].label,
             f"{row.beta:g}",
             *("{:.3f} ± {:.3f}".format(*row.mean_and_error(name)) for name in names),

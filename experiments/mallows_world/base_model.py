@@ -34,13 +34,13 @@ HEAD = 32
 class BaseModel:
     """The base model and its training."""
 
-    width: int = 96
+    width: int = 64
     """Size of a hidden state, a multiple of 32."""
 
     depth: int = 3
     """Number of blocks."""
 
-    steps: int = 1200
+    steps: int = 1600
     """Updates."""
 
     batch: int = 32

@@ -25,10 +25,10 @@ class Training:
     methods: tuple[str, ...] = ("dpo", "theta_true", "theta_estimated", "phi_true", "phi_estimated")
     """Mallows-theta and Mallows-phi, of the true dispersion or the estimated one, and DPO."""
 
-    betas: tuple[float, ...] = (0.05, 0.2, 1.0)
+    betas: tuple[float, ...] = (0.03, 0.1, 0.3)
     """Inverse temperatures of the losses."""
 
-    seeds: int = 3
+    seeds: int = 6
     """Policies per method and beta: other comparisons, in another order; one base model."""
 
     updates: int = 128
@@ -84,10 +84,10 @@ def _phi(scores, beta):
 
 METHODS: Mapping[str, Method] = {
     "dpo": Method("DPO", _dpo, ""),
-    "theta_true": Method("Mallows-θ, true φ", _theta, "true"),
-    "theta_estimated": Method("Mallows-θ, estimated φ", _theta, "estimated"),
-    "phi_true": Method("Mallows-φ, true φ", _phi, "true"),
-    "phi_estimated": Method("Mallows-φ, estimated φ", _phi, "estimated"),
+    "theta_true": Method("Mallows-θ, true", _theta, "true"),
+    "theta_estimated": Method("Mallows-θ, estimated", _theta, "estimated"),
+    "phi_true": Method("Mallows-φ, true", _phi, "true"),
+    "phi_estimated": Method("Mallows-φ, estimated", _phi, "estimated"),
 }
 
 

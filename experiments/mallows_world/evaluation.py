@@ -9,6 +9,9 @@ from ctrl_jax.networks import PreferenceRows, TokenPair, pack_pairs
 from experiments.mallows_world.instruments import Instruments
 from experiments.mallows_world.world import Opinions, Questions, gold_score, winning
 
+DRAWS = 2
+"""Answers of its own that a policy draws to a question."""
+
 
 class Row(NamedTuple):
     """One method at one beta, in one world, in or out of distribution.
@@ -54,11 +57,12 @@ def rows_of_answers(questions: Questions) -> PreferenceRows:
 def measure_answers(
     instruments: Instruments, params: Params, base: Params, questions: Questions, key
 ) -> dict[str, float]:
-    """Return gold and divergence of answers that the policy draws, one to each question."""
-    answers = instruments.sample(key, params, questions.prompts)
+    """Return gold and divergence of answers that the policy draws to every question."""
+    prompts = np.repeat(questions.prompts, DRAWS, axis=0)
+    answers = instruments.sample(key, params, prompts)
     return {
         "gold": float(gold_score(answers).mean()),
-        "kl": float(instruments.diverge(params, base, questions.prompts, answers).mean()),
+        "kl": float(instruments.diverge(params, base, prompts, answers).mean()),
     }
 
 

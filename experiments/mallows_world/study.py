@@ -3,7 +3,8 @@
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,6 +43,8 @@ from experiments.mallows_world.world import (
 )
 
 PLACES = tuple(claims.PLACES)
+AT_ONCE = 2
+"""Policies trained side by side: these are too small for one to keep two cores busy."""
 
 
 class Setting(NamedTuple):
@@ -67,13 +70,14 @@ class Setting(NamedTuple):
 
 
 class Policy(NamedTuple):
-    """A policy after its training."""
+    """What was measured of a policy, by place."""
 
     division: str
+    seed: int
     method: str
     beta: float
-    seed: int
-    params: Params
+    found: dict[str, dict[str, float]]
+    digest: str
 
 
 class Dispersions(NamedTuple):
@@ -159,35 +163,45 @@ def compare_methods(
     setting: Setting, training: Training, log: Path, show: bool
 ) -> tuple[list[Row], str]:
     """Train and measure every policy; return what was measured, and a digest of them all."""
-    total = len(setting.opinions) * training.seeds * len(training.methods) * len(training.betas)
+    sets, seeds = setting.questions["training"], setting.seeds
+    data = {
+        (division, seed): draw_rows(sets, opinions["training"], training, seed)
+        for (division, opinions), seed in itertools.product(setting.opinions.items(), seeds)
+    }
+    trainers = make_trainers(language_model(setting.base.decoder()), setting.params, training)
+
+    def train(division: str, seed: int, method: str, beta: float) -> Policy:
+        rows = data[division, seed][METHODS[method].source]
+        params = trainers[method](rows, beta)
+        found = {place: measure(setting, division, place, params, seed) for place in PLACES}
+        return Policy(division, seed, method, beta, found, state_digest(params))
+
+    cells = list(itertools.product(setting.opinions, seeds, training.methods, training.betas))
+    policies = []
+    with (
+        progress(len(cells), "policies", enabled=show) as told,
+        log.open("w") as file,
+        ThreadPoolExecutor(AT_ONCE) as pool,
+    ):
+        for policy in pool.map(train, *zip(*cells, strict=True)):
+            policies.append(policy)
+            file.write(json.dumps(policy._asdict()) + "\n")
+            told(len(policies))
+    digests = [state_digest(setting.params), *(policy.digest for policy in policies)]
+    return gather(policies), hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def gather(policies: Iterable[Policy]) -> list[Row]:
+    """Return what was measured, seeds together."""
     cells: dict[tuple[str, str, str, float], list[dict[str, float]]] = {}
-    digest = hashlib.sha256(state_digest(setting.params).encode())
-    with progress(total, "policies", enabled=show) as told, log.open("w") as file:
-        for number, policy in enumerate(_policies(setting, training), 1):
-            division, method, beta, seed, params = policy
-            digest.update(state_digest(params).encode())
-            for place in PLACES:
-                found = measure(setting, division, place, params, seed)
-                cells.setdefault((division, place, method, beta), []).append(found)
-                line = {"division": division, "method": method, "beta": beta, "seed": seed}
-                file.write(json.dumps(line | {"place": place} | found) + "\n")
-            told(number)
-    rows = [
+    for policy in policies:
+        for place, found in policy.found.items():
+            cell = policy.division, place, policy.method, policy.beta
+            cells.setdefault(cell, []).append(found)
+    return [
         Row(*cell, values={name: np.array([one[name] for one in found]) for name in found[0]})
         for cell, found in cells.items()
     ]
-    return rows, digest.hexdigest()
-
-
-def _policies(setting: Setting, training: Training) -> Iterator[Policy]:
-    """Train and yield every policy."""
-    trainers = make_trainers(language_model(setting.base.decoder()), setting.params, training)
-    for division, seed in itertools.product(setting.opinions, setting.seeds):
-        opinions = setting.opinions[division]["training"]
-        data = draw_rows(setting.questions["training"], opinions, training, seed)
-        for method, beta in itertools.product(training.methods, training.betas):
-            rows = data[METHODS[method].source]
-            yield Policy(division, method, beta, seed, trainers[method](rows, beta))
 
 
 def measure(
