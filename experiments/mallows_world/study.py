@@ -122,10 +122,22 @@ def conduct(
         true = np.repeat(opinions["training"].dispersion[:, None], estimated.shape[1], axis=1)
         known = {name: knows(q, opinions[name]) for name, q in setting.questions.items()}
         facts |= {f"rank_correlation/{division}/{name}": value for name, value in known.items()}
+        facts |= _agreement(division, opinions["training"], true, estimated)
         dispersions[division] = Dispersions(true.ravel(), estimated.ravel(), known["training"])
         told.append(claims.index_knows(division, known["training"], len(training_set.prompts)))
         told += claims.of_division(rows, base_gold, division)
     return Found(rows, base_gold, dispersions, facts, told, digest)
+
+
+def _agreement(
+    division: str, opinions: Opinions, true: np.ndarray, estimated: np.ndarray
+) -> dict[str, float]:
+    """Return the mean weight c = -2 log phi of agreed and divided questions."""
+    found = {}
+    for name, phi in (("true", true), ("estimated", estimated)):
+        for part, chosen in (("agreed", ~opinions.divided), ("divided", opinions.divided)):
+            found[f"c/{division}/{name}/{part}"] = float(np.mean(-2 * np.log(phi[chosen])))
+    return found
 
 
 def prepare_setting(

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ctrl_jax.runtime import command
+from ctrl_jax.runtime import Checkpoints, Run, command
 from experiments.mallows_world import claims, text, world
+from experiments.mallows_world.base_model import BaseModel, pretrain
 from experiments.mallows_world.comparison import METHODS, Training, draw_rows
 from experiments.mallows_world.evaluation import Row, measure_pairs
 from experiments.mallows_world.world import Opinions, Questions
@@ -44,9 +45,22 @@ def test_what_a_run_leaves(finished):
     assert {claim["holds"] for claim in metrics["claims"]} <= {"yes", "level", "no"}
     for file in ("frontier.png", "accuracy.png", "dispersion.png", "metrics.jsonl"):
         assert (folder / file).stat().st_size > 100
-    assert len((folder / "policies.jsonl").read_text().splitlines()) == 2 * 2 * 2
+    assert len((folder / "policies.jsonl").read_text().splitlines()) == 2 * 2
 
 
+def test_the_base_model_is_found_again(finished):
+    """From the run's checkpoints, without another update."""
+    folder, _ = finished
+    lines = (folder / "metrics.jsonl").read_text()
+    options = BaseModel(width=32, depth=1, steps=3, batch=4, window=16)
+    again = pretrain(options, text.read_corpus(), Run(folder, True), seed=1, progress=False)
+    with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
+        assert checkpoints.steps() == [3]
+    assert (folder / "metrics.jsonl").read_text() == lines
+    assert np.isfinite(np.asarray(again["tokens"])).all()
+
+
+@pytest.mark.slow
 def test_a_resumed_run_does_not_train_the_base_model_again(finished):
     folder, before = finished
     lines = (folder / "metrics.jsonl").read_text()
@@ -129,6 +143,23 @@ def test_ranks_are_those_of_gold():
     place = np.argsort(np.argsort(-questions.gold))
     ranks = place[rows, questions.worse] - place[rows, questions.better]
     np.testing.assert_array_equal(ranks, questions.ranks)
+
+
+def test_who_is_divided():
+    """By the text, or by the median index of the training questions, whatever the set."""
+    questions = make_questions(40)
+    sure = questions._replace(index=questions.index * 0.1)
+    sets, options = {"training": questions, "held_out": sure}, world.World()
+    by_text = world.draw_opinions(options, "text", sets, 0)
+    np.testing.assert_array_equal(by_text["held_out"].divided, questions.opens)
+    by_index = world.draw_opinions(options, "uncertainty", sets, 0)
+    assert by_index["training"].divided.sum() == 20 and not by_index["held_out"].divided.any()
+    assert world.knows(questions, by_index["training"]) > world.knows(
+        questions, by_text["training"]
+    )
+    for found in (*by_text.values(), *by_index.values()):
+        low, high = np.where(found.divided[:, None], options.divided, options.agreed).T
+        assert ((low <= found.dispersion) & (found.dispersion <= high)).all()
 
 
 def test_what_a_seed_trains_on():
@@ -228,5 +259,8 @@ def test_gold_between_betas_is_linear():
         Row("text", "held_out", "dpo", beta, {"kl": np.asarray([kl]), "gold": np.asarray([gold])})
         for beta, kl, gold in ((1.0, 1.0, -4.0), (0.1, 3.0, -3.0))
     ]
+    base = np.asarray([-5.0])
     for kl, gold in ((0.5, -4.5), (1.0, -4.0), (2.0, -3.5)):
-        np.testing.assert_allclose(claims.gold_at(kl, curve, np.asarray([-5.0])), [gold])
+        np.testing.assert_allclose(claims.gold_at(kl, curve, base), [gold])
+    np.testing.assert_allclose(claims.mean_gold(2.0, curve, base), [-3.75])
+    np.testing.assert_allclose(claims.common_divergence(curve), 3)
