@@ -17,6 +17,7 @@ from typing import Annotated, Any
 
 import jax
 import tyro
+from rich.markup import escape
 
 from ctrl_jax.runtime import (
     RunOptions,
@@ -212,6 +213,7 @@ def print_results(found: study.Found) -> None:
         if name.startswith("bits_per_byte/")
     ]
     print_table("base model: bits per byte of unread text", ("text and reader", "bits"), bits)
+    print_examples(found.examples)
     names = ("accuracy/agreed", "accuracy/divided", "gold", "kl")
     cells = [
         [
@@ -228,6 +230,21 @@ def print_results(found: study.Found) -> None:
     print_table(title, columns, cells)
     told = [[claim.name, claim.holds, claim.evidence] for claim in found.claims]
     print_table("claims", ("claim", "holds", "evidence"), told)
+
+
+def printable(text: str) -> str:
+    """Return text of a model, which may be any bytes, as a terminal should see it."""
+    return "".join(c if c.isprintable() else "·" for c in text.replace("\n", "↵"))
+
+
+def print_examples(examples: dict[str, list[str]]) -> None:
+    """Print what the base model and a policy of every method answer."""
+    cells = []
+    for n, question in enumerate(examples["question"]):
+        cells.append([f"{question} ...", ""])
+        cells += [[f"   {who}", texts[n]] for who, texts in examples.items() if who != "question"]
+    shown = [[escape(printable(cell)) for cell in row] for row in cells]
+    print_table("answers before and after", ("question", "... answer"), shown)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from ctrl_jax._typing import Params
@@ -54,15 +55,28 @@ def rows_of_answers(questions: Questions) -> PreferenceRows:
     )
 
 
-def measure_answers(
-    instruments: Instruments, params: Params, base: Params, questions: Questions, key
-) -> dict[str, float]:
-    """Return gold and divergence of answers that the policy draws to every question."""
+def draw_answers(
+    instruments: Instruments, params: Params, questions: Questions, seed: int
+) -> np.ndarray:
+    """Return a policy's own answers, (questions, DRAWS, bytes); equal seeds, equal randomness."""
     prompts = np.repeat(questions.prompts, DRAWS, axis=0)
-    answers = instruments.sample(key, params, prompts)
+    answers = instruments.sample(jax.random.key(seed), params, prompts)
+    return answers.reshape(len(questions.prompts), DRAWS, -1)
+
+
+def measure_answers(
+    instruments: Instruments,
+    params: Params,
+    base: Params,
+    questions: Questions,
+    answers: np.ndarray,
+) -> dict[str, float]:
+    """Return gold and divergence of a policy's own answers."""
+    prompts = np.repeat(questions.prompts, answers.shape[1], axis=0)
+    flat = answers.reshape(len(prompts), -1)
     return {
         "gold": float(gold_score(answers).mean()),
-        "kl": float(instruments.diverge(params, base, prompts, answers).mean()),
+        "kl": float(instruments.diverge(params, base, prompts, flat).mean()),
     }
 
 

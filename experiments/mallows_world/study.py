@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from ctrl_jax._typing import Params
@@ -26,23 +25,26 @@ from experiments.mallows_world.comparison import (
 )
 from experiments.mallows_world.evaluation import (
     Row,
+    draw_answers,
     log_probs_of,
     measure_answers,
     measure_pairs,
     rows_of_answers,
 )
 from experiments.mallows_world.instruments import Instruments, make_instruments
-from experiments.mallows_world.text import read_corpus
+from experiments.mallows_world.text import decode, read_corpus
 from experiments.mallows_world.world import (
     Opinions,
     Questions,
     World,
     draw_opinions,
     draw_questions,
+    gold_score,
     knows,
 )
 
 PLACES = tuple(claims.PLACES)
+SHOWN = 3
 AT_ONCE = 2
 """Policies trained side by side: these are too small for one to keep two cores busy."""
 
@@ -70,13 +72,14 @@ class Setting(NamedTuple):
 
 
 class Policy(NamedTuple):
-    """What was measured of a policy, by place."""
+    """What was measured of a policy, by place, and its answers to the first held-out questions."""
 
     division: str
     seed: int
     method: str
     beta: float
     found: dict[str, dict[str, float]]
+    answers: list[str]
     digest: str
 
 
@@ -95,6 +98,8 @@ class Found(NamedTuple):
         rows: everything measured of the policies.
         base_gold: gold of the base model's answers by place, (seeds,).
         dispersions: by division.
+        examples: the first held-out questions, and answers of the base model and of a policy of
+            every method.
         facts: what else results.json holds.
         claims: with their verdicts.
         digest: of all parameters.
@@ -103,6 +108,7 @@ class Found(NamedTuple):
     rows: list[Row]
     base_gold: dict[str, np.ndarray]
     dispersions: dict[str, Dispersions]
+    examples: dict[str, list[str]]
     facts: dict[str, Any]
     claims: list[Claim]
     digest: str
@@ -113,8 +119,13 @@ def conduct(
 ) -> Found:
     """Train the base model, ask, have the answers compared, train and measure every policy."""
     setting, facts = prepare_setting(base, world, training, run, seed=seed, show=show)
-    rows, digest = compare_methods(setting, training, run.folder / "policies.jsonl", show)
-    base_gold = {place: gold_of_base(setting, place) for place in PLACES}
+    policies, digest = compare_methods(setting, training, run.folder / "policies.jsonl", show)
+    rows = gather(policies)
+    base_answers = {place: answers_of_base(setting, place) for place in PLACES}
+    base_gold = {
+        place: np.array([gold_score(answers).mean() for answers in drawn])
+        for place, drawn in base_answers.items()
+    }
     training_set = setting.questions["training"]
     estimated = estimate_dispersion(training_set)
     dispersions, told = {}, []
@@ -126,7 +137,10 @@ def conduct(
         dispersions[division] = Dispersions(true.ravel(), estimated.ravel(), known["training"])
         told.append(claims.index_knows(division, known["training"], len(training_set.prompts)))
         told += claims.of_division(rows, base_gold, division)
-    return Found(rows, base_gold, dispersions, facts, told, digest)
+    examples = {"question": [decode(p) for p in setting.questions["held_out"].prompts[:SHOWN]]}
+    examples["base model"] = read_aloud(base_answers["held_out"][0])
+    examples |= {METHODS[p.method].label: p.answers for p in policies[: len(training.methods)]}
+    return Found(rows, base_gold, dispersions, examples, facts, told, digest)
 
 
 def _agreement(
@@ -173,7 +187,7 @@ def prepare_setting(
 
 def compare_methods(
     setting: Setting, training: Training, log: Path, show: bool
-) -> tuple[list[Row], str]:
+) -> tuple[list[Policy], str]:
     """Train and measure every policy; return what was measured, and a digest of them all."""
     sets, seeds = setting.questions["training"], setting.seeds
     data = {
@@ -182,13 +196,21 @@ def compare_methods(
     }
     trainers = make_trainers(language_model(setting.base.decoder()), setting.params, training)
 
-    def train(division: str, seed: int, method: str, beta: float) -> Policy:
+    def train(division: str, seed: int, beta: float, method: str) -> Policy:
         rows = data[division, seed][METHODS[method].source]
         params = trainers[method](rows, beta)
-        found = {place: measure(setting, division, place, params, seed) for place in PLACES}
-        return Policy(division, seed, method, beta, found, state_digest(params))
+        answers = {
+            place: draw_answers(setting.instruments, params, setting.questions[place], seed)
+            for place in PLACES
+        }
+        found = {
+            place: measure(setting, division, place, params, drawn)
+            for place, drawn in answers.items()
+        }
+        shown, digest = read_aloud(answers["held_out"]), state_digest(params)
+        return Policy(division, seed, method, beta, found, shown, digest)
 
-    cells = list(itertools.product(setting.opinions, seeds, training.methods, training.betas))
+    cells = list(itertools.product(setting.opinions, seeds, training.betas, training.methods))
     policies = []
     with (
         progress(len(cells), "policies", enabled=show) as told,
@@ -200,7 +222,7 @@ def compare_methods(
             file.write(json.dumps(policy._asdict()) + "\n")
             told(len(policies))
     digests = [state_digest(setting.params), *(policy.digest for policy in policies)]
-    return gather(policies), hashlib.sha256("".join(digests).encode()).hexdigest()
+    return policies, hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def gather(policies: Iterable[Policy]) -> list[Row]:
@@ -217,28 +239,24 @@ def gather(policies: Iterable[Policy]) -> list[Row]:
 
 
 def measure(
-    setting: Setting, division: str, place: str, params: Params, seed: int
+    setting: Setting, division: str, place: str, params: Params, answers: np.ndarray
 ) -> dict[str, float]:
-    """Return all that is measured of one policy in one place.
-
-    Its answers are drawn with the same random numbers as those of all policies of the seed.
-    """
+    """Return all that is measured of one policy, which gave these answers, in one place."""
     instruments, questions = setting.instruments, setting.questions[place]
     rows, before = setting.scored[place]
     rewards = log_probs_of(instruments, params, rows, questions) - before
-    return measure_pairs(questions, setting.opinions[division][place], rewards) | measure_answers(
-        instruments, params, setting.params, questions, jax.random.key(seed)
-    )
+    pairs = measure_pairs(questions, setting.opinions[division][place], rewards)
+    return pairs | measure_answers(instruments, params, setting.params, questions, answers)
 
 
-def gold_of_base(setting: Setting, place: str) -> np.ndarray:
-    """Return the gold of the base model's answers, for every seed."""
-    instruments, questions = setting.instruments, setting.questions[place]
-    return np.array(
-        [
-            measure_answers(
-                instruments, setting.params, setting.params, questions, jax.random.key(seed)
-            )["gold"]
-            for seed in setting.seeds
-        ]
-    )
+def answers_of_base(setting: Setting, place: str) -> list[np.ndarray]:
+    """Return the base model's answers, for every seed."""
+    questions = setting.questions[place]
+    return [
+        draw_answers(setting.instruments, setting.params, questions, seed) for seed in setting.seeds
+    ]
+
+
+def read_aloud(answers: np.ndarray) -> list[str]:
+    """Return an answer to each of the first questions as text."""
+    return [decode(answer) for answer in answers[:SHOWN, 0]]
