@@ -31,9 +31,10 @@ from ctrl_jax.runtime import (
     state_digest,
     write_results,
 )
+from experiments.claims import print_claims
 from experiments.mallows_world import plots, study
 from experiments.mallows_world.base_model import BaseModel
-from experiments.mallows_world.comparison import METHODS, Training
+from experiments.mallows_world.comparison import Training
 from experiments.mallows_world.world import World
 from experiments.preference_training import report, training
 from experiments.preference_training.config import (
@@ -218,7 +219,7 @@ def print_results(found: study.Found) -> None:
     cells = [
         [
             f"{row.division}, {SHORT[row.place]}",
-            METHODS[row.method].label,
+            row.method,
             f"{row.beta:g}",
             *("{:.3f} ± {:.3f}".format(*row.mean_and_error(name)) for name in names),
         ]
@@ -228,8 +229,7 @@ def print_results(found: study.Found) -> None:
     title = f"mean over seeds ± standard error (gold of the base model: {golds})"
     columns = ("world", "method", "beta", "agreed", "divided", "gold", "KL")
     print_table(title, columns, cells)
-    told = [[claim.name, claim.holds, claim.evidence] for claim in found.claims]
-    print_table("claims", ("claim", "holds", "evidence"), told)
+    print_claims(found.claims)
 
 
 def printable(text: str) -> str:

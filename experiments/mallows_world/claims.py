@@ -14,6 +14,10 @@ from experiments.claims import Claim
 from experiments.mallows_world.comparison import METHODS
 from experiments.mallows_world.evaluation import Row
 
+WORLDS = {
+    "text": "divided by the text",
+    "uncertainty": "divided by the base model's uncertainty",
+}
 PLACES = {"held_out": "in distribution", "elsewhere": "out of distribution"}
 
 
@@ -50,7 +54,8 @@ def index_knows(division: str, correlation: float, questions: int) -> Claim:
     chance = float(stats.norm.ppf(0.975) / np.sqrt(questions - 1))
     return Claim(
         f"{division}: index",
-        "the dispersion index of the base model ranks the questions as their dispersion does",
+        f"{WORLDS[division]}: the dispersion index of the base model ranks the questions as their "
+        "dispersion does",
         "yes" if correlation > chance else "no",
         f"rank correlation {correlation:.3f} over pairs; chance stays below {chance:.3f}",
     )
@@ -67,8 +72,9 @@ def _ranks(rows: Sequence[Row], method: str, other: str, part: str) -> Claim | N
     verdict, told = _compare(ours, theirs, f"at beta {betas}")
     return Claim(
         f"{best[0].division}: {method} against {other}, {part} questions",
-        f"{METHODS[method].label} ranks held-out answers to {part} questions by the central "
-        f"ranking better than {METHODS[other].label}, each at its best beta",
+        f"{WORLDS[best[0].division]}: {METHODS[method].label} ranks held-out answers to {part} "
+        f"questions by the central ranking better than {METHODS[other].label}, each at its best "
+        "beta",
         verdict,
         told,
     )
@@ -87,8 +93,8 @@ def _frontier(
     verdict, told = _compare(ours, theirs, f"at KL {kl / 2:.2f} to {kl:.2f}")
     return Claim(
         f"{own[0].division}: {method} against {other}, frontier {PLACES[place]}",
-        f"{PLACES[place]}, answers of {METHODS[method].label} have plainer words than those of "
-        f"{METHODS[other].label} at the same divergence",
+        f"{WORLDS[own[0].division]}: {PLACES[place]}, answers of {METHODS[method].label} have "
+        f"plainer words than those of {METHODS[other].label} at the same divergence",
         verdict,
         told,
     )

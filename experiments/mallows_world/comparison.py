@@ -84,10 +84,10 @@ def _phi(scores, beta):
 
 METHODS: Mapping[str, Method] = {
     "dpo": Method("DPO", _dpo, ""),
-    "theta_true": Method("Mallows-θ, true", _theta, "true"),
-    "theta_estimated": Method("Mallows-θ, estimated", _theta, "estimated"),
-    "phi_true": Method("Mallows-φ, true", _phi, "true"),
-    "phi_estimated": Method("Mallows-φ, estimated", _phi, "estimated"),
+    "theta_true": Method("Mallows-θ with the true φ", _theta, "true"),
+    "theta_estimated": Method("Mallows-θ with an estimated φ", _theta, "estimated"),
+    "phi_true": Method("Mallows-φ with the true φ", _phi, "true"),
+    "phi_estimated": Method("Mallows-φ with an estimated φ", _phi, "estimated"),
 }
 
 

@@ -33,7 +33,7 @@ def draw_frontiers(path: Path, rows: Sequence[Row], base: Mapping[str, np.ndarra
             own = [row for row in rows if (row.division, row.place) == (division, place)]
             _draw_frontier(axis, own, base[place].mean())
             axis.set_title(f"{words}\n{WORLDS[division]}", fontsize=10)
-    axes[0, 0].legend(frameon=False, fontsize=8, title="loss, dispersion")
+    axes[0, 0].legend(frameon=False, fontsize=8)
     save(figure, path)
 
 
