@@ -9,6 +9,7 @@ from experiments.figures import plt, save
 from experiments.mallows_world.claims import PLACES, best_row
 from experiments.mallows_world.comparison import METHODS
 from experiments.mallows_world.evaluation import Row
+from experiments.mallows_world.study import Dispersions
 
 COLOURS = {
     "dpo": "#000000",
@@ -88,19 +89,12 @@ def draw_accuracies(path: Path, rows: Sequence[Row]) -> None:
     save(figure, path)
 
 
-def draw_dispersions(path: Path, found: Mapping[str, tuple[np.ndarray, np.ndarray, float]]) -> None:
-    """Draw estimated against true phi of the training pairs.
-
-    Args:
-        path: the file.
-        found: true phi, estimated phi and their rank correlation, by division.
-    """
+def draw_dispersions(path: Path, found: Mapping[str, Dispersions]) -> None:
+    """Draw estimated against true phi of the training pairs, by division."""
     figure, axes = plt.subplots(1, len(found), figsize=(5 * len(found), 4), squeeze=False)
-    for axis, (division, (true, estimated, correlation)) in zip(
-        axes[0], found.items(), strict=True
-    ):
-        axis.plot(true, estimated, ".", markersize=2.5, alpha=0.3, color="#0072B2")
+    for axis, (division, own) in zip(axes[0], found.items(), strict=True):
+        axis.plot(own.true, own.estimated, ".", markersize=2.5, alpha=0.3, color="#0072B2")
         axis.plot([0, 1], [0, 1], color="black", linewidth=0.8, linestyle=":")
         axis.set(xlim=(0, 1), ylim=(0, 1), xlabel="true φ", ylabel="estimated φ")
-        axis.set_title(f"{WORLDS[division]}\nrank correlation {correlation:.2f}", fontsize=10)
+        axis.set_title(f"{WORLDS[division]}\nrank correlation {own.correlation:.2f}", fontsize=10)
     save(figure, path)
