@@ -27,6 +27,7 @@ from ctrl_jax.algorithms.discrete_policy_optimization import (
     make_discrete_ppo,
 )
 from ctrl_jax.algorithms.lm_preference import LMPreference, LMState, make_lm_preference
+from ctrl_jax.algorithms.lm_sampling import divergence_along, sample_answers
 from ctrl_jax.algorithms.offline_preference import PairBatch, make_offline_preference
 from ctrl_jax.algorithms.q_learning import QLearningConfig, QLearningState, make_q_learning
 from ctrl_jax.algorithms.reward_direction import RewardDirection, known_score
@@ -61,6 +62,7 @@ __all__ = [
     "RewardDirection",
     "Rollout",
     "UpdateConfig",
+    "divergence_along",
     "known_score",
     "make_consistency_training",
     "make_cpg",
@@ -80,6 +82,7 @@ __all__ = [
     "make_score_pretraining",
     "make_value_gradient",
     "roll_out",
+    "sample_answers",
     "score_answers",
     "uniform_times",
 ]

@@ -10,6 +10,7 @@ from ctrl_jax.networks.decoder_config import (
     Llama3Scaling,
     Rotary,
 )
+from ctrl_jax.networks.decoding import Decoding, make_decoding
 from ctrl_jax.networks.diffusion_model import DiffusionSpec
 from ctrl_jax.networks.dit import DiT
 from ctrl_jax.networks.functional import as_model, count_parameters
@@ -30,6 +31,7 @@ __all__ = [
     "MLP",
     "NCSNPP",
     "DecoderConfig",
+    "Decoding",
     "DiT",
     "DiffusionSpec",
     "ImageDiffusionSpec",
@@ -53,6 +55,7 @@ __all__ = [
     "count_parameters",
     "language_model",
     "lora",
+    "make_decoding",
     "pack_pairs",
     "partition_specs",
     "positions_of",

@@ -6,11 +6,14 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from ctrl_jax.algorithms import make_reference_pass, score_answers
-from ctrl_jax.algorithms.answer_scores import Reference
-from ctrl_jax.algorithms.lm_sampling import divergence_along, sample_answers
-from ctrl_jax.networks import DecoderConfig, language_model
-from ctrl_jax.networks.decoding import make_decoding
+from ctrl_jax.algorithms import (
+    Reference,
+    divergence_along,
+    make_reference_pass,
+    sample_answers,
+    score_answers,
+)
+from ctrl_jax.networks import DecoderConfig, language_model, make_decoding
 
 
 class Instruments(NamedTuple):

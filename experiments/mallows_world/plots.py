@@ -79,7 +79,13 @@ def draw_accuracies(path: Path, rows: Sequence[Row]) -> None:
                 x = place * (len(methods) + 1) + i
                 label = METHODS[name].label if place == 0 else None
                 axis.bar(x, mean, yerr=error, color=COLOURS[name], alpha=full, label=label)
-                axis.text(x, mean + error + 0.005, f"β {row.beta:g}", ha="center", fontsize=7)
+                axis.text(
+                    x,
+                    mean + np.nan_to_num(error) + 0.005,
+                    f"β {row.beta:g}",
+                    ha="center",
+                    fontsize=7,
+                )
         middle = (len(methods) - 1) / 2
         axis.set_xticks([middle, middle + len(methods) + 1], ["agreed", "divided"])
         axis.set(ylim=(0.45, 1), ylabel="accuracy against the central ranking")
