@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ctrl_jax.networks import LoRA
 from ctrl_jax.networks.decoding import make_decoding
 from ctrl_jax.networks.transformer import language_model
-from tests.networks.decoders import CONFIGS, GPT2, SIZES, moved
+from tests.networks.decoders import CONFIGS, GPT2, QWEN, SIZES, moved
 
 TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, SIZES["vocabulary"], (3, 9)))
 
@@ -27,6 +28,19 @@ def test_parts_give_the_states_of_the_whole(name):
     whole = model.apply(params, TOKENS)
     np.testing.assert_allclose(jnp.concatenate(parts, axis=1), whole, rtol=2e-5, atol=2e-5)
     np.testing.assert_array_equal(decoding.head(params), model.head(params))
+
+
+def test_adapters_and_bfloat16():
+    """States are of order one and have eight bits."""
+    options = {"lora": LoRA(rank=2), "dtype": jnp.bfloat16}
+    model, decoding = language_model(QWEN, **options), make_decoding(QWEN, **options)
+    params = moved(model)
+    first, memory = decoding.read(params, decoding.start(3, 9), TOKENS[:, :5], 0)
+    second, _ = decoding.read(params, memory, TOKENS[:, 5:], 5)
+    parts, whole = jnp.concatenate([first, second], axis=1), model.apply(params, TOKENS)
+    assert parts.dtype == whole.dtype == jnp.bfloat16
+    difference = parts.astype(jnp.float32) - whole.astype(jnp.float32)
+    assert float(jnp.sqrt(jnp.mean(difference**2))) < 0.02
 
 
 def test_a_text_longer_than_the_table_is_refused():
