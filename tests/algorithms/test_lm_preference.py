@@ -149,6 +149,12 @@ def test_a_pair_of_no_weight_is_as_if_absent(rows):
     assert largest_difference(one.params, other.params) < 2e-6
 
 
+def test_a_batch_of_no_weight_changes_nothing(rows):
+    state, metrics = one_step(rows._replace(weights=0 * rows.weights))
+    assert float(metrics["update/finite"]) == 1.0 and int(metrics["update/skipped"]) == 0
+    assert largest_difference(state.params, PARAMS) == 0.0 and np.isnan(metrics["loss"])
+
+
 def test_adapters_learn_alone(rows):
     """They start from zero log-ratios, and nothing else moves, not by a bit."""
     lora = LoRA(rank=2, alpha=6.0, targets=("query", "value", "down"))
