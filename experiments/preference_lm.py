@@ -42,7 +42,7 @@ from experiments.preference_training.config import (
     Optimisation,
     Texts,
 )
-from experiments.preference_training.model import save_model
+from experiments.preference_training.model import MODEL, check_place, save_model
 from experiments.preference_training.training import Settings
 from experiments.tables import print_table
 
@@ -131,6 +131,7 @@ def run_model(config: Config) -> Path:
     """Train a user's model."""
     began = time.monotonic()
     mesh, settings = prepare(config.run), config.settings()
+    check_place(config.run.out)
     inputs = training.load_inputs(settings, mesh)
     options, plain = config.run, dataclasses.asdict(config)
     run = open_run(NAME, plain, out=options.out, resume=options.resume, seed=options.seed)
@@ -147,7 +148,7 @@ def run_model(config: Config) -> Path:
         digest=state_digest(outcome.params),
         seconds=time.monotonic() - began,
     )
-    save_model(run.folder / "model", inputs.trained, outcome.params, mesh)
+    save_model(run.folder / MODEL, inputs.trained, outcome.params, mesh)
     if jax.process_index() == 0:
         report.draw_curves(run.folder / "curves.png", read_metrics(run.metrics))
         scale = metrics.get("dispersion/scale")

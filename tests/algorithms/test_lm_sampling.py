@@ -91,5 +91,5 @@ def test_the_temperature_may_be_traced():
 def test_what_is_refused():
     with pytest.raises(ValueError, match="length must be at least 1, got 0"):
         sample_answers(jax.random.key(0), DECODING, POLICY, PROMPT, 0)
-    with pytest.raises(ValueError, match="temperature must be a positive finite number, got 0.0"):
+    with pytest.raises(ValueError, match="temperature must be a positive finite number"):
         sample_answers(jax.random.key(0), DECODING, POLICY, PROMPT, 1, temperature=0.0)
