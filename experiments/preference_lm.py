@@ -55,6 +55,7 @@ SOURCE = "arXiv 2405.14953, sections 2-5"
 EXPECTED = {"claims": "what the paper reports holds; each claim says whether it does here"}
 
 
+OF_A_WORLD = ("base", "world", "training")
 OF_A_MODEL = ("objective", "texts", "adapters", "optimisation", "evaluation")
 
 
@@ -107,6 +108,11 @@ class Config:
         groups = {name: getattr(self, name) for name in OF_A_MODEL}
         return Settings(model=self.model, data=self.data, run=self.run, **groups)
 
+    def _options(self, groups: tuple[str, ...]) -> list[str]:
+        return [
+            f"{g}.{field.name}" for g in groups for field in dataclasses.fields(getattr(self, g))
+        ]
+
     def validate(self) -> None:
         """Raise ValueError for options that do not fit together."""
         if (self.model is None) != (self.data is None):
@@ -115,9 +121,10 @@ class Config:
             raise refuse(given, getattr(self, given), rule, f"give --{missing} too, or neither")
         if self.model is not None:
             repair = "leave it out, or leave out --model and --data"
-            check_unused(self, ("base", "world", "training"), "--model brings its own", repair)
+            check_unused(self, self._options(OF_A_WORLD), "--model brings its own", repair)
             return
-        check_unused(self, OF_A_MODEL, "it is of a run with --model", "give --model and --data")
+        repair = "give --model and --data"
+        check_unused(self, self._options(OF_A_MODEL), "it is of a run with --model", repair)
         # Unlike other runs of minutes this one can be resumed: after its longest part.
         check_small_run(dataclasses.replace(self.run, resume="never"))
 

@@ -23,7 +23,8 @@ class Objective:
     """Mallows losses weigh pairs by how much people agree on the prompt."""
 
     beta: float = 0.1
-    """Inverse temperature: the larger, the nearer to the reference model."""
+    """Inverse temperature: the larger, the nearer to the reference model. Of simpo, where 2 is
+    usual, it multiplies the difference of mean log-probabilities; of orpo the odds ratio's term."""
 
     dispersion: Literal["estimated", "data"] = "estimated"
     """Of Mallows losses: estimated, from the entropy of the reference model, scaled so that the

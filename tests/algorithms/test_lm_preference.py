@@ -85,6 +85,26 @@ def test_the_loss_starts_at_log_two(rows):
         np.testing.assert_allclose(metrics[name], expected, rtol=1e-5)
 
 
+def test_metrics_are_weighted_means_over_the_pairs(rows):
+    """Away from the reference, by known log-ratios."""
+    ratios = np.where(rows.numbers[..., None] < 0, 0.0, GENERATOR.normal(size=rows.reference.shape))
+    shifted = rows._replace(reference=(rows.reference - ratios).astype(np.float32))
+    _, metrics = one_step(shifted, config=LMPreference(beta=2.0))
+    chosen, rejected = ratios[..., 0], ratios[..., 1]
+    expected = {
+        "loss": np.log1p(np.exp(-BETA * (chosen - rejected))),
+        "rewards/chosen": 2 * chosen,
+        "rewards/rejected": 2 * rejected,
+        "rewards/margins": 2 * (chosen - rejected),
+        "rewards/accuracies": chosen > rejected,
+        "logps/chosen": rows.reference[..., 0],
+        "logps/rejected": rows.reference[..., 1],
+    }
+    for name, values in expected.items():
+        value = np.average(values, weights=rows.weights)
+        np.testing.assert_allclose(metrics[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
 def test_the_exact_link_starts_on_the_right_of_its_jump(rows):
     """-log g(0+), g(0+) = 1/(1 - phi) + 1/log phi; a log-ratio of -1e-9 would land on the left."""
     _, metrics = one_step(rows, mallows_phi)
