@@ -44,7 +44,7 @@ from experiments.preference_training.config import (
     Optimisation,
     Texts,
 )
-from experiments.preference_training.model import save_model
+from experiments.preference_training.model import MODEL, check_place, save_model
 from experiments.preference_training.training import Settings
 from experiments.tables import print_table
 
@@ -58,6 +58,7 @@ SHORT = {"held_out": "in", "elsewhere": "out"}
 EXPECTED = {"claims": "what the paper reports holds; each claim says whether it does here"}
 
 
+OF_A_WORLD = ("base", "world", "training")
 OF_A_MODEL = ("objective", "texts", "adapters", "optimisation", "evaluation")
 
 
@@ -110,6 +111,11 @@ class Config:
         groups = {name: getattr(self, name) for name in OF_A_MODEL}
         return Settings(model=self.model, data=self.data, run=self.run, **groups)
 
+    def _options(self, groups: tuple[str, ...]) -> list[str]:
+        return [
+            f"{g}.{field.name}" for g in groups for field in dataclasses.fields(getattr(self, g))
+        ]
+
     def validate(self) -> None:
         """Raise ValueError for options that do not fit together."""
         if (self.model is None) != (self.data is None):
@@ -118,9 +124,10 @@ class Config:
             raise refuse(given, getattr(self, given), rule, f"give --{missing} too, or neither")
         if self.model is not None:
             repair = "leave it out, or leave out --model and --data"
-            check_unused(self, ("base", "world", "training"), "--model brings its own", repair)
+            check_unused(self, self._options(OF_A_WORLD), "--model brings its own", repair)
             return
-        check_unused(self, OF_A_MODEL, "it is of a run with --model", "give --model and --data")
+        repair = "give --model and --data"
+        check_unused(self, self._options(OF_A_MODEL), "it is of a run with --model", repair)
         # Unlike other runs of minutes this one can be resumed: after its longest part.
         check_small_run(dataclasses.replace(self.run, resume="never"))
 
@@ -134,6 +141,7 @@ def run_model(config: Config) -> Path:
     """Train a user's model."""
     began = time.monotonic()
     mesh, settings = prepare(config.run), config.settings()
+    check_place(config.run.out)
     inputs = training.load_inputs(settings, mesh)
     options, plain = config.run, dataclasses.asdict(config)
     run = open_run(NAME, plain, out=options.out, resume=options.resume, seed=options.seed)
@@ -150,7 +158,7 @@ def run_model(config: Config) -> Path:
         digest=state_digest(outcome.params),
         seconds=time.monotonic() - began,
     )
-    save_model(run.folder / "model", inputs.trained, outcome.params, mesh)
+    save_model(run.folder / MODEL, inputs.trained, outcome.params, mesh)
     if jax.process_index() == 0:
         report.draw_curves(run.folder / "curves.png", read_metrics(run.metrics))
         scale = metrics.get("dispersion/scale")

@@ -6,7 +6,8 @@ the tokens of y and its end token, one descends
     sum_i w_i loss(rho_w, rho_l, ...)_i / sum_i w_i                                        (1)
 
 over the pairs i of a batch: for instance `preference.dpo`, or `preference.mallows_theta` with the
-dispersion phi(x) of opinions on x. `answer_scores` says how the log-ratios are computed.
+dispersion phi(x) of opinions on x. `answer_scores` says how the log-ratios are computed. A batch
+that weighs nothing has a gradient of zero, and its metrics are NaN.
 
 Source: Rafailov et al. 2023 (arXiv 2305.18290); Mallows: Chen et al. 2024 (arXiv 2405.14953).
 """
@@ -136,7 +137,8 @@ def make_lm_preference(
 
         gradient, sums = _accumulated(objective, state.policy.params, rows, config.accumulate)
         weight = jnp.sum(rows.weights)
-        gradient = jax.tree.map(lambda g: g / weight.astype(g.dtype), gradient)
+        held = jnp.where(weight > 0, weight, 1.0)
+        gradient = jax.tree.map(lambda g: g / held.astype(g.dtype), gradient)
         policy, finite = apply_gradient(state.policy, gradient, optimizer)
         average = state.average
         if average is not None:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from ctrl_jax._typing import Params
+from ctrl_jax.losses.preference_pair import Number, require_positive_scalars
 from ctrl_jax.networks.decoding import Decoding
 from ctrl_jax.networks.transformer import LanguageModel
 
@@ -24,7 +25,7 @@ def sample_answers(
     prompts: Int[Array, "batch prompt"],
     length: int,
     *,
-    temperature: float = 1.0,
+    temperature: Number = 1.0,
 ) -> Int[Array, "batch length"]:
     """Draw an answer to every prompt, token by token; an answer does not depend on its batch-mates.
 
@@ -42,8 +43,7 @@ def sample_answers(
     """
     if length < 1:
         raise ValueError(f"sample_answers: length must be at least 1, got {length}.")
-    if not temperature > 0:
-        raise ValueError(f"sample_answers: temperature must be positive, got {temperature}.")
+    require_positive_scalars("sample_answers", temperature=temperature)
     batch, first = prompts.shape
     head = decoding.head(params)
     hidden, memory = decoding.read(params, decoding.start(batch, first + length), prompts, 0)

@@ -20,6 +20,8 @@ from jaxtyping import Float, Int
 
 Rows = Any  # NumPy on the host, JAX in a program
 CHOSEN, REJECTED = 0, 1
+# Weights and dispersions are kept in float32.
+GREATEST, LEAST = float(np.finfo(np.float32).max), float(np.finfo(np.float32).tiny)
 
 
 class TokenPair(NamedTuple):
@@ -211,15 +213,15 @@ def _check(pairs: Sequence[TokenPair], length: int | None, pairs_per_row: int | 
                 raise ValueError(
                     f"pack_pairs: pair {n} has no token in its {name}; leave the pair out."
                 )
-        if not (np.isfinite(pair.weight) and pair.weight >= 0):
+        if not 0 <= pair.weight <= GREATEST:
             raise ValueError(
                 f"pack_pairs: the weight of pair {n} must be finite and at least 0, "
                 f"got {pair.weight!r}."
             )
-        if pair.dispersion is not None and not 0 < pair.dispersion <= 1:
+        if pair.dispersion is not None and not LEAST <= pair.dispersion <= 1:
             raise ValueError(
-                f"pack_pairs: the dispersion of pair {n} must lie in (0, 1], "
-                f"got {pair.dispersion!r}."
+                f"pack_pairs: the dispersion of pair {n} must lie in (0, 1], from "
+                f"{LEAST:.2g} on, got {pair.dispersion!r}."
             )
         if length is not None and pair.tokens > length:
             raise ValueError(

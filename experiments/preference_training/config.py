@@ -23,7 +23,8 @@ class Objective:
     """Mallows losses weigh pairs by how much people agree on the prompt."""
 
     beta: float = 0.1
-    """Inverse temperature: the larger, the nearer to the reference model."""
+    """Inverse temperature: the larger, the nearer to the reference model. Of simpo, where 2 is
+    usual, it multiplies the difference of mean log-probabilities; of orpo the odds ratio's term."""
 
     dispersion: Literal["estimated", "data"] = "estimated"
     """Of Mallows losses: estimated, from the entropy of the reference model, scaled so that the
@@ -54,9 +55,9 @@ class Objective:
                 raise refuse(name, getattr(self, name), rule, "leave it out")
 
     @property
-    def uses_dispersion(self) -> bool:
-        """Whether the loss looks at the dispersion of a prompt."""
-        return "dispersion" in LOSSES[self.loss].options
+    def estimates_dispersion(self) -> bool:
+        """Whether the loss looks at the dispersion of a prompt, and it comes from the model."""
+        return "dispersion" in LOSSES[self.loss].options and self.dispersion == "estimated"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +92,9 @@ class Texts:
         if self.held_out in (0, 1) and self.evaluation_data is None:
             rule = "some data must be trained on and some evaluated"
             raise refuse("texts.held_out", self.held_out, rule, "give 0.1, or an evaluation file")
+        if self.evaluation_data is not None and self.held_out != type(self)().held_out:
+            rule = "with --texts.evaluation-data nothing is held out"
+            raise refuse("texts.held_out", self.held_out, rule, "leave one of the two out")
         check_count("texts.max_length", self.max_length, least=2)
         if self.max_prompt_length is not None:
             check_count("texts.max_prompt_length", self.max_prompt_length)

@@ -69,6 +69,7 @@ def load_data(
         for name, some in (("training", train), ("evaluation", held_out))
     ]
     _check_tokens([*pairs[0], *pairs[1]], network)
+    _check_weights(pairs)
     longest = max(pair.tokens for some in pairs for pair in some)
     length = texts.row_length or -(-longest // 64) * 64
     most = None if texts.packing else 1
@@ -149,6 +150,12 @@ def _prompts(
     """Different prompts that leave room for an answer."""
     room = _positions(network) - evaluation.answer_length
     prompts = {tuple(pair.prompt): None for pair in pairs if len(pair.prompt) <= room}
+    if evaluation.prompts and not prompts:
+        text = (
+            f"evaluation.answer_length: no held-out prompt leaves room for "
+            f"{evaluation.answer_length} tokens in the model's positions; the KL is not measured"
+        )
+        warnings.warn(text, RunWarning, stacklevel=2)
     return [*prompts][: evaluation.prompts]
 
 
@@ -169,6 +176,13 @@ def _check_tokens(pairs: Sequence[TokenPair], network: DecoderConfig) -> None:
     if largest >= network.vocabulary:
         rule = f"the tokenizer's ids must be below the model's vocabulary of {network.vocabulary}"
         raise refuse("model", f"token {largest}", rule, "give a model with its own tokenizer")
+
+
+def _check_weights(pairs: Sequence[Sequence[TokenPair]]) -> None:
+    for name, some in zip(("training", "evaluation"), pairs, strict=True):
+        if not any(pair.weight for pair in some):
+            rule = f"no {name} pair would count"
+            raise refuse("data: weight", "0 everywhere", rule, "give some a positive one")
 
 
 def _counts(pairs: Sequence[Sequence[TokenPair]], rows: Sequence[PreferenceRows]) -> dict[str, int]:

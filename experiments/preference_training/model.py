@@ -1,5 +1,6 @@
 """The model that is trained: read from a folder, with or without adapters, and written back."""
 
+import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +11,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ctrl_jax._typing import Params
 from ctrl_jax.networks import LanguageModel, LoRA, language_model, lora, partition_specs
 from ctrl_jax.pretrained import PretrainedDecoder, load_decoder, load_tokenizer, save_decoder
+from ctrl_jax.runtime import refuse
+
+MODEL = "model"
+"""The folder of the trained model, in that of the run."""
 
 
 class Trained(NamedTuple):
@@ -73,12 +78,26 @@ def state_shardings(state: Any, mesh: Mesh, *, fully: bool) -> Any:
 def save_model(folder: Path, trained: Trained, params: Params, mesh: Mesh) -> None:
     """Write a folder that transformers loads, adapters merged, with the tokenizer.
 
-    Where the folder is there already, a resumed run that had ended, it stays.
+    The whole folder or none; the one that a resumed run had left, which had ended, is replaced.
     """
     if trained.adapters is not None:
         params = lora.merge(params, trained.adapters)
     everywhere = NamedSharding(mesh, PartitionSpec())
     params = jax.tree.map(lambda leaf: jax.device_put(leaf, everywhere), params)
-    if jax.process_index() == 0 and not folder.exists():
-        save_decoder(folder, trained.pretrained.record, jax.device_get(params))
-        trained.tokenizer.save_pretrained(folder)
+    if jax.process_index() == 0:
+        unfinished = folder.with_name(f"{folder.name}.unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        save_decoder(unfinished, trained.pretrained.record, jax.device_get(params))
+        trained.tokenizer.save_pretrained(unfinished)
+        shutil.rmtree(folder, ignore_errors=True)
+        unfinished.rename(folder)
+
+
+def check_place(out: str | None) -> None:
+    """Raise ValueError where the run's folder holds a model that no run has left there."""
+    if out is None or not (Path(out) / MODEL).exists():
+        return
+    # A run writes its results before its model.
+    if not all((Path(out) / name).exists() for name in ("config.json", "results.json")):
+        rule = f"it holds a folder `{MODEL}`, where the trained model would go"
+        raise refuse("out", out, rule, "give another --out")

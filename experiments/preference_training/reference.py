@@ -1,6 +1,7 @@
 """What the reference model says of the data: computed once, kept in the run's folder."""
 
 import hashlib
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +16,7 @@ from ctrl_jax.algorithms import Reference, make_reference_pass
 from ctrl_jax.losses import preference
 from ctrl_jax.networks import LanguageModel, PreferenceRows
 from ctrl_jax.networks.preference_rows import pad_rows, take_rows
-from ctrl_jax.runtime import own_part, progress, shard_batch
+from ctrl_jax.runtime import own_part, progress, shard_batch, state_digest
 
 
 class Referred(NamedTuple):
@@ -39,7 +40,8 @@ def refer(
     """Return rows with their reference, read from a file or computed and written there.
 
     Args:
-        file: kept for a resumed run, which must not compute them again from other bits.
+        file: kept for a resumed run, which must not compute them again from other bits; what is
+            damaged, or of another model or other data, is computed again.
         model: the model that is trained.
         params: its pretrained parameters.
         parts: rows by name.
@@ -48,7 +50,7 @@ def refer(
         chunk: as in training.
         show: whether to show progress.
     """
-    digest = _digest(parts)
+    digest = _digest(model, params, parts)
     kept = _read(file, digest)
     if kept is None:
         run = _compiled(model, mesh, chunk)
@@ -76,10 +78,14 @@ def refer(
 
 
 def estimate_dispersion(parts: dict[str, Referred]) -> tuple[dict[str, Referred], float]:
-    """Return rows with phi from the index, and the scale: 1 in the mean over the training pairs."""
+    """Return rows with phi from the index, and the scale, by which -2 log phi has the mean 1.
+
+    The mean is over the training pairs with their weights: one of weight 2 is as two of them.
+    """
     train = parts["train"]
     there = train.rows.numbers >= 0
-    scale = preference.dispersion_scale(jnp.asarray(train.index[there]))
+    index, weights = (jnp.asarray(part[there]) for part in (train.index, train.rows.weights))
+    scale = preference.dispersion_scale(index, weights=weights)
 
     def with_phi(part: Referred) -> Referred:
         phi = preference.dispersion_from_index(jnp.asarray(part.index), scale)
@@ -97,9 +103,10 @@ def _compiled(
     return lambda params, rows: run(params, shard_batch(mesh, own_part(rows)))
 
 
-def _digest(parts: dict[str, PreferenceRows]) -> str:
-    """What the reference depends on besides the options, which a resumed run keeps."""
-    found = hashlib.sha256()
+def _digest(model: LanguageModel, params: Params, parts: dict[str, PreferenceRows]) -> str:
+    """The model with the type of its arithmetic, and the data."""
+    arithmetic = jax.eval_shape(model.head, params).dtype
+    found = hashlib.sha256(f"{state_digest(params)} {arithmetic}".encode())
     for rows in parts.values():
         for leaf in (rows.tokens, rows.texts, rows.branches):
             found.update(np.ascontiguousarray(leaf).tobytes())
@@ -110,7 +117,7 @@ def _read(file: Path, digest: str) -> dict[str, np.ndarray] | None:
     try:
         with np.load(file, allow_pickle=False) as archive:
             kept = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError):
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
         return None
     return kept if str(kept.pop("digest", "")) == digest else None
 

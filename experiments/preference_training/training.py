@@ -125,6 +125,9 @@ def load_inputs(settings: Settings, mesh: Mesh) -> Inputs:
         raise refuse("dispersion", "data", rule, "add it, or leave it out to estimate it")
     if settings.objective.dispersion == "data" and data.held_out.dispersion is None:
         raise refuse("dispersion", "data", "the evaluation data has none", "add it")
+    if settings.objective.estimates_dispersion and data.train.dispersion is not None:
+        text = "data: its key `dispersion` is not used but estimated; --dispersion data uses it"
+        warnings.warn(text, RunWarning, stacklevel=2)
     return Inputs(trained, data, mesh)
 
 
@@ -305,7 +308,7 @@ def _refer(
         chunk=options.chunk,
         show=settings.run.progress,
     )
-    if not settings.objective.uses_dispersion or settings.objective.dispersion == "data":
+    if not settings.objective.estimates_dispersion:
         return parts, {}
     parts, scale = estimate_dispersion(parts)
     return parts, {"dispersion/scale": scale}

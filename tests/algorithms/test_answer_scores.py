@@ -109,3 +109,12 @@ def test_losses_of_log_ratios_need_a_reference():
     with pytest.raises(ValueError, match="without reference"):
         _ = scores.log_ratios
     np.testing.assert_allclose(scores.mean_log_probs[0], scores.log_probs[0] / scores.tokens[0])
+    reference = np.zeros((*rows.weights.shape, 2), np.float32)
+    scores = score_answers(model, moved(model), rows._replace(reference=reference))
+    for means, both in (
+        (scores.mean_log_ratios, scores.log_ratios),
+        (scores.mean_log_probs, scores.log_probs),
+    ):
+        for mean, total, tokens in zip(means, both, scores.tokens, strict=True):
+            np.testing.assert_allclose(mean, total / tokens)
+            assert (np.abs(mean - total) > 0.1).any()

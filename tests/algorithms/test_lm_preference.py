@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from functools import partial
 from typing import Any
 
 import jax
@@ -85,6 +86,26 @@ def test_the_loss_starts_at_log_two(rows):
         np.testing.assert_allclose(metrics[name], expected, rtol=1e-5)
 
 
+def test_metrics_are_weighted_means_over_the_pairs(rows):
+    """Away from the reference, by known log-ratios."""
+    ratios = np.where(rows.numbers[..., None] < 0, 0.0, GENERATOR.normal(size=rows.reference.shape))
+    shifted = rows._replace(reference=(rows.reference - ratios).astype(np.float32))
+    _, metrics = one_step(shifted, config=LMPreference(beta=2.0))
+    chosen, rejected = ratios[..., 0], ratios[..., 1]
+    expected = {
+        "loss": np.log1p(np.exp(-BETA * (chosen - rejected))),
+        "rewards/chosen": 2 * chosen,
+        "rewards/rejected": 2 * rejected,
+        "rewards/margins": 2 * (chosen - rejected),
+        "rewards/accuracies": chosen > rejected,
+        "logps/chosen": rows.reference[..., 0],
+        "logps/rejected": rows.reference[..., 1],
+    }
+    for name, values in expected.items():
+        value = np.average(values, weights=rows.weights)
+        np.testing.assert_allclose(metrics[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
 def test_the_exact_link_starts_on_the_right_of_its_jump(rows):
     """-log g(0+), g(0+) = 1/(1 - phi) + 1/log phi; a log-ratio of -1e-9 would land on the left."""
     _, metrics = one_step(rows, mallows_phi)
@@ -98,6 +119,18 @@ def test_the_exact_link_starts_on_the_right_of_its_jump(rows):
     jumped = preference.mallows_phi(zero - 1e-9, zero, beta=BETA, dispersion=phi)
     np.testing.assert_allclose(np.sum(weights * jumped) / weights.sum(), left, rtol=1e-5)
     assert left - expected > 0.1
+
+
+def test_what_rounding_leaves_counts_as_zero(rows):
+    """Four units in the last place on the wrong side of the jump, as another program may have."""
+    away = rows.reference + 4 * np.spacing(np.abs(rows.reference))
+    scores = jax.jit(partial(score_answers, MODEL))(PARAMS, rows._replace(reference=away))
+    for ratio in scores.log_ratios:
+        np.testing.assert_array_equal(ratio, 0.0)
+    far = score_answers(MODEL, PARAMS, rows._replace(reference=rows.reference - 1e-3))
+    there = rows.numbers.reshape(-1) >= 0
+    for ratio in far.log_ratios:
+        np.testing.assert_allclose(ratio[there], 1e-3, atol=1e-4)
 
 
 def test_rounding_has_a_gradient(rows):
@@ -147,6 +180,12 @@ def test_a_pair_of_no_weight_is_as_if_absent(rows):
     one, _ = one_step(rows._replace(weights=weights))
     other, _ = one_step(without)
     assert largest_difference(one.params, other.params) < 2e-6
+
+
+def test_a_batch_of_no_weight_changes_nothing(rows):
+    state, metrics = one_step(rows._replace(weights=0 * rows.weights))
+    assert float(metrics["update/finite"]) == 1.0 and int(metrics["update/skipped"]) == 0
+    assert largest_difference(state.params, PARAMS) == 0.0 and np.isnan(metrics["loss"])
 
 
 def test_adapters_learn_alone(rows):

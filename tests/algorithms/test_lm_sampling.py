@@ -80,8 +80,16 @@ def test_an_answer_does_not_depend_on_its_batch_mates():
     np.testing.assert_array_equal(sample_answers(key, DECODING, POLICY, prompts[:1], 8), every[:1])
 
 
+def test_the_temperature_may_be_traced():
+    drawn = jax.jit(
+        lambda t: sample_answers(jax.random.key(1), DECODING, POLICY, PROMPT, 4, temperature=t)
+    )(0.5)
+    expected = sample_answers(jax.random.key(1), DECODING, POLICY, PROMPT, 4, temperature=0.5)
+    np.testing.assert_array_equal(drawn, expected)
+
+
 def test_what_is_refused():
     with pytest.raises(ValueError, match="length must be at least 1, got 0"):
         sample_answers(jax.random.key(0), DECODING, POLICY, PROMPT, 0)
-    with pytest.raises(ValueError, match=r"temperature must be positive, got 0\.0"):
+    with pytest.raises(ValueError, match="temperature must be a positive finite number"):
         sample_answers(jax.random.key(0), DECODING, POLICY, PROMPT, 1, temperature=0.0)

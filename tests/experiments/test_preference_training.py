@@ -19,13 +19,17 @@ from ctrl_jax.networks import DecoderConfig, Rotary, language_model
 from ctrl_jax.networks.preference_rows import TokenPair, pack_pairs
 from ctrl_jax.pretrained import load_decoder
 from ctrl_jax.pretrained.preference_record import PreferenceRecord
-from ctrl_jax.runtime import command, state_digest
+from ctrl_jax.runtime import MeshOptions, command, make_mesh, state_digest
 from experiments.preference_lm import Config, main
 from experiments.preference_training import model as models
+from experiments.preference_training.config import Optimisation
 from experiments.preference_training.data import batch_of, hold_out
 from experiments.preference_training.divergence import make_divergence, pad_prompts
 from experiments.preference_training.losses import LOSSES, make_loss
+from experiments.preference_training.reference import Referred, estimate_dispersion, refer
+from experiments.preference_training.training import make_optimizer
 from tests.experiments.byte_model import Bytes, write_data, write_model
+from tests.oracles import mallows
 from tests.runtime.processes import free_port, run_python, start_python
 
 pytestmark = pytest.mark.usefixtures("optimised", "bytes_for_all")
@@ -112,6 +116,63 @@ def test_a_killed_run_continues_bitwise(files, finished, tmp_path):
     assert (out / "metrics.jsonl").read_text() == (folder / "metrics.jsonl").read_text()
 
 
+def refer_rows(file, model, params, rows):
+    mesh = make_mesh(MeshOptions())
+    return refer(file, model, params, {"train": rows}, mesh, at_a_time=2, chunk=None, show=False)
+
+
+def test_a_reference_is_of_its_model_and_whole(tmp_path):
+    """What another model left, or half a file, is not taken for what this model says."""
+    config = DecoderConfig(3, 8, 1, 2, 2, 4, 8, Rotary(base=10.0))
+    model, file = language_model(config), tmp_path / "reference.npz"
+    one, other = (jax.jit(model.init)(jax.random.key(n)) for n in range(2))
+    rows = pack_pairs([TokenPair([0], [1, 2], [n, 0]) for n in range(3)], pairs_per_row=1)
+
+    def log_probs(params):
+        return np.asarray(refer_rows(file, model, params, rows)["train"].rows.reference)
+
+    first = log_probs(one)
+    assert np.abs(log_probs(other) - first).max() > 1e-3
+    np.testing.assert_array_equal(log_probs(one), first)
+    whole = file.read_bytes()
+    for damaged in (whole[: len(whole) // 2], b"", whole[:-40] + bytes(40)):
+        file.write_bytes(damaged)
+        np.testing.assert_array_equal(log_probs(one), first)
+    assert file.read_bytes() == whole
+
+
+def test_a_weight_of_two_is_two_pairs_in_the_scale():
+    index = np.array([[0.3], [0.7]], np.float32)
+    rows = pack_pairs([TokenPair([0], [1], [2], w) for w in (2.0, 1.0)], pairs_per_row=1)
+    parts, scale = estimate_dispersion({"train": Referred(rows, index)})
+    assert scale == pytest.approx(1.5 / -np.log(0.3 * 0.3 * 0.7))
+    weights = -2 * np.log(np.asarray(parts["train"].rows.dispersion)[:, 0])
+    assert np.average(weights, weights=[2, 1]) == pytest.approx(1.0)
+
+
+def test_a_run_that_goes_on_leaves_its_last_model(files, tmp_path):
+    out, options = tmp_path / "a", ["--evaluation.prompts", "0"]
+    run(files, out, *options, "--steps", "2")
+    (out / "reference.npz").write_bytes(b"PK")
+    results = run(files, out, *options, "--steps", "4", "--resume", "latest")
+    assert state_digest(load_decoder(out / "model").params) == results["digest"]
+    assert sorted(p.name for p in out.glob("model*")) == ["model"]
+
+
+def test_a_model_that_is_not_of_the_run_is_never_replaced(files, tmp_path, capsys):
+    (tmp_path / "a" / "model").mkdir(parents=True)
+    with pytest.raises(SystemExit) as stop:
+        run(files, tmp_path / "a")
+    assert stop.value.code == 2 and "where the trained model would go" in capsys.readouterr().err
+    assert [p.name for p in (tmp_path / "a").iterdir()] == ["model"]
+
+
+def test_a_dispersion_that_is_not_used_is_said(files, tmp_path, capsys):
+    options = ["--loss", "mallows_theta", "--steps", "1", "--evaluation.prompts", "0"]
+    run(files, tmp_path / "a", *options)
+    assert "--dispersion data uses it" in capsys.readouterr().err
+
+
 def test_four_devices_agree_with_one(files, finished, tmp_path):
     """Rows over two of them, weights and optimiser over two by two: sums differ by rounding."""
     options = ["--mesh.data", "2", "--mesh.model", "2", "--optimisation.fully-sharded"]
@@ -172,6 +233,67 @@ def test_every_loss_pulls_the_answers_apart(name):
     assert bool(jnp.isfinite(value)) and bool(jnp.all(chosen < rejected))
 
 
+def test_which_values_a_loss_takes():
+    """Sums over the tokens of an answer, or means, of log-ratios or of log-probabilities."""
+    beta, gamma, phi = 0.1, 0.5, 0.3
+    sizes = jnp.array([4.0]), jnp.array([2.0])
+    log_probs, ratios = (jnp.array([-8.0]), jnp.array([-6.0])), (jnp.array([1.5]), jnp.array([1.0]))
+    m, mean_m, mean_p = 0.5, 1.5 / 4 - 1.0 / 2, -8 / 4 - (-6 / 2)
+    c, chosen, rejected = -2 * np.log(phi), np.exp(-8 / 4), np.exp(-6 / 2)
+    odds = chosen / (1 - chosen) / (rejected / (1 - rejected))
+
+    def minus_log_sigmoid(s):
+        return np.log1p(np.exp(-s))
+
+    both = [minus_log_sigmoid(sign * beta * m) for sign in (1, -1)]
+    expected = {
+        "dpo": both[0],
+        "dpo_smoothed": 0.8 * both[0] + 0.2 * both[1],
+        "robust": (0.8 * both[0] - 0.2 * both[1]) / 0.6,
+        "hinge": 1 - beta * m,
+        "ipo": (mean_m - 1 / (2 * beta)) ** 2,
+        "cpo": minus_log_sigmoid(beta * -2.0),
+        "simpo": minus_log_sigmoid(beta * mean_p - gamma),
+        "orpo": 8 / 4 + beta * minus_log_sigmoid(np.log(odds)),
+        "mallows_theta": minus_log_sigmoid(c * beta * m),
+        "mallows_phi": -mallows.log_link(beta * m, phi),
+        "mallows_phi_sigmoid": minus_log_sigmoid(c / 2 * beta * m),
+        "mallows_ipo": (c * mean_m - 1 / (2 * beta)) ** 2,
+        "mallows_simpo": minus_log_sigmoid(c * beta * mean_p - gamma),
+    }
+    found = {
+        name: make_loss(name, beta=beta, label_smoothing=0.2, gamma=gamma)(
+            AnswerScores(log_probs, sizes, ratios, jnp.array([phi]))
+        )[0]
+        for name in LOSSES
+    }
+    for name, value in expected.items():
+        assert float(found[name]) == pytest.approx(value, rel=1e-5), name
+    links = [float(found[f"mallows_phi{link}"]) for link in ("", "_sigmoid", "_cubic")]
+    assert links[1] > links[2] > links[0]  # inside its width the cubic rises from 1/2
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("linear", [1 / 3, 2 / 3, 1, 3 / 4, 1 / 2, 1 / 4]),
+        ("constant", [1 / 3, 2 / 3, 1, 1, 1, 1]),
+        ("cosine", [1 / 3, 2 / 3, *(0.5 + 0.5 * np.cos(np.pi * n / 4) for n in range(4))]),
+    ],
+)
+def test_the_course_of_the_step_size(schedule, expected):
+    """Of a constant gradient every update of Adam's is the step size, but for 1 - 0.999^n, whose
+    rounding in float32 is up to 6e-5 of it."""
+    options = Optimisation(learning_rate=0.5, warmup=1 / 3, schedule=schedule, gradient_clip=9.0)
+    optimizer = make_optimizer(options, 6)
+    gradient, found = {"w": jnp.full(2, 0.1)}, []
+    state = optimizer.init(gradient)
+    for _ in range(6):
+        update, state = optimizer.update(gradient, state, gradient)
+        found.append(-float(jax.tree.leaves(update)[0][0]))
+    np.testing.assert_allclose(found, 0.5 * np.array(expected), rtol=1e-4)
+
+
 def test_a_loss_without_reference(files, tmp_path):
     options = ["--loss", "simpo", "--steps", "1", "--evaluation.prompts", "0"]
     results = run(files, tmp_path / "a", *options)
@@ -193,8 +315,9 @@ def test_a_loss_without_reference(files, tmp_path):
         (["--texts.row-length", "20"], "rows have 20"),
         (["--adapters.alpha", "2"], "there are no adapters"),
         (["--adapters.rank", "2", "--adapters.targets", "gates"], "must be names of linear layers"),
-        (["--world.questions", "9"], "--model brings its own"),
+        (["--world.questions", "9"], "world.questions: received 9; --model brings its own"),
         (["--texts.max-length", "5"], "no pair is left"),
+        (["--texts.evaluation-data", "x", "--texts.held-out", "0.3"], "nothing is held out"),
         (["--optimisation.optimizer", "rmsprop", "--optimisation.weight-decay", "1"], "adamw"),
     ],
 )
@@ -212,11 +335,15 @@ def test_files_that_do_not_fit_are_refused(tmp_path, capsys):
     write_model(tmp_path / "model")
     write_data(tmp_path / "pairs.jsonl")
     write_data(tmp_path / "one.jsonl", prompt=["p"])
+    write_data(tmp_path / "light.jsonl", weight=[0.0])
+    light = ["--texts.evaluation-data", str(tmp_path / "light.jsonl"), "--texts.held-out", "0.1"]
     cases = [
         ("small", "pairs.jsonl", [], "below the model's vocabulary of 200"),
         ("nowhere", "pairs.jsonl", [], "nowhere"),
         ("model", "nothing.jsonl", [], "nothing.jsonl"),
         ("model", "one.jsonl", [], "the data has one prompt"),
+        ("model", "light.jsonl", [], "no training pair would count"),
+        ("model", "pairs.jsonl", light, "no evaluation pair would count"),
         ("model", "pairs.jsonl", ["--loss", "mallows_phi", "--dispersion", "data"], "no key"),
     ]
     for model, data, options, message in cases:
@@ -227,6 +354,9 @@ def test_files_that_do_not_fit_are_refused(tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         command(Config, main, ["--model", str(tmp_path / "model")])
     assert stop.value.code == 2 and "comes with --data" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stop:
+        command(Config, main, ["--loss", "mallows_phi"])
+    assert stop.value.code == 2 and "loss: received 'mallows_phi'" in capsys.readouterr().err
 
 
 def test_batches_are_epochs_of_all_rows():

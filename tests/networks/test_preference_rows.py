@@ -119,6 +119,8 @@ def test_empty_rows_weigh_nothing():
         ([PAIRS[0], TokenPair([1], [], [2], 1.0, 0.5)], {}, "pair 1 has no token in its chosen"),
         ([TokenPair([1], [2], [3], float("nan"))], {}, "weight of pair 0"),
         ([TokenPair([1], [2], [3], -1.0)], {}, "weight of pair 0"),
+        ([TokenPair([1], [2], [3], 1e39)], {}, "weight of pair 0"),
+        ([TokenPair([1], [2], [3], 1.0, 1e-300)], {}, "dispersion of pair 0"),
         ([TokenPair([1], [2], [3], 1.0, 0.0)], {}, r"dispersion of pair 0 must lie in \(0, 1\]"),
         ([PAIRS[0], TokenPair([1], [2], [3])], {}, "to all or none"),
         (PAIRS, {"length": 7}, "pair 0 has 8 tokens, rows have 7"),
