@@ -38,7 +38,8 @@ def of_division(rows: Sequence[Row], base: Mapping[str, np.ndarray], division: s
     found += [
         _frontier(own, base, place, method, "dpo")
         for place in PLACES
-        for method in ("theta_true", "phi_true", "theta_estimated", "phi_estimated")
+        for method in METHODS
+        if method != "dpo"
     ]
     for loss in ("theta", "phi"):
         two = f"{loss}_estimated", f"{loss}_true"

@@ -23,7 +23,9 @@ class Training:
     """The training of every policy."""
 
     methods: tuple[str, ...] = ("dpo", "theta_true", "theta_estimated", "phi_true", "phi_estimated")
-    """Mallows-theta and Mallows-phi, of the true dispersion or the estimated one, and DPO."""
+    """Mallows-theta and Mallows-phi, of the true dispersion or the estimated one, and DPO; beside
+    the default, theta_ranked and phi_ranked: the dispersions of the world in the order that the
+    base model's entropy gives them."""
 
     betas: tuple[float, ...] = (0.03, 0.1, 0.3)
     """Inverse temperatures of the losses."""
@@ -62,7 +64,7 @@ class Method(NamedTuple):
     Fields:
         label: as plots and tables call it.
         loss: ``loss(scores, beta)``, one value per pair.
-        source: "true" or "estimated" dispersion; "" for none.
+        source: "true", "estimated" or "ranked" dispersion; "" for none.
     """
 
     label: str
@@ -88,6 +90,8 @@ METHODS: Mapping[str, Method] = {
     "theta_estimated": Method("Mallows-θ with an estimated φ", _theta, "estimated"),
     "phi_true": Method("Mallows-φ with the true φ", _phi, "true"),
     "phi_estimated": Method("Mallows-φ with an estimated φ", _phi, "estimated"),
+    "theta_ranked": Method("Mallows-θ with a ranked φ", _theta, "ranked"),
+    "phi_ranked": Method("Mallows-φ with a ranked φ", _phi, "ranked"),
 }
 
 
@@ -96,6 +100,13 @@ def estimate_dispersion(questions: Questions) -> np.ndarray:
     index = jnp.asarray(questions.index.reshape(-1), jnp.float32)
     scale = preference.dispersion_scale(index)
     return np.asarray(preference.dispersion_from_index(index, scale)).reshape(questions.index.shape)
+
+
+def rank_dispersion(questions: Questions, opinions: Opinions) -> np.ndarray:
+    """Return the true phi of all the pairs, in the order of their index: what is lost is who."""
+    index = questions.index
+    phi = np.sort(np.repeat(opinions.dispersion, index.shape[1]))
+    return phi[np.argsort(np.argsort(index, axis=None, kind="stable"))].reshape(index.shape)
 
 
 def draw_rows(
@@ -120,6 +131,7 @@ def draw_rows(
         "": np.ones(number),
         "true": opinions.dispersion[question],
         "estimated": estimate_dispersion(questions)[question, pair],
+        "ranked": rank_dispersion(questions, opinions)[question, pair],
     }
     return {
         name: jax.tree.map(

@@ -17,6 +17,8 @@ COLOURS = {
     "theta_estimated": "#56B4E9",
     "phi_true": "#D55E00",
     "phi_estimated": "#E69F00",
+    "theta_ranked": "#009E73",
+    "phi_ranked": "#CC79A7",
 }
 WORLDS = {
     "text": "divided: questions that open a sentence",

@@ -10,7 +10,7 @@ from scipy import stats
 from ctrl_jax.runtime import Checkpoints, Run, command
 from experiments.mallows_world import claims, text, world
 from experiments.mallows_world.base_model import BaseModel, pretrain
-from experiments.mallows_world.comparison import METHODS, Training, draw_rows
+from experiments.mallows_world.comparison import METHODS, Training, draw_rows, rank_dispersion
 from experiments.mallows_world.evaluation import Row, measure_pairs
 from experiments.mallows_world.world import Opinions, Questions
 from experiments.preference_lm import Config, main
@@ -183,6 +183,14 @@ def test_what_a_seed_trains_on():
     every = draw_rows(questions, opinions, Training(updates=20, batch=6), 0)["estimated"]
     c = -2 * np.log(np.asarray(every.dispersion))
     np.testing.assert_allclose(c.mean(), 1, rtol=1e-5)
+
+
+def test_ranked_dispersion_has_the_values_of_the_world_in_the_order_of_the_index():
+    questions = make_questions(20)
+    opinions = Opinions(questions.opens, np.linspace(0.05, 0.95, 20))
+    ranked = rank_dispersion(questions, opinions)
+    np.testing.assert_array_equal(np.sort(ranked, axis=None), np.repeat(opinions.dispersion, 6))
+    assert (np.diff(ranked.ravel()[np.argsort(questions.index, axis=None)]) >= 0).all()
 
 
 def test_accuracy_of_the_gold_score_and_of_its_opposite():
