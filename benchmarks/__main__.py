@@ -12,13 +12,15 @@ from pathlib import Path
 
 from benchmarks.threads import cores
 
-NAMES = ("sampling", "rollout_update", "continuous_rl")
+NAMES = ("sampling", "rollout_update", "continuous_rl", "preference_lm")
 CORES = cores()
 
 # Read by libraries as they load, so they must be there before this process starts. With glibc's
-# defaults eager PyTorch returns every large tensor to the kernel and pays for its pages again; and
-# its threads spin while they wait, which on a core they share makes it ten times slower.
+# defaults eager PyTorch returns every large tensor to the kernel and pays for its pages again, and
+# so does XLA, whose threads allocate in arenas that keep no block above 64 MB; and PyTorch's
+# threads spin while they wait, which on a core they share makes it ten times slower.
 ENVIRONMENT = {
+    "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": str(2**32),
     "MALLOC_TRIM_THRESHOLD_": str(2**33),
     "JAX_NUM_CPU_DEVICES": str(CORES),  # a program uses one of them unless it is told otherwise
@@ -39,6 +41,11 @@ def main(arguments: list[str]) -> int:
         "--trl-python",
         metavar="PYTHON",
         help="interpreter of an environment with trl==0.23.1 diffusers==0.39.0 'transformers<5'",
+    )
+    parser.add_argument(
+        "--trl-dpo-python",
+        metavar="PYTHON",
+        help="interpreter of an environment with today's trl",
     )
     parser.add_argument(
         "--sb3-python",
@@ -66,6 +73,8 @@ def main(arguments: list[str]) -> int:
 
     if options.trl_python:
         os.environ["BENCHMARKS_TRL_PYTHON"] = options.trl_python
+    if options.trl_dpo_python:
+        os.environ["BENCHMARKS_TRL_DPO_PYTHON"] = options.trl_dpo_python
     if options.sb3_python:
         os.environ["BENCHMARKS_SB3_PYTHON"] = options.sb3_python
 
@@ -76,7 +85,8 @@ def main(arguments: list[str]) -> int:
         module = importlib.import_module(f"benchmarks.{name}")
         cases = [c for c in module.cases(options.quick) if options.cases in c.name]
         out = options.out or results
-        harness.run(name, module.CLAIM, cases, quick=options.quick, out=out)
+        budget = getattr(module, "BUDGET", 6.0)
+        harness.run(name, module.CLAIM, cases, quick=options.quick, out=out, budget=budget)
         if out is not None and hasattr(module, "plot"):
             module.plot(out)
     return 0
