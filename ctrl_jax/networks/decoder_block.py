@@ -100,16 +100,25 @@ class Attention(nnx.Module):
         self, x: Array, mask: Array, rotation: tuple[Array, Array] | None, at: Array | None = None
     ) -> Array:
         """Mix the tokens (batch, tokens, width) that each token sees, or each of those `at`."""
-        looking = pick(x, at)
-        query = self._split(self.query(looking))
+        return self.mix(*self.project(x, rotation, at), pick(mask, at))
+
+    def project(
+        self, x: Array, rotation: tuple[Array, Array] | None, at: Array | None = None
+    ) -> tuple[Array, Array, Array]:
+        """Return queries, keys and values (batch, tokens, heads, head width), rotated."""
+        query = self._split(self.query(pick(x, at)))
         key, value = self._split(self.key(x)), self._split(self.value(x))
         if self.query_norm is not None and self.key_norm is not None:
             query, key = self.query_norm(query), self.key_norm(key)
         if rotation is not None:
             query = rotate(query, *(pick(part, at) for part in rotation))
             key = rotate(key, *rotation)
-        mixed = attend(query, key, value, pick(mask, at))
-        return self.out(mixed.reshape(*looking.shape[:2], -1))
+        return query, key, value
+
+    def mix(self, query: Array, key: Array, value: Array, mask: Array) -> Array:
+        """Return what queries read; mask (batch, queries, keys) is true at what they see."""
+        mixed = attend(query, key, value, mask)
+        return self.out(mixed.reshape(*query.shape[:2], -1))
 
     def _split(self, x: Array) -> Array:
         return x.reshape(*x.shape[:2], -1, self.head_width)
@@ -146,9 +155,12 @@ class Block(nnx.Module):
         self, h: Array, mask: Array, rotation: tuple[Array, Array] | None, at: Array | None = None
     ) -> Array:
         """Apply the block to hidden states (batch, tokens, width); return all, or those `at`."""
-        attention = self.attention(self.attention_norm(h), mask, rotation, at)
-        h = pick(h, at)
-        mixed = h + attention
+        attended = self.attention(self.attention_norm(h), mask, rotation, at)
+        return self.around(pick(h, at), attended)
+
+    def around(self, h: Array, attended: Array) -> Array:
+        """Return the block's output from its input and what the attention read there."""
+        mixed = h + attended
         seen = h if self.parallel else mixed
         return mixed + self.feed_forward(self.feed_forward_norm(seen))
 

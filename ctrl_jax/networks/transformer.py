@@ -71,14 +71,18 @@ class Decoder(nnx.Module):
 
     def __call__(self, tokens: Array, positions: Array, mask: Array, at: Array | None) -> Array:
         """Return the last hidden states (batch, tokens, width), or those `at`."""
-        h = _rows(self.tokens[...], tokens).astype(self.dtype)
-        if self.positions is not None:
-            h = h + _rows(self.positions[...], positions).astype(self.dtype)
-        rotation = angles(self.rotary, self.rotated, positions) if self.rotary else None
+        h, rotation = self.embed(tokens, positions)
         block_of = nnx.remat(Block.__call__) if self.remat else Block.__call__
         for block in self.blocks[:-1]:
             h = block_of(block, h, mask, rotation)
         return self.norm(block_of(self.blocks[-1], h, mask, rotation, at))
+
+    def embed(self, tokens: Array, positions: Array) -> tuple[Array, tuple[Array, Array] | None]:
+        """Return the first hidden states, and the angles of rotary positions."""
+        h = _rows(self.tokens[...], tokens).astype(self.dtype)
+        if self.positions is not None:
+            h = h + _rows(self.positions[...], positions).astype(self.dtype)
+        return h, angles(self.rotary, self.rotated, positions) if self.rotary else None
 
     def matrix(self) -> Array:
         """Return the head (width, vocabulary)."""
