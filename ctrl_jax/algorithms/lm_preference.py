@@ -19,7 +19,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from ctrl_jax._typing import Params
 from ctrl_jax.algorithms.answer_scores import AnswerScores, score_answers
@@ -133,7 +133,10 @@ def make_lm_preference(
             scores = score_answers(model, _whole(trained, state.frozen), part, chunk=config.chunk)
             weights = part.weights.reshape(-1)
             loss = jnp.sum(weights * loss_fn(scores))
-            return loss, {"loss": loss, **_sums(scores, weights, config.beta)}
+            metrics = pair_metrics(scores, config.beta)
+            return loss, {"loss": loss} | {
+                name: jnp.sum(weights * value) for name, value in metrics.items()
+            }
 
         gradient, sums = _accumulated(objective, state.policy.params, rows, config.accumulate)
         weight = jnp.sum(rows.weights)
@@ -187,8 +190,13 @@ def _accumulated(objective: Callable, params: Params, rows: PreferenceRows, part
     return jax.lax.scan(add, zeros, split_rows)[0]
 
 
-def _sums(scores: AnswerScores, weights: Array, beta: float) -> dict[str, Array]:
-    """Weighted sums of the metrics, in TRL's names, of what the rows have."""
+def pair_metrics(scores: AnswerScores, beta: float) -> dict[str, Float[Array, " all_pairs"]]:
+    """Return what TRL's names stand for, of every pair: ``logps/*``, and of what the rows have.
+
+    Args:
+        scores: of the pairs.
+        beta: rewards are beta times log-ratios.
+    """
     values = {
         "logps/chosen": scores.log_probs[CHOSEN],
         "logps/rejected": scores.log_probs[REJECTED],
@@ -204,4 +212,4 @@ def _sums(scores: AnswerScores, weights: Array, beta: float) -> dict[str, Array]
     if scores.phi is not None:
         values["dispersion/mean"] = scores.phi
         values["weights/mean"] = -2 * jnp.log(scores.phi)  # c of Mallows-theta
-    return {name: jnp.sum(weights * value) for name, value in values.items()}
+    return values

@@ -71,9 +71,13 @@ def relative_entropies(
 ) -> Float[Array, "batch length"]:
     """Return H / log|V| of the next token at every position; arguments as `dispersion_index`."""
     hidden = jax.lax.stop_gradient(hidden)
-    to_logits = head if callable(head) else lambda h: h @ jax.lax.stop_gradient(head)
+    to_logits = head if callable(head) else _product(jax.lax.stop_gradient(head))
     greatest = math.log(jax.eval_shape(to_logits, hidden[:, :1]).shape[-1])
     return _entropies(hidden, to_logits, chunk) / greatest
+
+
+def _product(head: Array) -> Callable[[Array], Array]:
+    return lambda hidden: jnp.matmul(hidden, head, preferred_element_type=working_dtype(hidden))
 
 
 def mean_index(total: Float[Array, "*batch"], number: Array) -> Float[Array, "*batch"]:

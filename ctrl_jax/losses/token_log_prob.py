@@ -52,8 +52,19 @@ def token_log_probs(
     return jax.lax.map(part, (states, tokens)).reshape(-1)[: hidden.shape[0]]
 
 
+@jax.custom_vjp
 def _logits(hidden: Array, head: Array) -> Array:
-    return (hidden @ head).astype(working_dtype(hidden))
+    """Logits in float32 at least: rounded to bfloat16 they would lose two decimals."""
+    return jnp.matmul(hidden, head, preferred_element_type=working_dtype(hidden))
+
+
+def _logits_backward(kept, gradient: Array):
+    hidden, head = kept
+    narrow = gradient.astype(hidden.dtype)  # both products in the type of the arithmetic
+    return narrow @ head.T, hidden.T @ narrow
+
+
+_logits.defvjp(lambda hidden, head: (_logits(hidden, head), (hidden, head)), _logits_backward)
 
 
 @jax.custom_vjp

@@ -206,7 +206,7 @@ class Evaluation:
     """Updates between checkpoints; 0 for one at the end."""
 
     pairs: int = 1000
-    """Most held-out pairs."""
+    """Most held-out pairs, or so: what is not evaluated is trained on."""
 
     prompts: int = 16
     """Held-out prompts that are answered, for the divergence from the reference model; 0 for

@@ -60,7 +60,8 @@ def load_data(
     _check_length(texts, network)
     records = read_preferences(path, ignore=texts.ignore)
     if texts.evaluation_data is None:
-        train, held_out = hold_out(records, texts.held_out, seed)
+        share = min(texts.held_out, evaluation.pairs / len(records))
+        train, held_out = hold_out(records, share, seed)
     else:
         train, held_out = records, read_preferences(texts.evaluation_data, ignore=texts.ignore)
     held_out = held_out[: evaluation.pairs]

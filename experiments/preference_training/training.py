@@ -1,21 +1,18 @@
 """A run on a user's model and data, from the files to the results."""
 
 import warnings
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding
 
 from ctrl_jax._typing import Params
-from ctrl_jax.algorithms import LMPreference, LMState, make_lm_preference, score_answers
-from ctrl_jax.networks import PreferenceRows
-from ctrl_jax.networks.preference_rows import CHOSEN, REJECTED, take_rows
+from ctrl_jax.algorithms import LMPreference, LMState, make_lm_preference
+from ctrl_jax.algorithms.lm_preference import ScoreLoss
 from ctrl_jax.runtime import (
     Checkpoints,
     CountTraces,
@@ -27,8 +24,6 @@ from ctrl_jax.runtime import (
     check_batch,
     own_part,
     refuse,
-    replicate,
-    shard_batch,
     train,
 )
 from experiments.preference_training.config import (
@@ -39,12 +34,10 @@ from experiments.preference_training.config import (
     Texts,
 )
 from experiments.preference_training.data import Data, batch_of, check_rows, load_data
-from experiments.preference_training.divergence import make_divergence, pad_prompts
-from experiments.preference_training.losses import LOSSES, make_loss
+from experiments.preference_training.evaluation import make_evaluation, make_kl
+from experiments.preference_training.losses import make_loss
 from experiments.preference_training.model import Trained, load_model, state_shardings
 from experiments.preference_training.reference import Referred, estimate_dispersion, refer
-
-Evaluate = Callable[[Params], dict[str, float]]
 
 
 class Settings(NamedTuple):
@@ -136,10 +129,11 @@ def tune(settings: Settings, inputs: Inputs, run: Run) -> Outcome:
     options, (trained, data, mesh) = settings.optimisation, inputs
     batch, seed = options.batch, settings.run.seed
     steps = settings.run.steps or max(1, round(options.epochs * len(data.train.tokens) / batch))
+    loss_fn = make_objective(settings.objective)
     algorithm = make_lm_preference(
         trained.model,
         make_optimizer(options, steps),
-        make_objective(settings.objective),
+        loss_fn,
         LMPreference(
             settings.objective.beta,
             options.accumulate,
@@ -153,7 +147,28 @@ def tune(settings: Settings, inputs: Inputs, run: Run) -> Outcome:
     abstract = jax.eval_shape(algorithm.init, key)
     shardings = state_shardings(abstract, mesh, fully=options.fully_sharded)
     parts, facts = _refer(settings, inputs, run, base)
-    evaluate = make_evaluation(settings, inputs, parts["held_out"].rows, base)
+    measure = make_evaluation(
+        trained.model,
+        loss_fn,
+        parts["held_out"].rows,
+        mesh,
+        beta=settings.objective.beta,
+        at_a_time=batch // options.accumulate,
+        chunk=options.chunk,
+    )
+    kl = make_kl(
+        trained.model,
+        base,
+        data.prompts,
+        mesh,
+        length=settings.evaluation.answer_length,
+        end=trained.tokenizer.eos_token_id,
+        key=jax.random.key(seed + 1),
+    )
+
+    def evaluate(params: Params) -> dict[str, float]:
+        return measure(params) | kl(params)
+
     before = evaluate(base)
     step = CountTraces(algorithm.step)
 
@@ -190,7 +205,7 @@ def tune(settings: Settings, inputs: Inputs, run: Run) -> Outcome:
     return Outcome(state.params, before, evaluate(state.params), index, facts)
 
 
-def make_objective(objective: Objective):
+def make_objective(objective: Objective) -> ScoreLoss:
     """Return the loss that the options ask for."""
     return make_loss(
         objective.loss,
@@ -215,83 +230,6 @@ def make_optimizer(options: Optimisation, steps: int) -> optax.GradientTransform
     else:
         inner = optax.rmsprop(schedule)
     return optax.chain(optax.clip_by_global_norm(options.gradient_clip), inner)
-
-
-def make_evaluation(
-    settings: Settings, inputs: Inputs, rows: PreferenceRows, base: Params
-) -> Evaluate:
-    """Return ``evaluate(params)``: means over held-out pairs, and the divergence of answers.
-
-    Args:
-        settings: options.
-        inputs: model and data.
-        rows: held-out rows, a whole number of parts.
-        base: parameters of the reference model.
-    """
-    options, objective = settings.optimisation, settings.objective
-    part, mesh = options.batch // options.accumulate, inputs.mesh
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    loss_fn, reference = make_objective(objective), LOSSES[objective.loss].reference
-
-    @partial(jax.jit, out_shardings=everywhere)
-    def measure(params, rows):
-        scores = score_answers(inputs.trained.model, params, rows, chunk=options.chunk)
-        weights = rows.weights.reshape(-1)
-        chosen, rejected = (objective.beta * ratio for ratio in scores.log_ratios)
-        better = scores.mean_log_probs if not reference else (chosen, rejected)
-        values = {
-            "loss": loss_fn(scores),
-            "rewards/chosen": chosen,
-            "rewards/rejected": rejected,
-            "rewards/margins": chosen - rejected,
-            "rewards/accuracies": (better[0] > better[1]).astype(chosen.dtype),
-            "logps/chosen": scores.log_probs[CHOSEN],
-            "logps/rejected": scores.log_probs[REJECTED],
-        }
-        sums = {name: jnp.sum(weights * value) for name, value in values.items()}
-        return sums, jnp.sum(weights)
-
-    number = len(rows.tokens)
-    batches = [
-        shard_batch(mesh, own_part(take_rows(rows, slice(start, start + part))))
-        for start in range(0, number, part)
-    ]
-    divergence = make_kl(settings, inputs, base)
-
-    def evaluate(params: Params) -> dict[str, float]:
-        found = jax.device_get([measure(params, some) for some in batches])
-        weight = sum(float(total) for _, total in found)
-        means = {
-            f"evaluation/{name}": sum(float(sums[name]) for sums, _ in found) / weight
-            for name in found[0][0]
-        }
-        return means | divergence(params)
-
-    return evaluate
-
-
-def make_kl(settings: Settings, inputs: Inputs, base: Params) -> Evaluate:
-    """Return the evaluation of the divergence of answers, nothing where there are no prompts."""
-    prompts = inputs.data.prompts
-    if not prompts:
-        return lambda params: {}
-    mesh, length = inputs.mesh, settings.evaluation.answer_length
-    rows, lengths = pad_prompts(prompts, length)
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    end = inputs.trained.tokenizer.eos_token_id
-    run = jax.jit(
-        make_divergence(inputs.trained.model, length=length, end=end), out_shardings=everywhere
-    )
-    key, rows, lengths = replicate(
-        mesh, (jax.random.key(settings.run.seed + 1), jnp.asarray(rows), jnp.asarray(lengths))
-    )
-
-    def evaluate(params: Params) -> dict[str, float]:
-        values = np.asarray(run(key, params, base, rows, lengths)[0], np.float64)
-        error = values.std(ddof=1) / len(values) ** 0.5 if len(values) > 1 else float("nan")
-        return {"evaluation/kl": float(values.mean()), "evaluation/kl/stderr": float(error)}
-
-    return evaluate
 
 
 def _refer(

@@ -222,8 +222,9 @@ BASE = np.array([0.3, -0.7, 0.0, 0.4, 1.0])
 def free_model():
     """Any law over one token that follows the prompt: logits are the parameters."""
 
-    def apply(params, tokens, positions=None, mask=None):
-        return jnp.broadcast_to(params["logits"][None, None], (*tokens.shape, ANSWERS))
+    def apply(params, tokens, positions=None, mask=None, at=None):
+        shape = tokens.shape if at is None else at.shape
+        return jnp.broadcast_to(params["logits"][None, None], (*shape, ANSWERS))
 
     shapes = {"logits": jax.ShapeDtypeStruct((ANSWERS,), jnp.float32)}
     return LanguageModel(

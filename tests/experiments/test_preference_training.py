@@ -301,7 +301,6 @@ def test_a_loss_without_reference(files, tmp_path):
         json.loads(line) for line in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()
     ]
     assert rows[1]["update/finite"] == 1 and "kl/after" not in results["metrics"]
-    assert 0 < results["metrics"]["rewards/accuracies/before"] < 1  # not all equal, as ratios are
 
 
 @pytest.mark.parametrize(

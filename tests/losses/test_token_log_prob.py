@@ -45,10 +45,22 @@ def test_extreme_logits_stay_finite():
 
 
 def test_half_precision_sums_in_single():
-    found = token_log_probs(HIDDEN.astype(jnp.bfloat16), HEAD.astype(jnp.bfloat16), TARGETS)
+    half = [x.astype(jnp.bfloat16) for x in (HIDDEN, HEAD)]
+    exact = [x.astype(jnp.float32) for x in half]
+
+    def total(hidden, head):
+        return jnp.sum(WEIGHTS * token_log_probs(hidden, head, TARGETS))
+
+    found = token_log_probs(half[0], half[1], TARGETS)
     assert found.dtype == jnp.float32
-    # Logits of 8 bits: a few per cent of their size, up to 15 here.
-    np.testing.assert_allclose(found, plain(HIDDEN, HEAD), rtol=0, atol=0.15)
+    np.testing.assert_allclose(found, plain(*exact), rtol=1e-5, atol=1e-5)
+    for ours, theirs in zip(
+        *(jax.grad(total, argnums=(0, 1))(*x) for x in (half, exact)), strict=True
+    ):
+        assert ours.dtype == jnp.bfloat16
+        ours = ours.astype(jnp.float32)
+        # Of terms and sums rounded to 8 bits.
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=2**-7 * float(jnp.abs(theirs).max()))
 
 
 @pytest.mark.parametrize("outside", [17, -1])
