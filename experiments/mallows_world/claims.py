@@ -5,7 +5,7 @@ seed. "level" is within chance (two-sided, one in twenty); of twenty level compa
 expected to look decided.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from scipy import stats
@@ -84,21 +84,55 @@ def _ranks(rows: Sequence[Row], method: str, other: str, part: str) -> Claim | N
 def _frontier(
     rows: Sequence[Row], base: Mapping[str, np.ndarray], place: str, method: str, other: str
 ) -> Claim | None:
-    """Compare gold up to the greatest divergence that every method of the place reaches."""
-    own = [row for row in rows if row.place == place]
-    curves = {name: [row for row in own if row.method == name] for name in (method, other)}
-    if not all(curves.values()):
+    """Compare gold up to the greatest divergence that both reach, seed by seed."""
+    found = _golds(rows, base, place, method, other)
+    if found is None:
         return None
-    kl = common_divergence(own)
-    ours, theirs = (mean_gold(kl, curve, base[place]) for curve in curves.values())
-    verdict, told = _compare(ours, theirs, f"at KL {kl / 2:.2f} to {kl:.2f}")
+    ours, theirs, kl = found
+    verdict, told = _compare(ours, theirs, f"at KL {kl.mean() / 2:.2f} to {kl.mean():.2f}")
+    division = rows[0].division
     return Claim(
-        f"{own[0].division}: {method} against {other}, frontier {PLACES[place]}",
-        f"{WORLDS[own[0].division]}: {PLACES[place]}, answers of {METHODS[method].label} have "
+        f"{division}: {method} against {other}, frontier {PLACES[place]}",
+        f"{WORLDS[division]}: {PLACES[place]}, answers of {METHODS[method].label} have "
         f"plainer words than those of {METHODS[other].label} at the same divergence",
         verdict,
         told,
     )
+
+
+def overall(rows: Sequence[Row], base: Mapping[str, np.ndarray]) -> list[Claim]:
+    """Return the verdict on every method against DPO, over all worlds and places together."""
+    divisions = dict.fromkeys(row.division for row in rows)
+    parts = [[row for row in rows if row.division == division] for division in divisions]
+    found = []
+    for method in METHODS:
+        golds = [_golds(part, base, place, method, "dpo") for part in parts for place in PLACES]
+        known = [gold[:2] for gold in golds if gold is not None]
+        if method == "dpo" or not known:
+            continue
+        ours, theirs = np.mean(known, axis=0)
+        verdict, told = _compare(ours, theirs, "on average")
+        statement = (
+            f"over all worlds and places together, answers of {METHODS[method].label} have plainer "
+            "words than those of DPO at the same divergence"
+        )
+        found.append(Claim(f"overall: {method} against dpo", statement, verdict, told))
+    return found
+
+
+def _golds(
+    rows: Sequence[Row], base: Mapping[str, np.ndarray], place: str, method: str, other: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """Return mean gold of both methods and the divergence it is compared up to, (seeds,) each."""
+    curves = [
+        [row for row in rows if (row.place, row.method) == (place, name)]
+        for name in (method, other)
+    ]
+    if not all(curves):
+        return None
+    kl = common_divergence(curves)
+    ours, theirs = (mean_gold(kl, curve, base[place]) for curve in curves)
+    return ours, theirs, kl
 
 
 def best_row(rows: Sequence[Row], method: str, name: str) -> Row | None:
@@ -107,27 +141,27 @@ def best_row(rows: Sequence[Row], method: str, name: str) -> Row | None:
     return max(own, key=lambda row: row.mean_and_error(name)[0], default=None)
 
 
-def common_divergence(rows: Sequence[Row]) -> float:
-    """Return the divergence that the farthest policy of every method and seed reaches."""
-    reached = {}
-    for row in rows:
-        reached[row.method] = np.maximum(reached.get(row.method, 0.0), row.values["kl"])
-    return float(min(kl.min() for kl in reached.values()))
+def common_divergence(curves: Iterable[Sequence[Row]]) -> np.ndarray:
+    """Return the divergence that the farthest policy of every curve reaches, (seeds,).
+
+    Of the two methods compared and nobody else, or a verdict would depend on what else is run.
+    """
+    return np.min([np.max([row.values["kl"] for row in curve], axis=0) for curve in curves], axis=0)
 
 
-def mean_gold(kl: float, curve: Sequence[Row], base: np.ndarray) -> np.ndarray:
-    """Return the mean of `gold_at` over divergences from half of `kl` on, (seeds,)."""
-    grid = np.linspace(kl / 2, kl, 21)
-    return np.mean([gold_at(one, curve, base) for one in grid], axis=0)
+def mean_gold(kl: np.ndarray, curve: Sequence[Row], base: np.ndarray) -> np.ndarray:
+    """Return the mean of `gold_at` over divergences from half of each seed's `kl` on, (seeds,)."""
+    shares = np.linspace(0.5, 1, 21)
+    return np.mean([gold_at(share * kl, curve, base) for share in shares], axis=0)
 
 
-def gold_at(kl: float, curve: Sequence[Row], base: np.ndarray) -> np.ndarray:
-    """Return gold at a divergence, linear between a method's betas and the base model, (seeds,)."""
+def gold_at(kl: np.ndarray, curve: Sequence[Row], base: np.ndarray) -> np.ndarray:
+    """Return gold at each seed's divergence, linear between betas and the base model, (seeds,)."""
     found = []
     for seed, start in enumerate(base):
         points = sorted((row.values["kl"][seed], row.values["gold"][seed]) for row in curve)
         kls, golds = zip((0.0, start), *points, strict=True)
-        found.append(np.interp(kl, kls, golds))
+        found.append(np.interp(kl[seed], kls, golds))
     return np.asarray(found)
 
 

@@ -70,7 +70,7 @@ def conduct(
         for place, drawn in base_answers.items()
     }
     dispersions = {division: _dispersions(setting, division) for division in setting.opinions}
-    told: list[Claim] = []
+    told = claims.overall(rows, base_gold)
     for division, found in dispersions.items():
         facts |= _tell_dispersions(setting, division, found)
         questions = len(setting.questions["training"].prompts)

@@ -257,18 +257,24 @@ def test_a_verdict_can_be_yes_level_and_no():
         ]
         base = {place: np.zeros(3) for place in claims.PLACES}
         found = [c for c in claims.of_division(rows, base, "text") if " dpo" in c.name]
+        found += claims.overall(rows, base)
+        assert len(found) == 4 + 12 + 6
         assert {claim.holds for claim in found} == {holds}
     assert claims.index_knows("text", 0.3, 100).holds == "yes"
     assert claims.index_knows("text", 0.1, 100).holds == "no"
 
 
 def test_gold_between_betas_is_linear():
+    """Of two seeds: base -5 to (1, -4) to (3, -3), and base -6 to (2, -4) to (4, -3)."""
     curve = [
-        Row("text", "held_out", "dpo", beta, {"kl": np.asarray([kl]), "gold": np.asarray([gold])})
-        for beta, kl, gold in ((1.0, 1.0, -4.0), (0.1, 3.0, -3.0))
+        Row("text", "held_out", "dpo", beta, {"kl": np.asarray(kl), "gold": np.asarray(gold)})
+        for beta, kl, gold in ((1.0, [1.0, 2.0], [-4.0, -4.0]), (0.1, [3.0, 4.0], [-3.0, -3.0]))
     ]
-    base = np.asarray([-5.0])
-    for kl, gold in ((0.5, -4.5), (1.0, -4.0), (2.0, -3.5)):
-        np.testing.assert_allclose(claims.gold_at(kl, curve, base), [gold])
-    np.testing.assert_allclose(claims.mean_gold(2.0, curve, base), [-3.75])
-    np.testing.assert_allclose(claims.common_divergence(curve), 3)
+    base = np.asarray([-5.0, -6.0])
+    for kl, gold in (([0.5, 1.0], [-4.5, -5.0]), ([2.0, 3.0], [-3.5, -3.5])):
+        np.testing.assert_allclose(claims.gold_at(np.asarray(kl), curve, base), gold)
+    np.testing.assert_allclose(
+        claims.mean_gold(np.asarray([2.0, 2.0]), curve, base), [-3.75, -4.5], rtol=1e-6
+    )
+    shorter = [row._replace(values=row.values | {"kl": np.asarray([2.0, 5.0])}) for row in curve]
+    np.testing.assert_allclose(claims.common_divergence([curve, shorter]), [2.0, 4.0])
