@@ -1,6 +1,7 @@
 """Options of `experiments.diffusion_preference`."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Annotated, NamedTuple
 
 import tyro
@@ -14,9 +15,12 @@ from ctrl_jax.runtime import (
     refuse,
 )
 from experiments.divided_opinions.annotators import LAWS, Law
-from experiments.divided_opinions.training import Training
+from experiments.divided_opinions.methods import COMPARING
+from experiments.divided_opinions.training import Name, Training, names_of
 from experiments.divided_opinions.world import Trained
 
+PPO = ("ppo", "ppo_gold")
+METHODS = (*COMPARING, *PPO)
 PARTS = ("online", "offline", "exact")
 
 
@@ -42,6 +46,9 @@ class Config:
 
     parts: tuple[str, ...] = PARTS
     """online: own paths, beside PPO; offline: pairs of real images; exact: oracle O4."""
+
+    methods: tuple[str, ...] = METHODS
+    """Which of dpo, theta, phi, phi_estimated; ppo (learned reward) and ppo_gold, online only."""
 
     trained: Trained = "steering"
     """steering: an image for each class and time is added to the score; network: all weights,
@@ -86,6 +93,11 @@ class Config:
         default_factory=RunOptions
     )
 
+    def names(self, methods: Sequence[str]) -> list[Name]:
+        """Return the runs of those of the methods that were asked for."""
+        asked = [m for m in methods if m in self.methods]
+        return names_of(asked, self.temperatures, self.seeds)
+
     def rates(self) -> Rates:
         """Return the peak step sizes."""
         own = RATES[self.trained]
@@ -99,10 +111,13 @@ class Config:
 
     def validate(self) -> None:
         """Raise ValueError for an option out of range."""
-        if not self.parts or len({*self.parts}) != len(self.parts):
-            raise refuse("parts", self.parts, "name one or more, each once", "leave it out")
-        for name in self.parts:
-            check_choice("parts", name, PARTS)
+        for name, choices in (("parts", PARTS), ("methods", METHODS)):
+            check_distinct(name, getattr(self, name))
+            for value in getattr(self, name):
+                check_choice(name, value, choices)
+        if not {*self.methods} & {*COMPARING}:
+            rule = "PPO is compared with what learns from comparisons"
+            raise refuse("methods", self.methods, rule, "add dpo")
         check_choice("law", self.law, LAWS)
         for name in ("agreed", "divided"):
             check_positive(name, getattr(self, name))
@@ -110,9 +125,7 @@ class Config:
                 raise refuse(name, getattr(self, name), "it must be below 1", "give 0.9 or so")
         for value in (self.ranks, *self.temperatures):
             check_positive("ranks, temperatures", value)
-        if not self.temperatures or len({*self.temperatures}) != len(self.temperatures):
-            rule = "name one or more, each once"
-            raise refuse("temperatures", self.temperatures, rule, "leave it out")
+        check_distinct("temperatures", self.temperatures)
         for name in ("seeds", "samples", "base_samples", "snapshots", "exact_updates"):
             check_count(name, getattr(self, name))
         if self.base_samples < self.samples:
@@ -123,3 +136,9 @@ class Config:
             raise refuse("solver_steps", self.solver_steps, rule, "give 10")
         self.training.validate()
         check_small_run(self.run)
+
+
+def check_distinct(name: str, values: tuple) -> None:
+    """Raise ValueError unless there are values, no two of them the same."""
+    if not values or len({*values}) != len(values):
+        raise refuse(name, values, "it must name one or more, each once", "leave it out")

@@ -11,20 +11,17 @@ from ctrl_jax.runtime import progress
 from experiments.divided_opinions import questions
 from experiments.divided_opinions.annotators import Opinions, draw_opinions
 from experiments.divided_opinions.claims import Curve, curves_of
-from experiments.divided_opinions.config import Config
+from experiments.divided_opinions.config import PPO, Config
 from experiments.divided_opinions.evaluation import GROUPS, Measured, make_evaluation, measure
-from experiments.divided_opinions.methods import METHODS, beta_of
+from experiments.divided_opinions.methods import COMPARING, beta_of
 from experiments.divided_opinions.training import (
     Name,
     make_runs,
-    names_of,
     train_offline,
     train_online,
     train_ppo,
 )
 from experiments.divided_opinions.world import CLASSES, World, make_world
-
-PPO = ("ppo", "ppo_gold")
 
 
 class Learned(NamedTuple):
@@ -67,23 +64,26 @@ def set_up(config: Config) -> tuple[World, Opinions, jax.Array]:
 def learn_online(config: Config, world: World, opinions: Opinions, keys: jax.Array) -> Learned:
     """Train on comparisons of own paths, and PPO on a reward from as many comparisons."""
     training, rate = config.budget(), config.rates()
-    names = names_of(METHODS, config.temperatures, config.seeds)
+    names = config.names(COMPARING)
     estimated, facts = _estimate(config, world, opinions)
     runs = make_runs(names, opinions, training, config.agreed, estimated, keys)
     with progress(training.updates, "own paths", enabled=config.run.progress) as show:
         watch = Watch(config, world, opinions, names, show)
         params, history = train_online(world, opinions, runs, training, rate.online, watch)
-    ppo_names, ppo_params, ppo_facts = _learn_ppo(config, world, opinions, keys)
-    every = jax.tree.map(lambda *leaves: np.concatenate(leaves), params, ppo_params)
-    found, samples = examine(config, world, opinions, [*names, *ppo_names], every)
-    facts |= ppo_facts | {"skipped/online": int(history["update/skipped"][:, -1].sum())}
-    return Learned(found, watch.seen, samples, facts, every)
+    facts["skipped"] = int(history["update/skipped"][:, -1].sum())
+    ppo_names = config.names(PPO)
+    if ppo_names:
+        ppo_params, ppo_facts = _learn_ppo(config, world, opinions, ppo_names, keys)
+        names, facts = [*names, *ppo_names], facts | ppo_facts
+        params = jax.tree.map(lambda *leaves: np.concatenate(leaves), params, ppo_params)
+    found, samples = examine(config, world, opinions, names, params)
+    return Learned(found, watch.seen, samples, facts, params)
 
 
 def learn_offline(config: Config, world: World, opinions: Opinions, keys: jax.Array) -> Learned:
     """Train on as many comparisons of real images."""
     training = config.budget()
-    names = names_of(METHODS, config.temperatures, config.seeds)
+    names = config.names(COMPARING)
     estimated, _ = _estimate(config, world, opinions)
     runs = make_runs(names, opinions, training, config.agreed, estimated, keys)
     total = training.offline_updates
@@ -92,7 +92,7 @@ def learn_offline(config: Config, world: World, opinions: Opinions, keys: jax.Ar
             world, opinions, runs, training, config.rates().offline, lambda k, params: show(k)
         )
     found, samples = examine(config, world, opinions, names, params)
-    facts = {"skipped/offline": int(history["update/skipped"][:, -1].sum())}
+    facts = {"skipped": int(history["update/skipped"][:, -1].sum())}
     return Learned(found, [], samples, facts, params)
 
 
@@ -153,15 +153,16 @@ def _estimate(
     return estimated, facts
 
 
-def _learn_ppo(config: Config, world: World, opinions: Opinions, keys: jax.Array):
-    """Return names and parameters of PPO's runs, and what is to be said of them."""
+def _learn_ppo(
+    config: Config, world: World, opinions: Opinions, names: Sequence[Name], keys: jax.Array
+) -> tuple[Any, dict[str, Any]]:
+    """Return the parameters of PPO's runs, and what is to be said of them."""
     training, seeds = config.budget(), config.seeds
     draw_key, learn_key = jax.random.split(jax.random.key(config.run.seed + 6))
     asked = questions.draw_questions(world, draw_key, training.comparisons())
     reward, right = questions.learn_reward(
         world, opinions, asked, jax.random.split(learn_key, seeds), training.reward_updates
     )
-    names = names_of(PPO, config.temperatures, seeds)
     rows = np.asarray([name.seed for name in names])
     gold = np.asarray([name.method == "ppo_gold" for name in names])
     penalties = [
@@ -186,4 +187,4 @@ def _learn_ppo(config: Config, world: World, opinions: Opinions, keys: jax.Array
     facts: dict[str, Any] = {"skipped/ppo": int(history["update/skipped"][:, -1].sum())}
     for group, mask in zip(GROUPS, (opinions.agreed, ~opinions.agreed), strict=True):
         facts[f"learned_reward/accuracy/{group}"] = float(right[mask].mean())
-    return names, params, facts
+    return params, facts

@@ -41,7 +41,7 @@ from experiments.divided_opinions.annotators import Law, make_annotator
 from experiments.divided_opinions.world import World
 from experiments.reward_direction.tasks import END, PROCESS
 
-METHODS = ("dpo", "theta", "phi", "phi_estimated")
+COMPARING = ("dpo", "theta", "phi", "phi_estimated")
 BETA = {
     "kendall": {"dpo": 1.0, "theta": 0.5, "phi": 1.0},
     "spearman": {"dpo": 2.0, "theta": 1.0, "phi": 2.0},

@@ -105,7 +105,7 @@ def learn_reward(
             for x in (first, second)
         )
         right = (one > two) == (rewards[0] > rewards[1])[:held_out]
-        members = labels[:held_out, None] == jnp.arange(CLASSES)
+        members = labels[:held_out, None] == jnp.arange(CLASSES)[None]
         return state.learner.params, jnp.sum(right[:, None] * members, axis=0) / members.sum(axis=0)
 
     params, right = fit(keys, jnp.asarray(opinions.dispersion))

@@ -35,7 +35,7 @@ def steered(process: LinearProcess, base: Model, params: Params, shape, classes:
 
     def apply(images, t, x, label):
         scale, std = process.marginal(jnp.broadcast_to(t, x.shape[:1]))
-        features = scale[:, None] * std[:, None] ** jnp.arange(POWERS, dtype=x.dtype)
+        features = scale[:, None] * std[:, None] ** jnp.arange(POWERS, dtype=x.dtype)[None]
         shift = jnp.einsum("nj,nj...->n...", features, images[label])
         return jax.lax.stop_gradient(base.apply(params, t, x, label)) + shift
 

@@ -13,7 +13,7 @@ from ctrl_jax.algorithms import PairBatch, PreferenceUpdate, UpdateConfig, make_
 from ctrl_jax.rewards import learned
 from ctrl_jax.runtime import check_count, check_positive, refuse
 from experiments.divided_opinions.annotators import Opinions, make_annotator
-from experiments.divided_opinions.methods import LIKE_DPO, METHODS, Runs, beta_of, offline, online
+from experiments.divided_opinions.methods import COMPARING, LIKE_DPO, Runs, beta_of, offline, online
 from experiments.divided_opinions.questions import reward_model
 from experiments.divided_opinions.world import CLASSES, World, label_batch
 from experiments.fine_tuning.digits import denoising_value
@@ -108,7 +108,7 @@ def make_runs(
     estimated: np.ndarray,
     keys: jax.Array,
 ) -> Runs:
-    """Return what tells the runs of `METHODS` apart.
+    """Return what tells the runs of `COMPARING` methods apart.
 
     Args:
         names: of the runs.
@@ -122,7 +122,7 @@ def make_runs(
     true = opinions.dispersion[seeds]
     # A dispersion of one would leave the class out for good.
     told = {"dpo": np.full_like(true, LIKE_DPO), "phi_estimated": estimated[seeds].clip(0.01, 0.99)}
-    rows = {m: told.get(m, true) for m in METHODS}
+    rows = {m: told.get(m, true) for m in COMPARING}
     weights = np.ones((len(names), training.pairs), np.float32)
     for i, name in enumerate(names):
         weights[i, training.kept() :] *= name.method != "phi_estimated"

@@ -189,34 +189,42 @@ def test_verdicts():
     )
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs") / "a"
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in (("STEPS", 4), ("PAIRS", 8), ("SAMPLES", 64)):
-            patch.setattr(exact, name, value)
-        command(Config, main, [*TINY, "--out", str(folder)])
-    return folder, json.loads((folder / "results.json").read_text())["metrics"]
+def run(folder, options):
+    command(Config, main, [*TINY, *options, "--out", str(folder)])
+    return json.loads((folder / "results.json").read_text())["metrics"]
 
 
-def test_what_a_run_leaves(finished):
-    folder, metrics = finished
-    for part, method in itertools.product(("online", "offline"), ("dpo", "theta", "phi_estimated")):
-        for group in ("agreed", "divided"):
-            for name in ("reward", "kl", "majority", "annotators"):
-                key = f"{name}/{part}/{method}/T=0.5/{group}"
-                assert np.isfinite(metrics[key]) and np.isfinite(metrics[f"{key}/stderr"])
-            assert 0 <= metrics[f"majority/{part}/{method}/T=0.5/{group}"] <= 1
+def check_measures(metrics, part, methods):
+    for method, group in itertools.product(methods, ("agreed", "divided")):
+        for name in ("reward", "kl", "majority", "annotators"):
+            key = f"{name}/{part}/{method}/T=0.5/{group}"
+            assert np.isfinite(metrics[key]) and np.isfinite(metrics[f"{key}/stderr"])
+        assert 0 <= metrics[f"majority/{part}/{method}/T=0.5/{group}"] <= 1
+        assert 0 < metrics[f"kl/{part}/{method}/T=0.5/{group}"] < 1
+
+
+def test_what_a_run_leaves(tmp_path):
+    metrics = run(tmp_path / "a", ["--parts", "online", "--methods", "dpo", "phi_estimated"])
+    check_measures(metrics, "online", ("dpo", "phi_estimated"))
     assert metrics["comparisons"] == 40
-    assert 0 < metrics["kl/online/ppo/T=0.5/agreed"] < 1
-    for setting in exact.SETTINGS:
-        assert metrics[f"w2/tilted/exact/{setting}"] > 0
     verdicts = {"yes", "level", "no", "not comparable"}
     assert {claim["holds"] for claim in metrics["claims"]} <= verdicts
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert len(rows) == 2 * 2 * (4 + 2 + 4)  # seeds, temperatures, methods online, PPO, offline
-    for picture in ("online", "online_samples", "online_progress", "offline", "offline_samples"):
-        assert (folder / f"{picture}.png").stat().st_size > 1000
+    rows = [json.loads(line) for line in (tmp_path / "a/metrics.jsonl").read_text().splitlines()]
+    assert len(rows) == 2 * 2 * 2  # seeds, temperatures, methods
+    for picture in ("online", "online_samples", "online_progress"):
+        assert (tmp_path / "a" / f"{picture}.png").stat().st_size > 1000
+
+
+@pytest.mark.slow
+def test_what_a_run_of_everything_leaves(tmp_path, monkeypatch):
+    for name, value in (("STEPS", 4), ("PAIRS", 8), ("SAMPLES", 64)):
+        monkeypatch.setattr(exact, name, value)
+    metrics = run(tmp_path / "a", ["--trained", "network"])
+    check_measures(metrics, "online", ("dpo", "theta", "phi", "phi_estimated", "ppo", "ppo_gold"))
+    check_measures(metrics, "offline", ("dpo", "theta", "phi", "phi_estimated"))
+    for setting in exact.SETTINGS:
+        assert metrics[f"w2/tilted/exact/{setting}"] > 0
+    assert (tmp_path / "a" / "offline.png").stat().st_size > 1000
 
 
 @pytest.mark.parametrize(
@@ -224,6 +232,7 @@ def test_what_a_run_leaves(finished):
     [
         (["--parts", "gaussian"], "parts: received 'gaussian'"),
         (["--parts", "online", "online"], "each once"),
+        (["--methods", "ppo"], "methods"),
         (["--law", "borda"], "law"),
         (["--agreed", "1"], "agreed: received 1.0"),
         (["--divided", "0"], "divided: received 0.0"),
