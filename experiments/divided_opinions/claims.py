@@ -120,14 +120,19 @@ def of_rewards(curves: Mapping[str, Curve]) -> list[Claim]:
     return found
 
 
-def of_exact(found: Mapping[str, Mapping[str, np.ndarray]]) -> list[Claim]:
-    """Return whether every loss reaches the known optimum, each under annotators of its link."""
+def of_exact(found: Mapping[str, Mapping[str, np.ndarray]], floor: float) -> list[Claim]:
+    """Return whether every loss reaches the known optimum, each under annotators of its link.
+
+    Args:
+        found: by `exact.reach_optimum`, of every setting.
+        floor: W2 of the optimal policy itself, which the sampler leaves.
+    """
     return [
         Claim(
             f"{setting}: the known optimum",
             f"{setting} with annotators of its own link reaches the optimum of O4: W2 below 0.05",
             "yes" if (row["w2/tilted"] < 0.05).all() else "no",
-            f"W2 {_told(row['w2/tilted'])}; objective {_told(row['objective'])}, the optimal "
+            f"W2 {_told(row['w2/tilted'])}, the optimal policy's own {floor:.3f}; objective {_told(row['objective'])}, the optimal "
             f"{row['objective/optimal'][0]:.3f}",
         )
         for setting, row in found.items()
