@@ -132,8 +132,8 @@ def of_exact(found: Mapping[str, Mapping[str, np.ndarray]], floor: float) -> lis
             f"{setting}: the known optimum",
             f"{setting} with annotators of its own link reaches the optimum of O4: W2 below 0.05",
             "yes" if (row["w2/tilted"] < 0.05).all() else "no",
-            f"W2 {_told(row['w2/tilted'])}, the optimal policy's own {floor:.3f}; objective {_told(row['objective'])}, the optimal "
-            f"{row['objective/optimal'][0]:.3f}",
+            f"W2 {_told(row['w2/tilted'])} (the optimal policy itself {floor:.3f}); objective "
+            f"{_told(row['objective'])}, the optimal {row['objective/optimal'][0]:.3f}",
         )
         for setting, row in found.items()
     ]
