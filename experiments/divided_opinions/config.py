@@ -32,7 +32,7 @@ class Rates(NamedTuple):
     offline: float
 
 
-RATES = {"steering": Rates(0.01, 0.01, 0.01), "network": Rates(1e-4, 3e-4, 1e-4)}
+RATES = {"steering": Rates(0.01, 3e-3, 0.01), "network": Rates(1e-4, 3e-4, 1e-4)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +47,9 @@ class Config:
     parts: tuple[str, ...] = PARTS
     """online: own paths, beside PPO; offline: pairs of real images; exact: oracle O4."""
 
-    methods: tuple[str, ...] = METHODS
-    """Which of dpo, theta, phi, phi_estimated; ppo (learned reward) and ppo_gold, online only."""
+    methods: tuple[str, ...] = (*COMPARING, "ppo")
+    """Which of dpo, theta, phi, phi_estimated, and online ppo (a reward learned from as many
+    comparisons) and ppo_gold (the gold reward of every path)."""
 
     trained: Trained = "steering"
     """steering: an image for each class and time is added to the score; network: all weights,

@@ -58,7 +58,7 @@ def ask_twice(opinions: Opinions, questions: Questions, keys: jax.Array) -> np.n
 
 
 def reward_model(world: World) -> Model:
-    """Return the reward network, which knows the label."""
+    """Return a network of an image (or state) and its label: a reward, or a value."""
     return as_model(
         lambda rngs: ValueMLP(world.shape, width=64, depth=1, classes=CLASSES, rngs=rngs)
     )

@@ -116,17 +116,13 @@ def make_task(config: Config, inputs: Inputs, folder: Path, mesh) -> Task:
     )
 
 
-def denoising_value(
-    process: LinearProcess, base: Model, params: Params, shape, classes: int = 0
-) -> Model:
+def denoising_value(process: LinearProcess, base: Model, params: Params, shape) -> Model:
     """Return a value network that sees the state beside what the base model denoises it to.
 
     What a noisy state is worth depends on the image it will become, and the base model has already
     learned that; sequel of the paper: arXiv 2502.01819.
     """
-    network = as_model(
-        lambda rngs: ValueMLP((2, *shape), width=128, depth=2, classes=classes, rngs=rngs)
-    )
+    network = as_model(lambda rngs: ValueMLP((2, *shape), width=128, depth=2, rngs=rngs))
 
     def observe(t, x, *conditions):
         scale, std = process.marginal(t)
@@ -135,7 +131,7 @@ def denoising_value(
         return jnp.stack([x, jnp.clip(denoised, -1.5, 1.5)], axis=1)
 
     def apply(value_params, t, observation, *conditions):
-        return network.apply(value_params, t, observation, *conditions)
+        return network.apply(value_params, t, observation)
 
     return Model(network.init, apply, observe)
 
