@@ -135,7 +135,7 @@ class Config:
         if self.solver_steps < 5 or self.solver_steps % 5:
             rule = "it must be a multiple of 5, for the minibatches of PPO"
             raise refuse("solver_steps", self.solver_steps, rule, "give 10")
-        self.training.validate()
+        self.budget().validate()
         check_small_run(self.run)
 
 

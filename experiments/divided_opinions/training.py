@@ -198,7 +198,10 @@ def train_ppo(
 def train_offline(
     world: World, opinions: Opinions, runs: Runs, training: Training, rate: float, show: Show
 ) -> tuple[Any, dict[str, np.ndarray]]:
-    """Train every run on comparisons of real images, each pair drawn and annotated once."""
+    """Train every run on comparisons of real images, each pair drawn and annotated once.
+
+    A run whose pairs have weight zero online, since it asked twice, has as many less here.
+    """
     optimizer = adam(rate, training.offline_updates)
     number, images = training.comparisons(), jnp.asarray(world.images)
     per_class = [np.flatnonzero(world.labels == c) for c in range(CLASSES)]
@@ -208,7 +211,7 @@ def train_offline(
     labels = batch.conditions[0]
 
     def pairs(run: Runs):
-        pair_key, answer_key = jax.random.split(run.key)
+        pair_key, answer_key = jax.random.split(jax.random.fold_in(run.key, 1))
         of_class = jax.random.randint(pair_key, (2, number), 0, least)
         shown = rows[labels[None], of_class]
         rewards = world.reward_fn(images[shown.reshape(-1)], jnp.tile(labels, 2)).reshape(2, -1)
@@ -218,7 +221,9 @@ def train_offline(
 
     def step(state, run):
         found, data = run
-        taken = jax.random.randint(state.key, (training.pairs,), 0, number)
+        owned = jnp.round(number * jnp.mean(found.weights)).astype(jnp.int32)
+        row_key = jax.random.fold_in(state.key, 1)
+        taken = jax.random.randint(row_key, (training.pairs,), 0, owned)
         chosen, rejected = (images[part[taken]] for part in data)
         own = PairBatch(chosen, rejected, jnp.ones(training.pairs), (labels[taken],))
         return offline(world, found, optimizer, 0.9).step(state, own)
