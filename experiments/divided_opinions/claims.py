@@ -72,8 +72,8 @@ def against(
     if reward is None:
         return [Claim(title, statement, "not comparable", "the rewards reached do not overlap")]
     mine, other = (at_reward(curve, name, reward) for curve in pair)
-    told = f"{_told(mine)} against {_told(other)} at reward {reward:.2f} on the agreed classes"
-    return [Claim(title, statement, verdict(sign * (mine - other)), told)]
+    evidence = f"{told(mine)} against {told(other)} at reward {reward:.2f} on the agreed classes"
+    return [Claim(title, statement, verdict(sign * (mine - other)), evidence)]
 
 
 def verdict(worse: np.ndarray) -> str:
@@ -90,7 +90,7 @@ def of_dispersion(curves: Mapping[str, Curve], learns: str) -> list[Claim]:
     """Return what knowing the dispersion is said to buy, beside DPO, which does not know it."""
     found = []
     for method in ("theta", "phi", "phi_estimated"):
-        told = f"{learns}: told the dispersion, Mallows-{method}"
+        told_it = f"{learns}: told the dispersion, Mallows-{method}"
         for name, sign, statement in (
             ("kl/agreed", 1, "reaches a reward where people agree with less path KL than DPO"),
             (
@@ -101,7 +101,7 @@ def of_dispersion(curves: Mapping[str, Curve], learns: str) -> list[Claim]:
             ("reward/divided", -1, "has more of the consensus's reward where people divide"),
             ("annotators/divided", -1, "pleases more of the annotators where they divide"),
         ):
-            found += against(curves, method, "dpo", name, sign, f"{told} {statement}")
+            found += against(curves, method, "dpo", name, sign, f"{told_it} {statement}")
     statement = f"{learns}: the dispersion estimated from repeated questions does as well"
     found += against(curves, "phi_estimated", "phi", "kl/divided", 1, statement)
     found += against(curves, "phi_estimated", "phi", "reward/divided", -1, statement)
@@ -109,15 +109,34 @@ def of_dispersion(curves: Mapping[str, Curve], learns: str) -> list[Claim]:
 
 
 def of_rewards(curves: Mapping[str, Curve]) -> list[Claim]:
-    """Return how comparing own paths does beside PPO, with a learned reward and with the truth."""
+    """Return how comparing own paths does beside PPO, each where it reaches the largest reward.
+
+    At one temperature the two end at different rewards, so what is compared is path KL in units of
+    the least there is at that reward.
+    """
     found = []
     for method, what in (
         ("ppo", "a reward learned from as many comparisons"),
         ("ppo_gold", "the gold reward of every path"),
     ):
-        statement = f"DPO on own paths reaches a reward with no more path KL than PPO on {what}"
-        found += against(curves, "dpo", method, "kl/agreed", 1, statement)
+        if not {"dpo", method} <= {*curves}:
+            continue
+        mine, other = (excess(curves[name]) for name in ("dpo", method))
+        found.append(
+            Claim(
+                f"dpo against {method}: kl / ideal_kl",
+                f"DPO on own paths is as near the ideal frontier as PPO on {what}",
+                verdict(mine - other),
+                f"path KL {told(mine)} times the ideal, PPO's {told(other)}",
+            )
+        )
     return found
+
+
+def excess(curve: Curve) -> np.ndarray:
+    """Return path KL over the ideal where people agree, at the largest mean reward, (seeds,)."""
+    best = int(np.argmax(curve["reward/agreed"].mean(axis=0)))
+    return curve["kl/agreed"][:, best] / curve["ideal_kl/agreed"][:, best]
 
 
 def of_exact(found: Mapping[str, Mapping[str, np.ndarray]], floor: float) -> list[Claim]:
@@ -132,14 +151,15 @@ def of_exact(found: Mapping[str, Mapping[str, np.ndarray]], floor: float) -> lis
             f"{setting}: the known optimum",
             f"{setting} with annotators of its own link reaches the optimum of O4: W2 below 0.05",
             "yes" if (row["w2/tilted"] < 0.05).all() else "no",
-            f"W2 {_told(row['w2/tilted'])} (the optimal policy itself {floor:.3f}); objective "
-            f"{_told(row['objective'])}, the optimal {row['objective/optimal'][0]:.3f}",
+            f"W2 {told(row['w2/tilted'])} (the optimal policy itself {floor:.3f}); objective "
+            f"{told(row['objective'])}, the optimal {row['objective/optimal'][0]:.3f}",
         )
         for setting, row in found.items()
     ]
 
 
-def _told(values: np.ndarray) -> str:
+def told(values: np.ndarray) -> str:
+    """Return mean and standard error in words."""
     mean, error = mean_and_error(values)
     return f"{mean:.3f} ± {error:.3f}"
 

@@ -69,13 +69,14 @@ def draw_progress(path: Path, snapshots: Sequence[tuple[float, Mapping[str, Curv
         for name in snapshots[0][1]:
             for group, line in zip(GROUPS, ("-", "--"), strict=True):
                 values = np.stack([c[name][f"{measure}/{group}"][:, middle] for _, c in snapshots])
-                label = f"{LABELS[name]}, {group}" if measure == "reward" else None
+                label = LABELS[name] if group == "agreed" else None
                 axis.plot(queries, values.mean(axis=1), line, color=COLOURS[name], label=label)
         axis.grid(alpha=0.25)
         axis.set_xlabel("comparisons")
     axes[0].set_ylabel("gold reward (standard deviations)")
     axes[1].set_ylabel("path KL (nats)")
-    axes[0].legend(frameon=False, fontsize=7)
+    axes[1].plot([], [], "--", color="black", label="where people divide")
+    axes[1].legend(frameon=False, fontsize=8)
     save(figure, path)
 
 
