@@ -85,7 +85,7 @@ class Config:
     snapshots: int = 5
     """Measurements in the course of online training, each on an eighth of the samples."""
 
-    exact_updates: int = 300
+    exact_updates: int = 400
     """Updates on oracle O4."""
 
     training: Training = dataclasses.field(default_factory=Training)

@@ -51,8 +51,10 @@ def affine_policy(task: Task, problem: DiffusionControl) -> Model:
     return Model(lambda key: (jnp.zeros(STEPS + 1), jnp.zeros(STEPS + 1)), apply)
 
 
-def reach_optimum(setting: str, updates: int, keys: jax.Array, show: Show) -> dict[str, Any]:
-    """Return W2 to the ideal law and the objective of every seed, beside the optimal objective.
+def reach_optimum(
+    setting: str, updates: int, keys: jax.Array, show: Show
+) -> tuple[dict[str, np.ndarray], Any]:
+    """Return W2 to the ideal law and the objectives, found and optimal, by seed, and parameters.
 
     Args:
         setting: one of `SETTINGS`.
@@ -104,7 +106,7 @@ def reach_optimum(setting: str, updates: int, keys: jax.Array, show: Show) -> di
         analytic.compare_with_optimum(environment, *row)
         for row in zip(ends, map(float, rewards), map(float, kls), strict=True)
     ]
-    return {name: np.asarray([f[name] for f in found]) for name in found[0]} | {"params": params}
+    return {name: np.asarray([f[name] for f in found]) for name in found[0]}, params
 
 
 def sampler_error(key: jax.Array) -> float:

@@ -30,7 +30,8 @@ class Learned(NamedTuple):
     Fields:
         found: measures of every run.
         snapshots: comparisons so far, and measures of every method then.
-        samples: of the first seed at the lowest temperature, by method.
+        samples: of the pretrained model, and of every method at the lowest temperature in the first
+            seed, by name.
         facts: metrics of results.json beside the measures.
         params: of every run.
     """
@@ -99,16 +100,21 @@ def learn_offline(config: Config, world: World, opinions: Opinions, keys: jax.Ar
 def examine(
     config: Config, world: World, opinions: Opinions, names: Sequence[Name], params: Any
 ) -> tuple[list[Measured], dict[str, np.ndarray]]:
-    """Return the measures of every run, and samples of the first seed, by method."""
-    evaluate = make_evaluation(world, config.samples)
-    samples, rewards, kls = evaluate(jax.random.key(config.run.seed + 4), params)
+    """Return the measures of every run, and samples of the first seed, by method.
+
+    With the samples go those of the pretrained model, of the same noise.
+    """
+    key = jax.random.key(config.run.seed + 4)
+    start = world.policy.init(key)
+    every = jax.tree.map(lambda runs, first: np.concatenate([runs, first[None]]), params, start)
+    samples, rewards, kls = make_evaluation(world, config.samples)(key, every)
     coldest = min(config.temperatures)
-    shown = {
+    shown = {"pretrained": samples[-1]} | {
         name.method: samples[i]
         for i, name in enumerate(names)
         if (name.temperature, name.seed) == (coldest, 0)
     }
-    return measure(world, opinions, names, rewards, kls), shown
+    return measure(world, opinions, names, rewards[:-1], kls[:-1]), shown
 
 
 class Watch:
