@@ -192,5 +192,5 @@ def _learn_ppo(
         )
     facts: dict[str, Any] = {"skipped/ppo": int(history["update/skipped"][:, -1].sum())}
     for group, mask in zip(GROUPS, (opinions.agreed, ~opinions.agreed), strict=True):
-        facts[f"learned_reward/accuracy/{group}"] = float(right[mask].mean())
+        facts[f"learned_reward/accuracy/{group}"] = float(np.nanmean(right[mask]))
     return params, facts

@@ -10,9 +10,10 @@ annotators' own, else by the slope of their log-odds far from a tie.
 | theta | sigmoid(2 alpha(c) beta m) | k/2 temperature | k temperature |
 | phi | g_{phi(c)}(beta m) | k temperature | 2 k temperature |
 
-DPO so aims at temperature alpha / alpha(c) on a class of dispersion phi(c), which is hotter where
+DPO so aims at temperature alpha / alpha(c) on a class of dispersion phi(c), which is higher where
 people differ; theta and phi aim at the same one everywhere. ``phi_estimated`` is told what a part
-of its comparisons, spent on asking twice, says of the dispersion.
+of its comparisons, spent on asking twice, says of the dispersion. PPO on a reward learned by
+Bradley and Terry's likelihood has DPO's beta for its penalty, and with it DPO's optimum.
 """
 
 import math
