@@ -13,10 +13,14 @@ from ctrl_jax.losses import preference
 
 
 class Pairs(NamedTuple):
-    """Preference pairs: the chosen and the rejected example of each, (batch, ...)."""
+    """Preference pairs: the chosen and the rejected example of each, (batch, ...).
+
+    Conditions, arrays of leading axis batch, are common to both examples.
+    """
 
     chosen: Float[Array, "batch ..."]
     rejected: Float[Array, "batch ..."]
+    conditions: tuple[Array, ...] = ()
 
 
 class RewardState(NamedTuple):
@@ -28,7 +32,7 @@ class RewardState(NamedTuple):
 
 
 def make_reward_learning(model: Model, optimizer: optax.GradientTransformation) -> Algorithm:
-    """Return the algorithm that fits ``model.apply(params, 0, x)`` to `Pairs`.
+    """Return the algorithm that fits ``model.apply(params, 0, x, *conditions)`` to `Pairs`.
 
     Args:
         model: a value-like model, one number per example; its time is held at 0.
@@ -41,8 +45,10 @@ def make_reward_learning(model: Model, optimizer: optax.GradientTransformation) 
 
     def step(state: RewardState, batch: Pairs):
         def loss_fn(params):
-            chosen = model.apply(params, jnp.zeros(()), batch.chosen)
-            rejected = model.apply(params, jnp.zeros(()), batch.rejected)
+            chosen, rejected = (
+                model.apply(params, jnp.zeros(()), x, *batch.conditions)
+                for x in (batch.chosen, batch.rejected)
+            )
             accuracy = jnp.mean(chosen > rejected)
             return jnp.mean(preference.bradley_terry(chosen, rejected)), accuracy
 
