@@ -13,11 +13,10 @@ With --model and --data it trains a model of one's own, by any of the losses; th
 import dataclasses
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import jax
 import tyro
-from rich.markup import escape
 
 from ctrl_jax.runtime import (
     RunOptions,
@@ -31,8 +30,8 @@ from ctrl_jax.runtime import (
     state_digest,
     write_results,
 )
-from experiments.claims import print_claims
 from experiments.mallows_world import plots, study
+from experiments.mallows_world import report as world_report
 from experiments.mallows_world.base_model import BaseModel
 from experiments.mallows_world.comparison import Training
 from experiments.mallows_world.world import World
@@ -46,7 +45,6 @@ from experiments.preference_training.config import (
 )
 from experiments.preference_training.model import MODEL, check_place, save_model
 from experiments.preference_training.training import Settings
-from experiments.tables import print_table
 
 NAME = "preference_lm"
 CLAIM = (
@@ -54,7 +52,6 @@ CLAIM = (
     "comparisons than DPO, for less divergence from the base model, also out of distribution."
 )
 SOURCE = "arXiv 2405.14953, sections 2-5"
-SHORT = {"held_out": "in", "elsewhere": "out"}
 EXPECTED = {"claims": "what the paper reports holds; each claim says whether it does here"}
 
 
@@ -189,7 +186,7 @@ def run_world(config: Config) -> Path:
         experiment=NAME,
         claim=CLAIM,
         source=SOURCE,
-        metrics=summarise(found),
+        metrics=world_report.summarise(found),
         expected=EXPECTED,
         config=settings,
         digest=found.digest,
@@ -198,63 +195,9 @@ def run_world(config: Config) -> Path:
     plots.draw_frontiers(run.folder / "frontier.png", found.rows, found.base_gold)
     plots.draw_accuracies(run.folder / "accuracy.png", found.rows)
     plots.draw_dispersions(run.folder / "dispersion.png", found.dispersions)
-    print_results(found)
+    world_report.print_results(found)
     print(f"results: {run.folder}")
     return run.folder
-
-
-def summarise(found: study.Found) -> dict[str, Any]:
-    """Return the metrics of results.json."""
-    metrics: dict[str, Any] = dict(found.facts)
-    for row in found.rows:
-        for name in row.values:
-            mean, error = row.mean_and_error(name)
-            metrics[f"{name}/{row.key}"], metrics[f"{name}/{row.key}/stderr"] = mean, error
-    for place, gold in found.base_gold.items():
-        metrics[f"gold/{place}/base"] = float(gold.mean())
-    metrics["claims"] = [dataclasses.asdict(claim) for claim in found.claims]
-    return metrics
-
-
-def print_results(found: study.Found) -> None:
-    """Print what was measured, and the verdicts."""
-    bits = [
-        [name.removeprefix("bits_per_byte/"), value]
-        for name, value in found.facts.items()
-        if name.startswith("bits_per_byte/")
-    ]
-    print_table("base model: bits per byte of unread text", ("text and reader", "bits"), bits)
-    print_examples(found.examples)
-    names = ("accuracy/agreed", "accuracy/divided", "gold", "kl")
-    cells = [
-        [
-            f"{row.division}, {SHORT[row.place]}",
-            row.method,
-            f"{row.beta:g}",
-            *("{:.3f} ± {:.3f}".format(*row.mean_and_error(name)) for name in names),
-        ]
-        for row in found.rows
-    ]
-    golds = ", ".join(f"{place} {gold.mean():.3f}" for place, gold in found.base_gold.items())
-    title = f"mean over seeds ± standard error (gold of the base model: {golds})"
-    columns = ("world", "method", "beta", "agreed", "divided", "gold", "KL")
-    print_table(title, columns, cells)
-    print_claims(found.claims)
-
-
-def printable(text: str) -> str:
-    """Return text of a model, which may be any bytes, as a terminal should see it."""
-    return "".join(c if c.isprintable() else "·" for c in text.replace("\n", "↵"))
-
-
-def print_examples(examples: dict[str, list[str]]) -> None:
-    """Print what the base model and a policy of every method answer."""
-    cells = []
-    for n, question in enumerate(examples["question"]):
-        cells.append([f"{question} ...", ""])
-        cells += [[f"   {who}", texts[n]] for who, texts in examples.items() if who != "question"]
-    shown = [[escape(printable(cell)) for cell in row] for row in cells]
-    print_table("answers before and after", ("question", "... answer"), shown)
 
 
 if __name__ == "__main__":

@@ -2,13 +2,14 @@
 
 import dataclasses
 import os
+from typing import Any
 
 import numpy as np
 import pytest
 
 from benchmarks import harness, preference_lm
 
-QUICK = preference_lm.QUICK | {"vocabulary": 32, "completion": 5}
+QUICK: dict[str, Any] = preference_lm.QUICK | {"vocabulary": 32, "completion": 5}
 FAMILIES = sorted(preference_lm.RECORDS)
 
 

@@ -1,13 +1,16 @@
 """Attention against its definition in NumPy, and the gradient that is turned."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ctrl_jax.networks.attention import attend
+from ctrl_jax.networks import attention
 from ctrl_jax.networks.layers import gradient_turned
 
+attend: Any = attention.attend  # called with unpacked arguments
 BATCH, TOKENS, SEEN, WIDTH = 2, 3, 5, 4
 
 
