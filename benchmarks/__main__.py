@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.threads import cores
 
-NAMES = ("sampling", "rollout_update", "continuous_rl")
+NAMES = ("sampling", "rollout_update", "continuous_rl", "preference_lm")
 CORES = cores()
 
 # Read by libraries as they load, so they must be there before this process starts. With glibc's
@@ -41,6 +41,11 @@ def main(arguments: list[str]) -> int:
         help="interpreter of an environment with trl==0.23.1 diffusers==0.39.0 'transformers<5'",
     )
     parser.add_argument(
+        "--trl-dpo-python",
+        metavar="PYTHON",
+        help="interpreter of an environment with today's trl",
+    )
+    parser.add_argument(
         "--sb3-python",
         metavar="PYTHON",
         help="interpreter of an environment with stable-baselines3",
@@ -66,6 +71,8 @@ def main(arguments: list[str]) -> int:
 
     if options.trl_python:
         os.environ["BENCHMARKS_TRL_PYTHON"] = options.trl_python
+    if options.trl_dpo_python:
+        os.environ["BENCHMARKS_TRL_DPO_PYTHON"] = options.trl_dpo_python
     if options.sb3_python:
         os.environ["BENCHMARKS_SB3_PYTHON"] = options.sb3_python
 
@@ -76,7 +83,8 @@ def main(arguments: list[str]) -> int:
         module = importlib.import_module(f"benchmarks.{name}")
         cases = [c for c in module.cases(options.quick) if options.cases in c.name]
         out = options.out or results
-        harness.run(name, module.CLAIM, cases, quick=options.quick, out=out)
+        budget = getattr(module, "BUDGET", 6.0)
+        harness.run(name, module.CLAIM, cases, quick=options.quick, out=out, budget=budget)
         if out is not None and hasattr(module, "plot"):
             module.plot(out)
     return 0

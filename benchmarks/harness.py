@@ -30,6 +30,10 @@ from benchmarks.threads import cores
 NOT_INSTALLED = "not installed (pip install ctrl_jax[peers])"
 
 
+class Disagreement(RuntimeError):
+    """A peer does not compute what we compute: the run stops, for its time would say nothing."""
+
+
 class Runner(NamedTuple):
     """Something to time.
 
@@ -151,6 +155,8 @@ def measure(case: Case, *, rounds: int, budget: float, advance: Callable[[str], 
             runner = contender.build(**contender.arguments)
             _timed(runner.run)
             again = _timed(runner.run)
+        except Disagreement:
+            raise
         except ImportError:
             row.note = NOT_INSTALLED
         except Exception as error:
@@ -186,10 +192,25 @@ def measure(case: Case, *, rounds: int, budget: float, advance: Callable[[str], 
 
 
 def run(
-    name: str, claim: str, cases: Sequence[Case], *, quick: bool = False, out: Path | None = None
+    name: str,
+    claim: str,
+    cases: Sequence[Case],
+    *,
+    quick: bool = False,
+    out: Path | None = None,
+    budget: float = 6.0,
 ) -> dict[str, Any]:
-    """Measure a benchmark's cases, print the table, and write both files into `out`, if any."""
-    rounds, budget = (3, 0.5) if quick else (60, 6.0)
+    """Measure a benchmark's cases, print the table, and write both files into `out`, if any.
+
+    Args:
+        name: of the benchmark and its files.
+        claim: what it is to show.
+        cases: what to measure.
+        quick: three short rounds of each.
+        out: folder of the files.
+        budget: seconds that the rounds of a case may take together.
+    """
+    rounds, budget = (3, 0.5) if quick else (60, budget)
     console = Console(stderr=True)
     result = {
         "benchmark": name,

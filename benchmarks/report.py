@@ -75,6 +75,9 @@ def _facts(row: dict[str, Any]) -> str:
         return f"{row['evaluations']} evaluations, error {row['error']:.4f}"
     if "environment_steps" in row and "seconds" in row:
         return f"{row['environment_steps'] / row['seconds'] / 1e6:.3g} M environment steps/s"
+    if "tokens" in row and "seconds" in row:
+        names = "".join(f", {name} {version}" for name, version in row.get("versions", {}).items())
+        return f"{row['tokens'] / row['seconds']:.0f} tokens/s{names}"
     if "updates" in row:
         return f"{row['updates']:.0f} updates, environment time {row['environment_time']:.0f}"
     return ""
