@@ -16,9 +16,11 @@ NAMES = ("sampling", "rollout_update", "continuous_rl", "preference_lm")
 CORES = cores()
 
 # Read by libraries as they load, so they must be there before this process starts. With glibc's
-# defaults eager PyTorch returns every large tensor to the kernel and pays for its pages again; and
-# its threads spin while they wait, which on a core they share makes it ten times slower.
+# defaults eager PyTorch returns every large tensor to the kernel and pays for its pages again, and
+# so does XLA, whose threads allocate in arenas that keep no block above 64 MB; and PyTorch's
+# threads spin while they wait, which on a core they share makes it ten times slower.
 ENVIRONMENT = {
+    "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": str(2**32),
     "MALLOC_TRIM_THRESHOLD_": str(2**33),
     "JAX_NUM_CPU_DEVICES": str(CORES),  # a program uses one of them unless it is told otherwise

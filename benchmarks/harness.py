@@ -267,7 +267,12 @@ def device() -> str:
 
 def settings() -> dict[str, str]:
     """Return what the numbers depend on beside versions: threads and the allocator."""
-    names = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "JAX_NUM_CPU_DEVICES")
+    names = (
+        "MALLOC_ARENA_MAX",
+        "MALLOC_MMAP_THRESHOLD_",
+        "MALLOC_TRIM_THRESHOLD_",
+        "JAX_NUM_CPU_DEVICES",
+    )
     names += ("OMP_NUM_THREADS", "OMP_WAIT_POLICY")
     found = {name: os.environ.get(name, "unset") for name in names}
     return {"threads": str(cores()), "machine": platform.machine(), **found}

@@ -164,8 +164,7 @@ def _slot_states(model: LanguageModel, params: Params, rows: PreferenceRows) -> 
     mask = text_mask(rows.texts, rows.branches)
     # A row may have more padding than the model has positions.
     positions = jnp.where(rows.texts < 0, 0, positions_of(mask))
-    hidden = model.apply(params, rows.tokens, positions, mask)
-    return jnp.take_along_axis(hidden, rows.sources[:, :, None], axis=1)
+    return model.apply(params, rows.tokens, positions, mask, rows.sources)
 
 
 def _slot_log_probs(states: Array, head: Array, rows: PreferenceRows, chunk: int | None) -> Array:

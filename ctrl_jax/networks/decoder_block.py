@@ -7,14 +7,16 @@ With n the normalisations, a block maps the hidden states h to
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array
 
+from ctrl_jax.networks.attention import attend
 from ctrl_jax.networks.decoder_config import DecoderConfig
-from ctrl_jax.networks.layers import Linear, at_least_single
+from ctrl_jax.networks.layers import Linear, at_least_single, gradient_turned
 from ctrl_jax.networks.lora import AdaptedLinear, LoRA
 from ctrl_jax.networks.rotary import rotate
 
@@ -46,9 +48,15 @@ class Linears:
             "param_dtype": self.param_dtype,
             "rngs": self.rngs,
         }
+        if inputs > outputs:
+            options["dot_general"] = _dot_general
         if self.lora is not None and name in self.lora.targets:
             return AdaptedLinear(inputs, outputs, lora=self.lora, **options)
         return Linear(inputs, outputs, **options)
+
+
+def _dot_general(x: Array, kernel: Array, *arguments: Any, **options: Any) -> Array:
+    return jax.lax.dot_general(x, gradient_turned(kernel), *arguments, **options)
 
 
 class Norm(nnx.Module):
@@ -74,7 +82,7 @@ class Norm(nnx.Module):
 
 
 class Attention(nnx.Module):
-    """Attention in which several query heads may share a key head (2305.13245)."""
+    """Attention with its linear layers."""
 
     def __init__(self, config: DecoderConfig, linear: Linears):
         self.head_width = config.head_width
@@ -88,26 +96,23 @@ class Attention(nnx.Module):
         self.query_norm = Norm(config.head_width, config, linear.param_dtype) if normed else None
         self.key_norm = Norm(config.head_width, config, linear.param_dtype) if normed else None
 
-    def __call__(self, x: Array, mask: Array, rotation: tuple[Array, Array] | None) -> Array:
-        """Mix the tokens (batch, tokens, width) that each token sees."""
-        return self.mix(*self.project(x, rotation), mask)
-
-    def project(self, x: Array, rotation: tuple[Array, Array] | None) -> tuple[Array, Array, Array]:
-        """Return queries, keys and values (batch, tokens, heads, head width), rotated."""
-        split = (*x.shape[:2], -1, self.head_width)
-        query, key, value = (
-            layer(x).reshape(split) for layer in (self.query, self.key, self.value)
-        )
+    def __call__(
+        self, x: Array, mask: Array, rotation: tuple[Array, Array] | None, at: Array | None = None
+    ) -> Array:
+        """Mix the tokens (batch, tokens, width) that each token sees, or each of those `at`."""
+        looking = pick(x, at)
+        query = self._split(self.query(looking))
+        key, value = self._split(self.key(x)), self._split(self.value(x))
         if self.query_norm is not None and self.key_norm is not None:
             query, key = self.query_norm(query), self.key_norm(key)
         if rotation is not None:
-            query, key = rotate(query, *rotation), rotate(key, *rotation)
-        return query, key, value
+            query = rotate(query, *(pick(part, at) for part in rotation))
+            key = rotate(key, *rotation)
+        mixed = attend(query, key, value, pick(mask, at))
+        return self.out(mixed.reshape(*looking.shape[:2], -1))
 
-    def mix(self, query: Array, key: Array, value: Array, mask: Array) -> Array:
-        """Return what queries read; mask (batch, queries, keys) is true at what they see."""
-        mixed = jax.nn.dot_product_attention(query, key, value, mask=mask[:, None])
-        return self.out(mixed.reshape(*query.shape[:2], -1))
+    def _split(self, x: Array) -> Array:
+        return x.reshape(*x.shape[:2], -1, self.head_width)
 
 
 class FeedForward(nnx.Module):
@@ -137,12 +142,19 @@ class Block(nnx.Module):
         self.feed_forward_norm = Norm(config.width, config, linear.param_dtype)
         self.feed_forward = FeedForward(config, linear)
 
-    def __call__(self, h: Array, mask: Array, rotation: tuple[Array, Array] | None) -> Array:
-        """Apply the block to hidden states (batch, tokens, width)."""
-        return self.around(h, self.attention(self.attention_norm(h), mask, rotation))
-
-    def around(self, h: Array, attended: Array) -> Array:
-        """Return the block's output from its input and what the attention read there."""
-        mixed = h + attended
+    def __call__(
+        self, h: Array, mask: Array, rotation: tuple[Array, Array] | None, at: Array | None = None
+    ) -> Array:
+        """Apply the block to hidden states (batch, tokens, width); return all, or those `at`."""
+        attention = self.attention(self.attention_norm(h), mask, rotation, at)
+        h = pick(h, at)
+        mixed = h + attention
         seen = h if self.parallel else mixed
         return mixed + self.feed_forward(self.feed_forward_norm(seen))
+
+
+def pick(array: Array, at: Array | None) -> Array:
+    """Return the entries `at`, (batch, places), of axis 1; all of them for None."""
+    if at is None:
+        return array
+    return jnp.take_along_axis(array, at.reshape(*at.shape, *(1,) * (array.ndim - 2)), axis=1)

@@ -65,6 +65,22 @@ class Conditioning(nnx.Module):
         return jax.nn.silu(embedding)
 
 
+@jax.custom_jvp
+def gradient_turned(matrix: Float[Array, "rows columns"]) -> Float[Array, "rows columns"]:
+    """Return the matrix itself; its gradient is computed transposed, and turned then.
+
+    For a matrix of more rows than columns on the right of a product: on CPU XLA computes the
+    gradient of one with 8192 rows and 256 columns 1.6 times faster as one of 256 rows.
+    """
+    return matrix
+
+
+@gradient_turned.defjvp
+def _(primals, tangents):
+    # Without the barrier XLA would swap the factors back.
+    return primals[0], jax.lax.optimization_barrier(tangents[0].T).T
+
+
 def at_least_single(dtype: jnp.dtype) -> jnp.dtype:
     """Return float32 in place of a narrower type, for what loses too much in it."""
     return jnp.dtype(jnp.float64 if dtype == jnp.float64 else jnp.float32)

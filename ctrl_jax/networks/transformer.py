@@ -17,6 +17,7 @@ from ctrl_jax._typing import Params
 from ctrl_jax.networks.attention_mask import causal_mask, positions_of, within
 from ctrl_jax.networks.decoder_block import Block, Linears, Norm
 from ctrl_jax.networks.decoder_config import DecoderConfig, Learned, Rotary
+from ctrl_jax.networks.layers import gradient_turned
 from ctrl_jax.networks.lora import LoRA
 from ctrl_jax.networks.rotary import angles
 
@@ -26,11 +27,13 @@ class LanguageModel(NamedTuple):
 
     Fields:
         init: ``init(key) -> params``, nested dictionaries.
-        apply: ``apply(params, tokens, positions=None, mask=None)`` returns the last hidden states
-            (batch, tokens, width). Tokens are integers (batch, tokens); mask is true at
+        apply: ``apply(params, tokens, positions=None, mask=None, at=None)`` returns the last hidden
+            states (batch, tokens, width). Tokens are integers (batch, tokens); mask is true at
             [row, i, j] where token i sees token j, by default where j <= i; positions are by
-            default how many tokens each token sees besides itself. A token outside the vocabulary
-            or a position outside a learned table makes its row NaN, wherever it stands.
+            default how many tokens each token sees besides itself; `at`, (batch, places), are the
+            tokens whose states are returned, (batch, places, width), by default all: the last block
+            computes no others. A token outside the vocabulary or a position outside a learned table
+            makes its row NaN, wherever it stands.
         head: ``head(params)`` returns the matrix (width, vocabulary) in the dtype of the hidden
             states; logits are ``hidden @ head(params)``, at the positions that need them.
         shapes: the tree of parameters as `jax.ShapeDtypeStruct`.
@@ -66,24 +69,20 @@ class Decoder(nnx.Module):
         self.norm = Norm(width, config, linear.param_dtype)
         self.head = None if config.tied else table(width, config.vocabulary)
 
-    def __call__(self, tokens: Array, positions: Array, mask: Array) -> Array:
-        """Return the last hidden states (batch, tokens, width)."""
-        h, rotation = self.embed(tokens, positions)
-        block_of = nnx.remat(Block.__call__) if self.remat else Block.__call__
-        for block in self.blocks:
-            h = block_of(block, h, mask, rotation)
-        return self.norm(h)
-
-    def embed(self, tokens: Array, positions: Array) -> tuple[Array, tuple[Array, Array] | None]:
-        """Return the first hidden states, and the angles of rotary positions."""
+    def __call__(self, tokens: Array, positions: Array, mask: Array, at: Array | None) -> Array:
+        """Return the last hidden states (batch, tokens, width), or those `at`."""
         h = _rows(self.tokens[...], tokens).astype(self.dtype)
         if self.positions is not None:
             h = h + _rows(self.positions[...], positions).astype(self.dtype)
-        return h, angles(self.rotary, self.rotated, positions) if self.rotary else None
+        rotation = angles(self.rotary, self.rotated, positions) if self.rotary else None
+        block_of = nnx.remat(Block.__call__) if self.remat else Block.__call__
+        for block in self.blocks[:-1]:
+            h = block_of(block, h, mask, rotation)
+        return self.norm(block_of(self.blocks[-1], h, mask, rotation, at))
 
     def matrix(self) -> Array:
         """Return the head (width, vocabulary)."""
-        matrix = self.tokens[...].T if self.head is None else self.head[...]
+        matrix = gradient_turned(self.tokens[...]).T if self.head is None else self.head[...]
         return matrix.astype(self.dtype)
 
 
@@ -125,14 +124,15 @@ def language_model(
         streams = nnx.Rngs(params=key, lora=jax.random.fold_in(key, 1))
         return nnx.to_pure_dict(nnx.state(make(streams)))
 
-    def apply(params: Params, tokens: Array, positions=None, mask=None) -> Array:
+    def apply(params: Params, tokens: Array, positions=None, mask=None, at=None) -> Array:
         _check(config, tokens, positions, mask)
+        _check_places(tokens, at)
         if mask is None:
             mask = causal_mask(*tokens.shape)
         positions = positions_of(mask) if positions is None else positions
         if config.window is not None:
             mask = within(mask, positions, config.window)
-        return nnx.merge(graph, params)(tokens, positions, mask)
+        return nnx.merge(graph, params)(tokens, positions, mask, at)
 
     def head(params: Params) -> Array:
         return nnx.merge(graph, params).matrix()
@@ -159,6 +159,13 @@ def _check(config: DecoderConfig, tokens: Array, positions: Array | None, mask: 
     longest = config.positions.length if isinstance(config.positions, Learned) else None
     if mask is None and longest is not None and tokens.shape[1] > longest:
         raise _refuse("tokens", tokens, f"the model has {longest} positions")
+
+
+def _check_places(tokens: Array, at: Array | None):
+    if at is not None and not (
+        at.ndim == 2 and at.shape[0] == tokens.shape[0] and jnp.issubdtype(at.dtype, jnp.integer)
+    ):
+        raise _refuse("at", at, f"they must be integers ({tokens.shape[0]}, places)")
 
 
 def _refuse(name: str, array: Array, rule: str) -> ValueError:

@@ -142,6 +142,19 @@ def test_defaults_are_the_causal_mask_and_its_positions(case):
     agree(plain(case.params, TOKENS), case(TOKENS))
 
 
+def test_states_at_some_places_are_those_of_all(case):
+    """One place twice, as where two answers begin."""
+    at = jnp.asarray([[3, 3, 0, 7, LENGTH - 1], [1, 2, 2, 0, 5]])
+
+    @jax.jit
+    def both(params):
+        every, some = (case.model.apply(params, TOKENS[:2], at=places) for places in (None, at))
+        return jnp.take_along_axis(every, at[..., None], axis=1), some
+
+    expected, found = map(np.asarray, both(case.params))
+    agree(found, expected)
+
+
 def loss_of(config, **options):
     model = language_model(config, **options)
 
@@ -258,6 +271,7 @@ def test_what_is_not_in_a_table_makes_its_row_nan_and_no_other():
         ((TOKENS, TOKENS[:2]), r"positions: received int32\[2, 12\]; they must be integers"),
         ((TOKENS, None, CAUSAL[0]), r"mask: received bool\[12, 12\]; it must be booleans \(13, 12"),
         ((TOKENS, None, CAUSAL.astype(int)), "mask: received int32"),
+        ((TOKENS, None, None, TOKENS[:2]), r"at: .*; they must be integers \(13, places\)"),
         ((jnp.tile(TOKENS, 2),), r"tokens: .*\[13, 24\]; the model has 12 positions"),
     ],
 )
