@@ -6,7 +6,13 @@ is false,
     out_h = softmax(q_h k_g(h)^T / sqrt(d)) v_g(h).                                        (1)
 
 Heads are moved before the tokens first, so that both products, and the four of their gradient, are
-of matrices as they lie in memory.
+of matrices as they lie in memory. With W = softmax(...) the gradient with respect to the scores is
+
+    W * (dout v^T - sum(dout * out)),                                                      (2)
+
+the sum over the width of a head, a fraction of one over all that is seen (2205.14135, appendix B).
+It is written out: automatic differentiation takes that sum, and keeps one array more of the size of
+the weights.
 """
 
 import jax
@@ -31,13 +37,40 @@ def attend(
         mask: true where a token sees another. One that sees none has some mean of all values.
     """
     batch, tokens, _, width = query.shape
-    key_heads, exact = key.shape[2], at_least_single(query.dtype)
+    key_heads = key.shape[2]
     grouped = query.reshape(batch, tokens, key_heads, -1, width).transpose(0, 2, 3, 1, 4)
-    rows = grouped.reshape(batch, key_heads, -1, width)
-    key, value = key.transpose(0, 2, 3, 1), value.transpose(0, 2, 1, 3)
-    scores = jnp.matmul(rows, key, preferred_element_type=exact) * width**-0.5
-    scores = scores.reshape(*grouped.shape[:4], -1)
-    unseen = 0.7 * jnp.finfo(exact).min  # finite: a row of these has no NaN
-    weights = jax.nn.softmax(jnp.where(mask[:, None, None], scores, unseen), axis=-1)
-    mixed = weights.astype(value.dtype).reshape(batch, key_heads, -1, value.shape[2]) @ value
+    rows = grouped.reshape(batch, key_heads, -1, width) * width**-0.5
+    mixed = _mix(rows, key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3), mask)
     return mixed.reshape(grouped.shape).transpose(0, 3, 1, 2, 4).reshape(query.shape)
+
+
+@jax.custom_vjp
+def _mix(rows: Array, key: Array, value: Array, mask: Array) -> Array:
+    """Softmax(rows key^T) value, (batch, key heads, groups * tokens, width)."""
+    return _forward(rows, key, value, mask)[0]
+
+
+def _forward(rows: Array, key: Array, value: Array, mask: Array):
+    exact = at_least_single(rows.dtype)
+    scores = jnp.matmul(rows, key.mT, preferred_element_type=exact)
+    by_group = scores.reshape(*rows.shape[:2], -1, *mask.shape[1:])
+    unseen = 0.7 * jnp.finfo(exact).min  # finite: a row of these has no NaN
+    weights = jax.nn.softmax(jnp.where(mask[:, None, None], by_group, unseen), axis=-1)
+    weights = weights.reshape(scores.shape).astype(value.dtype)
+    out = weights @ value
+    return out, (rows, key, value, weights, out)
+
+
+def _backward(kept, slope: Array):
+    rows, key, value, weights, out = kept
+    exact = at_least_single(rows.dtype)
+    total = jnp.sum(slope.astype(exact) * out.astype(exact), axis=-1, keepdims=True)
+    # XLA's fusion of this product with what follows takes twice the time of both on CPU.
+    product = jax.lax.optimization_barrier(
+        jnp.matmul(slope, value.mT, preferred_element_type=exact)
+    )
+    scores = (weights.astype(exact) * (product - total)).astype(rows.dtype)
+    return scores @ key, scores.mT @ rows, weights.mT @ slope, None
+
+
+_mix.defvjp(_forward, _backward)
