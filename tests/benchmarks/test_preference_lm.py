@@ -2,13 +2,14 @@
 
 import dataclasses
 import os
+from typing import Any
 
 import numpy as np
 import pytest
 
 from benchmarks import harness, preference_lm
 
-QUICK = preference_lm.QUICK | {"vocabulary": 32, "completion": 5}
+QUICK: dict[str, Any] = preference_lm.QUICK | {"vocabulary": 32, "completion": 5}
 FAMILIES = sorted(preference_lm.RECORDS)
 
 
@@ -39,7 +40,7 @@ def test_a_quick_run_counts_tokens_and_keeps_losses(tmp_path, capsys):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_loop_takes_our_steps(family):
     pytest.importorskip("torch")
-    options = QUICK | {"family": family, "learning_rate": 1e-2}
+    options: dict[str, Any] = QUICK | {"family": family, "learning_rate": 1e-2}
     first = steps(preference_lm.ours(**options))
     second = steps(preference_lm.torch_loop(**options))
     assert min(first) < np.log(2) - 0.01
@@ -85,7 +86,7 @@ def test_all_sides_are_given_the_same_tokens():
 def test_trl_takes_our_steps(family):
     if "BENCHMARKS_TRL_DPO_PYTHON" not in os.environ:
         pytest.skip("BENCHMARKS_TRL_DPO_PYTHON names no interpreter")
-    options = QUICK | {"family": family, "learning_rate": 1e-2}
+    options: dict[str, Any] = QUICK | {"family": family, "learning_rate": 1e-2}
     first = steps(preference_lm.ours(**options))
     runner = preference_lm.trl(**options)
     try:

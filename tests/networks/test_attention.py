@@ -47,7 +47,7 @@ def test_gradients_are_those_of_the_library(arguments):
     def slopes(function):
         return jax.grad(lambda *parts: jnp.sum(jnp.sin(function(*parts))), (0, 1, 2))(*parts)
 
-    found = slopes(lambda *parts: attend(*parts, mask))
+    found = slopes(lambda *parts: attend(*parts, mask=mask))
     library = slopes(lambda *parts: jax.nn.dot_product_attention(*parts, mask=mask[:, None]))
     for mine, theirs in zip(found, library, strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=0, atol=5e-6)
@@ -57,17 +57,19 @@ def test_gradients_are_those_of_the_library(arguments):
 
 def test_half_precision_weighs_in_single(arguments):
     *parts, mask = arguments
-    half = attend(*(part.astype(jnp.bfloat16) for part in parts), mask)
+    half = attend(*(part.astype(jnp.bfloat16) for part in parts), mask=mask)
     assert half.dtype == jnp.bfloat16
     # Eight bits of every input and of the weights.
-    np.testing.assert_allclose(half.astype(np.float32), attend(*parts, mask), rtol=0, atol=0.05)
+    np.testing.assert_allclose(
+        half.astype(np.float32), attend(*parts, mask=mask), rtol=0, atol=0.05
+    )
 
 
 def test_a_token_that_sees_none_has_a_finite_mean(arguments):
     *parts, mask = arguments
-    blind = attend(*parts, mask & (jnp.arange(TOKENS) > 0)[None, :, None])
+    blind = attend(*parts, mask=mask & (jnp.arange(TOKENS) > 0)[None, :, None])
     assert np.isfinite(blind).all()
-    np.testing.assert_array_equal(blind[:, 1:], attend(*parts, mask)[:, 1:])
+    np.testing.assert_array_equal(blind[:, 1:], attend(*parts, mask=mask)[:, 1:])
 
 
 def test_turning_changes_no_derivative():
