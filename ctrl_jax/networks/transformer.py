@@ -82,7 +82,11 @@ class Decoder(nnx.Module):
         h = _rows(self.tokens[...], tokens).astype(self.dtype)
         if self.positions is not None:
             h = h + _rows(self.positions[...], positions).astype(self.dtype)
-        return h, angles(self.rotary, self.rotated, positions) if self.rotary else None
+        rotation = angles(self.rotary, self.rotated, positions) if self.rotary else None
+        block_of = nnx.remat(Block.__call__) if self.remat else Block.__call__
+        for block in self.blocks[:-1]:
+            h = block_of(block, h, mask, rotation)
+        return self.norm(block_of(self.blocks[-1], h, mask, rotation, at))
 
     def matrix(self) -> Array:
         """Return the head (width, vocabulary)."""
