@@ -6,6 +6,10 @@ apart in mu_0 are ordered, for d Kendall's tau or Spearman's rho,
 
     P(first wins) = g_phi(s)  of `mallows_link`,      sigmoid(-2 log phi s).             (1)
 
+The first is the law's own share of rankings; the second holds of images that are neighbours in the
+annotator's ranking, and is taken for all (of five images at phi = 0.8 the law itself has 0.66 to
+0.68 at s = 1, where (1) has 0.61).
+
 phi -> 0: all agree; phi = 1: a coin. Two annotators asked about one pair agree with probability
 
     A(phi) = E[P^2 + (1 - P)^2],                                                         (2)

@@ -124,11 +124,16 @@ class Config:
             check_positive(name, getattr(self, name))
             if getattr(self, name) >= 1:
                 raise refuse(name, getattr(self, name), "it must be below 1", "give 0.9 or so")
+        if self.agreed > self.divided:
+            rule = "it is the dispersion of those who agree, at most that of the divided"
+            raise refuse("agreed", self.agreed, rule, "exchange it with --divided")
         for value in (self.ranks, *self.temperatures):
             check_positive("ranks, temperatures", value)
         check_distinct("temperatures", self.temperatures)
         for name in ("seeds", "samples", "base_samples", "snapshots", "exact_updates"):
             check_count(name, getattr(self, name))
+        # The ideal frontier is told where 30 of the samples count: barely tilted, of 40.
+        check_count("base_samples", self.base_samples, least=40)
         if self.base_samples < self.samples:
             rule = "every sample is compared with one of the base model"
             raise refuse("base_samples", self.base_samples, rule, "raise it to --samples")

@@ -46,8 +46,9 @@ def draw_frontier(path: Path, world: World, curves: Mapping[str, Curve]) -> None
             )
         axis.set_xscale("log")
         largest = max(c[f"kl/{group}"].max() for c in curves.values())
-        axis.set_xlim(0.01, 2 * largest)
-        inside = ideal_reward[ideal_kl < 2 * largest]
+        smallest = min(c[f"kl/{group}"].mean(axis=0).min() for c in curves.values())
+        axis.set_xlim(max(1e-6, min(0.01, 0.5 * smallest)), max(0.02, 2 * largest))
+        inside = ideal_reward[ideal_kl < max(0.02, 2 * largest)]
         top = max(c[f"reward/{group}"].max() for c in curves.values())
         axis.set_ylim(-0.15, 1.1 * max(top, 0.3 * inside.max()))
         axis.set(

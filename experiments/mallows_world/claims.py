@@ -172,5 +172,9 @@ def _compare(ours: np.ndarray, theirs: np.ndarray, where: str) -> tuple[str, str
     margin = float(stats.t.ppf(0.975, gains.size - 1)) * error if gains.size > 1 else np.inf
     gain = float(gains.mean())
     verdict = "yes" if gain > margin else "level" if gain >= -margin else "no"
+    if not np.isfinite(gain):  # a set without a question of the kind
+        verdict = "not comparable"
+    elif gains.size < 2:
+        verdict = "one seed"
     told = f"{ours.mean():.3f} against {theirs.mean():.3f} {where}"
     return verdict, f"{told}; difference {gain:+.3f} ± {error:.3f}"

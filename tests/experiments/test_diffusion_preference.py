@@ -178,6 +178,8 @@ def test_the_trained_images_start_at_nothing_and_no_class_shares_one():
 def test_verdicts():
     noise = np.asarray([-0.01, 0.0, 0.01])
     assert [verdict(shift + noise) for shift in (-1.0, 0.0, 1.0)] == ["yes", "level", "no"]
+    assert verdict(noise[:1]) == "one seed"
+    assert verdict(noise + np.asarray([np.nan, 0, 0])) == "not comparable"
     rewards = np.asarray([[0.0, 1.0, 2.0]] * 3)
     mine = {"reward/agreed": rewards, "kl/agreed": rewards**2 + noise[:, None]}
     twice = {"reward/agreed": rewards, "kl/agreed": 2 * rewards**2}
@@ -240,6 +242,8 @@ def test_what_a_run_of_everything_leaves(tmp_path, monkeypatch):
         (["--seeds", "0"], "seeds: received 0"),
         (["--solver-steps", "7"], "multiple of 5"),
         (["--base-samples", "4"], "base_samples"),
+        (["--base-samples", "30"], "base_samples"),
+        (["--agreed", "0.95"], "agreed"),
         (["--training.pairs", "25"], "training.pairs"),
         (["--training.rate", "nan"], "training.rate"),
         (["--training.estimation", "1.5"], "training.estimation"),

@@ -260,6 +260,11 @@ def test_a_verdict_can_be_yes_level_and_no():
         found += claims.overall(rows, base)
         assert len(found) == 4 + 12 + 6
         assert {claim.holds for claim in found} == {holds}
+    values = {name: np.ones(1) for name in ("accuracy/agreed", "accuracy/divided", "gold", "kl")}
+    for seen, holds in ((1.0, "one seed"), (np.nan, "not comparable")):
+        values |= {"accuracy/agreed": np.asarray([seen])}
+        rows = [Row("text", "held_out", method, 0.1, values) for method in METHODS]
+        assert claims.of_division(rows, {"held_out": np.zeros(1)}, "text")[0].holds == holds
     assert claims.index_knows("text", 0.3, 100).holds == "yes"
     assert claims.index_knows("text", 0.1, 100).holds == "no"
 
