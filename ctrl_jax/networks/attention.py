@@ -58,11 +58,11 @@ def _forward(rows: Array, key: Array, value: Array, mask: Array):
     weights = jax.nn.softmax(jnp.where(mask[:, None, None], by_group, unseen), axis=-1)
     weights = weights.reshape(scores.shape).astype(value.dtype)
     out = weights @ value
-    return out, (rows, key, value, weights, out)
+    return out, (rows, key, value, mask, weights, out)
 
 
 def _backward(kept, slope: Array):
-    rows, key, value, weights, out = kept
+    rows, key, value, mask, weights, out = kept
     exact = at_least_single(rows.dtype)
     total = jnp.sum(slope.astype(exact) * out.astype(exact), axis=-1, keepdims=True)
     # XLA's fusion of this product with what follows takes twice the time of both on CPU.
@@ -70,6 +70,9 @@ def _backward(kept, slope: Array):
         jnp.matmul(slope, value.mT, preferred_element_type=exact)
     )
     scores = (weights.astype(exact) * (product - total)).astype(rows.dtype)
+    # Only a row that sees none has weights here, which depend on no score.
+    by_group = scores.reshape(*rows.shape[:2], -1, *mask.shape[1:])
+    scores = jnp.where(mask[:, None, None], by_group, 0).reshape(scores.shape)
     return scores @ key, scores.mT @ rows, weights.mT @ slope, None
 
 

@@ -67,10 +67,18 @@ def test_half_precision_weighs_in_single(arguments):
 
 
 def test_a_token_that_sees_none_has_a_finite_mean(arguments):
+    """The mean is of all values, whatever the scores: these have no gradient."""
     *parts, mask = arguments
     blind = attend(*parts, mask & (jnp.arange(TOKENS) > 0)[None, :, None])
     assert np.isfinite(blind).all()
     np.testing.assert_array_equal(blind[:, 1:], attend(*parts, mask)[:, 1:])
+
+    def first(query, key):
+        none = mask & (jnp.arange(TOKENS) > 0)[None, :, None]
+        return jnp.sum(jnp.sin(attend(query, key, parts[2], none)[:, 0]))
+
+    for slope in jax.grad(first, (0, 1))(*parts[:2]):
+        np.testing.assert_array_equal(slope, np.zeros_like(slope))
 
 
 def test_turning_changes_no_derivative():
