@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from benchmarks.peak_memory import FORGET_PEAK, resident
+from benchmarks import peak_memory
 from benchmarks.peers import process
 from benchmarks.threads import cores
 
@@ -64,11 +64,10 @@ def make_trainer(specification: Mapping[str, Any], answer: Callable[[Any], Any])
             if not sys.stdin.readline():
                 sys.exit()
             if state.global_step == 0:
-                FORGET_PEAK.write_text("5")
-                found["before"] = resident("VmRSS")
+                found["before"] = peak_memory.start()
 
         def on_step_end(self, args, state, control, **options):
-            rise = resident("VmHWM") - found["before"]
+            rise = peak_memory.resident("VmHWM") - found["before"]
             answer({"loss": float(found["loss"]), "memory": rise, "versions": versions})
 
     config = DPOConfig(

@@ -53,7 +53,7 @@ class Config:
 
     trained: Trained = "steering"
     """steering: an image for each class and time is added to the score; network: all weights,
-    which the classes share."""
+    which the classes share, so that the divided ones disturb the others."""
 
     law: Law = "kendall"
     """Whose distance the annotators' rankings scatter by."""

@@ -45,7 +45,8 @@ def affine_policy(task: Task, problem: DiffusionControl) -> Model:
     times = problem.forward_times()[::-1]
 
     def apply(params, t, x):
-        slope, intercept = (jnp.interp(t, times, table)[..., None] for table in params)
+        rows = jnp.broadcast_to(t, x.shape[:1])
+        slope, intercept = (jnp.interp(rows, times, table)[:, None] for table in params)
         return task.reference.apply((), t, x) + slope * x + intercept
 
     return Model(lambda key: (jnp.zeros(STEPS + 1), jnp.zeros(STEPS + 1)), apply)

@@ -45,12 +45,11 @@ def draw_frontier(path: Path, world: World, curves: Mapping[str, Curve]) -> None
                 label=LABELS[name],
             )
         axis.set_xscale("log")
-        largest = max(c[f"kl/{group}"].max() for c in curves.values())
-        smallest = min(c[f"kl/{group}"].mean(axis=0).min() for c in curves.values())
-        axis.set_xlim(max(1e-6, min(0.01, 0.5 * smallest)), max(0.02, 2 * largest))
-        inside = ideal_reward[ideal_kl < max(0.02, 2 * largest)]
+        largest = max(1e-3, *(c[f"kl/{group}"].max() for c in curves.values()))
+        axis.set_xlim(min(0.01, largest / 10), 2 * largest)
+        inside = ideal_reward[ideal_kl < 2 * largest]
         top = max(c[f"reward/{group}"].max() for c in curves.values())
-        axis.set_ylim(-0.15, 1.1 * max(top, 0.3 * inside.max()))
+        axis.set_ylim(-0.15, 1.1 * max(top, 0.3 * inside.max(initial=0.1)))
         axis.set(
             title=f"classes on which people {'agree' if group == 'agreed' else 'divide'}",
             xlabel="path KL from the pretrained model (nats)",

@@ -72,7 +72,7 @@ def test_o1_is_solved(trained):
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(n, marks=() if n in ("cpg", "clipped") else pytest.mark.slow) for n in METHODS],
+    [pytest.param(n, marks=() if n == "clipped" else pytest.mark.slow) for n in METHODS],
 )
 def test_o2_is_solved(name):
     """Policies with independent coordinates: the best of them is N(K x, gamma / diag N)."""

@@ -78,7 +78,7 @@ def check(algorithm):
         pytest.param("MLP", 5, marks=pytest.mark.slow),
         pytest.param("DiT", 1, marks=pytest.mark.slow),
         pytest.param("DiT", 2, marks=pytest.mark.slow),
-        ("DiT", 5),
+        pytest.param("DiT", 5, marks=pytest.mark.slow),
     ],
 )
 def test_the_ratio_starts_at_exactly_one(network, minibatches):

@@ -229,7 +229,7 @@ def test_a_reward_of_another_shape_is_refused_when_traced(reward_fn, shape):
         jax.eval_shape(algorithm.step, state, one_prompt(BATCH))
 
 
-@pytest.mark.parametrize("name", ["ppo", "dpok"])
+@pytest.mark.parametrize("name", ["ppo", pytest.param("dpok", marks=pytest.mark.slow)])
 def test_padding_changes_no_metric(name):
     """Six trajectories, alone and followed by two rows of weight zero, one epoch: the same noise,
     the same minibatches, the same metrics."""

@@ -150,6 +150,7 @@ def test_a_weight_of_two_is_two_pairs_in_the_scale():
     assert np.average(weights, weights=[2, 1]) == pytest.approx(1.0)
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_leaves_its_last_model(files, tmp_path):
     out, options = tmp_path / "a", ["--evaluation.prompts", "0"]
     run(files, out, *options, "--steps", "2")

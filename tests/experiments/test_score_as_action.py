@@ -124,6 +124,7 @@ def test_other_algorithms(tmp_path, algorithm):
     assert results["metrics"]["objective"] <= results["metrics"]["objective/optimal"] + 1.0
 
 
+@SLOW
 def test_own_data_reward_and_other_solver_steps(tmp_path, monkeypatch):
     images = np.random.default_rng(0).uniform(-1, 1, (64, 6, 6, 1)).astype(np.float32)
     np.savez(tmp_path / "mine.npz", images=images)

@@ -104,6 +104,7 @@ def test_ddpmpp_has_no_progressive_input_and_no_frequencies(model):
     check_examples_are_independent(jax.jit(found.apply), params, model[2])
 
 
+@pytest.mark.slow
 def test_gradients_reach_every_parameter_but_the_fixed_frequencies(model):
     found, params, x, _ = model
     gradient = jax.jit(jax.grad(lambda p: jnp.sum(found.apply(p, U, x) ** 2)))(params)
