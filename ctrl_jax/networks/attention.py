@@ -12,7 +12,7 @@ of matrices as they lie in memory. With W = softmax(...) the gradient with respe
 
 the sum over the width of a head, a fraction of one over all that is seen (2205.14135, appendix B).
 It is written out: automatic differentiation takes that sum, and keeps one array more of the size of
-the weights.
+the weights. There is no forward mode (`jax.jvp`) for it.
 """
 
 import jax

@@ -71,8 +71,9 @@ class World:
         """Raise ValueError for an option out of range."""
         for name in self.divisions:
             check_choice("world.divisions", name, DIVISIONS)
-        if not self.divisions:
-            raise refuse("world.divisions", (), "there is nothing to compare in", "give text")
+        if not self.divisions or len({*self.divisions}) != len(self.divisions):
+            rule = "it must hold one or more, each once"
+            raise refuse("world.divisions", self.divisions, rule, "leave it out")
         for name in ("questions", "evaluation_questions"):
             check_count(f"world.{name}", getattr(self, name), least=4)
         check_count("world.answers", self.answers, least=2)
