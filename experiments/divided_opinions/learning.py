@@ -164,10 +164,12 @@ def _learn_ppo(
 ) -> tuple[Any, dict[str, Any]]:
     """Return the parameters of PPO's runs, and what is to be said of them."""
     training, seeds = config.budget(), config.seeds
-    draw_key, learn_key = jax.random.split(jax.random.key(config.run.seed + 6))
+    draw_key, check_key, learn_key = jax.random.split(jax.random.key(config.run.seed + 6), 3)
     asked = questions.draw_questions(world, draw_key, training.comparisons())
+    unasked = questions.draw_questions(world, check_key, max(1, training.comparisons() // 5))
+    learn_keys = jax.random.split(learn_key, seeds)
     reward, right = questions.learn_reward(
-        world, opinions, asked, jax.random.split(learn_key, seeds), training.reward_updates
+        world, opinions, asked, unasked, learn_keys, training.reward_updates
     )
     rows = np.asarray([name.seed for name in names])
     gold = np.asarray([name.method == "ppo_gold" for name in names])

@@ -65,13 +65,26 @@ def reward_model(world: World) -> Model:
 
 
 def learn_reward(
-    world: World, opinions: Opinions, questions: Questions, keys: jax.Array, updates: int
+    world: World,
+    opinions: Opinions,
+    questions: Questions,
+    unasked: Questions,
+    keys: jax.Array,
+    updates: int,
 ) -> tuple[Any, np.ndarray]:
     """Fit a reward to one answer per question, by Bradley and Terry's likelihood, for every seed.
 
+    Args:
+        world: the digits, or O4.
+        opinions: of the annotators.
+        questions: what they are asked, once.
+        unasked: pairs that nobody compares, for the share below.
+        keys: one per seed.
+        updates: of the reward.
+
     Returns:
-        Parameters of `reward_model`, a leading axis of seeds, and the share of a held-out fifth
-        of the comparisons of each class that the reward orders as the gold one does.
+        Parameters of `reward_model`, a leading axis of seeds, and the share of the unasked pairs
+        of each class that the reward orders as the gold one does.
     """
     schedule = optax.cosine_decay_schedule(1e-3, updates)
     optimizer = optax.chain(
@@ -82,7 +95,8 @@ def learn_reward(
     batch = label_batch(len(questions.first))
     labels = batch.conditions[0]
     first, second, rewards = (jnp.asarray(part) for part in questions)
-    held_out = len(first) // 5
+    checked = [jnp.asarray(part) for part in unasked]
+    checked_labels = label_batch(len(unasked.first)).conditions[0]
 
     @jax.jit
     @jax.vmap
@@ -94,18 +108,17 @@ def learn_reward(
         chosen, rejected = jnp.where(wins, first, second), jnp.where(wins, second, first)
 
         def body(state, key):
-            rows = jax.random.randint(key, (BATCH,), held_out, len(first))
+            rows = jax.random.randint(key, (BATCH,), 0, len(first))
             pairs = Pairs(chosen[rows], rejected[rows], (labels[rows],))
             return algorithm.step(state, pairs)[0], None
 
         keys = jax.random.split(row_key, updates)
         state, _ = jax.lax.scan(body, algorithm.init(init_key), keys)
         one, two = (
-            model.apply(state.learner.params, jnp.zeros(()), x[:held_out], labels[:held_out])
-            for x in (first, second)
+            model.apply(state.learner.params, jnp.zeros(()), x, checked_labels) for x in checked[:2]
         )
-        right = (one > two) == (rewards[0] > rewards[1])[:held_out]
-        members = labels[:held_out, None] == jnp.arange(CLASSES)[None]
+        right = (one > two) == (checked[2][0] > checked[2][1])
+        members = checked_labels[:, None] == jnp.arange(CLASSES)[None]
         return state.learner.params, jnp.sum(right[:, None] * members, axis=0) / members.sum(axis=0)
 
     params, right = fit(keys, jnp.asarray(opinions.dispersion))
