@@ -63,7 +63,7 @@ OF_A_MODEL = ("objective", "texts", "adapters", "optimisation", "evaluation")
 class Config:
     """Learn from comparisons under known dispersion: DPO, Mallows-theta and Mallows-phi.
 
-    Source: arXiv 2405.14953. The default downloads nothing; on 2 CPU cores it takes ten minutes.
+    Source: arXiv 2405.14953. The default downloads nothing; on 2 CPU cores it takes eight minutes.
     Expected: at equal divergence Mallows-DPO of the true dispersion is ahead of DPO, of the
     estimated one level with it; every claim of results.json has a verdict. With --model DIR --data
     FILE it trains a model of yours; base, world and training are of the default alone, all other
