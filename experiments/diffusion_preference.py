@@ -21,11 +21,12 @@ import numpy as np
 from ctrl_jax.runtime import command, open_run, prepare, progress, state_digest, write_results
 from experiments.claims import Claim, print_claims
 from experiments.divided_opinions import claims, exact, plots
-from experiments.divided_opinions.claims import curves_of, mean_and_error
+from experiments.divided_opinions.claims import curves_of
 from experiments.divided_opinions.config import Config
 from experiments.divided_opinions.evaluation import GROUPS, MEASURES, Measured, aimed_at
 from experiments.divided_opinions.learning import Learned, learn_offline, learn_online, set_up
 from experiments.divided_opinions.world import CLASSES, World, draw_base
+from experiments.over_seeds import mean_and_error
 from experiments.tables import print_table
 
 NAME = "diffusion_preference"

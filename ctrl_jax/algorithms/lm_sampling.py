@@ -69,11 +69,24 @@ def divergence_along(
 ) -> Float[Array, " batch"]:
     """Return (1) in nats; its mean over answers drawn from `params` at temperature 1 is the KL."""
     tokens = jnp.concatenate([prompts, answers], axis=1)[:, :-1]
+    places = jnp.broadcast_to(
+        jnp.arange(prompts.shape[1] - 1, tokens.shape[1])[None], answers.shape
+    )
+    return jnp.sum(divergence_at(model, params, reference_params, tokens, places), axis=1)
+
+
+def divergence_at(
+    model: LanguageModel,
+    params: Params,
+    reference_params: Params,
+    tokens: Int[Array, "batch tokens"],
+    places: Int[Array, "batch places"],
+) -> Float[Array, "batch places"]:
+    """Return the terms of (1): KL(pi || pi_ref) of the token that follows each of these places."""
 
     def log_probs(own: Params) -> Array:
-        hidden = model.apply(own, tokens)[:, prompts.shape[1] - 1 :]
-        logits = hidden @ model.head(own)
+        logits = model.apply(own, tokens, at=places) @ model.head(own)
         return jax.nn.log_softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)))
 
     policy, reference = log_probs(params), log_probs(reference_params)
-    return jnp.sum(jnp.exp(policy) * (policy - reference), axis=(1, 2))
+    return jnp.sum(jnp.exp(policy) * (policy - reference), axis=2)

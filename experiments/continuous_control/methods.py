@@ -175,10 +175,3 @@ def train_seeds(
 
     scores, params, metrics = jax.jit(jax.vmap(one_seed))(keys)
     return Curves(np.asarray(scores), params, {k: np.asarray(v) for k, v in metrics.items()})
-
-
-def mean_and_error(values: Any) -> tuple[float, float]:
-    """Return the mean over seeds, an array or sequence, and its standard error."""
-    seeds = np.asarray(values, np.float64)
-    with np.errstate(invalid="ignore"):  # a seed that left the stable policies is at infinity
-        return float(seeds.mean()), float(seeds.std(ddof=1) / np.sqrt(seeds.size))

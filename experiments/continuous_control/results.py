@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 from ctrl_jax.runtime import MetricsLog, Run, state_digest, write_results
 from experiments.continuous_control import plots
-from experiments.continuous_control.methods import Curves, Training, mean_and_error
+from experiments.continuous_control.methods import Curves, Training
+from experiments.over_seeds import mean_and_error
 
 Runs = Mapping[float, Mapping[str, Curves]]
 """Trainings by step of time and by method."""

@@ -9,10 +9,10 @@ expected to look decided.
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy import stats
 
 from experiments.claims import Claim
 from experiments.divided_opinions.evaluation import Measured
+from experiments.over_seeds import mean_and_error, verdict
 
 Curve = Mapping[str, np.ndarray]
 """Measure/group to values, (seeds, temperatures)."""
@@ -77,19 +77,7 @@ def against(
         f"{told(mine)} against {told(other)} at reward {reward:.2f} on the agreed classes; "
         f"difference {told(mine - other)}"
     )
-    return [Claim(title, statement, verdict(sign * (mine - other)), evidence)]
-
-
-def verdict(worse: np.ndarray) -> str:
-    """Return yes, level or no of paired differences (seeds,), those above zero being worse."""
-    if not np.isfinite(worse).all():
-        return "not comparable"
-    if len(worse) < 2:
-        return "one seed"
-    error = worse.std(ddof=1) / np.sqrt(len(worse))
-    margin = stats.t.ppf(0.975, len(worse) - 1) * error
-    mean = worse.mean()
-    return "yes" if mean < -margin else "level" if mean <= margin else "no"
+    return [Claim(title, statement, verdict(sign * (other - mine)), evidence)]
 
 
 def of_dispersion(curves: Mapping[str, Curve], learns: str) -> list[Claim]:
@@ -132,7 +120,7 @@ def of_rewards(curves: Mapping[str, Curve]) -> list[Claim]:
             Claim(
                 f"dpo against {method}: kl / ideal_kl",
                 f"DPO on own paths is as near the ideal frontier as PPO on {what}",
-                verdict(mine - other),
+                verdict(other - mine),
                 f"path KL {told(mine)} times the ideal, PPO's {told(other)}",
             )
         )
@@ -156,7 +144,7 @@ def of_exact(found: Mapping[str, Mapping[str, np.ndarray]], floor: float) -> lis
         Claim(
             f"{setting}: the known optimum",
             f"{setting} with annotators of its own link reaches the optimum of O4: W2 below 0.05",
-            verdict(row["w2/tilted"] - 0.05),
+            verdict(0.05 - row["w2/tilted"]),
             f"W2 {told(row['w2/tilted'])} (the optimal policy itself {floor:.3f}); objective "
             f"{told(row['objective'])}, the optimal {row['objective/optimal'][0]:.3f}",
         )
@@ -168,9 +156,3 @@ def told(values: np.ndarray) -> str:
     """Return mean and standard error in words."""
     mean, error = mean_and_error(values)
     return f"{mean:.3f} ± {error:.3f}"
-
-
-def mean_and_error(values: np.ndarray) -> tuple[float, float]:
-    """Return the mean over seeds and its standard error."""
-    error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
-    return float(values.mean()), float(error)

@@ -119,6 +119,10 @@ class Config:
         if not {*self.methods} & {*COMPARING}:
             rule = "PPO is compared with what learns from comparisons"
             raise refuse("methods", self.methods, rule, "add dpo")
+        asked = self.methods != type(self)().methods
+        if asked and "online" not in self.parts and {*self.methods} & {*PPO}:
+            rule = "PPO is beside comparisons of own paths only"
+            raise refuse("methods", self.methods, rule, "leave it out, or add online to --parts")
         check_choice("law", self.law, LAWS)
         for name in ("agreed", "divided"):
             check_positive(name, getattr(self, name))

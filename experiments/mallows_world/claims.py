@@ -13,6 +13,7 @@ from scipy import stats
 from experiments.claims import Claim
 from experiments.mallows_world.comparison import METHODS
 from experiments.mallows_world.evaluation import Row
+from experiments.over_seeds import mean_and_error, verdict
 
 WORLDS = {
     "text": "divided by the text",
@@ -70,13 +71,13 @@ def _ranks(rows: Sequence[Row], method: str, other: str, part: str) -> Claim | N
         return None
     ours, theirs = (np.asarray(row.values[name]) for row in best if row)
     betas = " and ".join(f"{row.beta:g}" for row in best if row)
-    verdict, told = _compare(ours, theirs, f"at beta {betas}")
+    holds, told = _compare(ours, theirs, f"at beta {betas}")
     return Claim(
         f"{best[0].division}: {method} against {other}, {part} questions",
         f"{WORLDS[best[0].division]}: {METHODS[method].label} ranks held-out answers to {part} "
         f"questions by the central ranking better than {METHODS[other].label}, each at its best "
         "beta",
-        verdict,
+        holds,
         told,
     )
 
@@ -89,13 +90,13 @@ def _frontier(
     if found is None:
         return None
     ours, theirs, kl = found
-    verdict, told = _compare(ours, theirs, f"at KL {kl.mean() / 2:.2f} to {kl.mean():.2f}")
+    holds, told = _compare(ours, theirs, f"at KL {kl.mean() / 2:.2f} to {kl.mean():.2f}")
     division = rows[0].division
     return Claim(
         f"{division}: {method} against {other}, frontier {PLACES[place]}",
         f"{WORLDS[division]}: {PLACES[place]}, answers of {METHODS[method].label} have "
         f"plainer words than those of {METHODS[other].label} at the same divergence",
-        verdict,
+        holds,
         told,
     )
 
@@ -111,12 +112,12 @@ def overall(rows: Sequence[Row], base: Mapping[str, np.ndarray]) -> list[Claim]:
         if method == "dpo" or not known:
             continue
         ours, theirs = np.mean(known, axis=0)
-        verdict, told = _compare(ours, theirs, "on average")
+        holds, told = _compare(ours, theirs, "on average")
         statement = (
             f"over all worlds and places together, answers of {METHODS[method].label} have plainer "
             "words than those of DPO at the same divergence"
         )
-        found.append(Claim(f"overall: {method} against dpo", statement, verdict, told))
+        found.append(Claim(f"overall: {method} against dpo", statement, holds, told))
     return found
 
 
@@ -168,13 +169,6 @@ def gold_at(kl: np.ndarray, curve: Sequence[Row], base: np.ndarray) -> np.ndarra
 def _compare(ours: np.ndarray, theirs: np.ndarray, where: str) -> tuple[str, str]:
     """Return verdict and evidence of ours being higher."""
     gains = np.asarray(ours, np.float64) - theirs
-    error = gains.std(ddof=1) / np.sqrt(gains.size) if gains.size > 1 else np.nan
-    margin = float(stats.t.ppf(0.975, gains.size - 1)) * error if gains.size > 1 else np.inf
-    gain = float(gains.mean())
-    verdict = "yes" if gain > margin else "level" if gain >= -margin else "no"
-    if not np.isfinite(gain):  # a set without a question of the kind
-        verdict = "not comparable"
-    elif gains.size < 2:
-        verdict = "one seed"
+    gain, error = mean_and_error(gains)
     told = f"{ours.mean():.3f} against {theirs.mean():.3f} {where}"
-    return verdict, f"{told}; difference {gain:+.3f} ± {error:.3f}"
+    return verdict(gains), f"{told}; difference {gain:+.3f} ± {error:.3f}"

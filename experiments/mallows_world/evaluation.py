@@ -9,6 +9,7 @@ from ctrl_jax._typing import Params
 from ctrl_jax.networks import PreferenceRows, TokenPair, pack_pairs
 from experiments.mallows_world.instruments import Instruments
 from experiments.mallows_world.world import Opinions, Questions, gold_score, winning
+from experiments.over_seeds import mean_and_error
 
 DRAWS = 2
 """Answers of its own that a policy draws to a question."""
@@ -33,9 +34,7 @@ class Row(NamedTuple):
 
     def mean_and_error(self, name: str) -> tuple[float, float]:
         """Return the mean over seeds and its standard error."""
-        seeds = np.asarray(self.values[name], np.float64)
-        error = seeds.std(ddof=1) / np.sqrt(seeds.size) if seeds.size > 1 else np.nan
-        return float(seeds.mean()), float(error)
+        return mean_and_error(self.values[name])
 
     @property
     def key(self) -> str:

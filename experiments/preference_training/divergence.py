@@ -12,9 +12,10 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
 from ctrl_jax._typing import Params
+from ctrl_jax.algorithms.lm_sampling import divergence_at
 from ctrl_jax.networks import LanguageModel
 
 
@@ -48,10 +49,7 @@ def make_divergence(
         answers = jnp.take_along_axis(rows, places, axis=1)
         ended = jnp.zeros_like(answers, bool) if end is None else answers == end
         alive = jnp.cumsum(ended, axis=1) - ended == 0
-        log_policy, log_reference = (
-            _log_probs(model, own, rows, places - 1) for own in (params, reference)
-        )
-        terms = jnp.sum(jnp.exp(log_policy) * (log_policy - log_reference), axis=2)
+        terms = divergence_at(model, params, reference, rows, places - 1)
         return jnp.sum(jnp.where(alive, terms, 0.0), axis=1), rows
 
     return divergence
@@ -72,17 +70,11 @@ def _answer(
     def step(rows, t):
         hidden = model.apply(params, rows)  # what follows is not seen
         last = jnp.take_along_axis(hidden, (lengths + t - 1)[:, None, None], axis=1)[:, 0]
-        logits = (last @ head).astype(jnp.float32)
+        logits = last @ head
+        logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
         drawn = jax.vmap(lambda k, z: jax.random.categorical(jax.random.fold_in(k, t), z))(
             keys, logits
         )
         return rows.at[jnp.arange(rows.shape[0]), lengths + t].set(drawn.astype(rows.dtype)), None
 
     return jax.lax.scan(step, rows, jnp.arange(number))[0]
-
-
-def _log_probs(
-    model: LanguageModel, params: Params, rows: Array, places: Array
-) -> Float[Array, "batch length vocabulary"]:
-    hidden = jnp.take_along_axis(model.apply(params, rows), places[:, :, None], axis=1)
-    return jax.nn.log_softmax((hidden @ model.head(params)).astype(jnp.float32))

@@ -39,11 +39,10 @@ Form = Callable[..., Array]
 
 
 class Named(NamedTuple):
-    """A loss, what it takes beside beta, and whether it needs a reference model."""
+    """A loss, and what it takes beside beta."""
 
     form: Form
     options: tuple[str, ...] = ()
-    reference: bool = True
 
 
 def _ratios(loss: Callable[..., Array], **fixed) -> Form:
@@ -72,15 +71,15 @@ LOSSES: dict[str, Named] = {
     "nca": Named(_ratios(preference.nca)),
     "apo_zero": Named(_ratios(preference.apo, variant="zero")),
     "apo_down": Named(_ratios(preference.apo, variant="down")),
-    "cpo": Named(lambda scores, **given: preference.cpo(*scores.log_probs, **given), (), False),
-    "simpo": Named(_mean_probs(preference.simpo), ("gamma",), False),
-    "orpo": Named(_mean_probs(preference.orpo), (), False),
+    "cpo": Named(lambda scores, **given: preference.cpo(*scores.log_probs, **given)),
+    "simpo": Named(_mean_probs(preference.simpo), ("gamma",)),
+    "orpo": Named(_mean_probs(preference.orpo)),
     "mallows_theta": Named(_ratios(preference.mallows_theta), PHI),
     "mallows_phi": Named(_ratios(preference.mallows_phi), PHI),
     "mallows_phi_sigmoid": Named(_ratios(preference.mallows_phi, link="sigmoid"), PHI),
     "mallows_phi_cubic": Named(_ratios(preference.mallows_phi, link="cubic"), PHI),
     "mallows_ipo": Named(_mean_ratios(preference.mallows_ipo), PHI),
-    "mallows_simpo": Named(_mean_probs(preference.mallows_simpo), (*PHI, "gamma"), False),
+    "mallows_simpo": Named(_mean_probs(preference.mallows_simpo), (*PHI, "gamma")),
 }
 
 

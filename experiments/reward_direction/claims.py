@@ -10,6 +10,7 @@ import numpy as np
 from scipy import stats
 
 from experiments.claims import Claim
+from experiments.over_seeds import mean_and_error
 from experiments.reward_direction.few_points import Law, world
 
 
@@ -32,9 +33,7 @@ class Row(NamedTuple):
 
     def mean_and_error(self, name: str) -> tuple[float, float]:
         """Return the mean over seeds and its standard error."""
-        seeds = np.asarray(self.values[name], np.float64)
-        error = seeds.std(ddof=1) / np.sqrt(seeds.size) if seeds.size > 1 else np.nan
-        return float(seeds.mean()), float(error)
+        return mean_and_error(self.values[name])
 
     def chance(self) -> float:
         """Return how many standard errors chance exceeds on one side once in 40 times."""

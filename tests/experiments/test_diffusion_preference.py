@@ -23,10 +23,11 @@ from experiments.divided_opinions.annotators import (
     make_annotator,
     preferred,
 )
-from experiments.divided_opinions.claims import against, verdict
+from experiments.divided_opinions.claims import against
 from experiments.divided_opinions.config import METHODS, Config
 from experiments.divided_opinions.methods import LIKE_DPO, beta_of, log_snr_times
 from experiments.divided_opinions.steering import POWERS, steered
+from experiments.over_seeds import verdict
 from experiments.reward_direction.tasks import END, PROCESS
 
 TINY = """
@@ -177,7 +178,7 @@ def test_the_trained_images_start_at_nothing_and_no_class_shares_one():
 
 def test_verdicts():
     noise = np.asarray([-0.01, 0.0, 0.01])
-    assert [verdict(shift + noise) for shift in (-1.0, 0.0, 1.0)] == ["yes", "level", "no"]
+    assert [verdict(shift + noise) for shift in (1.0, 0.0, -1.0)] == ["yes", "level", "no"]
     assert verdict(noise[:1]) == "one seed"
     assert verdict(noise + np.asarray([np.nan, 0, 0])) == "not comparable"
     rewards = np.asarray([[0.0, 1.0, 2.0]] * 3)
@@ -244,6 +245,7 @@ def test_what_a_run_of_everything_leaves(tmp_path, monkeypatch):
         (["--seeds", "0"], "seeds: received 0"),
         (["--solver-steps", "7"], "multiple of 5"),
         (["--base-samples", "4"], "base_samples"),
+        (["--parts", "offline", "--methods", "dpo", "ppo"], "beside comparisons of own paths"),
         (["--base-samples", "30"], "base_samples"),
         (["--agreed", "0.95"], "agreed"),
         (["--training.pairs", "25"], "training.pairs"),

@@ -8,9 +8,10 @@ import pytest
 from ctrl_jax.environments import LinearGaussian
 from ctrl_jax.runtime import command, read_metrics
 from experiments import pair_trading
-from experiments.continuous_control.methods import Curves, Training, mean_and_error
+from experiments.continuous_control.methods import Curves, Training
 from experiments.continuous_control.results import distances, verdict
 from experiments.linear_quadratic import Config, main, make_environment, suboptimality
+from experiments.over_seeds import mean_and_error
 
 TINY = """
 --no-progress --steps 4 --time-steps 0.5 0.1 --seeds 2 --training.batch 8 --training.draws 4

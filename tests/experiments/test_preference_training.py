@@ -2,12 +2,7 @@
 
 import itertools
 import json
-import os
-import signal
-import subprocess
 import sys
-import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +24,7 @@ from experiments.preference_training.losses import LOSSES, make_loss
 from experiments.preference_training.reference import Referred, estimate_dispersion, refer
 from experiments.preference_training.training import make_optimizer
 from tests.experiments.byte_model import Bytes, write_data, write_model
+from tests.experiments.killed import check_killed_run
 from tests.oracles import mallows
 from tests.runtime.processes import free_port, run_python, start_python
 
@@ -93,27 +89,10 @@ def test_the_saved_model_is_the_trained_one(finished):
 
 
 def test_a_killed_run_continues_bitwise(files, finished, tmp_path):
-    """SIGKILL in the middle of the main loop; the resumed run ends with the same numbers."""
-    folder, results = finished
-    root, out = Path(__file__).parents[2], tmp_path / "killed"
+    out = tmp_path / "killed"
     line = [sys.executable, "-m", "tests.experiments.byte_model", *files, *TINY]
     line += ["--loss", "mallows_theta", "--out", str(out)]
-    # Compiled as `finished` is.
-    environment = {**os.environ, "PYTHONPATH": str(root), "JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
-    process = subprocess.Popen(line, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 300
-    while not (out / "checkpoints" / "2").exists():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    if (out / "results.json").exists():
-        pytest.skip("the run ended before it could be killed")
-    subprocess.run([*line, "--resume", "latest"], cwd=tmp_path, env=environment, check=True)
-    resumed = json.loads((out / "results.json").read_text())
-    assert resumed["digest"] == results["digest"]
-    assert resumed["metrics"] == {**results["metrics"], "traces": resumed["metrics"]["traces"]}
-    assert (out / "metrics.jsonl").read_text() == (folder / "metrics.jsonl").read_text()
+    check_killed_run(line, out, 2, finished[0])
 
 
 def refer_rows(file, model, params, rows):
@@ -218,6 +197,9 @@ def test_adapters_average_and_parts(files, tmp_path):
     assert metrics["rows/train"] == metrics["pairs/train"] and "dispersion/scale" not in metrics
 
 
+REFERENCE_FREE = {"cpo", "simpo", "orpo", "mallows_simpo"}
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_every_loss_pulls_the_answers_apart(name):
     """At equal answers, of every length, its gradient raises the chosen one's share."""
@@ -227,7 +209,7 @@ def test_every_loss_pulls_the_answers_apart(name):
 
     def losses(both):
         log_probs = tuple(-10.0 + part for part in both)
-        ratios = both if LOSSES[name].reference else None
+        ratios = None if name in REFERENCE_FREE else both
         return jnp.sum(loss_fn(AnswerScores(log_probs, tokens, ratios, phi)))
 
     value, (chosen, rejected) = jax.value_and_grad(losses)((jnp.zeros(2), jnp.zeros(2)))

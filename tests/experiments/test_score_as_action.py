@@ -2,10 +2,7 @@
 
 import json
 import os
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +16,7 @@ from experiments import sample
 from experiments.fine_tuning.config import Config
 from experiments.score_as_action import main
 from tests.algorithms.steering import EXACT
+from tests.experiments.killed import check_killed_run
 from tests.experiments.tiny import TINY, TINY_ANALYTIC
 from tests.runtime.processes import free_port, start_python
 
@@ -85,27 +83,9 @@ def test_sampling_from_a_run(finished):
 
 
 def test_a_killed_run_continues_bitwise(finished, tmp_path):
-    """SIGKILL in the middle of the main loop; the resumed run ends with the same numbers."""
-    folder, results = finished
-    root = Path(__file__).parents[2]
     out = tmp_path / "killed"
     line = [sys.executable, "-m", "experiments.score_as_action", *TINY, "--out", str(out)]
-    # Compiled as `finished` is.
-    environment = {**os.environ, "PYTHONPATH": str(root), "JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
-    process = subprocess.Popen(line, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 300
-    while not (out / "checkpoints" / "1").exists():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    if (out / "results.json").exists():
-        pytest.skip("the run ended before it could be killed")
-    subprocess.run([*line, "--resume", "latest"], cwd=tmp_path, env=environment, check=True)
-    resumed = json.loads((out / "results.json").read_text())
-    assert resumed["digest"] == results["digest"]
-    assert resumed["metrics"] == {**results["metrics"], "traces": resumed["metrics"]["traces"]}
-    assert (out / "metrics.jsonl").read_text() == (folder / "metrics.jsonl").read_text()
+    check_killed_run(line, out, 1, finished[0])
 
 
 SLOW = pytest.mark.slow
