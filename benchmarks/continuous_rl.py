@@ -30,7 +30,7 @@ from ctrl_jax.algorithms import (
     make_discrete_ppo,
 )
 from ctrl_jax.environments import LinearGaussian, LinearQuadratic
-from ctrl_jax.networks.gaussian_policy import linear_policy, quadratic_value
+from ctrl_jax.networks.policies import linear_policy, quadratic_value
 
 CLAIM = "Continuous-time PPO as one program is faster, per update and to the optimum, than peers."
 COEFFICIENTS = {"A": -1.0, "B": 0.6, "C": 0.3, "D": 0.5, "M": 2.0, "N": 2.0, "R": 1.0}

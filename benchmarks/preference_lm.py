@@ -26,8 +26,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from benchmarks.harness import Case, Contender, Disagreement, Runner, compile_jax
 from ctrl_jax.algorithms import LMPreference, make_lm_preference, make_reference_pass
+from ctrl_jax.data import PreferenceRows, TokenPair, pack_pairs
 from ctrl_jax.losses import preference
-from ctrl_jax.networks import PreferenceRows, TokenPair, language_model, pack_pairs
+from ctrl_jax.networks import language_model
 from ctrl_jax.pretrained import load_decoder, read_record, save_decoder
 
 CLAIM = "A preference step as one program, prompts computed once, beats TRL and a PyTorch loop."
@@ -48,7 +49,7 @@ TINY |= {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads"
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Data and optimiser, equal for all sides."""
+    """Data and optimizer, equal for all sides."""
 
     family: str
     vocabulary: int

@@ -19,8 +19,8 @@ from flax import nnx
 from benchmarks.harness import Case, Contender, Runner, compile_jax
 from ctrl_jax._typing import Model, expand
 from ctrl_jax.algorithms import Batch, DiffusionControl, UpdateConfig, make_ddpo, make_ppo
-from ctrl_jax.algorithms.ddpo import standardise
-from ctrl_jax.algorithms.policy_update import minibatch_order, minibatch_passes
+from ctrl_jax.algorithms.diffusion.policy_update import minibatch_order, minibatch_passes
+from ctrl_jax.algorithms.diffusion.terminal_reward import standardize
 from ctrl_jax.losses import policy as policy_losses
 from ctrl_jax.networks import MLP, DiT, UNet, ValueMLP, as_model
 from ctrl_jax.processes import VP, grids
@@ -189,7 +189,7 @@ def from_host(algorithm: str, network: str, batch: int, steps: int, tiny: bool) 
         return type(learner)(optax.apply_updates(learner.params, updates), moved), loss
 
     stack = jax.jit(lambda arrays: jnp.stack(arrays, axis=1))
-    advantage = jax.jit(lambda x: standardise(reward(x), data))
+    advantage = jax.jit(lambda x: standardize(reward(x), data))
     draw = jax.jit(functools.partial(_draw, problem, config, batch))
     key = jax.random.key(1)
 

@@ -9,7 +9,7 @@ The floors, from the mathematics up; each imports only those below it::
     losses         pure: arrays in, one value per example out
     rewards, metrics, environments
     solvers        simulate, sample, girsanov
-    processes      forward SDEs, reversal, parameterisations, grids
+    processes      forward SDEs, reversal, parameterizations, grids
 """
 
 __version__ = "0.1.0"

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from experiments.tables import console
+from ctrl_jax.runtime.run.tables import console
 
 
 @dataclasses.dataclass(frozen=True)

@@ -46,7 +46,7 @@ def float64() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def optimised() -> Iterator[None]:
+def optimized() -> Iterator[None]:
     """Compiled as for users also by ``make test``, where bits are promised."""
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", False)

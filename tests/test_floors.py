@@ -18,9 +18,12 @@ LIBRARY = "ctrl_jax"
 SCRIPTS = ("experiments", "benchmarks")
 FLOORS = (  # top to bottom
     *SCRIPTS,
+    "commands",
     "runtime",
     "algorithms",
+    "models",
     "pretrained",
+    "data",
     "networks",
     "losses",
     "rewards",
@@ -28,6 +31,9 @@ FLOORS = (  # top to bottom
     "environments",
     "solvers",
     "processes",
+    "_checks",
+    "_numerics",
+    "_errors",
     "_typing",
 )
 NAMELESS = {"utils", "util", "helpers", "helper", "common", "misc"}

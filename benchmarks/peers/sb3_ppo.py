@@ -3,7 +3,7 @@
 It reads a specification, then requests: ``reset SEED`` starts a run, ``update`` collects one batch
 and trains on it; both answer with slope, intercept and std of the policy. The problem is a
 Gymnasium environment, the trainer stable-baselines3's own, with a linear policy, a quadratic critic
-and full-batch passes. Advantages are not standardised and the entropy bonus is gamma per unit of
+and full-batch passes. Advantages are not standardized and the entropy bonus is gamma per unit of
 time, so that its optimum is that of the problem.
 """
 

@@ -49,9 +49,9 @@ def mlp(params, t, x):
     hidden = _linear(params["enter"], x.reshape(x.shape[0], -1))
     for _, block in sorted(params["blocks"].items()):
         shift, scale, gate = _linear(block["modulation"], condition).chunk(3, dim=-1)
-        inner = F.silu(_linear(block["hidden"], _normalise(hidden) * (1 + scale) + shift))
+        inner = F.silu(_linear(block["hidden"], _normalize(hidden) * (1 + scale) + shift))
         hidden = hidden + (1 + gate) * _linear(block["out"], inner)
-    return _linear(params["leave"], _normalise(hidden))
+    return _linear(params["leave"], _normalize(hidden))
 
 
 def dit(params, t, x, *, patch: int = 2, heads: int = 4):
@@ -65,13 +65,13 @@ def dit(params, t, x, *, patch: int = 2, heads: int = 4):
     for _, block in sorted(params["blocks"].items()):
         parts = _linear(block["modulation"], condition)[:, None].chunk(6, dim=-1)
         shift, scale, gate, shift_2, scale_2, gate_2 = parts
-        inner = _attention(block["attention"], _normalise(tokens) * (1 + scale) + shift, heads)
+        inner = _attention(block["attention"], _normalize(tokens) * (1 + scale) + shift, heads)
         tokens = tokens + gate * inner
-        inner = _linear(block["hidden"], _normalise(tokens) * (1 + scale_2) + shift_2)
+        inner = _linear(block["hidden"], _normalize(tokens) * (1 + scale_2) + shift_2)
         inner = F.gelu(inner, approximate="tanh")
         tokens = tokens + gate_2 * _linear(block["out"], inner)
     shift, scale = _linear(params["modulation"], condition)[:, None].chunk(2, dim=-1)
-    result = _linear(params["leave"], _normalise(tokens) * (1 + scale) + shift)
+    result = _linear(params["leave"], _normalize(tokens) * (1 + scale) + shift)
     result = result.reshape(batch, rows // patch, columns // patch, patch, patch, channels)
     return result.transpose(2, 3).reshape(x.shape)
 
@@ -87,14 +87,14 @@ def unet(params, t, x):
     for level, block in sorted(params["up"].items()):
         hidden = F.interpolate(hidden, scale_factor=2, mode="nearest") if level else hidden
         hidden = _residual(block, torch.cat([hidden, across.pop()], dim=1), condition)
-    hidden = F.silu(_normalise(hidden.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
+    hidden = F.silu(_normalize(hidden.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
     return _convolution(params["leave"], hidden).permute(0, 2, 3, 1)
 
 
 def _residual(params, x, condition):
     shift, scale = _linear(params["modulation"], condition)[:, None, None].chunk(2, dim=-1)
     hidden = _convolution(params["first"], F.silu(x)).permute(0, 2, 3, 1)
-    hidden = F.silu(_normalise(hidden) * (1 + scale) + shift).permute(0, 3, 1, 2)
+    hidden = F.silu(_normalize(hidden) * (1 + scale) + shift).permute(0, 3, 1, 2)
     if "skip" in params:
         weight = params["skip"]["kernel"][:, :, None, None]
         x = F.conv2d(x, weight, params["skip"]["bias"])
@@ -125,5 +125,5 @@ def _linear(params, x):
     return F.linear(x, params["kernel"], params["bias"])
 
 
-def _normalise(x):
+def _normalize(x):
     return F.layer_norm(x, x.shape[-1:], eps=1e-6)

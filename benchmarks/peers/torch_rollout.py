@@ -148,8 +148,8 @@ def epoch(problem: Problem, policy: Learner, reference, value: Learner | None, d
         zero = torch.zeros(steps, batch)
         running = -problem.penalty * rollout["kl"] if "kl" in rollout else zero
         if value is None:
-            centred = rewards - rewards.mean()
-            advantages = (centred / (centred.square().mean().sqrt() + 1e-8)).expand(steps, batch)
+            centered = rewards - rewards.mean()
+            advantages = (centered / (centered.square().mean().sqrt() + 1e-8)).expand(steps, batch)
         else:
             advantages, values = _traced_advantages(problem, value, rollout, running)
     gradients = None

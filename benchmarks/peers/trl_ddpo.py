@@ -75,15 +75,15 @@ def make_trainer(specification: dict[str, Any]):
         def forward(self, ids):
             return (ids[:, :, None].float(),)
 
-    def tokenise(prompts, **options):
+    def tokenize(prompts, **options):
         rows = 1 if isinstance(prompts, str) else len(prompts)
         return SimpleNamespace(input_ids=torch.zeros(rows, 1, dtype=torch.long))
 
-    tokenise.model_max_length = 1
+    tokenize.model_max_length = 1
 
     class Pipeline(DDPOStableDiffusionPipeline):
         unet, vae, text_encoder = Network(), torch.nn.Identity(), Text()
-        tokenizer = staticmethod(tokenise)
+        tokenizer = staticmethod(tokenize)
         scheduler = SimpleNamespace(timesteps=torch.arange(steps))
         autocast = contextlib.nullcontext
 

@@ -3,7 +3,7 @@
 It lives in an environment of its own, whose interpreter ``--trl-dpo-python`` names. That process
 gets a Hugging Face folder and pairs of tokens as JSON, then takes one step of ``trainer.train()``
 for every line it reads, and answers with the step's loss and by how much it raised the process's
-peak memory. Trainer, loss, reference pass, optimiser and loop are TRL's own; its batch is fetched
+peak memory. Trainer, loss, reference pass, optimizer and loop are TRL's own; its batch is fetched
 before the request, outside the time. What is set: float32, no checkpointing of activations, no
 clipping, no logs, the pairs in order.
 

@@ -1,43 +1,47 @@
 """Algorithms: pairs of pure functions (init, step)."""
 
-from ctrl_jax.algorithms.answer_scores import (
+from ctrl_jax.algorithms.base import Algorithm
+from ctrl_jax.algorithms.control.actor_critic import (
+    ContinuousControl,
+    ContinuousState,
+    OccupationConfig,
+)
+from ctrl_jax.algorithms.control.cpg import make_cpg
+from ctrl_jax.algorithms.control.cppo import ProximalConfig, make_cppo
+from ctrl_jax.algorithms.control.discrete import (
+    make_discrete_policy_gradient,
+    make_discrete_ppo,
+)
+from ctrl_jax.algorithms.diffusion.actor_critic import ControlState, UpdateConfig
+from ctrl_jax.algorithms.diffusion.offline_preference import PairBatch, make_offline_preference
+from ctrl_jax.algorithms.diffusion.online_preference import PreferenceUpdate, make_online_preference
+from ctrl_jax.algorithms.diffusion.problem import Batch, DiffusionControl, Rollout, roll_out
+from ctrl_jax.algorithms.diffusion.score_as_action import (
+    make_policy_gradient,
+    make_ppo,
+    make_value_gradient,
+)
+from ctrl_jax.algorithms.diffusion.terminal_reward import make_ddpo, make_dpok
+from ctrl_jax.algorithms.language.answer_scores import (
     AnswerScores,
     Reference,
     make_reference_pass,
     score_answers,
 )
-from ctrl_jax.algorithms.base import Algorithm
-from ctrl_jax.algorithms.consistency_training import (
+from ctrl_jax.algorithms.language.preference import LMPreference, LMState, make_lm_preference
+from ctrl_jax.algorithms.language.sampling import divergence_along, sample_answers
+from ctrl_jax.algorithms.q_learning.little_q import QLearningConfig, QLearningState, make_q_learning
+from ctrl_jax.algorithms.q_learning.problem import RewardDirection, known_score
+from ctrl_jax.algorithms.training.consistency_training import (
     ConsistencyConfig,
     make_consistency_training,
 )
-from ctrl_jax.algorithms.continuous_control import (
-    ContinuousControl,
-    ContinuousState,
-    OccupationConfig,
+from ctrl_jax.algorithms.training.reward_learning import Pairs, make_reward_learning
+from ctrl_jax.algorithms.training.score_pretraining import (
+    DataBatch,
+    make_score_pretraining,
+    uniform_times,
 )
-from ctrl_jax.algorithms.continuous_policy_gradient import make_cpg
-from ctrl_jax.algorithms.control_step import ControlState, UpdateConfig
-from ctrl_jax.algorithms.cppo import ProximalConfig, make_cppo
-from ctrl_jax.algorithms.ddpo import make_ddpo, make_dpok
-from ctrl_jax.algorithms.diffusion_control import Batch, DiffusionControl, Rollout, roll_out
-from ctrl_jax.algorithms.diffusion_preference import PreferenceUpdate, make_online_preference
-from ctrl_jax.algorithms.discrete_policy_optimization import (
-    make_discrete_policy_gradient,
-    make_discrete_ppo,
-)
-from ctrl_jax.algorithms.lm_preference import LMPreference, LMState, make_lm_preference
-from ctrl_jax.algorithms.lm_sampling import divergence_along, sample_answers
-from ctrl_jax.algorithms.offline_preference import PairBatch, make_offline_preference
-from ctrl_jax.algorithms.q_learning import QLearningConfig, QLearningState, make_q_learning
-from ctrl_jax.algorithms.reward_direction import RewardDirection, known_score
-from ctrl_jax.algorithms.reward_learning import Pairs, make_reward_learning
-from ctrl_jax.algorithms.score_as_action import (
-    make_policy_gradient,
-    make_ppo,
-    make_value_gradient,
-)
-from ctrl_jax.algorithms.score_pretraining import DataBatch, make_score_pretraining, uniform_times
 
 __all__ = [
     "Algorithm",

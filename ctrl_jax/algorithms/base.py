@@ -22,7 +22,7 @@ class Algorithm(NamedTuple):
 
 
 class Learner(NamedTuple):
-    """Parameters with the state of their optimiser."""
+    """Parameters with the state of their optimizer."""
 
     params: Any
     optimizer: Any
@@ -36,7 +36,7 @@ def start_learner(params: Any, optimizer: optax.GradientTransformation) -> Learn
 def apply_gradient(
     learner: Learner, gradient: Any, optimizer: optax.GradientTransformation
 ) -> tuple[Learner, Bool[Array, ""]]:
-    """Take one optimiser step, or none where the gradient is not finite.
+    """Take one optimizer step, or none where the gradient is not finite.
 
     Returns:
         The learner and whether the gradient was finite.

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ctrl_jax.processes.arguments import real, require_positive
+from ctrl_jax._checks import real, require_positive
 
 
 class Adapted(eqx.Module):

@@ -1,6 +1,6 @@
 r"""Steering a diffusion towards a reward when the data are a Gaussian mixture: all is known.
 
-Data X_0 ~ \sum_i W_i N(m_i, S_i), reward R(x) = -(kappa / 2) |x - c|^2, penalty lambda: maximise
+Data X_0 ~ \sum_i W_i N(m_i, S_i), reward R(x) = -(kappa / 2) |x - c|^2, penalty lambda: maximize
 
     E[R(X_T)] - lambda KL(path || pretrained path)                                        (1)
 
@@ -28,10 +28,10 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
+from ctrl_jax._checks import require_positive
 from ctrl_jax.environments.linear_gaussian import LinearGaussian, Moments
 from ctrl_jax.environments.mixture import Mixture
 from ctrl_jax.processes import LinearProcess
-from ctrl_jax.processes.arguments import require_positive
 
 
 class GaussianSteering(eqx.Module):

@@ -20,7 +20,7 @@ The rate of advantage
 
     q(x, a; \pi) = r + (A x + B a) V_x + (C x + D a)^2 V_xx/2 - \beta V                   (5)
 
-is quadratic in a, with curvature -nn = -(N - D^2 v_2), so the policy gradient (6) and the maximiser
+is quadratic in a, with curvature -nn = -(N - D^2 v_2), so the policy gradient (6) and the maximizer
 of E_{\pi'}[q - \gamma log \pi'] - C KL(\pi' || \pi), which is \pi' ~ exp((q + C log \pi)/(\gamma +
 C)) (7), are closed forms too. Source: arXiv 2305.18901; Wang, Zariphopoulou and Zhou 2020.
 """
@@ -31,8 +31,8 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
+from ctrl_jax._checks import real, require_positive
 from ctrl_jax.environments.linear_gaussian import LinearGaussian, Moments
-from ctrl_jax.processes.arguments import real, require_positive
 
 
 class LinearQuadratic(eqx.Module):
@@ -169,7 +169,7 @@ class LinearQuadratic(eqx.Module):
     def mirror_step(
         self, policy: LinearGaussian, penalty: Float[Array, ""] | float
     ) -> LinearGaussian:
-        """Return the maximiser (7) of the penalised rate, state by state; 0 is policy iteration.
+        """Return the maximizer (7) of the penalized rate, state by state; 0 is policy iteration.
 
         Args:
             policy: the old policy.

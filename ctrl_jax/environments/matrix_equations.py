@@ -1,7 +1,7 @@
 r"""Two matrix equations of linear-quadratic control, as traceable functions.
 
     Lyapunov:  F^T P + P F + Q = 0,                                                       (1)
-    Riccati:   F^T P + P F + M - (P B + R^T) N^{-1} (B^T P + R) = 0, P stabilising.       (2)
+    Riccati:   F^T P + P F + M - (P B + R^T) N^{-1} (B^T P + R) = 0, P stabilizing.       (2)
 
 (1) is one linear system. (2) comes from the sign of the Hamiltonian matrix H,
 
@@ -38,7 +38,7 @@ def solve_riccati(
     N: Float[Array, "m m"],
     R: Float[Array, "m d"],
 ) -> Float[Array, "d d"]:
-    """Return the stabilising solution P of (2), not finite where there is none.
+    """Return the stabilizing solution P of (2), not finite where there is none.
 
     Args:
         F: drift of the state.

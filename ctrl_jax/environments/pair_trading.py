@@ -25,8 +25,8 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
+from ctrl_jax._checks import real, require_positive
 from ctrl_jax.environments.linear_gaussian import LinearGaussian, Moments
-from ctrl_jax.processes.arguments import real, require_positive
 
 
 class PairTrading(eqx.Module):

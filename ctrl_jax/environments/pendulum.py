@@ -13,7 +13,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ctrl_jax.processes.arguments import real, require_positive
+from ctrl_jax._checks import real, require_positive
 
 
 class Pendulum(eqx.Module):

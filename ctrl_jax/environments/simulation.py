@@ -1,4 +1,4 @@
-r"""Simulating a controlled SDE under a randomised policy, by Euler-Maruyama.
+r"""Simulating a controlled SDE under a randomized policy, by Euler-Maruyama.
 
     a_i ~ \pi(. | x_i),  x_{i+1} = x_i + b(x_i, a_i) h + \sigma(x_i, a_i) \sqrt{h} z_i,     (1)
 

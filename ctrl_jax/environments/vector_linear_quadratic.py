@@ -3,7 +3,7 @@ r"""Discounted linear-quadratic control in several dimensions, with additive noi
     dX = (A X + B a) dt + \Sigma dW,  r(x, a) = -(x^T M x + 2 a^T R x + a^T N a)/2,         (1)
     \eta(\pi) = E \int_0^\infty e^{-\beta s} [r(X, a) - \gamma log \pi(a|X)] ds.
 
-With P the stabilising solution of the Riccati equation of (A - \beta/2 I, B, M, N, R),
+With P the stabilizing solution of the Riccati equation of (A - \beta/2 I, B, M, N, R),
 
     V*(x) = -x^T P x/2 + [-tr(\Sigma \Sigma^T P)/2 + (\gamma/2) log det(2 \pi \gamma N^{-1})]/\beta,
     \pi* = N(K x, \gamma N^{-1}),  K = -N^{-1} (B^T P + R).                                (2)
@@ -25,9 +25,9 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
+from ctrl_jax._checks import real, require_positive
 from ctrl_jax.environments.linear_gaussian import LinearGaussian
 from ctrl_jax.environments.matrix_equations import solve_lyapunov, solve_riccati
-from ctrl_jax.processes.arguments import real, require_positive
 
 
 class VectorLinearQuadratic(eqx.Module):

@@ -1,6 +1,6 @@
 r"""Consistency losses: one value per example, for a model f(t, x) that ends trajectories.
 
-A model meets f(t, x_t) = f(s, x_s) along the probability-flow ODE if, for neighbours s < t,
+A model meets f(t, x_t) = f(s, x_s) along the probability-flow ODE if, for neighbors s < t,
 
     E w d(f(t, x_t), f^-(s, x_s)) -> min,                                                (1)
 
@@ -8,7 +8,7 @@ with f^- a copy that is held fixed and d the squared difference or, robust again
 
     d(p, q) = sqrt(|p - q|^2 + c^2) - c.                                                 (2)
 
-The two losses differ in how the neighbour x_s is found, with y = x / a, tau = std / a:
+The two losses differ in how the neighbor x_s is found, with y = x / a, tau = std / a:
 
     distillation:  a step of the ODE dy = noise dtau with a teacher's noise = -std s(t, x);  (3)
     training:      x_s = a_s x_0 + std_s noise with the x_0 and noise that made x_t.     (4)
@@ -25,7 +25,7 @@ from jaxtyping import Array, Float
 from ctrl_jax._typing import ScoreFn, expand
 from ctrl_jax.losses.weighting import weighted
 from ctrl_jax.processes import LinearProcess
-from ctrl_jax.processes.heun import heun_step
+from ctrl_jax.solvers.heun_step import heun_step
 
 
 def distillation(

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ctrl_jax._typing import expand
-from ctrl_jax.losses.preference_pair import require_same, widened
+from ctrl_jax.losses.preference.pair import require_same, widened
 
 
 def from_noise_errors(

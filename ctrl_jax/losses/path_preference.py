@@ -21,8 +21,8 @@ Li et al. 2024 (2404.04465) (4); Chen et al. 2024 (2405.14953) (2), (3) for lang
 from jaxtyping import Array, Bool, Float
 
 from ctrl_jax.losses import path_log_ratio, preference
-from ctrl_jax.losses.mallows_link import Link
-from ctrl_jax.losses.preference_pair import Number
+from ctrl_jax.losses.preference.link import Link
+from ctrl_jax.losses.preference.pair import Number
 
 
 def diffusion_dpo(

@@ -1,4 +1,4 @@
-r"""Policy losses: what to minimise so that a policy's return rises. One value per transition.
+r"""Policy losses: what to minimize so that a policy's return rises. One value per transition.
 
 With `log_ratio` = log pi(a|x) - log pi_old(a|x), summed over the action's dimensions, and
 `advantage` an estimate of q(x, a) dt, the gradient of each at pi = pi_old is an estimate of
@@ -13,14 +13,14 @@ q(t, x, a) = g^2 (a - mu) . \nabla V, so that
 The running penalty of a controlled diffusion acts on the mean directly and is a term of its own
 (`solvers.girsanov.kl_rate`), never part of the advantage's noise.
 
-Two penalised forms keep the new policy near the old one, KL = KL(pi' || pi) in closed form at each
+Two penalized forms keep the new policy near the old one, KL = KL(pi' || pi) in closed form at each
 state, the root taken per state before the mean:
 
     -ratio A + C sqrt(KL),                                                               (3)
     -ratio A + C KL.                                                                     (4)
 
 sqrt(KL) is a norm of the step: where C exceeds sqrt(2) times the slope of the first term (in the
-Fisher norm) the minimiser of (3) is pi itself, and the gradient at pi does not exist. So
+Fisher norm) the minimizer of (3) is pi itself, and the gradient at pi does not exist. So
 
     sqrt(KL + epsilon) - sqrt(epsilon)                                                   (5)
 
@@ -83,7 +83,7 @@ def sqrt_kl_surrogate(
     epsilon: float = 1e-6,
     weights: Float[Array, " batch"] | None = None,
 ) -> Float[Array, " batch"]:
-    """Return (3), the surrogate penalised by the root of the divergence (5).
+    """Return (3), the surrogate penalized by the root of the divergence (5).
 
     Args:
         log_ratio: log pi' - log pi of the action taken.
@@ -105,7 +105,7 @@ def linear_kl_surrogate(
     penalty: Float[Array, ""] | float,
     weights: Float[Array, " batch"] | None = None,
 ) -> Float[Array, " batch"]:
-    """Return (4), the surrogate penalised by the divergence; arguments as `sqrt_kl_surrogate`."""
+    """Return (4), the surrogate penalized by the divergence; arguments as `sqrt_kl_surrogate`."""
     return weighted(penalty * kl - jnp.exp(log_ratio) * advantage, weights)
 
 

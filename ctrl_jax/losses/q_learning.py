@@ -1,11 +1,11 @@
 r"""Little q-learning: value and rate of advantage learned from one martingale. Per transition.
 
-Under any behaviour policy the pair (J, q) is the optimal value and the optimal rate q* if and only
+Under any behavior policy the pair (J, q) is the optimal value and the optimal rate q* if and only
 if \int exp(q(t, x, a)/\theta) da = 1, J has the terminal value, and
 
     J(t, X_t) + \int_0^t [r(s, X_s, a_s) - q(s, X_s, a_s)] ds   is a martingale.           (1)
 
-A Gaussian policy pi is such a rate, q = \theta log pi (`gaussian_rate`): it is normalised already.
+A Gaussian policy pi is such a rate, q = \theta log pi (`gaussian_rate`): it is normalized already.
 On a grid the increments of (1) are the residuals
 
     \delta_i = J(t_{i+1}, x_{i+1}) - J(t_i, x_i) + (r_i - q_i) dt_i,                       (2)

@@ -13,7 +13,7 @@ weight on another prediction's error is a lambda. With signal-to-noise ratio snr
 
 Each takes the process and returns ``weighting(t)``. Pairs of times s < t of consistency losses are
 weighed by ``weighting(t, s)``, 1 / (tau_t - tau_s) in `inverse_gap` with tau = std / a: what two
-neighbours differ by shrinks with their distance, and small noise has to be learned first.
+neighbors differ by shrinks with their distance, and small noise has to be learned first.
 
 Source: Song et al. 2021 (arXiv 2101.09258, `likelihood`); arXiv 2303.09556 (`min_snr`);
 2310.14189 (`inverse_gap`); 2402.07487, section 4.

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ctrl_jax.losses.preference_pair import require_floating, working_dtype
+from ctrl_jax.losses.preference.pair import require_floating, working_dtype
 
 
 def token_log_probs(

@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ctrl_jax._numerics import square_root
 from ctrl_jax.metrics.wasserstein import flatten_pair
-from ctrl_jax.processes.square_root import square_root
 
 
 def mmd(
@@ -39,7 +39,7 @@ def mmd(
     Raises:
         ValueError: fewer than two points in a sample, or coordinates that differ in number.
     """
-    x, y = _centred("mmd", x, y)
+    x, y = _centered("mmd", x, y)
     between, within_x, within_y = _squares(x, y), _squares(x, x), _squares(y, y)
     if bandwidths is None:
         bandwidths = _median_distance(between, within_x, within_y)[None]
@@ -60,7 +60,7 @@ def energy_distance(x: Float[Array, "n ..."], y: Float[Array, "m ..."]) -> Float
     Raises:
         ValueError: fewer than two points in a sample, or coordinates that differ in number.
     """
-    x, y = _centred("energy_distance", x, y)
+    x, y = _centered("energy_distance", x, y)
     within_x, between, within_y = (
         -square_root(_squares(a, b)) for a, b in ((x, x), (x, y), (y, y))
     )
@@ -83,7 +83,7 @@ def mean_pairwise(x: Float[Array, "n ..."]) -> Float[Array, ""]:
     return _mean_off_diagonal(square_root(_squares(flat, flat)))
 
 
-def _centred(owner: str, x: Array, y: Array) -> tuple[Array, Array]:
+def _centered(owner: str, x: Array, y: Array) -> tuple[Array, Array]:
     """Return both samples flat, around their common mean: distances stay, digits are kept."""
     x, y = flatten_pair(owner, x, y)
     if x.shape[0] < 2 or y.shape[0] < 2:
@@ -91,8 +91,8 @@ def _centred(owner: str, x: Array, y: Array) -> tuple[Array, Array]:
             f"{owner}: at least two points are needed in each sample, got {x.shape[0]} and "
             f"{y.shape[0]}."
         )
-    centre = jnp.mean(jnp.concatenate([x, y]), axis=0, keepdims=True)
-    return x - centre, y - centre
+    center = jnp.mean(jnp.concatenate([x, y]), axis=0, keepdims=True)
+    return x - center, y - center
 
 
 def _squares(x: Array, y: Array) -> Array:

@@ -93,7 +93,8 @@ def frechet(x: Samples, y: Samples, feature_fn: FeatureFn | None = None) -> floa
 def frechet_to(y: Moments) -> Callable[[Samples], float]:
     """Return ``distance(x)``, the squared Frechet distance (1) of samples (n, ...) to `y`.
 
-    The root of y's covariance is taken once, and that of x's never: with X the centred samples over
+    The root of the covariance of y is taken once, and that of x never: with X the centered
+    samples over
     (n - 1)^{1/2}, the last trace of (1) is the sum of the singular values of X S'^{1/2}.
 
     Args:
@@ -110,9 +111,9 @@ def frechet_to(y: Moments) -> Callable[[Samples], float]:
             raise ValueError(f"frechet: at least two examples are needed, got {len(features)}.")
         _check_numbers(features.shape[1], y.mean.size)
         mean = features.mean(axis=0)
-        centred = (features - mean) / np.sqrt(len(features) - 1)
-        cross = np.linalg.svd(centred @ root, compute_uv=False).sum()
-        traces = np.sum(centred**2) + variance
+        centered = (features - mean) / np.sqrt(len(features) - 1)
+        cross = np.linalg.svd(centered @ root, compute_uv=False).sum()
+        traces = np.sum(centered**2) + variance
         return float(max(np.sum((mean - y.mean) ** 2) + traces - 2 * cross, 0.0))
 
     return distance
@@ -166,5 +167,5 @@ def _features(examples: Any, feature_fn: FeatureFn | None) -> np.ndarray:
 
 def _moments(features: np.ndarray) -> Moments:
     mean = features.mean(axis=0)
-    centred = features - mean
-    return Moments(features.shape[0], mean, centred.T @ centred)
+    centered = features - mean
+    return Moments(features.shape[0], mean, centered.T @ centered)

@@ -1,7 +1,7 @@
 r"""The ideal frontier: the best reward any model can have at a given divergence from the base.
 
-For a temperature lambda the law q that maximises E_q[R] - lambda KL(q || p) is the tilt
-q = p e^{R/lambda} / Z. With samples of p it is known up to Monte Carlo, by self-normalised weights
+For a temperature lambda the law q that maximizes E_q[R] - lambda KL(q || p) is the tilt
+q = p e^{R/lambda} / Z. With samples of p it is known up to Monte Carlo, by self-normalized weights
 w_i proportional to e^{R_i/lambda}:
 
     KL(q || p) = \sum_i w_i log(n w_i),   E_q[f] = \sum_i w_i f_i,   n_eff = 1 / \sum_i w_i^2.   (1)
@@ -78,7 +78,7 @@ def kl_at_success(
     assert frontier.success is not None
     trusted = frontier.effective_samples >= least_effective_samples
     order = np.argsort(frontier.kl[trusted])
-    # Where a sharper tilt over-optimises the proxy, success falls again: the best so far counts.
+    # Where a sharper tilt over-optimizes the proxy, success falls again: the best so far counts.
     best = np.maximum.accumulate(frontier.success[trusted][order])
     successes, first = np.unique(best, return_index=True)
     if not len(successes) or success > successes[-1]:

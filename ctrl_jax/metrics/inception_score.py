@@ -17,7 +17,7 @@ def inception_score(
     """Return mean and standard deviation of (1) over equal parts of the sample, in float64.
 
     Args:
-        logits: unnormalised log-probabilities.
+        logits: unnormalized log-probabilities.
         parts: number of parts, at most n; a remainder is left out of none (parts differ by one).
 
     Raises:

@@ -3,12 +3,12 @@ r"""Inception-v3 (1512.00567) as the Frechet Inception distance uses it.
 The published network of 2015 with 1008 classes differs from the later reimplementations in its
 pooling: an average counts no padding, and the last block takes a maximum in place of it. Layers
 carry their published names, so that weights are found by name. Each convolution has no bias and is
-followed by a normalisation with stored moments and a rectifier,
+followed by a normalization with stored moments and a rectifier,
 
     y = max((w * x - m) / sqrt(v + 1e-3) g + b, 0).                                       (1)
 
 Preprocessing: images in [-1, 1] are resized to 299 x 299 by bilinear interpolation between pixel
-centres (half-pixel, no anti-aliasing), and enter as they are.
+centers (half-pixel, no anti-aliasing), and enter as they are.
 The 2048 features are the last feature map, averaged over pixels (pool3); class probabilities are
 softmax(logits). Source: Szegedy et al. 2015; Heusel et al. 2017 (features); Salimans et al. 2016.
 """

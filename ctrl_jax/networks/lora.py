@@ -20,7 +20,7 @@ from flax import nnx
 from jaxtyping import Array
 
 from ctrl_jax._typing import Params
-from ctrl_jax.networks.layers import ZERO, Linear, at_least_single
+from ctrl_jax.networks.layers.linear import ZERO, Linear, at_least_single
 
 LINEARS = ("query", "key", "value", "out", "gate", "up", "down")
 A, B = "lora_a", "lora_b"

@@ -1,14 +1,15 @@
-"""Forward SDEs, their reversal, network parameterisations, time grids and contraction."""
+"""Forward SDEs, their reversal, network parameterizations, time grids and contraction."""
 
-from ctrl_jax.processes import consistency, contraction, grids, parameterisation, reuse
+from ctrl_jax.processes import consistency_function, contraction, grids, reuse
+from ctrl_jax.processes import parameterization as parameterization
+from ctrl_jax.processes.base import LinearProcess, Marginal, ReverseSDE
 from ctrl_jax.processes.edm import EDM
-from ctrl_jax.processes.linear import LinearProcess, Marginal, ReverseSDE
-from ctrl_jax.processes.ornstein_uhlenbeck import OU, ContractiveOU
+from ctrl_jax.processes.ou import OU, ContractiveOU
 from ctrl_jax.processes.ratio_score import DataPoints, RatioScore, ratio_score
 from ctrl_jax.processes.schedules import CosineSchedule, LinearSchedule, NoiseSchedule
-from ctrl_jax.processes.sub_variance_preserving import ContractiveSubVP, SubVP
-from ctrl_jax.processes.variance_exploding import VE
-from ctrl_jax.processes.variance_preserving import VP, ContractiveVP
+from ctrl_jax.processes.sub_vp import ContractiveSubVP, SubVP
+from ctrl_jax.processes.ve import VE
+from ctrl_jax.processes.vp import VP, ContractiveVP
 
 __all__ = [
     "EDM",
@@ -27,10 +28,10 @@ __all__ = [
     "RatioScore",
     "ReverseSDE",
     "SubVP",
-    "consistency",
+    "consistency_function",
     "contraction",
     "grids",
-    "parameterisation",
+    "parameterization",
     "ratio_score",
     "reuse",
 ]

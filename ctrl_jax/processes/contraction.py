@@ -31,7 +31,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from ctrl_jax.processes.linear import LinearProcess
+from ctrl_jax.processes.base import LinearProcess
 
 OfTime = float | Array | Callable[[Array], Array]
 """A number, or a function of forward times (n,)."""

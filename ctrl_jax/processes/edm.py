@@ -23,9 +23,9 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ctrl_jax.processes.arguments import require_positive
-from ctrl_jax.processes.linear import LinearProcess, Marginal
-from ctrl_jax.processes.square_root import square_root
+from ctrl_jax._checks import require_positive
+from ctrl_jax._numerics import square_root
+from ctrl_jax.processes.base import LinearProcess, Marginal
 
 
 class EDM(LinearProcess):

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ctrl_jax.processes.arguments import require_end
-from ctrl_jax.processes.linear import LinearProcess
+from ctrl_jax._checks import require_end
+from ctrl_jax.processes.base import LinearProcess
 
 
 def uniform(

@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ctrl_jax._typing import expand
-from ctrl_jax.processes.linear import LinearProcess
+from ctrl_jax.processes.base import LinearProcess
 
 DrawFn = Callable[..., Array]
 """``draw(key, shape, *conditions)`` returns data points (batch, m, ...) for shape (batch, m)."""

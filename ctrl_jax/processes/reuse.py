@@ -17,8 +17,8 @@ import jax.numpy as jnp
 from jax.core import Tracer
 
 from ctrl_jax._typing import ScoreFn, expand
-from ctrl_jax.processes.linear import LinearProcess
-from ctrl_jax.processes.variance_exploding import VE
+from ctrl_jax.processes.base import LinearProcess
+from ctrl_jax.processes.ve import VE
 
 
 def from_variance_exploding(process: LinearProcess, ve: VE, ve_score_fn: ScoreFn) -> ScoreFn:

@@ -23,8 +23,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ctrl_jax.processes.arguments import require_positive
-from ctrl_jax.processes.linear import LinearProcess
+from ctrl_jax._checks import require_positive
+from ctrl_jax.processes.base import LinearProcess
 
 
 class NoiseSchedule(eqx.Module):

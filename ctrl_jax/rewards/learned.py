@@ -22,7 +22,7 @@ def learned(model: Model, params: Params) -> RewardFn:
     return reward_fn
 
 
-def standardised(reward_fn: RewardFn, scores: Float[np.ndarray, " samples"]) -> RewardFn:
+def standardized(reward_fn: RewardFn, scores: Float[np.ndarray, " samples"]) -> RewardFn:
     """Return `reward_fn` with mean zero and standard deviation one on a sample.
 
     A penalty in units of the reward per nat then means the same for every reward.

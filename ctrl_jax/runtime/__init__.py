@@ -8,9 +8,7 @@ JAX.
 import importlib
 from typing import Any
 
-from ctrl_jax.runtime.callables import load_callable
-from ctrl_jax.runtime.checkpoints import Checkpoints, Restored
-from ctrl_jax.runtime.checks import (
+from ctrl_jax._checks import (
     check_choice,
     check_count,
     check_fraction,
@@ -19,20 +17,17 @@ from ctrl_jax.runtime.checks import (
     check_unused,
     refuse,
 )
-from ctrl_jax.runtime.command import command, validate
-from ctrl_jax.runtime.compilation import CountTraces, enable_compilation_cache, jit_step
-from ctrl_jax.runtime.data import Digits, Images, load_digits, load_folder
-from ctrl_jax.runtime.digests import state_digest
-from ctrl_jax.runtime.distributed import start
-from ctrl_jax.runtime.errors import (
+from ctrl_jax._errors import (
     MissingCheckpointError,
     RunError,
     RunInterrupted,
     RunWarning,
 )
-from ctrl_jax.runtime.logs import MetricsLog, read_metrics, tensorboard_adapter, wandb_adapter
-from ctrl_jax.runtime.loop import LoopOptions, train
-from ctrl_jax.runtime.mesh import (
+from ctrl_jax.runtime.checkpoints.checkpoints import Checkpoints, Restored
+from ctrl_jax.runtime.checkpoints.digests import state_digest
+from ctrl_jax.runtime.checkpoints.step_folders import finished_steps
+from ctrl_jax.runtime.devices.distributed import start
+from ctrl_jax.runtime.devices.mesh import (
     MeshOptions,
     check_batch,
     make_mesh,
@@ -40,18 +35,20 @@ from ctrl_jax.runtime.mesh import (
     replicate,
     shard_batch,
 )
-from ctrl_jax.runtime.options import RunOptions, check_small_run, prepare
-from ctrl_jax.runtime.progress import progress
-from ctrl_jax.runtime.records import read_json, write_json_atomic
-from ctrl_jax.runtime.runs import Run, open_run, write_results
-from ctrl_jax.runtime.step_folders import finished_steps
-from ctrl_jax.runtime.versions import versions
+from ctrl_jax.runtime.loop.compilation import CountTraces, enable_compilation_cache, jit_step
+from ctrl_jax.runtime.loop.logs import MetricsLog, read_metrics, tensorboard_adapter, wandb_adapter
+from ctrl_jax.runtime.loop.progress import progress
+from ctrl_jax.runtime.loop.training import LoopOptions, train
+from ctrl_jax.runtime.run.callables import load_callable
+from ctrl_jax.runtime.run.command import command, validate
+from ctrl_jax.runtime.run.folders import Run, open_run, write_results
+from ctrl_jax.runtime.run.options import RunOptions, check_small_run, prepare
+from ctrl_jax.runtime.run.records import read_json, write_json_atomic
+from ctrl_jax.runtime.run.versions import versions
 
 __all__ = [
     "Checkpoints",
     "CountTraces",
-    "Digits",
-    "Images",
     "LoopOptions",
     "MeshOptions",
     "MetricsLog",
@@ -76,8 +73,6 @@ __all__ = [
     "jit_step",
     "load",
     "load_callable",
-    "load_digits",
-    "load_folder",
     "load_model",
     "make_mesh",
     "open_run",
@@ -86,7 +81,6 @@ __all__ = [
     "progress",
     "read_json",
     "read_metrics",
-    "read_preferences",
     "refuse",
     "replicate",
     "save_model",
@@ -108,7 +102,6 @@ _LATE = {
     "load": "saved_models",
     "load_model": "saved_models",
     "save_model": "saved_models",
-    "read_preferences": "preference_file",
 }
 
 

@@ -14,13 +14,13 @@ import jax
 import jax.numpy as jnp
 
 from ctrl_jax._typing import Params, ScoreFn
-from ctrl_jax.networks.diffusion_model import DiffusionSpec
-from ctrl_jax.networks.image_diffusion import ImageDiffusionSpec
-from ctrl_jax.networks.steering_model import SteeringSpec
+from ctrl_jax.models.diffusion import DiffusionSpec
+from ctrl_jax.models.image import ImageDiffusionSpec
+from ctrl_jax.models.steering import SteeringSpec
 from ctrl_jax.processes import LinearProcess
-from ctrl_jax.runtime.checkpoints import Checkpoints
-from ctrl_jax.runtime.digests import state_digest
-from ctrl_jax.runtime.records import read_json, write_json_atomic
+from ctrl_jax.runtime.checkpoints.checkpoints import Checkpoints
+from ctrl_jax.runtime.checkpoints.digests import state_digest
+from ctrl_jax.runtime.run.records import read_json, write_json_atomic
 
 Spec = DiffusionSpec | ImageDiffusionSpec | SteeringSpec
 SPECS: dict[str, type[Spec]] = {

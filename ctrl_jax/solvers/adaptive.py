@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from ctrl_jax._checks import require_end, require_positive
 from ctrl_jax._typing import ScoreFn
 from ctrl_jax.processes import LinearProcess
-from ctrl_jax.processes.arguments import require_end, require_positive
 
 
 class AdaptiveSamples(NamedTuple):

@@ -4,7 +4,7 @@ import diffrax
 import jax.numpy as jnp
 
 from ctrl_jax.processes import LinearProcess
-from ctrl_jax.solvers.kernels import GaussianSolver, Kernel
+from ctrl_jax.solvers.gaussian_step import GaussianSolver, Kernel
 
 
 class EulerMaruyama(diffrax.Euler, GaussianSolver):

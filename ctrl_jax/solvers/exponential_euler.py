@@ -14,9 +14,9 @@ written for every (a, v).
 import equinox as eqx
 import jax.numpy as jnp
 
+from ctrl_jax._numerics import square_root
 from ctrl_jax.processes import LinearProcess
-from ctrl_jax.processes.square_root import square_root
-from ctrl_jax.solvers.kernels import GaussianSolver, Kernel
+from ctrl_jax.solvers.gaussian_step import GaussianSolver, Kernel
 from ctrl_jax.solvers.reverse_solver import ReverseSolver, noise_of, stepped
 
 

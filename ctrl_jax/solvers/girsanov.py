@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ctrl_jax._typing import expand
-from ctrl_jax.solvers.kernels import Kernel
+from ctrl_jax.solvers.gaussian_step import Kernel
 
 
 def kl_rate(

@@ -25,8 +25,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from ctrl_jax._typing import ScoreFn, expand
-from ctrl_jax.solvers.consistency import renoise
-from ctrl_jax.solvers.paths import StepNoise
+from ctrl_jax.solvers.brownian import StepNoise
+from ctrl_jax.solvers.consistency_sampling import renoise
 from ctrl_jax.solvers.reverse_solver import ReverseSolver, noise_of, on_grid, require_sde_solver
 
 

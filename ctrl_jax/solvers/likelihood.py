@@ -23,12 +23,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from ctrl_jax._checks import require_positive
 from ctrl_jax._typing import ScoreFn
 from ctrl_jax.processes import LinearProcess
-from ctrl_jax.processes.arguments import require_positive
 from ctrl_jax.solvers.adaptive import solve
-from ctrl_jax.solvers.divergence import Field, exact, projected, rademacher
-from ctrl_jax.solvers.kernels import gaussian_log_prob
+from ctrl_jax.solvers.gaussian_step import gaussian_log_prob
+from ctrl_jax.solvers.jacobian_trace import Field, exact, projected, rademacher
 
 
 class Settings(NamedTuple):
@@ -131,7 +131,7 @@ def log_likelihood(
 def bits_per_dim(
     log_prob: Float[Array, " batch"], dimension: int, *, bin_width: float = 1.0
 ) -> Float[Array, " batch"]:
-    """Return -log2 of the probability of a quantisation bin, per dimension.
+    """Return -log2 of the probability of a quantization bin, per dimension.
 
     Args:
         log_prob: log-density in nats, shape (batch,).

@@ -23,9 +23,9 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from ctrl_jax._checks import require_positive
 from ctrl_jax._typing import expand
 from ctrl_jax.processes import LinearProcess
-from ctrl_jax.processes.arguments import require_positive
 from ctrl_jax.solvers.exponential_euler import ExponentialEuler
 from ctrl_jax.solvers.reverse_solver import ReverseSolver, noise_of, on_grid, require_sde_solver
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import diffrax
 from jaxtyping import Array
 
-from ctrl_jax.solvers.paths import StepNoise
+from ctrl_jax.solvers.brownian import StepNoise
 
 SDE_SOLVERS = (diffrax.AbstractItoSolver, diffrax.AbstractStratonovichSolver, diffrax.AbstractSRK)
 

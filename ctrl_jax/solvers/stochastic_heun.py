@@ -21,10 +21,10 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from ctrl_jax._numerics import square_root
 from ctrl_jax.processes import LinearProcess
-from ctrl_jax.processes.heun import heun_step
-from ctrl_jax.processes.square_root import square_root
-from ctrl_jax.solvers.paths import StepNoise
+from ctrl_jax.solvers.brownian import StepNoise
+from ctrl_jax.solvers.heun_step import heun_step
 from ctrl_jax.solvers.reverse_solver import ReverseSolver, noise_of, stepped
 
 NEWTON_STEPS = 4

@@ -30,8 +30,8 @@ def log_density(policy, x, a):
 
 def mean_over(moments, function):
     """E f(X) for f quadratic: three values give its coefficients, two moments its mean."""
-    low, centre, high = (function(x) for x in (-1.0, 0.0, 1.0))
-    return centre + (high - low) / 2 * moments[0] + ((high + low) / 2 - centre) * moments[1]
+    low, center, high = (function(x) for x in (-1.0, 0.0, 1.0))
+    return center + (high - low) / 2 * moments[0] + ((high + low) / 2 - center) * moments[1]
 
 
 def rate_under(problem, evaluated, acting, entropy_of, x):
@@ -80,7 +80,7 @@ def test_mirror_steps(penalty, expected):
     assert sorted(gaps, reverse=True) == gaps
 
 
-def test_the_mirror_step_maximises_the_penalised_rate():
+def test_the_mirror_step_maximises_the_penalized_rate():
     """Any change of its three parameters lowers E[q - gamma log pi'] - C KL at a state."""
     problem, penalty = o1(), 0.7
     new = problem.mirror_step(POLICY, penalty)

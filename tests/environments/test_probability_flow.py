@@ -21,7 +21,7 @@ def test_value_and_end_law():
 
 
 @pytest.mark.parametrize("s", [0.2, 1.7, 2.8])
-def test_the_optimal_action_maximises_the_hamiltonian(s):
+def test_the_optimal_action_maximizes_the_hamiltonian(s):
     """a -> g^2 a J_y / 2 - g^2 (s - a)^2 has its maximum at s + J_y / 4, whatever y."""
     a, b, _ = O4.value()(s)
     slope, intercept = gaussian_score(O4.process, 3.0 - s, 1.0, 0.5)

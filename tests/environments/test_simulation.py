@@ -4,7 +4,7 @@ Under a ~ N(K x + b, s^2) the chain x + (A x + B a) h + (C x + D a) sqrt(h) z ha
 
     E x' = (1 + (A + BK) h) m1 + B b h,                                                   (1)
 
-and a second moment that is linear in (m1, m2); no error of discretisation is left to allow for.
+and a second moment that is linear in (m1, m2); no error of discretization is left to allow for.
 """
 
 import jax

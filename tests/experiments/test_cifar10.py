@@ -13,16 +13,17 @@ import numpy as np
 import pytest
 
 from ctrl_jax._typing import Model
+from ctrl_jax.data import load_folder
 from ctrl_jax.networks.inception import InceptionOutput
 from ctrl_jax.pretrained import Inception, load_inception
 from ctrl_jax.processes import VP, ContractiveSubVP
-from ctrl_jax.runtime import load, load_folder, read_metrics
-from experiments.cifar10 import run_command
-from experiments.image_generation.config import TINY, Config
-from experiments.image_generation.data import make_batches, make_tiny_set
-from experiments.image_generation.evaluation import block_means, measure
-from experiments.image_generation.likelihood import mean_bits_per_dim
-from experiments.image_generation.sampling import to_floats, to_pixels
+from ctrl_jax.runtime import load, read_metrics
+from experiments.cifar10.__main__ import run_command
+from experiments.cifar10.config import TINY, Config
+from experiments.cifar10.data import make_batches, make_tiny_set
+from experiments.cifar10.evaluation import block_means, measure
+from experiments.cifar10.likelihood import mean_bits_per_dim
+from experiments.cifar10.sampling import to_floats, to_pixels
 from tests.experiments.tiny import TINY_CIFAR10
 from tests.pretrained.inception_weights import random_weights, write_safetensors
 from tests.runtime.processes import free_port, start_python
@@ -106,7 +107,15 @@ def test_eight_devices_agree_with_one(finished, tmp_path):
 def test_two_processes_do_what_one_does(finished, tmp_path, monkeypatch):
     """A pod's hosts run the same command: the same made set, batches, samples and numbers."""
     monkeypatch.chdir(tmp_path)
-    line = ["-m", "experiments.cifar10", *TINY_CIFAR10, "--out", "two", "--distributed", "on"]
+    line = [
+        "-m",
+        "experiments.cifar10",
+        *TINY_CIFAR10,
+        "--out",
+        "two",
+        "--distributed",
+        "on",
+    ]
     line += ["--processes", "2", "--coordinator", f"127.0.0.1:{free_port()}", "--process-id"]
     processes = [start_python(*line, str(rank)) for rank in range(2)]
     for process in processes:
@@ -132,7 +141,7 @@ def test_other_processes(tmp_path, process):
 def test_fid_and_inception_score_from_a_file(tmp_path, monkeypatch):
     write_safetensors(tmp_path / "inception.safetensors", random_weights())
     inception = load_inception(tmp_path / "inception.safetensors")
-    monkeypatch.setattr("experiments.image_generation.evaluation.FEATURE_BATCH", 4)
+    monkeypatch.setattr("experiments.cifar10.evaluation.FEATURE_BATCH", 4)
     images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3)).astype(np.uint8)
     same = measure(images, to_floats(images), inception, show=False)
     # Rounding of the moments: the trace of 2048 variances is near 1e2, times 1e-6.
@@ -173,11 +182,11 @@ MISTAKES = {
     "end": (["--tiny", "--sampling-end", "1.5"], "sampling_end must lie in"),
     "width": (["--tiny", "--network.width", "7"], "width must be even"),
     "dropout": (["--tiny", "--network.dropout", "1"], "dropout must lie in"),
-    "learning rate": (["--tiny", "--optimisation.learning-rate", "nan"], "received nan"),
+    "learning rate": (["--tiny", "--optimization.learning-rate", "nan"], "received nan"),
     "levels": (["--tiny", "--network.multipliers", *"1" * 8], "8 resolutions need"),
     "process": (["--tiny", "--process", "edm"], "edm"),
     "likelihood": (["--tiny", "--evaluation.likelihood", "65"], "makes 64 test images"),
-    "batch": (["--tiny", "--optimisation.batch", "257"], "makes 256 images"),
+    "batch": (["--tiny", "--optimization.batch", "257"], "makes 256 images"),
 }
 
 
@@ -194,7 +203,7 @@ def test_mistakes_are_one_clear_line(mistake, tmp_path, capsys):
 
 def test_the_defaults_are_those_of_the_paper_and_tiny_changes_them():
     paper = Config(data="x")
-    options = paper.optimisation
+    options = paper.optimization
     assert (options.batch, options.learning_rate, options.warmup) == (128, 2e-4, 5000)
     assert (options.average_decay, options.gradient_clip, options.start) == (0.999, 10.0, 1e-5)
     assert paper.updates() == 1_300_000 and paper.solver_steps == 1000
@@ -238,14 +247,14 @@ def test_block_means_by_hand():
 
 
 def test_inception_is_fed_in_batches_and_measured():
-    """With a network whose features are the mean colour, against moments by hand."""
+    """With a network whose features are the mean color, against moments by hand."""
     generator = np.random.default_rng(0)
     real = generator.integers(0, 256, (300, 8, 8, 3)).astype(np.uint8)
     fake = (real // 2)[:270]
 
     def apply(params, images):
-        colour = images.mean(axis=(1, 2))
-        return InceptionOutput(params * colour, 30 * colour)
+        color = images.mean(axis=(1, 2))
+        return InceptionOutput(params * color, 30 * color)
 
     inception = Inception(jnp.asarray(10.0), apply)
     metrics = measure(fake, to_floats(real), inception, show=False)

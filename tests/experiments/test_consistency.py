@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from ctrl_jax.runtime import command
-from experiments.consistency import Config, main
-from experiments.consistency_models import evaluation, tasks
+from experiments.consistency import evaluation, tasks
+from experiments.consistency.__main__ import Config, main
 
 TINY = """
 --no-progress --steps 8 --pretraining-steps 8 --batch 32 --width 8 --depth 1 --samples 128

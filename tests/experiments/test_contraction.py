@@ -9,9 +9,9 @@ import pytest
 
 from ctrl_jax.metrics.frechet import frechet
 from ctrl_jax.runtime import command
-from experiments.contraction import main
-from experiments.contractive import data
-from experiments.contractive.config import Config
+from experiments.contraction import data
+from experiments.contraction.__main__ import main
+from experiments.contraction.config import Config
 
 TINY = ["--no-progress", "--samples", "64"]
 LINE = ["--experiment", "one_dimension", "--solver-steps", "12", "--seeds", "2"]
@@ -61,12 +61,12 @@ def test_learned_scores(tmp_path):
 
 
 def test_the_distance_of_images_is_frechets(tmp_path, monkeypatch):
-    """The root of the held-out covariance is taken once: of colour images it takes seconds."""
+    """The root of the held-out covariance is taken once: of color images it takes seconds."""
     images = np.random.default_rng(0).uniform(-1, 1, (240, 4, 4, 1)).astype(np.float32)
     np.savez(tmp_path / "mine.npz", images=images)
     task = data.images(str(tmp_path / "mine.npz"), samples=64)
     order = np.random.default_rng(0).permutation(240)
-    held_out, samples = images[order[120:]] - task.centre, np.asarray(task.train[:30]) + 0.1
+    held_out, samples = images[order[120:]] - task.center, np.asarray(task.train[:30]) + 0.1
     expected = frechet(samples, held_out)
     monkeypatch.setattr(np.linalg, "eigh", None)
     np.testing.assert_allclose(task.distance(samples), expected, rtol=1e-6)

@@ -4,12 +4,12 @@ import dataclasses
 
 import pytest
 
-from experiments.contractive import claims
-from experiments.contractive.config import Config
-from experiments.contractive.family import PROCESSES, TWINS
-from experiments.contractive.learned import Learned
-from experiments.contractive.measurement import SAMPLERS, Measurement, margin, over_seeds
-from experiments.contractive.one_dimension import POINT_STEPS, settings
+from experiments.contraction import claims
+from experiments.contraction.config import Config
+from experiments.contraction.family import PROCESSES, TWINS
+from experiments.contraction.learned import Learned
+from experiments.contraction.measurement import SAMPLERS, Measurement, margin, over_seeds
+from experiments.contraction.one_dimension import POINT_STEPS, settings
 
 CONFIG = Config()
 FINE, COARSE = max(CONFIG.solver_steps), min(CONFIG.solver_steps)
@@ -48,13 +48,13 @@ def test_a_margin_is_students():
 def test_forgiving_errors_may_hold_and_may_not(better, holds):
     told = one_dimension(better)
     assert told["forgets_score_errors/exact"] == told["forgets_score_errors/prior"] == holds
-    assert told["discretisation"] == holds
+    assert told["discretization"] == holds
     assert told["prior_floor"] == told["signs"] == "no"
 
 
 def test_a_difference_within_chance_is_none():
     told = one_dimension("contractive", stderr=0.1)
-    assert told["forgets_score_errors/exact"] == told["discretisation"] == "no"
+    assert told["forgets_score_errors/exact"] == told["discretization"] == "no"
 
 
 def test_the_bound_may_be_broken():

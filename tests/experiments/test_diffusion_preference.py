@@ -13,9 +13,9 @@ from ctrl_jax.algorithms import Batch
 from ctrl_jax.losses import preference
 from ctrl_jax.processes import VP
 from ctrl_jax.runtime import command
-from experiments.diffusion_preference import main
-from experiments.divided_opinions import exact
-from experiments.divided_opinions.annotators import (
+from experiments.diffusion_preference import exact
+from experiments.diffusion_preference.__main__ import main
+from experiments.diffusion_preference.annotators import (
     LAWS,
     agreement,
     draw_opinions,
@@ -23,12 +23,12 @@ from experiments.divided_opinions.annotators import (
     make_annotator,
     preferred,
 )
-from experiments.divided_opinions.claims import against
-from experiments.divided_opinions.config import METHODS, Config
-from experiments.divided_opinions.methods import LIKE_DPO, beta_of, log_snr_times
-from experiments.divided_opinions.steering import POWERS, steered
-from experiments.over_seeds import verdict
-from experiments.reward_direction.tasks import END, PROCESS
+from experiments.diffusion_preference.claims import against
+from experiments.diffusion_preference.config import METHODS, Config
+from experiments.diffusion_preference.methods import LIKE_DPO, beta_of, log_snr_times
+from experiments.diffusion_preference.steering import POWERS, steered
+from experiments.reward_directed.tasks import END, PROCESS
+from experiments.verdicts import verdict
 
 TINY = """
 --no-progress --steps 2 --seeds 2 --temperatures 0.5 1.0 --samples 8 --base-samples 40

@@ -1,4 +1,4 @@
-"""The experiments of continuous-time policy optimisation, as their users run them."""
+"""The experiments of continuous-time policy optimization, as their users run them."""
 
 import json
 
@@ -7,11 +7,11 @@ import pytest
 
 from ctrl_jax.environments import LinearGaussian
 from ctrl_jax.runtime import command, read_metrics
-from experiments import pair_trading
-from experiments.continuous_control.methods import Curves, Training
-from experiments.continuous_control.results import distances, verdict
-from experiments.linear_quadratic import Config, main, make_environment, suboptimality
-from experiments.over_seeds import mean_and_error
+from experiments.linear_quadratic.__main__ import Config, main, make_environment, suboptimality
+from experiments.linear_quadratic.methods import Curves, Training
+from experiments.linear_quadratic.results import distances, verdict
+from experiments.pair_trading import __main__ as pair_trading
+from experiments.verdicts import mean_and_error
 
 TINY = """
 --no-progress --steps 4 --time-steps 0.5 0.1 --seeds 2 --training.batch 8 --training.draws 4

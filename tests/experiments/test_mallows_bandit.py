@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from ctrl_jax.runtime import RunOptions, command
-from experiments.mallows_bandit import KNOWN, Config, known, main, summarise, train
-from experiments.preference_bandit.problem import (
+from experiments.mallows_bandit.__main__ import KNOWN, Config, known, main, summarize, train
+from experiments.mallows_bandit.problem import (
     LOSERS,
     LOSSES,
     REWARDS,
@@ -119,7 +119,7 @@ def test_every_cell_stands_under_its_name():
     rest = np.zeros_like(share)
     policy = np.stack([share, 1 - share, rest, rest, rest], axis=2)
     logits = jnp.asarray(np.log(np.maximum(policy, 1e-30)), jnp.float32)
-    metrics = summarise(config, Descent(logits, jnp.zeros_like(logits)))
+    metrics = summarize(config, Descent(logits, jnp.zeros_like(logits)))
     for i, name in enumerate(config.losses):
         for j, beta in enumerate(config.betas):
             key, p = f"{name}/beta={beta:g}", share[i, j]

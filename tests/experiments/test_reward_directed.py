@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from ctrl_jax.runtime import command
-from experiments.reward_directed import Config, main
-from experiments.reward_direction import few_points
-from experiments.reward_direction.claims import Row, against_fine_tuning, one_point
-from experiments.reward_direction.methods import METHODS, Training, network_evaluations
-from experiments.reward_direction.tasks import PROCESS, make_task
+from experiments.reward_directed import few_points
+from experiments.reward_directed.__main__ import Config, main
+from experiments.reward_directed.claims import Row, against_fine_tuning, one_point
+from experiments.reward_directed.methods import METHODS, Training, network_evaluations
+from experiments.reward_directed.tasks import PROCESS, make_task
 
 TINY = """
 --no-progress --steps 2 --seeds 2 --points 16 --samples 60 --other-steps 2 --tasks swiss_roll
@@ -69,7 +69,7 @@ def test_a_verdict_can_be_no():
 
 
 def test_the_limit_of_one_point_is_the_data_mean():
-    """To the discretisation, whose last step leaves its own noise."""
+    """To the discretization, whose last step leaves its own noise."""
     limit = few_points.one_point_limit()
     assert abs(float(limit.mean) - 1.0) < 0.01 and float(limit.variance) < 0.02
 

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ctrl_jax.commands import sample
 from ctrl_jax.runtime import command, load, load_model, state_digest
-from experiments import sample
-from experiments.fine_tuning.config import Config
-from experiments.score_as_action import main
-from tests.algorithms.steering import EXACT
+from experiments.score_as_action.__main__ import main
+from experiments.score_as_action.config import Config
+from tests.algorithms.diffusion.steering import EXACT
 from tests.experiments.killed import check_killed_run
 from tests.experiments.tiny import TINY, TINY_ANALYTIC
 from tests.runtime.processes import free_port, start_python
@@ -43,7 +43,7 @@ def run(folder: Path, *options: str, tiny: Sequence[str] = TINY) -> dict:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, optimised):
+def finished(tmp_path_factory, optimized):
     before = os.getcwd()
     folder = tmp_path_factory.mktemp("runs") / "a"
     results = run(folder)
@@ -170,7 +170,7 @@ def numpy_reward(x):
 
 HERE = "tests.experiments.test_score_as_action"
 MISTAKES = {
-    "learning rate": (["--optimisation.learning-rate", "nan"], "learning_rate: received nan"),
+    "learning rate": (["--optimization.learning-rate", "nan"], "learning_rate: received nan"),
     "steps": (["--steps", "-5"], "steps: received -5"),
     "penalty": (["--penalty", "-1"], "penalty: received -1"),
     "infinite penalty": (["--penalty", "inf"], "penalty: received inf"),
@@ -195,7 +195,7 @@ MISTAKES = {
     "reward in numpy": (["--reward", f"{HERE}:numpy_reward"], "jax.numpy"),
     "data with an environment": (["--environment", "gaussian", "--data", "x.npz"], "its own data"),
     "network of no use": (["--environment", "gaussian"], "has an exact score and a known reward"),
-    "value of no use": (["--algorithm", "ddpo"], "optimisation.warmup: received 1; ddpo learns no"),
+    "value of no use": (["--algorithm", "ddpo"], "optimization.warmup: received 1; ddpo learns no"),
     "network": (["--model.network", "dit", "--model.patch", "3"], "patch must divide"),
     "noise rate": (["--model.beta-max", "-1"], "beta_max must be a positive"),
 }

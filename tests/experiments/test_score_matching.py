@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from ctrl_jax.runtime import command
-from experiments.score_matching import Config, main
-from experiments.score_objectives.estimators import OBJECTIVES, compare
+from experiments.score_matching.__main__ import Config, main
+from experiments.score_matching.estimators import OBJECTIVES, compare
 
 TINY = """
 --no-progress --steps 6 --dimensions 2 --batch 64 --batches 64 --warm-steps 10 --width 8

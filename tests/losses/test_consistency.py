@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ctrl_jax.losses import consistency
-from ctrl_jax.processes.consistency import from_velocity, level_times
+from ctrl_jax.processes.consistency_function import from_velocity, level_times
 from tests.losses.gaussian_consistency import MEAN, VARIANCE, consistency_fn, score_fn
 from tests.processes.one_of_each import PROCESSES
 
@@ -29,7 +29,7 @@ def noised(process, x_0, noise, t):
     return scale * x_0 + std * noise
 
 
-def neighbours(process, gap, *, order):
+def neighbors(process, gap, *, order):
     """t, s, x_t, x_s by the teacher, x_s by the noise, and weights, at the level UPPER."""
     time_of_level = level_times(process, end=END)
     x_0, noise, mass = quadrature()
@@ -58,7 +58,7 @@ def test_the_exact_function_has_no_distillation_loss(name, order):
             return mass @ consistency.distillation(function(t, x_t), function(s, x_s))
 
         for gap in 0.02 * 0.5 ** np.arange(4):
-            t, s, x_t, taught, _, mass = neighbours(process, gap, order=order)
+            t, s, x_t, taught, _, mass = neighbors(process, gap, order=order)
             found.append(float(loss(t, s, x_t, taught, mass)))
     np.testing.assert_allclose(slopes(found)[-1], 2 * (order + 1), atol=0.35)
     assert found[-1] < 1e-6
@@ -69,7 +69,7 @@ def test_the_gradient_points_to_the_exact_function(name):
     """f_k with deviations scaled by (ratio of stds)^k is exact for k = 1 only."""
     process = PROCESSES[name]
     with jax.enable_x64(True):
-        t, s, x_t, taught, trained, mass = neighbours(process, 0.02, order=2)
+        t, s, x_t, taught, trained, mass = neighbors(process, 0.02, order=2)
 
         def gradient(power, x_s):
             target = consistency_fn(process, END, power)(s, x_s)
@@ -113,7 +113,7 @@ def test_training_has_the_gradient_of_distillation(name):
             return [network_gradient(process, t, x_t, s, x_s, mass) for x_s in (taught, trained)]
 
         for gap in 0.05 * 0.5 ** np.arange(5):
-            taught, trained = gradients(*neighbours(process, gap, order=2))
+            taught, trained = gradients(*neighbors(process, gap, order=2))
             distilled.append(float(jnp.linalg.norm(taught)))
             differences.append(float(jnp.linalg.norm(taught - trained)))
     np.testing.assert_allclose(slopes(distilled)[-1], 1, atol=0.1)

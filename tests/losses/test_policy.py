@@ -80,7 +80,7 @@ def test_value_gradient_by_hand():
     np.testing.assert_allclose(slope, -gradient)
 
 
-def test_penalised_surrogates_by_hand():
+def test_penalized_surrogates_by_hand():
     log_ratio, advantage = jnp.log(jnp.asarray([1.1, 0.5])), jnp.asarray([2.0, -1.0])
     kl = jnp.asarray([0.04, 0.0])
     # -1.1 * 2 + 3 * .2 = -1.6;  -(.5)(-1) + 0 = .5
@@ -94,7 +94,7 @@ def test_penalised_surrogates_by_hand():
 @pytest.mark.parametrize(("share", "moves"), [(0.9, True), (1.1, False)])
 def test_the_kink_of_the_root_holds_the_old_policy(share, moves):
     """Policies N(m, 1), A = g (a - m_0): -E ratio A = -g m and sqrt(KL) = |m| / sqrt 2, so that the
-    old policy m = 0 is the minimiser exactly when C > sqrt(2) |g|."""
+    old policy m = 0 is the minimizer exactly when C > sqrt(2) |g|."""
     m, g = jnp.linspace(-0.5, 0.5, 1001), 0.8
     mean_term = policy.sqrt_kl_surrogate(
         jnp.zeros_like(m), g * m, m**2 / 2, penalty=share * 2**0.5 * g, epsilon=1e-10
@@ -116,7 +116,7 @@ def test_the_root_has_a_gradient_at_the_old_policy():
 
 
 def test_the_linear_penalty_leads_to_the_tilted_policy():
-    """At one state, A = q - gamma log pi with q = c a - a^2 / 2 and pi = N(m, s^2): the minimiser
+    """At one state, A = q - gamma log pi with q = c a - a^2 / 2 and pi = N(m, s^2): the minimizer
     of E[linear surrogate] + gamma KL over Gaussians is pi' ~ exp((q + C log pi) / (gamma + C))."""
     c, m, s, gamma, penalty = 0.7, -0.2, 0.6, 0.1, 0.4
     nodes, node_weights = np.polynomial.hermite_e.hermegauss(20)

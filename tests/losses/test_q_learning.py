@@ -1,4 +1,4 @@
-"""Little q-learning: the normalised rate, the martingale at the optimum, and its two losses.
+"""Little q-learning: the normalized rate, the martingale at the optimum, and its two losses.
 
 The optimum is fixture O4's, in closed form: J* = w V + int (theta / 2) log(pi theta / g^2) ds.
 """
@@ -23,7 +23,7 @@ def environment():
 
 
 @pytest.mark.parametrize("rate", [0.2, 1.7])
-def test_the_rate_of_a_gaussian_is_normalised(float64, rate):
+def test_the_rate_of_a_gaussian_is_normalized(float64, rate):
     """int exp(q / theta) da = 1, in one dimension by quadrature and hence in d."""
     a = jnp.linspace(-12.0, 12.0, 20001)
     one, three = (q_learning.gaussian_rate(a**2, rate, d, temperature=THETA) for d in (1, 3))
@@ -86,7 +86,7 @@ PATHS, STEPS = 20000, 300
 
 @jax.jit
 def statistics(key, shift_value, shift_mean):
-    """Sums over a path of delta times 1, y and a - mu*, under a behaviour that is not optimal."""
+    """Sums over a path of delta times 1, y and a - mu*, under a behavior that is not optimal."""
     dt = 3.0 / STEPS
 
     def body(carry, inputs):
@@ -94,8 +94,8 @@ def statistics(key, shift_value, shift_mean):
         step, key = inputs
         s = step * dt
         action_key, noise_key = jax.random.split(key)
-        behaviour = environment().score(3.0 - s, y) - 0.1 * y + 0.3
-        a = behaviour + 1.3 * jax.random.normal(action_key, y.shape)
+        behavior = environment().score(3.0 - s, y) - 0.1 * y + 0.3
+        a = behavior + 1.3 * jax.random.normal(action_key, y.shape)
         noise = jax.random.normal(noise_key, y.shape)
         moved, reward, q, mean = step_from(s, y, a, noise, dt)
         g2 = environment().diffusion(s) ** 2
@@ -121,7 +121,7 @@ def z_scores(shift_value, shift_mean):
     return np.abs(np.asarray(mean / error))
 
 
-def test_the_martingale_holds_under_any_behaviour_at_the_optimum_only():
+def test_the_martingale_holds_under_any_behavior_at_the_optimum_only():
     """|z| < 4.5 for three statistics: false alarm 2e-5; the bias O(dt) is a fraction of the
     error. A value wrong by .1 y, or a mean of q wrong by .1, is seen."""
     assert (z_scores(0.0, 0.0) < 4.5).all()

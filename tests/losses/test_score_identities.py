@@ -14,7 +14,7 @@ import pytest
 
 from ctrl_jax.environments.mixture import Mixture
 from ctrl_jax.losses import score_matching, time_weighting
-from ctrl_jax.solvers import divergence
+from ctrl_jax.solvers import jacobian_trace
 from tests.processes.one_of_each import PROCESSES
 
 WEIGHTINGS = ("noise", "data", "velocity", "likelihood", "min_snr")
@@ -66,8 +66,10 @@ def expected_losses(params, process, t, weight, relative) -> Losses:
     grid, mass = trapezoid(law, 600)
     x, weights = grid[:, None], jnp.broadcast_to(weight, mass.shape)
     target = jax.vmap(law.score)(x)
-    value, div = divergence.exact(lambda x: network(params, x, norm), x)
-    _, curvature = divergence.projected(lambda x: network(params, x, norm), x, -jnp.ones_like(x))
+    value, div = jacobian_trace.exact(lambda x: network(params, x, norm), x)
+    _, curvature = jacobian_trace.projected(
+        lambda x: network(params, x, norm), x, -jnp.ones_like(x)
+    )
 
     x_grid, x_mass = trapezoid(data, 160)
     normal = Mixture(jnp.ones(1), jnp.zeros((1, 1)), jnp.ones((1, 1)))

@@ -7,7 +7,7 @@ import pytest
 
 from ctrl_jax._typing import expand
 from ctrl_jax.losses import score_matching, time_weighting
-from ctrl_jax.processes import parameterisation
+from ctrl_jax.processes import parameterization as parameterization
 from tests.processes.one_of_each import PROCESSES
 
 
@@ -18,7 +18,7 @@ def test_weights_of_predictions(name, prediction):
     process = PROCESSES[name]
     t = jnp.asarray([0.1, 0.5, 0.9]) * process.horizon
     x, guess, error = jax.random.normal(jax.random.key(0), (3, 3, 4))
-    wrap = getattr(parameterisation, f"from_{prediction}")
+    wrap = getattr(parameterization, f"from_{prediction}")
     right, wrong = (wrap(process, lambda t, x, g=g: g)(t, x) for g in (guess, guess + error))
     loss = score_matching.explicit(
         wrong, right, weights=getattr(time_weighting, prediction)(process)(t)

@@ -27,7 +27,7 @@ def test_temporal_difference_by_hand():
 
 
 def test_a_martingale_has_no_mean_temporal_difference():
-    """V = E[G | x] minimises (1): on a symmetric walk the best constant is the mean return."""
+    """V = E[G | x] minimizes (1): on a symmetric walk the best constant is the mean return."""
     returns = jnp.asarray([1.0, 2.0, 6.0])
     slope = jax.grad(lambda v: value.martingale(jnp.full(3, v), returns).sum())(3.0)
     assert float(slope) == 0.0

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ctrl_jax.networks.language.decoder import language_model
 from ctrl_jax.networks.lora import LoRA, combine, merge, split
-from ctrl_jax.networks.transformer import language_model
-from tests.networks.decoders import GPT2, moved
+from tests.networks.language.decoders import GPT2, moved
 
 LORA = LoRA(rank=2, alpha=6.0, targets=("query", "value", "down"))
 TOKENS = jax.random.randint(jax.random.key(1), (2, 7), 0, 23)

@@ -45,9 +45,9 @@ def start(model):
 def model(request):
     make, shape = request.param[1]
     plain = as_model(lambda rngs: make(rngs=rngs))
-    labelled = as_model(lambda rngs: make(classes=3, rngs=rngs))
+    labeled = as_model(lambda rngs: make(classes=3, rngs=rngs))
     x = jax.random.normal(jax.random.key(1), (BATCH, *shape))
-    return plain, labelled, x, jax.jit(plain.apply), jax.jit(labelled.apply)
+    return plain, labeled, x, jax.jit(plain.apply), jax.jit(labeled.apply)
 
 
 def test_the_output_starts_at_zero_with_the_shape_of_x(model):
@@ -78,8 +78,8 @@ def test_every_example_has_its_own_time_and_no_batch_mates(model):
 
 
 def test_labels_condition_the_output(model):
-    _, labelled, x, _, apply = model
-    params = start(labelled)
+    _, labeled, x, _, apply = model
+    params = start(labeled)
     t = jnp.asarray(0.4)
     zero, one = (apply(params, t, x, jnp.full(BATCH, c)) for c in (0, 1))
     mixed = apply(params, t, x, jnp.asarray([0, 1, 0, 1, 0]))
@@ -104,11 +104,11 @@ def test_parameters_are_a_vmappable_pytree_of_the_key(model):
 
 
 def test_gradients_reach_every_parameter(model):
-    _, labelled, x, _, _ = model
-    params = start(labelled)
+    _, labeled, x, _, _ = model
+    params = start(labeled)
     label = jnp.asarray([0, 1, 2, 0, 1])
     gradient = jax.jit(
-        jax.grad(lambda p: jnp.sum(labelled.apply(p, jnp.linspace(0.1, 0.9, BATCH), x, label) ** 2))
+        jax.grad(lambda p: jnp.sum(labeled.apply(p, jnp.linspace(0.1, 0.9, BATCH), x, label) ** 2))
     )(params)
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
         assert jnp.isfinite(leaf).all()
@@ -126,7 +126,7 @@ def test_patches_round_trip():
     x = jnp.arange(2 * 4 * 6 * 2, dtype=jnp.float32).reshape(2, 4, 6, 2)
     patches = network._to_patches(x)
     assert patches.shape == (2, 6, 8)
-    # The first token is the upper left 2 x 2 corner, the second its right neighbour.
+    # The first token is the upper left 2 x 2 corner, the second its right neighbor.
     np.testing.assert_array_equal(patches[0, 0], x[0, :2, :2].reshape(-1))
     np.testing.assert_array_equal(patches[0, 1], x[0, :2, 2:4].reshape(-1))
     np.testing.assert_array_equal(network._to_image(patches, x.shape), x)

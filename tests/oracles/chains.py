@@ -152,7 +152,7 @@ def values(chain: Chain, goal: Goal, slope, intercept):
 
 
 def optimum(chain: Chain, goal: Goal):
-    """Slope and intercept, each (steps,), of the deviation that maximises J: linear-quadratic
+    """Slope and intercept, each (steps,), of the deviation that maximizes J: linear-quadratic
     dynamic programming. The optimum over all policies is affine."""
     steps = chain.state_gain.size
     slope, intercept = np.zeros(steps), np.zeros(steps)

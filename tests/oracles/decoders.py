@@ -87,7 +87,7 @@ class Decoder:
         return self._rms_norm(h, "model.norm") @ head.T
 
     def _split(self, x, name, size):
-        """Heads of a projection, normalised where there are weights for it."""
+        """Heads of a projection, normalized where there are weights for it."""
         y = self._linear(x, f"{name}_proj")
         heads = np.split(y, y.shape[1] // size, axis=1)
         normed = f"{name}_norm.weight" in self.arrays

@@ -9,7 +9,7 @@ def gaussian_moments(drift, variance_rate, times, mean, variance):
     Args:
         drift: slopes and intercepts (k, c) at given times, each (n,).
         variance_rate: g^2 at given times, (n,).
-        times: increasing; classical Runge-Kutta takes one step between neighbours.
+        times: increasing; classical Runge-Kutta takes one step between neighbors.
     """
     midpoints = (times[1:] + times[:-1]) / 2
     nodes = np.empty(2 * len(times) - 1)

@@ -5,7 +5,7 @@ one before a text, as SentencePiece does.
 """
 
 WORDS = (
-    *("What", "colour", "is", "the", "sky", "It", "today"),
+    *("What", "color", "is", "the", "sky", "It", "today"),
     *("Blue", "blue", "blues", "grey", "Grey", "Yes", "No"),
 )
 

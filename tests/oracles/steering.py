@@ -31,13 +31,13 @@ class Steering(NamedTuple):
         return -self.curvature / 2 * (x - self.target) ** 2
 
     def tilted(self):
-        """Points and the normalised density p e^{R / lambda} / Z on them."""
+        """Points and the normalized density p e^{R / lambda} / Z on them."""
         x = self.grid()
         density = self.density(x) * np.exp(self.reward(x) / self.penalty)
         return x, density / np.trapezoid(density, x)
 
     def posterior(self, t: float, y: float):
-        """Points and the normalised density of X_0 given X_s = y at sampler's time t = T - s."""
+        """Points and the normalized density of X_0 given X_s = y at sampler's time t = T - s."""
         s = self.process.horizon - t
         x = self.grid()
         kernel = np.exp(-((y - self.process.scale(s) * x) ** 2) / (2 * self.process.variance(s)))

@@ -89,9 +89,9 @@ def random_weights():
     for name, shape in layers.items():
         scale = np.float32(np.sqrt(2 / np.prod(shape[1:])))
         weights[f"{name}.conv.weight"] = scale * generator.standard_normal(shape, np.float32)
-        for part, centre in (("weight", 1), ("bias", 0), ("running_mean", 0), ("running_var", 1)):
+        for part, center in (("weight", 1), ("bias", 0), ("running_mean", 0), ("running_var", 1)):
             noise = generator.uniform(-0.2, 0.2, shape[0])
-            weights[f"{name}.bn.{part}"] = np.float32(centre + noise)
+            weights[f"{name}.bn.{part}"] = np.float32(center + noise)
         weights[f"{name}.bn.num_batches_tracked"] = np.array(7, np.int64)
     weights["fc.weight"] = np.float32(0.05) * generator.standard_normal((1008, 2048), np.float32)
     weights["fc.bias"] = generator.standard_normal(1008, np.float32)

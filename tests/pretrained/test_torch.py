@@ -46,7 +46,7 @@ def test_resizing(size):
     np.testing.assert_allclose(found, from_torch(expected), rtol=0, atol=3e-5)
 
 
-def test_the_oracle_convolves_and_normalises_as_torch_does():
+def test_the_oracle_convolves_and_normalizes_as_torch_does():
     generator = np.random.default_rng(2)
     weight = generator.normal(size=(5, 4, 1, 7))
     parts = {"weight": 1.5, "bias": -0.2, "running_mean": 0.3, "running_var": 0.7}

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ctrl_jax.processes import OU, VP, grids, parameterisation
+from ctrl_jax.processes import OU, VP, grids
+from ctrl_jax.processes import parameterization as parameterization
 from tests.processes.one_of_each import PROCESSES
 
 
@@ -29,11 +30,11 @@ def test_scalars_are_states(unchecked):
     process = VP()
     x_t, noise = process.sample_marginal(jax.random.key(0), jnp.asarray(1.0), jnp.asarray(0.5))
     assert x_t.shape == noise.shape == ()
-    score_fn = parameterisation.from_noise(process, lambda t, x: 0.5 * x)
+    score_fn = parameterization.from_noise(process, lambda t, x: 0.5 * x)
     drift = process.reverse(score_fn).drift(jnp.asarray(0.5), jnp.asarray(1.0))
     batched = process.reverse(score_fn).drift(jnp.asarray(0.5), jnp.ones((1, 1)))
     np.testing.assert_allclose(drift, batched[0, 0], rtol=1e-6)
-    back = parameterisation.to_noise(process, score_fn)(jnp.asarray(0.5), jnp.asarray(1.0))
+    back = parameterization.to_noise(process, score_fn)(jnp.asarray(0.5), jnp.asarray(1.0))
     np.testing.assert_allclose(back, 0.5, rtol=1e-6)
 
 

@@ -115,9 +115,9 @@ def test_only_points_of_the_label_are_drawn_and_all_of_them_equally():
         assert abs((drawn[2] == value).mean() - 1 / 3) < 0.012
 
 
-@pytest.mark.parametrize("labelled", [False, True])
-def test_an_estimate_knows_nothing_of_its_batch_mates(labelled):
-    estimate = RatioScore(PROCESS, DataPoints(POINTS, LABELS if labelled else None), 4)
+@pytest.mark.parametrize("labeled", [False, True])
+def test_an_estimate_knows_nothing_of_its_batch_mates(labeled):
+    estimate = RatioScore(PROCESS, DataPoints(POINTS, LABELS if labeled else None), 4)
     x, labels = jnp.linspace(-1.0, 1.0, 6)[:, None], jnp.asarray([0, 1, 2, 0, 1, 2])
     t = jnp.asarray(0.5)
 

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from ctrl_jax._typing import expand
-from ctrl_jax.processes import EDM, parameterisation
+from ctrl_jax.processes import EDM
+from ctrl_jax.processes import parameterization as parameterization
 from tests.processes.family import every_process
 from tests.processes.gaussian import exact_score, law, reversed_law
 
@@ -28,7 +29,7 @@ def test_the_flow_of_edm_in_terms_of_the_denoiser(scale):
     def denoiser(t, y):
         return jnp.tanh(y) / (1 + expand(t, y))
 
-    score_fn = parameterisation.from_data(process, lambda t, x: denoiser(t, x / s(t, x)))
+    score_fn = parameterization.from_data(process, lambda t, x: denoiser(t, x / s(t, x)))
 
     def s(t, x):
         return expand(scale + (1 - scale) * t / 8.0, x)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ctrl_jax.processes import ContractiveOU, ContractiveSubVP, ContractiveVP, SubVP, grids
-from ctrl_jax.processes.parameterisation import from_data
+from ctrl_jax.processes.parameterization import from_data
 from ctrl_jax.solvers import ExponentialEuler, simulate
 from tests.processes.gaussian import exact_score, reversed_law
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ctrl_jax._typing import Model
-from ctrl_jax.rewards import learned, standardised
+from ctrl_jax.rewards import learned, standardized
 
 
 def test_learned_holds_time_at_zero():
@@ -14,9 +14,9 @@ def test_learned_holds_time_at_zero():
     np.testing.assert_allclose(learned(model, 2.0)(jnp.array([[1.0], [3.0]])), [2.0, 6.0])
 
 
-def test_standardised_on_its_sample():
+def test_standardized_on_its_sample():
     x = jax.random.normal(jax.random.key(0), (500, 3))
-    reward = standardised(
+    reward = standardized(
         lambda x: 5.0 + 3.0 * x.sum(axis=1), np.asarray(5.0 + 3.0 * x.sum(axis=1))
     )
     values = np.asarray(reward(x), np.float64)
@@ -27,4 +27,4 @@ def test_standardised_on_its_sample():
 @pytest.mark.parametrize("bad", [np.array([1.0, np.nan]), np.array([2.0, 2.0])])
 def test_mistakes(bad):
     with pytest.raises(ValueError, match="reward_fn returned"):
-        standardised(lambda x: x[:, 0], bad)
+        standardized(lambda x: x[:, 0], bad)

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ctrl_jax.networks import DiffusionSpec, ImageDiffusionSpec, NCSNppConfig, SteeringSpec
+from ctrl_jax.models import DiffusionSpec, ImageDiffusionSpec, SteeringSpec
+from ctrl_jax.networks import NCSNppConfig
 from ctrl_jax.runtime import load, load_model, save_model
 
 SHAPE = (8, 8, 3)

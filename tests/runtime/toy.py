@@ -13,14 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ctrl_jax.runtime import (
-    Checkpoints,
-    LoopOptions,
-    MetricsLog,
-    command,
-    state_digest,
-    train,
-)
+from ctrl_jax.runtime import Checkpoints, LoopOptions, MetricsLog, command, state_digest, train
 
 
 class ToyState(NamedTuple):

@@ -51,7 +51,7 @@ exact_score = score_of(PROCESS)
 
 
 def predictions(process) -> dict:
-    """What networks of each parameterisation would say of N(MEAN, VARIANCE), exactly."""
+    """What networks of each parameterization would say of N(MEAN, VARIANCE), exactly."""
 
     def moments(t, x):
         scale, std = process.marginal(t)

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ctrl_jax.processes import EDM, VP, ContractiveOU, ContractiveSubVP, grids, parameterisation
+from ctrl_jax.processes import EDM, VP, ContractiveOU, ContractiveSubVP, grids
+from ctrl_jax.processes import parameterization as parameterization
 from ctrl_jax.solvers import (
     DPMSolverPP2M,
     EulerMaruyama,
@@ -104,7 +105,7 @@ def test_a_ratio_of_noise_that_no_longer_grows_divides_nothing_by_zero():
 
 def test_the_corrector_ends_where_no_noise_is_left():
     process = VP(0.1, 5.0)
-    score_fn = parameterisation.from_noise(process, lambda t, x: 0.9 * x)
+    score_fn = parameterization.from_noise(process, lambda t, x: 0.9 * x)
     grid, sde = grids.uniform(process, 8, end=0.0), process.reverse(score_fn)
     states = simulate(KEY, sde, jnp.ones((3, 2)), grid, solver=PredictorCorrector()).states
     assert bool(jnp.isfinite(states).all())

@@ -1,4 +1,4 @@
-"""Likelihood against exact densities of mixtures: value, normalisation, gradient, estimate."""
+"""Likelihood against exact densities of mixtures: value, normalization, gradient, estimate."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""One table: every process, every sampler, every parameterisation, and the laws they share.
+"""One table: every process, every sampler, every parameterization, and the laws they share.
 
 Where steps are few they run one by one, uncompiled: a program per row would take longer to compile
 than to run.
@@ -20,8 +20,8 @@ from ctrl_jax.processes import (
     ContractiveVP,
     SubVP,
     grids,
-    parameterisation,
 )
+from ctrl_jax.processes import parameterization as parameterization
 from ctrl_jax.solvers import (
     BrownianPath,
     ExponentialEuler,
@@ -66,7 +66,7 @@ every_process = pytest.mark.parametrize(
     ],
 )
 
-# Error of mean and standard deviation, over the latter, that discretisation may leave where the law
+# Error of mean and standard deviation, over the latter, that discretization may leave where the law
 # of the chain is not known exactly; what is above it by 4.5 standard errors fails (false alarm
 # 1.4e-5 a row).
 ALLOWED = {"SEA": 0.1, "PredictorCorrector": 0.15}
@@ -124,14 +124,14 @@ def uncompiled():
 
 @every_sampler
 @every_process
-def test_parameterisations_agree_and_batch_mates_do_not_matter(process, sampler, uncompiled):
+def test_parameterizations_agree_and_batch_mates_do_not_matter(process, sampler, uncompiled):
     sde, solver = set_up(process, sampler)
     grid, x_0 = grid_of(process, 3), process.prior_std() * jax.random.normal(KEY, (4, 3))
     expected = simulate(KEY, sde, x_0, grid, solver=solver).states
     fewer = simulate(KEY, sde, x_0[:2], grid, solver=solver).states
     np.testing.assert_allclose(fewer, expected[:2], rtol=1e-5, atol=1e-5)
     for name, network in predictions(process).items():
-        score_fn = getattr(parameterisation, f"from_{name}")(process, network)
+        score_fn = getattr(parameterization, f"from_{name}")(process, network)
         other = type(sde)(process, score_fn, sde.stochastic)
         found = simulate(KEY, other, x_0, grid, solver=solver).states
         np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-3, err_msg=name)

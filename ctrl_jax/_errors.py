@@ -1,0 +1,33 @@
+"""What can go wrong with a run, told apart by who can repair it.
+
+A `ValueError` means that an argument, a file or a flag is wrong. The classes here are for the
+rest: a run that cannot go on, a run that was asked to stop, a folder without a checkpoint.
+`ctrl_jax.runtime.run.command` turns all of them into one line on the console.
+"""
+
+import signal
+
+
+class RunError(RuntimeError):
+    """A run cannot go on; the message names the last good step and what to do."""
+
+
+class RunInterrupted(RunError):
+    """A run stopped because a signal asked it to.
+
+    Args:
+        message: What was saved and how to continue.
+        signum: The signal's number; a command exits with status 128 + signum.
+    """
+
+    def __init__(self, message: str, signum: int = signal.SIGTERM):
+        super().__init__(message)
+        self.signum = signum
+
+
+class MissingCheckpointError(ValueError):
+    """A folder holds no checkpoint that can be restored."""
+
+
+class RunWarning(UserWarning):
+    """Something about a run that its owner should know, and that does not stop it."""

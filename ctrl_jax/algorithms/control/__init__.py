@@ -1,0 +1,1 @@
+"""Policy optimization of controlled SDEs: CPG, CPPO, and discrete peers."""

@@ -1,0 +1,359 @@
+r"""What the policy algorithms of continuous time share: rollout, occupation times, critic.
+
+Objective E \int_0^\infty e^{-\beta s} [r - \gamma log \pi] ds. Its gradient and its local
+approximation are means over the occupation measure, the law of X at a time of law Exp(beta),
+
+    \nabla \eta = E_{d, \pi}[\nabla log \pi(a|x) A(x, a)]/\beta,  A = q - \gamma log \pi.  (1)
+
+Trajectories of length T give it in two ways: `stopping` draws times of law Exp(beta) below T, some
+per trajectory, `discounting` weights every step by e^{-\beta t}. The critic is fitted at the same
+states. With residual rates \delta (`losses.advantage_rate`, entropy of the policy included),
+
+    martingale:           target = V + h \sum_k e^{-\beta k h} \delta_{i+k},               (2)
+    temporal difference:  target = V + h \sum_k e^{-(\beta + 1/l) k h} \delta_{i+k},       (3)
+
+the return to T with V(x_T) for what follows, and its version with memory l. Where \delta has its
+martingale increment removed (`pathwise`) or has no noise at all (`generator`), (2) and (3) gain as
+much, with the same mean.
+Source: arXiv 2305.18901, sections 3-4; Jia and Zhou 2022.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+from ctrl_jax._checks import require_positive, require_unused
+from ctrl_jax._typing import Model, Params
+from ctrl_jax.algorithms.base import (
+    Algorithm,
+    Learner,
+    apply_gradient,
+    count_skips,
+    skip_metrics,
+    start_learner,
+)
+from ctrl_jax.environments import ControlledPath, ControlledSDE, simulate_control
+from ctrl_jax.losses import advantage_rate, gaussian, value
+
+
+class ContinuousControl(NamedTuple):
+    """What to control, and how finely it is simulated.
+
+    Fields:
+        environment: with infinite horizon.
+        dt: step h, in units of time.
+        horizon: length T of a trajectory, in units of time; a few times 1 / beta.
+    """
+
+    environment: ControlledSDE
+    dt: float
+    horizon: float
+
+    @property
+    def steps(self) -> int:
+        """Steps of a trajectory."""
+        return round(self.horizon / self.dt)
+
+
+CHOICES = {
+    "occupation": ("stopping", "discounting", "uniform"),
+    "estimator": ("pathwise", "generator", "difference", "generalized"),
+    "value_loss": ("martingale", "temporal_difference"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class OccupationConfig:
+    """How trajectories become samples of the occupation measure, and what is estimated there.
+
+    Args:
+        occupation: `stopping` and `discounting` are above; `uniform` draws times uniformly, the
+            habit of discrete-time algorithms, which are biased by it.
+        draws: times per trajectory; not for `discounting`, which takes every step.
+        estimator: of q: `pathwise` (needs the simulator's noise), `generator` (needs its drift and
+            diffusion, and a critic with two derivatives), `difference` or `generalized`.
+        memory: l of (3) and of the generalized estimator, in units of time; for these only.
+        value_loss: (2) or (3).
+        value_epochs: gradient steps of the critic per batch, each on all samples.
+    """
+
+    occupation: Literal["stopping", "discounting", "uniform"] = "stopping"
+    draws: int = 16
+    estimator: Literal["pathwise", "generator", "difference", "generalized"] = "pathwise"
+    memory: float = 0.5
+    value_loss: Literal["martingale", "temporal_difference"] = "martingale"
+    value_epochs: int = 10
+
+    def __post_init__(self):
+        for name, choices in CHOICES.items():
+            value = getattr(self, name)
+            if value not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}.")
+        for name in ("draws", "value_epochs"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        require_positive("OccupationConfig", memory=self.memory)
+        if self.occupation == "discounting":
+            require_unused(self, ("draws",), "occupation='discounting'")
+        if self.estimator != "generalized" and self.value_loss != "temporal_difference":
+            require_unused(self, ("memory",), f"{self.estimator} and the martingale loss")
+
+
+DEFAULT_OCCUPATION = OccupationConfig()
+
+
+class Samples(NamedTuple):
+    """Transitions at occupation times.
+
+    Fields:
+        states: x.
+        actions: a.
+        means: mean of the acting policy at x.
+        stds: its standard deviation.
+        advantages: A of (1), in units of the reward per time.
+        values: V(x) before the critic's update.
+        corrections: target of the critic less `values`.
+        weights: of each sample; they sum to one.
+    """
+
+    states: Float[Array, "samples d"]
+    actions: Float[Array, "samples m"]
+    means: Float[Array, "samples m"]
+    stds: Float[Array, "samples m"]
+    advantages: Float[Array, " samples"]
+    values: Float[Array, " samples"]
+    corrections: Float[Array, " samples"]
+    weights: Float[Array, " samples"]
+
+
+class ContinuousState(NamedTuple):
+    """State of a run.
+
+    Fields:
+        key: PRNG key of the next step.
+        update: number of steps taken.
+        policy: policy parameters and optimizer.
+        value: critic's parameters and optimizer.
+        penalty: C of the next update.
+        backtracked: updates that were shortened to keep their trust region.
+        skipped: steps with an update that was not finite.
+        skipped_in_a_row: the same since the last finite one.
+    """
+
+    key: Array
+    update: Int[Array, ""]
+    policy: Learner
+    value: Learner
+    penalty: Float[Array, ""]
+    backtracked: Int[Array, ""]
+    skipped: Int[Array, ""]
+    skipped_in_a_row: Int[Array, ""]
+
+
+PolicyUpdate = Callable[[ContinuousState, Samples], tuple[ContinuousState, dict[str, Array]]]
+"""``update(state, samples)`` returns the state with policy and penalty moved, and metrics, among
+them update/finite."""
+
+
+def make_continuous_control(
+    problem: ContinuousControl,
+    policy_model: Model,
+    value_model: Model,
+    optimizer: optax.GradientTransformation,
+    value_optimizer: optax.GradientTransformation,
+    update: PolicyUpdate,
+    *,
+    occupation: OccupationConfig,
+    penalty: float = 0.0,
+) -> Algorithm:
+    """Return the actor-critic of this module's page for any update of the policy.
+
+    ``step(state, x_0)`` takes start states (batch, d).
+
+    Args:
+        problem: what to control.
+        policy_model: ``apply(params, t, x)`` returns mean and std (batch, m).
+        value_model: ``apply(params, t, x)`` returns values (batch,), at `observe(t, x)` if it has
+            one.
+        optimizer: of the policy.
+        value_optimizer: of the critic.
+        update: of the policy, from samples.
+        occupation: how samples are made.
+        penalty: first C.
+
+    Raises:
+        ValueError: dt or horizon is not positive, or the horizon is shorter than a step.
+    """
+    require_positive("ContinuousControl", dt=problem.dt, horizon=problem.horizon)
+    if problem.steps < 1:
+        raise ValueError(
+            f"ContinuousControl: horizon must be at least dt, got {problem.horizon} with dt "
+            f"{problem.dt}; make it a few times 1 / discount."
+        )
+
+    def init(key: Array) -> ContinuousState:
+        key, policy_key, value_key = jax.random.split(key, 3)
+        # Counters are buffers of their own, so that the state can be donated.
+        update, backtracked, skipped, in_a_row = (jnp.zeros((), jnp.int32) + 0 for _ in range(4))
+        return ContinuousState(
+            key=key,
+            update=update,
+            policy=start_learner(policy_model.init(policy_key), optimizer),
+            value=start_learner(value_model.init(value_key), value_optimizer),
+            penalty=jnp.asarray(penalty, float),
+            backtracked=backtracked,
+            skipped=skipped,
+            skipped_in_a_row=in_a_row,
+        )
+
+    def step(state: ContinuousState, x_0: Float[Array, "batch d"]):
+        key, rollout_key, time_key = jax.random.split(state.key, 3)
+        policy_fn = partial(policy_model.apply, state.policy.params, jnp.zeros(()))
+        path = simulate_control(
+            rollout_key, problem.environment, policy_fn, x_0, dt=problem.dt, steps=problem.steps
+        )
+        value_fn = partial(evaluate_value, value_model, state.value.params)
+        samples, metrics = sample_occupation(time_key, problem, path, value_fn, occupation)
+        moved, policy_metrics = update(state._replace(key=key), samples)
+        learner, value_metrics = fit_values(
+            value_model, state.value, value_optimizer, samples, occupation
+        )
+        finite = jnp.minimum(policy_metrics.pop("update/finite"), value_metrics.pop("value/finite"))
+        skips = count_skips(state, finite)
+        moved = moved._replace(
+            update=state.update + 1,
+            value=learner,
+            **skips,
+        )
+        metrics |= {"update/finite": finite, **skip_metrics(skips)}
+        return moved, {**metrics, **policy_metrics, **value_metrics}
+
+    return Algorithm(init, step)
+
+
+def evaluate_value(model: Model, params: Params, x: Float[Array, "batch d"]) -> Array:
+    """Return V(x), (batch,), of what the model observes of x."""
+    t = jnp.zeros(())
+    return model.apply(params, t, x if model.observe is None else model.observe(t, x))
+
+
+def sample_occupation(
+    key: Array,
+    problem: ContinuousControl,
+    path: ControlledPath,
+    value_fn: Callable[[Array], Array],
+    config: OccupationConfig,
+) -> tuple[Samples, dict[str, Array]]:
+    """Return samples of the occupation measure, with advantages and targets, and metrics."""
+    environment, h = problem.environment, problem.dt
+    gamma, beta = environment.temperature, environment.discount
+    entropies = gaussian.entropy(path.stds)
+    values, rates = _residual_rates(problem, path, value_fn, gamma * entropies, config)
+    log_probs = gaussian.log_prob(path.means, path.stds, path.actions)
+    remembered = partial(advantage_rate.generalized, rates, dt=h, discount=beta)
+    first = remembered(memory=config.memory) if config.estimator == "generalized" else rates
+    memory = jnp.inf if config.value_loss == "martingale" else config.memory
+    fields = (
+        path.states[:-1],
+        path.actions,
+        path.means,
+        path.stds,
+        # The policy earns its entropy on average, and -log pi(a|x) by this action.
+        first - gamma * (log_probs + entropies),
+        values,
+        h * remembered(memory=memory),
+    )
+    samples = _pick(key, problem, fields, config)
+    discounts = jnp.exp(-beta * h * jnp.arange(problem.steps, dtype=rates.dtype))
+    metrics = {
+        "objective": jnp.mean(values[0] + h * (discounts @ rates)),
+        "reward/mean": jnp.sum(jnp.mean(path.rewards, axis=1) * discounts) / jnp.sum(discounts),
+        "policy/entropy": jnp.mean(entropies),
+        "states/finite": jnp.all(path.ok),
+    }
+    return samples, metrics
+
+
+def fit_values(
+    model: Model,
+    learner: Learner,
+    optimizer: optax.GradientTransformation,
+    samples: Samples,
+    config: OccupationConfig,
+) -> tuple[Learner, dict[str, Array]]:
+    """Take gradient steps on the martingale loss (2) or the temporal difference (3)."""
+
+    def loss_fn(params):
+        predicted = evaluate_value(model, params, samples.states)
+        if config.value_loss == "martingale":
+            targets = samples.values + samples.corrections
+            losses = value.martingale(predicted, targets, weights=samples.weights)
+        else:
+            losses = value.temporal_difference(
+                predicted, samples.values, samples.corrections, weights=samples.weights
+            )
+        return jnp.sum(losses)
+
+    def body(learner, _):
+        loss, gradient = jax.value_and_grad(loss_fn)(learner.params)
+        learner, finite = apply_gradient(learner, gradient, optimizer)
+        return learner, (loss, finite)
+
+    learner, (losses, finite) = jax.lax.scan(body, learner, length=config.value_epochs)
+    metrics = {"value/loss": losses[0], "value/finite": jnp.min(finite.astype(losses.dtype))}
+    return learner, metrics
+
+
+def _residual_rates(problem, path, value_fn, bonus, config):
+    """V and the residual rate, entropy bonus included, at every step by the chosen estimator."""
+    steps, batch, d = path.increments.shape
+    environment, x = problem.environment, path.states[:-1].reshape(-1, d)
+    rewards, discount = path.rewards + bonus, environment.discount
+    if config.estimator == "generator":
+        actions = path.actions.reshape(steps * batch, -1)
+        rates = advantage_rate.generator(
+            value_fn,
+            x,
+            environment.drift(x, actions),
+            environment.diffusion(x, actions),
+            rewards.reshape(-1),
+            discount=discount,
+        )
+        return value_fn(x).reshape(steps, batch), rates.reshape(steps, batch)
+    if config.estimator == "pathwise":
+        increments = path.increments.reshape(-1, d)
+        values, martingale = advantage_rate.martingale_increment(value_fn, x, increments)
+    else:
+        values, martingale = value_fn(x), jnp.zeros(steps * batch, x.dtype)
+    values, martingale = values.reshape(steps, batch), martingale.reshape(steps, batch)
+    later = jnp.concatenate([values[1:], value_fn(path.states[-1])[None]])
+    rates = advantage_rate.pathwise(
+        values, later, rewards, martingale, dt=problem.dt, discount=discount
+    )
+    return values, rates
+
+
+def _pick(key, problem, fields, config) -> Samples:
+    steps, batch = fields[-1].shape
+    beta = problem.environment.discount
+    if config.occupation == "discounting":
+        weights = jnp.exp(-beta * problem.dt * jnp.arange(steps, dtype=fields[-1].dtype))
+        weights = jnp.broadcast_to(weights[:, None], (steps, batch)).reshape(-1)
+        rows = (field.reshape(-1, *field.shape[2:]) for field in fields)
+        return Samples(*rows, weights=weights / jnp.sum(weights))
+    # One time in each of equally likely intervals.
+    jitter = jax.random.uniform(key, (config.draws, batch), fields[-1].dtype)
+    u = (jnp.arange(config.draws, dtype=jitter.dtype)[:, None] + jitter) / config.draws
+    if config.occupation == "stopping":
+        u = -jnp.log1p(u * jnp.expm1(-beta * problem.horizon)) / (beta * problem.horizon)
+    index = jnp.clip((u * steps).astype(jnp.int32), 0, steps - 1)
+    trajectory = jnp.broadcast_to(jnp.arange(batch)[None], index.shape)
+    rows = (field[index, trajectory].reshape(-1, *field.shape[2:]) for field in fields)
+    size = config.draws * batch
+    return Samples(*rows, weights=jnp.full((size,), 1 / size, fields[-1].dtype))

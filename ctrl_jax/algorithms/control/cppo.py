@@ -1,0 +1,219 @@
+r"""Proximal policy optimization in continuous time (CPPO).
+
+With A = q - \gamma log \pi under the old policy \pi and its occupation measure d, an update
+maximizes over \pi', by some optimizer steps on one batch,
+
+    E_{d, \pi}[(\pi'/\pi) A] - \gamma E_d KL(\pi' || \pi) - C D,                            (1)
+    D = E_d sqrt(KL(\pi' || \pi))   or   D = E_d KL(\pi' || \pi),                           (2)
+
+or clips the ratio instead (C = 0). The second term is exact: E_{\pi'}[q - \gamma log \pi'] is the
+performance difference to first order in the change of d, and it equals the first two. After an
+update that leads to D > (1 + \epsilon) \delta the step is halved, in the policy's parameters, until
+it does not, and C grows; after one with D < (1 - \epsilon) \delta, C shrinks. So every accepted
+update has D <= (1 + \epsilon) \delta on its samples. The optimizer starts afresh in every update,
+so a schedule runs over the epochs of one update.
+
+\delta is a distance for sqrt(KL) and a divergence for KL: \delta_{KL} = \delta_{sqrt}^2 is the same
+trust region. Source: arXiv 2305.18901, section 4, algorithm 2.
+"""
+
+import dataclasses
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array
+
+from ctrl_jax._checks import require_positive, require_unused
+from ctrl_jax._typing import Model
+from ctrl_jax.algorithms.base import Algorithm, apply_gradient, start_learner
+from ctrl_jax.algorithms.control.actor_critic import (
+    DEFAULT_OCCUPATION,
+    ContinuousControl,
+    OccupationConfig,
+    PolicyUpdate,
+    make_continuous_control,
+)
+from ctrl_jax.losses import gaussian, policy
+
+HALVINGS = 12
+UNUSED = {
+    "sqrt_kl": ("clip",),
+    "linear_kl": ("clip", "rounding"),
+    "clipped": ("target", "tolerance", "factor", "start", "rounding"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class ProximalConfig:
+    """How far and how hard one batch moves the policy.
+
+    Args:
+        penalty: the divergence D of (2), or `clipped` for clipped ratios without one.
+        target: delta, in sqrt(nat) or in nats; this and the next three are for penalties.
+        tolerance: epsilon, in (0, 1).
+        factor: by which C grows and shrinks, above 1.
+        start: first C, in units of the reward per time and per unit of D.
+        clip: half-width of the interval of the ratio, for `clipped` only.
+        rounding: epsilon inside the root, in nats, for `sqrt_kl` only.
+        epochs: optimizer steps per update, each on all samples.
+    """
+
+    penalty: Literal["sqrt_kl", "linear_kl", "clipped"] = "sqrt_kl"
+    target: float = 0.02
+    tolerance: float = 0.1
+    factor: float = 1.5
+    start: float = 1.0
+    clip: float = 0.2
+    rounding: float = 1e-6
+    epochs: int = 10
+
+    def __post_init__(self):
+        if self.penalty not in ("sqrt_kl", "linear_kl", "clipped"):
+            raise ValueError(
+                f"penalty must be sqrt_kl, linear_kl or clipped, got {self.penalty!r}."
+            )
+        require_positive(
+            "ProximalConfig",
+            target=self.target,
+            start=self.start,
+            clip=self.clip,
+            rounding=self.rounding,
+        )
+        if not 0 < self.tolerance < 1:
+            raise ValueError(f"tolerance must lie in (0, 1), got {self.tolerance}.")
+        if not self.factor > 1:
+            raise ValueError(f"factor must be above 1, got {self.factor}.")
+        if self.epochs < 1:
+            raise ValueError(f"epochs must be at least 1, got {self.epochs}.")
+        require_unused(self, UNUSED[self.penalty], f"penalty={self.penalty!r}")
+
+
+DEFAULT_PROXIMAL = ProximalConfig()
+
+
+def make_cppo(
+    problem: ContinuousControl,
+    policy_model: Model,
+    value_model: Model,
+    optimizer: optax.GradientTransformation,
+    value_optimizer: optax.GradientTransformation,
+    config: ProximalConfig = DEFAULT_PROXIMAL,
+    occupation: OccupationConfig = DEFAULT_OCCUPATION,
+) -> Algorithm:
+    """Return CPPO; errors as in `continuous_control.make_continuous_control`.
+
+    Args:
+        problem, policy_model, value_model, value_optimizer, occupation: as there.
+        optimizer: of the policy, started afresh in every update.
+        config: penalty and trust region.
+    """
+    return make_continuous_control(
+        problem,
+        policy_model,
+        value_model,
+        optimizer,
+        value_optimizer,
+        proximal_update(
+            policy_model, optimizer, config, temperature=problem.environment.temperature
+        ),
+        occupation=occupation,
+        penalty=config.start,
+    )
+
+
+def proximal_update(
+    policy_model: Model,
+    optimizer: optax.GradientTransformation,
+    config: ProximalConfig,
+    *,
+    temperature: Array | float,
+) -> PolicyUpdate:
+    """Return the update of this module's page; `temperature` weighs the second term of (1)."""
+    constrained = config.penalty != "clipped"
+
+    def divergences(params, samples):
+        mean, std = policy_model.apply(params, jnp.zeros(()), samples.states)
+        return mean, std, gaussian.kl(mean, std, samples.means, samples.stds)
+
+    def distance(params, samples):
+        """D of (2); for clipped ratios, whose region it is not, the mean divergence."""
+        kl = jnp.maximum(divergences(params, samples)[2], 0.0)
+        values = jnp.sqrt(kl) if config.penalty == "sqrt_kl" else kl
+        return jnp.sum(samples.weights * values)
+
+    def loss_fn(params, samples, penalty):
+        mean, std, kl = divergences(params, samples)
+        old = gaussian.log_prob(samples.means, samples.stds, samples.actions)
+        log_ratio = gaussian.log_prob(mean, std, samples.actions) - old
+        losses = _surrogate(config, log_ratio, samples.advantages, kl, penalty)
+        loss = jnp.sum(samples.weights * (losses + temperature * kl))
+        outside = jnp.abs(jnp.expm1(log_ratio)) > config.clip
+        return loss, jnp.sum(samples.weights * outside)
+
+    def update(state, samples):
+        old = state.policy.params
+
+        def body(learner, _):
+            gradient, outside = jax.grad(loss_fn, has_aux=True)(
+                learner.params, samples, state.penalty
+            )
+            learner, finite = apply_gradient(learner, gradient, optimizer)
+            return learner, (outside, finite, optax.tree.norm(gradient))
+
+        learner, (outside, finite, norms) = jax.lax.scan(
+            body, start_learner(old, optimizer), length=config.epochs
+        )
+        reached = distance(learner.params, samples)
+        metrics = {
+            "kl/reached": reached,
+            "policy/gradient_norm": jnp.mean(norms),
+            "update/finite": jnp.min(finite.astype(reached.dtype)),
+        }
+        if not constrained:
+            metrics["ppo/clip_fraction"] = outside[-1]
+            return state._replace(policy=learner), metrics
+        limit = (1 + config.tolerance) * config.target
+        scale = _admissible_scale(lambda p: distance(p, samples), old, learner.params, limit)
+        params = _interpolate(old, learner.params, scale)
+        penalty = policy.adapt_penalty(
+            state.penalty,
+            reached,
+            config.target,
+            tolerance=config.tolerance,
+            factor=config.factor,
+        )
+        shortened = (scale < 1) & jnp.isfinite(reached)
+        backtracked = state.backtracked + shortened.astype(jnp.int32)
+        metrics |= {
+            "kl/accepted": distance(params, samples),
+            "trust_region/scale": scale,
+            "trust_region/backtracked": backtracked,
+            "penalty": penalty,
+        }
+        moved = learner._replace(params=params)
+        return state._replace(policy=moved, penalty=penalty, backtracked=backtracked), metrics
+
+    return update
+
+
+def _surrogate(config, log_ratio, advantages, kl, penalty) -> Array:
+    if config.penalty == "clipped":
+        return policy.clipped_surrogate(log_ratio, advantages, clip=config.clip)
+    if config.penalty == "linear_kl":
+        return policy.linear_kl_surrogate(log_ratio, advantages, kl, penalty=penalty)
+    return policy.sqrt_kl_surrogate(
+        log_ratio, advantages, kl, penalty=penalty, epsilon=config.rounding
+    )
+
+
+def _admissible_scale(distance, old, new, limit):
+    """The largest of 1, 1/2, 1/4, ... at which the distance keeps its limit, or 0."""
+    scales = 0.5 ** jnp.arange(HALVINGS + 1, dtype=float)
+    reached = jax.vmap(lambda scale: distance(_interpolate(old, new, scale)))(scales)
+    return jnp.max(jnp.where(reached <= limit, scales, 0.0))
+
+
+def _interpolate(old, new, scale):
+    return jax.tree.map(lambda a, b: a + scale * (b - a), old, new)

@@ -1,0 +1,1 @@
+"""Fine-tuning of diffusion models, the score being the action: by rewards and by comparisons."""

@@ -1,0 +1,226 @@
+r"""Preference optimization of a diffusion model, online: its own paths, compared in pairs.
+
+One step draws for every prompt two paths from the same start, asks an annotator which end is
+better, and descends a preference loss of the log-ratios of the paths,
+
+    E loss(rho_w, rho_l),  rho = log dP_theta/dP_pre of a path (`losses.path_log_ratio`).    (1)
+
+Under the annotator of Bradley and Terry, P(first wins) = sigmoid(R(x) - R(x')), and DPO's loss
+-log sigmoid(beta (rho_w - rho_l)) the minimum is beta rho = R + const for the paths of one start,
+whatever law the pairs were drawn from: the law of paths of the penalized control problem,
+
+    dP* ~ e^{R/lambda} dP_pre given the start,   lambda = beta,                              (2)
+
+the same optimum that `score_as_action` has. Two starts would spoil it: the constant of (2) depends
+on the start. Mallows-theta has lambda = c beta, c = -2 log phi. Nothing is learned but the policy:
+there is no value and no reward model, and the annotator may be anybody. Pairs of data, not of own
+paths: `offline_preference`.
+
+Source: arXiv 2305.18290 (DPO), 2405.14953 (Mallows), 2409.08400 (2); on diffusion paths, ours.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float
+
+from ctrl_jax._typing import Model
+from ctrl_jax.algorithms.base import (
+    Algorithm,
+    apply_gradient,
+    count_skips,
+    move_average,
+    skip_metrics,
+    start_learner,
+    weighted_mean,
+)
+from ctrl_jax.algorithms.diffusion.actor_critic import ControlState
+from ctrl_jax.algorithms.diffusion.problem import (
+    Batch,
+    DiffusionControl,
+    Rollout,
+    along_path,
+    draw_start,
+    roll_out,
+)
+from ctrl_jax.losses import path_log_ratio
+
+ROUNDING = 1e-6  # nats
+
+PairLoss = Callable[[Array, Array, Batch], Array]
+"""``loss(log_ratio_chosen, log_ratio_rejected, batch)`` returns one loss per pair, for instance
+``lambda chosen, rejected, batch: preference.dpo(chosen, rejected, beta=0.1)``."""
+
+Annotator = Callable[[Array, Array, Array, Batch], Array]
+"""``annotator(key, reward_first, reward_second, batch)`` says whether the first end wins."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PreferenceUpdate:
+    """How one batch of pairs is used.
+
+    Args:
+        epochs: updates on the same pairs.
+        average_decay: decay per step of the moving average of the policy's parameters; 0 for none.
+    """
+
+    epochs: int = 1
+    average_decay: float = 0.0
+
+    def __post_init__(self):
+        if self.epochs < 1:
+            raise ValueError(f"epochs must be at least 1, got {self.epochs}.")
+        if not 0 <= self.average_decay <= 1:
+            raise ValueError(f"average_decay must lie in [0, 1], got {self.average_decay}.")
+
+
+DEFAULT_PREFERENCE_UPDATE = PreferenceUpdate()
+
+
+def bradley_terry(
+    key: Array, first: Float[Array, " batch"], second: Float[Array, " batch"], batch: Batch
+) -> Bool[Array, " batch"]:
+    """Prefer the first end with probability sigmoid(first - second), rewards in units of noise."""
+    return jax.random.bernoulli(key, jax.nn.sigmoid(first - second))
+
+
+def make_online_preference(
+    problem: DiffusionControl,
+    policy_model: Model,
+    optimizer: optax.GradientTransformation,
+    loss_fn: PairLoss,
+    *,
+    annotator: Annotator = bradley_terry,
+    config: PreferenceUpdate = DEFAULT_PREFERENCE_UPDATE,
+) -> Algorithm:
+    """Return the algorithm of this page; its batch is a `Batch`, a row for each pair.
+
+    Args:
+        problem: what to control; its penalty counts in the metric "objective" only.
+        policy_model: the acting score; its ``init`` returns the pretrained parameters.
+        optimizer: of the policy.
+        loss_fn: the preference loss, see `PairLoss`.
+        annotator: who compares, see `Annotator`; sees nothing but the rewards and the batch.
+        config: how a batch is used.
+    """
+
+    def init(key: Array) -> ControlState:
+        key, policy_key, reference_key = jax.random.split(key, 3)
+        # Every leaf is a buffer of its own, so that the state can be donated.
+        params = jax.tree.map(jnp.copy, policy_model.init(policy_key))
+        return ControlState(
+            key=key,
+            update=jnp.zeros((), jnp.int32),
+            policy=start_learner(params, optimizer),
+            value=None,
+            average=jax.tree.map(jnp.copy, params),
+            reference=jax.tree.map(jnp.copy, problem.reference.init(reference_key)),
+            skipped=jnp.zeros((), jnp.int32),
+            skipped_in_a_row=jnp.zeros((), jnp.int32),
+        )
+
+    def step(state: ControlState, batch: Batch) -> tuple[ControlState, dict[str, Array]]:
+        key, start_key, path_key, annotator_key = jax.random.split(state.key, 4)
+        x_0 = draw_start(start_key, problem, batch)
+        first, second = (
+            roll_out(
+                jax.random.fold_in(path_key, i),
+                problem,
+                policy_model,
+                state.policy.params,
+                state.reference,
+                batch,
+                x_0=x_0,
+            )
+            for i in range(2)
+        )
+        first_wins = annotator(annotator_key, first.rewards, second.rewards, batch)
+        log_ratios = partial(_log_ratios, problem, policy_model, state.reference, batch)
+
+        def objective(params):
+            one, two = (log_ratios(params, rollout) for rollout in (first, second))
+            chosen, rejected = jnp.where(first_wins, one, two), jnp.where(first_wins, two, one)
+            loss = weighted_mean(loss_fn(chosen, rejected, batch), batch.weights)
+            return loss, _pair_metrics(loss, chosen, rejected, batch)
+
+        def update(learner, _):
+            gradient, metrics = jax.grad(objective, has_aux=True)(learner.params)
+            learner, finite = apply_gradient(learner, gradient, optimizer)
+            metrics["update/finite"] = finite.astype(x_0.dtype)
+            metrics["policy/gradient_norm"] = optax.tree.norm(gradient)
+            return learner, metrics
+
+        learner, history = jax.lax.scan(update, state.policy, length=config.epochs)
+        metrics = {name: values[0] for name, values in history.items()}
+        metrics["update/finite"] = jnp.min(history["update/finite"])
+        skips = count_skips(state, metrics["update/finite"])
+        moved = ControlState(
+            key=key,
+            update=state.update + 1,
+            policy=learner,
+            value=None,
+            average=move_average(state.average, learner.params, config.average_decay),
+            reference=state.reference,
+            **skips,
+        )
+        metrics |= skip_metrics(skips)
+        return moved, {**_rollout_metrics(problem, (first, second), batch), **metrics}
+
+    return Algorithm(init, step)
+
+
+def _log_ratios(
+    problem: DiffusionControl,
+    policy_model: Model,
+    reference_params,
+    batch: Batch,
+    params,
+    rollout: Rollout,
+) -> Float[Array, " batch"]:
+    """Return rho of every path, 0 where nothing but rounding tells the two scores apart."""
+
+    @jax.checkpoint
+    def scores(t, x):
+        return (
+            policy_model.apply(params, t, x, *batch.conditions),
+            problem.reference.apply(reference_params, t, x, *batch.conditions),
+        )
+
+    times = problem.forward_times()[:-1]
+    score, reference = along_path(scores, times, rollout.states[:-1])
+    terms = path_log_ratio.of_steps(
+        problem.kernel().kl_rate, rollout.noise, rollout.actions, score, reference
+    )
+    rho = jnp.sum(terms, axis=0)
+    # At the pretrained policy the sign of rounding would choose a side of the exact link's jump.
+    rounding = jnp.where(jnp.abs(rho) < ROUNDING, rho, 0.0)
+    return rho - jax.lax.stop_gradient(rounding)
+
+
+def _pair_metrics(loss, chosen, rejected, batch: Batch) -> dict[str, Array]:
+    """Metrics of the first pass, in TRL's names; log-ratios in nats, not times beta."""
+    return {
+        "loss": loss,
+        "rewards/chosen": weighted_mean(chosen, batch.weights),
+        "rewards/rejected": weighted_mean(rejected, batch.weights),
+        "rewards/margins": weighted_mean(chosen - rejected, batch.weights),
+        "rewards/accuracies": weighted_mean((chosen > rejected).astype(loss.dtype), batch.weights),
+    }
+
+
+def _rollout_metrics(problem: DiffusionControl, rollouts, batch: Batch) -> dict[str, Array]:
+    rewards = jnp.stack([r.rewards for r in rollouts], axis=1)
+    kl = jnp.stack([jnp.sum(r.kl, axis=0) for r in rollouts], axis=1)
+    ok = rollouts[0].ok & rollouts[1].ok
+    reward, path_kl = (weighted_mean(values, batch.weights) for values in (rewards, kl))
+    return {
+        "reward/mean": reward,
+        "states/finite": jnp.all(ok | (batch.weights == 0)),
+        "reward/finite": jnp.all(jnp.isfinite(rewards).all(axis=1) | ~ok),
+        "kl/path": path_kl,
+        "objective": reward - problem.penalty * path_kl,
+    }

@@ -1,0 +1,244 @@
+r"""Minibatch passes over stored transitions, with an importance ratio that starts at exactly one.
+
+Transitions are laid out once in minibatches, each with k time steps of every trajectory, at random
+per trajectory; with the batch sharded over devices no transition ever moves. The first passes only
+*score*: they run the forward function of the update, in the update's own shapes and in the same
+compiled loop body, and store the scores of the old policy. Then follow the epochs, whose ratio is
+
+    log pi / pi_old = d . z - |d|^2 / 2,  d = (action_gain / std) (mu - mu_old),          (1)
+
+with z the noise that moved the state. At the old parameters d is zero bit for bit, so the ratio is
+one, whatever the sizes of rollout and update batches. The derivative is behind a conditional, so a
+scoring pass costs one forward evaluation.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from ctrl_jax._typing import Model
+from ctrl_jax.algorithms.base import Learner, apply_gradient, keep_if
+from ctrl_jax.solvers import Kernel, girsanov
+
+
+class Transitions(NamedTuple):
+    """Stored steps: per-step fields (steps,), the others batch-major (batch, steps, ...).
+
+    Fields:
+        times: forward time of each step.
+        kernel: coefficients of each step.
+        states: state before the step.
+        noise: the standard normal that moved it.
+        actions: the rollout's own score.
+        reference: the reference score.
+        advantages: estimate of q dt, (batch, steps).
+        gradients: value gradient at the next state; None where no loss needs it.
+        weights: (batch,).
+        conditions: leading axis batch.
+    """
+
+    times: Float[Array, " steps"]
+    kernel: Kernel
+    states: Float[Array, "batch steps ..."]
+    noise: Float[Array, "batch steps ..."]
+    actions: Float[Array, "batch steps ..."]
+    reference: Float[Array, "batch steps ..."]
+    advantages: Float[Array, "batch steps"]
+    gradients: Float[Array, "batch steps ..."] | None
+    weights: Float[Array, " batch"]
+    conditions: tuple[Array, ...]
+
+
+class Passes(NamedTuple):
+    """How often stored transitions are used, and in which pieces.
+
+    Fields:
+        epochs: passes over the transitions.
+        minibatches: optimizer steps per pass.
+        chunks: pieces that each minibatch is computed in, their gradients added up: bounds the
+            memory, and keeps a CPU within its cache. minibatches * chunks divides the steps.
+        clip: where the surrogate clips ratios, for the metric of how many it clips; or None.
+    """
+
+    epochs: int
+    minibatches: int
+    chunks: int = 1
+    clip: float | None = None
+
+
+Surrogate = Callable[[Transitions, Array, Array], Array]
+"""``surrogate(rows, score, log_ratio)`` returns one loss per row."""
+
+
+def lay_out(transitions: Transitions, order: Array) -> Transitions:
+    """Return the transitions in minibatches, every field (minibatches, rows, ...).
+
+    Args:
+        transitions: per-step and batch-major fields.
+        order: time indices (minibatches, batch, k), as from `minibatch_order`.
+    """
+    minibatches, _, k = order.shape
+    steps = order.reshape(minibatches, -1)
+
+    def pick(array):
+        return arrange(array, order)
+
+    def per_row(array):
+        rows = jnp.repeat(array, k, axis=0)
+        return jnp.broadcast_to(rows[None], (minibatches, *rows.shape))
+
+    return Transitions(
+        times=transitions.times[steps],
+        kernel=jax.tree.map(lambda c: c[steps], transitions.kernel),
+        states=pick(transitions.states),
+        noise=pick(transitions.noise),
+        actions=pick(transitions.actions),
+        reference=pick(transitions.reference),
+        advantages=pick(transitions.advantages),
+        gradients=None if transitions.gradients is None else pick(transitions.gradients),
+        weights=per_row(transitions.weights),
+        conditions=jax.tree.map(per_row, transitions.conditions),
+    )
+
+
+def arrange(array: Array, order: Array) -> Array:
+    """Return array (batch, steps, ...) at time indices (minibatches, batch, k), rows flattened."""
+    taken = jax.vmap(jax.vmap(lambda row, i: row[i]), (None, 0))(array, order)
+    return taken.reshape(order.shape[0], -1, *array.shape[2:])
+
+
+def minibatch_order(key: Array, batch: int, steps: int, minibatches: int) -> Array:
+    """Return time indices (minibatches, batch, steps // minibatches), without repeats in a row.
+
+    One random order serves all rows, each at a random shift of its own: as good as an order per
+    row for mixing, without a sort per row. A remainder of the division is left out at random.
+    """
+    order_key, shift_key = jax.random.split(key)
+    shift = jax.random.randint(shift_key, (batch,), 0, steps)
+    k = steps // minibatches
+    blocks = jax.random.permutation(order_key, steps)[: minibatches * k].reshape(minibatches, 1, k)
+    return (blocks + shift[None, :, None]) % steps
+
+
+def minibatch_passes(key: Array, minibatches: int, epochs: int) -> Array:
+    """Return minibatch numbers (epochs * minibatches,), shuffled within each epoch."""
+    keys = jax.random.split(key, epochs)
+    return jax.vmap(lambda k: jax.random.permutation(k, minibatches))(keys).reshape(-1)
+
+
+def update_policy(
+    key: Array,
+    policy: Model,
+    learner: Learner,
+    optimizer: optax.GradientTransformation,
+    transitions: Transitions,
+    surrogate: Surrogate,
+    penalty: Float[Array, ""] | float,
+    passes: Passes,
+) -> tuple[Learner, dict[str, Array]]:
+    """Minimize mean(surrogate + penalty * KL step) over minibatches.
+
+    Args:
+        key: PRNG key of the minibatches.
+        policy: the policy's score model.
+        learner: its parameters and optimizer state.
+        optimizer: optax transformation.
+        transitions: what was stored at rollout.
+        surrogate: per-row loss.
+        penalty: lambda, the weight of each step's divergence from the reference, through the mean.
+        passes: how often the transitions are used, and in which pieces.
+
+    Returns:
+        The learner and metrics, averaged over minibatches.
+    """
+    minibatches, chunks = passes.minibatches, passes.chunks
+    order_key, pass_key = jax.random.split(key)
+    batch, steps = transitions.advantages.shape
+    order = minibatch_order(order_key, batch, steps, minibatches * chunks)
+    total = jnp.sum(transitions.weights) * steps / minibatches
+    laid_out = jax.tree.map(
+        lambda field: field.reshape(minibatches, chunks, *field.shape[1:]),
+        lay_out(transitions, order),
+    )
+    which = jnp.concatenate(
+        [jnp.arange(minibatches), minibatch_passes(pass_key, minibatches, passes.epochs)]
+    )
+    scoring = jnp.arange(which.shape[0]) < minibatches
+
+    def add_chunk(scoring, params, gradient, inputs):
+        rows, old = inputs
+        score, pull_back = jax.vjp(
+            lambda params: policy.apply(params, rows.times, rows.states, *rows.conditions), params
+        )
+
+        def differentiate(_):
+            loss = lambda s: _loss(surrogate, rows, s, old, penalty, total, passes.clip)  # noqa: E731
+            gradient_score, metrics = jax.grad(loss, has_aux=True)(score)
+            return jax.tree.map(jnp.add, gradient, pull_back(gradient_score)[0]), metrics
+
+        gradient, metrics = jax.lax.cond(
+            scoring, lambda _: (gradient, _blank_metrics(passes.clip)), differentiate, None
+        )
+        return gradient, (score, metrics)
+
+    def body(carry, inputs):
+        learner, scored = carry
+        m, scoring = inputs
+        rows = jax.tree.map(lambda field: field[m], laid_out)
+        zero = jax.tree.map(jnp.zeros_like, learner.params)
+        gradient, (scores, metrics) = jax.lax.scan(
+            partial(add_chunk, scoring, learner.params), zero, (rows, scored[m])
+        )
+        moved, finite = apply_gradient(learner, gradient, optimizer)
+        learner = keep_if(scoring, learner, moved)
+        scored = scored.at[m].set(jnp.where(scoring, scores, scored[m]))
+        deviation = jnp.max(metrics.pop("ratio/max_deviation"))
+        metrics = {name: jnp.sum(values) for name, values in metrics.items()}
+        metrics["ratio/max_deviation"] = deviation
+        metrics["policy/gradient_norm"] = optax.tree.norm(gradient)
+        metrics["update/finite"] = (finite | scoring).astype(deviation.dtype)
+        return (learner, scored), metrics
+
+    start = (learner, jnp.zeros_like(laid_out.actions))
+    (learner, scored), history = jax.lax.scan(body, start, (which, scoring))
+    history = jax.tree.map(lambda values: values[minibatches:], history)
+    metrics = {name: jnp.mean(values) for name, values in history.items()}
+    metrics["update/finite"] = jnp.min(history["update/finite"])
+    metrics["ratio/max_deviation"] = history["ratio/max_deviation"][0]
+    metrics["ratio/rollout_deviation"] = _rollout_deviation(laid_out, scored)
+    return learner, metrics
+
+
+def _loss(surrogate, rows, score, old, penalty, total, clip):
+    log_ratio = -girsanov.log_ratio(rows.kernel, rows.noise, old, score)
+    kl = girsanov.kl_rate(rows.kernel.kl_rate, score, rows.reference)
+    share = rows.weights / total
+    loss = jnp.sum(share * (surrogate(rows, score, log_ratio) + penalty * kl))
+    ratio = jnp.exp(log_ratio)
+    metrics = {
+        "policy/loss": loss,
+        "policy/approx_kl": jnp.sum(share * (ratio - 1 - log_ratio)),
+        "ratio/max_deviation": jnp.max(jnp.abs(ratio - 1)),
+    }
+    if clip is not None:
+        metrics["ppo/clip_fraction"] = jnp.sum(share * (jnp.abs(ratio - 1) > clip))
+    return loss, metrics
+
+
+def _blank_metrics(clip):
+    names = ["policy/loss", "policy/approx_kl", "ratio/max_deviation"]
+    names += [] if clip is None else ["ppo/clip_fraction"]
+    return dict.fromkeys(names, jnp.zeros(()))
+
+
+def _rollout_deviation(laid_out, scored):
+    """Largest |log-prob of a stored step as scored here - as the rollout drew it|."""
+    deviation = jax.vmap(jax.vmap(girsanov.log_ratio))(
+        laid_out.kernel, laid_out.noise, laid_out.actions, scored
+    )
+    return jnp.max(jnp.abs(deviation))

@@ -1,0 +1,217 @@
+r"""The control problem of 2409.08400: a sampler steered by its score, under a path penalty.
+
+The reversal of a linear process is simulated on a fixed grid by a solver whose steps are Gaussian,
+with the score a = mu(t, x, c) of a policy as its action, from x_0 ~ N(0, start_std^2). Maximize
+
+    E[R(x_n, c)] - lambda E \sum_i KL_i(x_i),   KL_i = rate_i |mu - s_pre|^2 / 2,        (1)
+
+with s_pre the reference (pretrained) score and rate_i from `solvers.kernels`. `roll_out` draws the
+trajectories of one batch and what every algorithm needs of them.
+"""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, Bool, Float, Int
+
+from ctrl_jax._typing import Model, Params, RewardFn, expand
+from ctrl_jax.processes import LinearProcess
+from ctrl_jax.solvers import ExponentialEuler, GaussianSolver, Kernel, girsanov, simulate
+
+
+class Batch(NamedTuple):
+    """One batch of prompts.
+
+    Fields:
+        weights: weight of each trajectory, shape (batch,); rows of weight zero are padding and
+            start at the origin (which also ties the trajectories to the batch's sharding).
+        conditions: arrays with leading axis batch, handed to the models and the reward.
+        prompts: integer id of each trajectory's prompt, shape (batch,), for algorithms that
+            compare trajectories of one prompt; None where there is only one.
+    """
+
+    weights: Float[Array, " batch"]
+    conditions: tuple[Array, ...] = ()
+    prompts: Int[Array, " batch"] | None = None
+
+
+class DiffusionControl(eqx.Module):
+    """The problem (1).
+
+    Args:
+        process: the forward process.
+        reference: the pretrained score; ``reference.init`` returns its parameters.
+        reward_fn: R(x, *conditions), one value per example.
+        shape: shape of one example.
+        grid: increasing reverse times, shape (steps + 1,).
+        penalty: lambda >= 0, in units of the reward per nat.
+        solver: a solver with Gaussian steps.
+        start_std: standard deviation of the start law; the process's prior by default.
+
+    Raises:
+        ValueError: the solver's steps have no density, the grid is not increasing, or the penalty
+            is negative.
+    """
+
+    process: LinearProcess
+    reference: Model
+    reward_fn: RewardFn
+    shape: tuple[int, ...] = eqx.field(static=True)
+    grid: Float[Array, " points"]
+    penalty: Float[Array, ""] | float
+    solver: GaussianSolver = eqx.field(default_factory=ExponentialEuler)
+    start_std: Float[Array, ""] | float | None = None
+
+    def __check_init__(self):
+        if not isinstance(self.solver, GaussianSolver) or getattr(self.solver, "eta", 1.0) == 0:
+            raise ValueError(
+                f"DiffusionControl: solver must take Gaussian steps with noise, got {self.solver}; "
+                "use EulerMaruyama() or ExponentialEuler(eta=1.0)."
+            )
+        require_increasing("DiffusionControl", self.grid)
+        if not isinstance(self.penalty, Tracer):
+            penalty = float(self.penalty)
+            if not (np.isfinite(penalty) and penalty >= 0):
+                raise ValueError(
+                    f"DiffusionControl: penalty must be finite and at least 0, got {penalty}."
+                )
+
+    @property
+    def steps(self) -> int:
+        """Number of steps of the grid."""
+        return self.grid.shape[0] - 1
+
+    def kernel(self) -> Kernel:
+        """Return the coefficients of every step, each of shape (steps,)."""
+        return self.solver.kernel(self.process, self.grid[:-1], self.grid[1:])
+
+    def forward_times(self) -> Float[Array, " points"]:
+        """Return the forward time of each grid point."""
+        return self.process.horizon - self.grid
+
+
+class Rollout(NamedTuple):
+    """Trajectories of one batch and their rewards; time-major where there is a time axis.
+
+    Fields:
+        states: (steps + 1, batch, ...).
+        noise: standard normals of the steps, (steps, batch, ...).
+        log_probs: log-density of each transition as the sampler drew it, (steps, batch).
+        actions: the score that made each step, (steps, batch, ...).
+        reference: the reference score at the same states.
+        kl: divergence of each step from the reference, (steps, batch), in nats.
+        rewards: terminal rewards (batch,).
+        ok: whether every state of the example is finite, (batch,).
+    """
+
+    states: Float[Array, "steps+1 batch ..."]
+    noise: Float[Array, "steps batch ..."]
+    log_probs: Float[Array, "steps batch"]
+    actions: Float[Array, "steps batch ..."]
+    reference: Float[Array, "steps batch ..."]
+    kl: Float[Array, "steps batch"]
+    rewards: Float[Array, " batch"]
+    ok: Bool[Array, " batch"]
+
+
+def roll_out(
+    key: Array,
+    problem: DiffusionControl,
+    policy: Model,
+    params: Params,
+    reference_params: Params,
+    batch: Batch,
+    *,
+    x_0: Array | None = None,
+) -> Rollout:
+    """Simulate one batch of trajectories under the policy and score them.
+
+    Args:
+        key: PRNG key; the noise of an example depends on the key, the step and its row only.
+        problem: the control problem.
+        policy: the acting score model.
+        params: its parameters.
+        reference_params: parameters of ``problem.reference``.
+        batch: weights and conditions, leading axis batch.
+        x_0: where to start, by default `draw_start` with a part of the key.
+
+    Raises:
+        ValueError: the reward does not return one value per example.
+    """
+    start_key, path_key = jax.random.split(key)
+    x_0 = draw_start(start_key, problem, batch) if x_0 is None else x_0
+    sde = problem.process.reverse(lambda t, x: policy.apply(params, t, x, *batch.conditions))
+    path = simulate(path_key, sde, x_0, problem.grid, solver=problem.solver, save="path")
+    assert path.noise is not None and path.log_probs is not None
+    kernel = problem.kernel()
+
+    def compare(kernel_i, t, x, x_next, noise):
+        moved = x_next - kernel_i.state_gain * x - kernel_i.std * noise
+        action = moved / kernel_i.action_gain
+        reference = problem.reference.apply(reference_params, t, x, *batch.conditions)
+        kl = girsanov.kl_rate(kernel_i.kl_rate, action, reference)
+        return action, reference, kl
+
+    times = problem.forward_times()[:-1]
+    actions, reference, kl = along_path(
+        compare, kernel, times, path.states[:-1], path.states[1:], path.noise
+    )
+    rewards = terminal_rewards(problem.reward_fn, path.states[-1], batch)
+    return Rollout(
+        path.states, path.noise, path.log_probs, actions, reference, kl, rewards, path.ok
+    )
+
+
+def draw_start(key: Array, problem: DiffusionControl, batch: Batch) -> Float[Array, "batch ..."]:
+    """Draw where the trajectories of a batch start; padding starts at the origin."""
+    size = batch.weights.shape[0]
+    std = problem.process.prior_std() if problem.start_std is None else problem.start_std
+    x_0 = std * jax.random.normal(key, (size, *problem.shape))
+    return x_0 * expand((batch.weights > 0).astype(x_0.dtype), x_0)
+
+
+def along_path(function, *arrays, rows: int = 4096):
+    """Apply ``function(*slices)`` at every point of a path, about `rows` examples at a time.
+
+    Args:
+        function: of one time point: scalars of the time, states (batch, ...).
+        arrays: time-major trees; the last one has a batch axis.
+        rows: examples evaluated together; bounds the memory.
+
+    Returns:
+        What the function returns, stacked over time.
+    """
+    points, batch = arrays[-1].shape[:2]
+    together = max(
+        d for d in range(1, points + 1) if points % d == 0 and d * batch <= max(rows, batch)
+    )
+    return jax.lax.map(lambda inputs: function(*inputs), arrays, batch_size=together)
+
+
+def require_increasing(owner: str, grid: Float[Array, "..."]) -> None:
+    """Raise ValueError unless a concrete grid is a vector of at least two increasing times."""
+    if isinstance(grid, Tracer):
+        return
+    times = np.asarray(grid)
+    if times.ndim != 1 or times.size < 2 or not (np.diff(times) > 0).all():
+        raise ValueError(
+            f"{owner}: grid must be a vector of at least two increasing times, got shape "
+            f"{times.shape}."
+        )
+
+
+def terminal_rewards(reward_fn: RewardFn, x: Array, batch: Batch) -> Float[Array, " batch"]:
+    """Return the rewards of end states, checked for shape."""
+    rewards = reward_fn(x, *batch.conditions)
+    shape, expected = jnp.shape(rewards), (x.shape[0],)
+    if shape != expected:
+        raise ValueError(
+            f"reward_fn must return one reward per example, shape {expected}; it returned shape "
+            f"{shape}. Sum or average the remaining axes inside reward_fn."
+        )
+    # What a reward says of a padding row is nobody's business, NaN included.
+    return jnp.where(batch.weights > 0, jnp.asarray(rewards, x.dtype), 0.0)

@@ -1,0 +1,1 @@
+"""Preference optimization of language models on packed rows, and their answers."""

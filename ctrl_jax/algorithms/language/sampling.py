@@ -1,0 +1,92 @@
+r"""Answers of a language model, and how far its answers are from another model's.
+
+Along an answer y drawn from pi, of a fixed number of tokens,
+
+    \sum_t KL(pi(.|x, y_{<t}) || pi_ref(.|x, y_{<t}))                                      (1)
+
+has the mean KL(pi(.|x) || pi_ref(.|x)), by the chain rule. Every term is summed over the whole
+vocabulary, so it is never negative and varies less than the log-ratio of the drawn tokens.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from ctrl_jax._typing import Params
+from ctrl_jax.losses.preference.pair import Number, require_positive_scalars
+from ctrl_jax.networks.language.decoder import LanguageModel
+from ctrl_jax.networks.language.decoding import Decoding
+
+
+def sample_answers(
+    key: Array,
+    decoding: Decoding,
+    params: Params,
+    prompts: Int[Array, "batch prompt"],
+    length: int,
+    *,
+    temperature: Number = 1.0,
+) -> Int[Array, "batch length"]:
+    """Draw an answer to every prompt, token by token; an answer does not depend on its batch-mates.
+
+    Args:
+        key: randomness.
+        decoding: of the model, by `make_decoding`.
+        params: its parameters.
+        prompts: token ids; all of one length, without padding.
+        length: tokens of an answer. An end token does not end it: cut there what has one.
+        temperature: divides the logits.
+
+    Raises:
+        ValueError: `length` is below 1, `temperature` not positive, or the text too long for the
+            model.
+    """
+    if length < 1:
+        raise ValueError(f"sample_answers: length must be at least 1, got {length}.")
+    require_positive_scalars("sample_answers", temperature=temperature)
+    batch, first = prompts.shape
+    head = decoding.head(params)
+    hidden, memory = decoding.read(params, decoding.start(batch, first + length), prompts, 0)
+
+    def step(carry, number):
+        hidden, memory = carry
+        logits = (hidden @ head).astype(jnp.promote_types(hidden.dtype, jnp.float32))
+        drawn = jax.random.categorical(jax.random.fold_in(key, number), logits / temperature)
+        token = drawn.astype(prompts.dtype)
+        hidden, memory = decoding.read(params, memory, token[:, None], first + number)
+        return (hidden[:, 0], memory), token
+
+    _, tokens = jax.lax.scan(step, (hidden[:, -1], memory), jnp.arange(length))
+    return tokens.T
+
+
+def divergence_along(
+    model: LanguageModel,
+    params: Params,
+    reference_params: Params,
+    prompts: Int[Array, "batch prompt"],
+    answers: Int[Array, "batch length"],
+) -> Float[Array, " batch"]:
+    """Return (1) in nats; its mean over answers drawn from `params` at temperature 1 is the KL."""
+    tokens = jnp.concatenate([prompts, answers], axis=1)[:, :-1]
+    places = jnp.broadcast_to(
+        jnp.arange(prompts.shape[1] - 1, tokens.shape[1])[None], answers.shape
+    )
+    return jnp.sum(divergence_at(model, params, reference_params, tokens, places), axis=1)
+
+
+def divergence_at(
+    model: LanguageModel,
+    params: Params,
+    reference_params: Params,
+    tokens: Int[Array, "batch tokens"],
+    places: Int[Array, "batch places"],
+) -> Float[Array, "batch places"]:
+    """Return the terms of (1): KL(pi || pi_ref) of the token that follows each of these places."""
+
+    def log_probs(own: Params) -> Array:
+        logits = model.apply(own, tokens, at=places) @ model.head(own)
+        return jax.nn.log_softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)))
+
+    policy, reference = log_probs(params), log_probs(reference_params)
+    return jnp.sum(jnp.exp(policy) * (policy - reference), axis=2)

@@ -1,0 +1,1 @@
+"""Reward-directed diffusion by little q-learning, with no pretrained score."""

@@ -1,0 +1,1 @@
+"""Training from data: scores, consistency functions, rewards."""

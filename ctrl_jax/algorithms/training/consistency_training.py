@@ -1,0 +1,182 @@
+r"""Consistency models, distilled from a score model or trained from data alone (2303.01469).
+
+Each step noises a batch of data to times t and pairs each state with its neighbor at the time s
+one level below: with a `teacher` by a step of its probability-flow ODE (distillation), without one
+by the same data and noise (training). It minimizes
+
+    E w(t, s) d(f_theta(t, x_t), f_{theta^-}(s, x_s)),                                   (1)
+
+theta^- a moving average of theta without gradient. Levels u in [0, 1] are even in tau^{1/7},
+tau = std / a; t is drawn from u >= 1/N and s lies 1/N below. N starts at `first_levels` and doubles
+now and then: few levels learn fast with a bias of order 1/N, many have little bias and much
+variance. Source: arXiv 2303.01469, algorithms 2-3; 2310.14189 for the doubling, theta^- = theta
+(target_decay = 0), the weights and the robust distance.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+from ctrl_jax._typing import Model, ScoreFn
+from ctrl_jax.algorithms.base import (
+    Algorithm,
+    Learner,
+    apply_gradient,
+    keep_if,
+    move_average,
+    start_learner,
+)
+from ctrl_jax.algorithms.training.score_pretraining import DataBatch
+from ctrl_jax.losses import consistency, time_weighting
+from ctrl_jax.processes import LinearProcess
+from ctrl_jax.processes.consistency_function import level_times
+
+
+@dataclasses.dataclass(frozen=True)
+class ConsistencyConfig:
+    """How neighbors are chosen and compared."""
+
+    steps: int = 4000
+    """Updates over which the number of levels grows."""
+
+    first_levels: int = 10
+    """Levels between end and horizon at the start."""
+
+    doublings: int = 4
+    """How often the number of levels doubles during `steps`."""
+
+    target_decay: float = 0.0
+    """Decay per update of the target network; 0 takes the model itself."""
+
+    average_decay: float = 0.999
+    """Decay per update of the moving average of the parameters that is kept."""
+
+    huber: float | None = 1e-3
+    """Constant of the robust distance per root of the dimension; None for the square."""
+
+    teacher_order: int = 2
+    """Order of the teacher's step: 1 is DDIM, 2 is Heun."""
+
+    def __post_init__(self):
+        for name, least in (("steps", 1), ("first_levels", 1), ("doublings", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}.")
+        for name in ("target_decay", "average_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)!r}.")
+        if self.teacher_order not in (1, 2):
+            raise ValueError(f"teacher_order must be 1 or 2, got {self.teacher_order!r}.")
+
+    def levels(self, update: Int[Array, ""]) -> Float[Array, ""]:
+        """Return N at an update: as many updates for each number of levels."""
+        stage = jnp.minimum(update * (self.doublings + 1) // self.steps, self.doublings)
+        return self.first_levels * 2.0**stage
+
+
+class ConsistencyState(NamedTuple):
+    """Key, number of updates, learner, target and averaged parameters."""
+
+    key: Array
+    update: Int[Array, ""]
+    learner: Learner
+    target: Any
+    average: Any
+    skipped_in_a_row: Int[Array, ""]
+
+
+def make_consistency_training(
+    process: LinearProcess,
+    model: Model,
+    optimizer: optax.GradientTransformation,
+    *,
+    end: float,
+    config: ConsistencyConfig | None = None,
+    teacher: ScoreFn | None = None,
+    weighting: Callable[[Array, Array], Array] | None = None,
+) -> Algorithm:
+    """Return the algorithm of (1); its batch is a `DataBatch`.
+
+    Args:
+        process: the forward process.
+        model: the consistency function f(t, x), as from `processes.consistency.from_velocity`.
+        optimizer: optax transformation.
+        end: the time at which the model ends trajectories.
+        config: levels, target and distance.
+        teacher: score function to distil; by default the model is trained from data alone.
+        weighting: ``w(t, s)`` of shape (batch,); `time_weighting.inverse_gap` by default.
+    """
+    config = config or ConsistencyConfig()
+    time_of_level = level_times(process, end=end)
+    weighting = weighting or time_weighting.inverse_gap(process)
+
+    def init(key: Array) -> ConsistencyState:
+        key, params_key = jax.random.split(key)
+        params = model.init(params_key)
+        return ConsistencyState(
+            key=key,
+            update=jnp.zeros((), jnp.int32),
+            learner=start_learner(params, optimizer),
+            target=jax.tree.map(jnp.copy, params),
+            average=jax.tree.map(jnp.copy, params),
+            skipped_in_a_row=jnp.zeros((), jnp.int32),
+        )
+
+    def neighbors(key: Array, levels: Array, batch: DataBatch):
+        level_key, noise_key = jax.random.split(key)
+        number = batch.x_0.shape[0]
+        spread = (jnp.arange(number) + jax.random.uniform(level_key, (number,))) / number
+        upper = (1 + (levels - 1) * spread) / levels
+        t, s = time_of_level(upper), time_of_level(jnp.maximum(upper - 1 / levels, 0.0))
+        x_t, _ = process.sample_marginal(noise_key, batch.x_0, t)
+        if teacher is None:
+            return t, s, x_t, process.sample_marginal(noise_key, batch.x_0, s)[0]
+
+        taught = teacher
+
+        def score_fn(t, x):
+            return taught(t, x, *batch.conditions)
+
+        order = config.teacher_order
+        return t, s, x_t, consistency.teacher_step(process, score_fn, x_t, t, s, order=order)
+
+    def step(state: ConsistencyState, batch: DataBatch):
+        key, pair_key = jax.random.split(state.key)
+        levels = config.levels(state.update)
+        t, s, x_t, x_s = neighbors(pair_key, levels, batch)
+        target = model.apply(state.target, s, x_s, *batch.conditions)
+        weights = weighting(t, s)
+        distance = consistency.training if teacher is None else consistency.distillation
+
+        def loss_fn(params):
+            prediction = model.apply(params, t, x_t, *batch.conditions)
+            return jnp.mean(distance(prediction, target, huber=config.huber, weights=weights))
+
+        loss, gradient = jax.value_and_grad(loss_fn)(state.learner.params)
+        learner, finite = apply_gradient(state.learner, gradient, optimizer)
+        # The average's window grows with the run, so that it never remembers the initial values.
+        decay = jnp.minimum(config.average_decay, (1 + state.update) / (10 + state.update))
+        moved_target = move_average(state.target, learner.params, config.target_decay)
+        skipped = jnp.where(finite, 0, state.skipped_in_a_row + 1)
+        moved = ConsistencyState(
+            key=key,
+            update=state.update + 1,
+            learner=learner,
+            target=keep_if(finite, moved_target, state.target),
+            average=move_average(state.average, learner.params, decay),
+            skipped_in_a_row=skipped,
+        )
+        metrics = {
+            "loss": loss,
+            "gradient_norm": optax.tree.norm(gradient),
+            "levels": levels,
+            "update/finite": finite.astype(loss.dtype),
+            "update/skipped_in_a_row": skipped,
+        }
+        return moved, metrics
+
+    return Algorithm(init, step)

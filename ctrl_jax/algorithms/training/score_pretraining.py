@@ -1,0 +1,127 @@
+r"""Training a diffusion model by denoising score matching (2402.07487, section 4).
+
+Each step noises a batch of data to times drawn by `sample_times` and minimizes
+
+    E w(t) |std s_theta(t, x_t) + noise|^2,  x_t = a x_0 + std noise.                     (1)
+
+w = 1 weighs noise predictions equally; w = 1 / a^2 does the same for velocity predictions of a
+variance-preserving process. Where the model has dropout, each step draws its mask anew; the
+averaged parameters are meant for `Model.apply`, which has none.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+from ctrl_jax._typing import Model
+from ctrl_jax.algorithms.base import (
+    Algorithm,
+    Learner,
+    apply_gradient,
+    move_average,
+    start_learner,
+)
+from ctrl_jax.losses import score_matching
+from ctrl_jax.processes import LinearProcess
+
+
+class PretrainingState(NamedTuple):
+    """State of score pre-training: key, number of updates, learner, averaged parameters."""
+
+    key: Array
+    update: Int[Array, ""]
+    learner: Learner
+    average: Any
+    skipped_in_a_row: Int[Array, ""]
+
+
+class DataBatch(NamedTuple):
+    """Data x_0 (batch, ...) with conditions of leading axis batch."""
+
+    x_0: Float[Array, "batch ..."]
+    conditions: tuple[Array, ...] = ()
+
+
+def uniform_times(process: LinearProcess, end: float) -> Callable[[Array, int], Array]:
+    """Return ``sample_times(key, batch)``, stratified uniform on [end, horizon]."""
+
+    def sample_times(key, batch):
+        levels = (jnp.arange(batch) + jax.random.uniform(key, (batch,))) / batch
+        return end + (process.horizon - end) * levels
+
+    return sample_times
+
+
+def make_score_pretraining(
+    process: LinearProcess,
+    model: Model,
+    optimizer: optax.GradientTransformation,
+    *,
+    sample_times: Callable[[Array, int], Array],
+    weighting: Callable[[Array], Array] | None = None,
+    average_decay: float = 0.999,
+) -> Algorithm:
+    """Return the algorithm of (1); its batch is a `DataBatch`.
+
+    Args:
+        process: the forward process.
+        model: score model.
+        optimizer: optax transformation.
+        sample_times: ``sample_times(key, batch)`` returns forward times (batch,).
+        weighting: w(t); 1 by default.
+        average_decay: decay per step of the moving average of the parameters.
+    """
+
+    def init(key: Array) -> PretrainingState:
+        key, params_key = jax.random.split(key)
+        params = model.init(params_key)
+        return PretrainingState(
+            key=key,
+            update=jnp.zeros((), jnp.int32),
+            learner=start_learner(params, optimizer),
+            average=jax.tree.map(jnp.copy, params),
+            skipped_in_a_row=jnp.zeros((), jnp.int32),
+        )
+
+    def step(state: PretrainingState, batch: DataBatch):
+        key, time_key, noise_key = jax.random.split(state.key, 3)
+        score_fn = _with_dropout(model, jax.random.fold_in(noise_key, 1))
+        t = sample_times(time_key, batch.x_0.shape[0])
+        x_t, noise = process.sample_marginal(noise_key, batch.x_0, t)
+        std = process.marginal(t).std
+        weights = None if weighting is None else weighting(t)
+
+        def loss_fn(params):
+            score = score_fn(params, t, x_t, *batch.conditions)
+            return jnp.mean(score_matching.denoising(score, noise, std, weights=weights))
+
+        loss, gradient = jax.value_and_grad(loss_fn)(state.learner.params)
+        learner, finite = apply_gradient(state.learner, gradient, optimizer)
+        # The average's window grows with the run, so that it never remembers the initial values.
+        decay = jnp.minimum(average_decay, (1 + state.update) / (10 + state.update))
+        skipped = jnp.where(finite, 0, state.skipped_in_a_row + 1)
+        moved = PretrainingState(
+            key=key,
+            update=state.update + 1,
+            learner=learner,
+            average=move_average(state.average, learner.params, decay),
+            skipped_in_a_row=skipped,
+        )
+        metrics = {
+            "loss": loss,
+            "gradient_norm": optax.tree.norm(gradient),
+            "update/finite": finite.astype(loss.dtype),
+            "update/skipped_in_a_row": skipped,
+        }
+        return moved, metrics
+
+    return Algorithm(init, step)
+
+
+def _with_dropout(model: Model, key: Array) -> Callable[..., Array]:
+    return model.apply if model.train is None else functools.partial(model.train, key)

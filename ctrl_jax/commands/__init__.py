@@ -1,0 +1,1 @@
+"""Commands that users run on their own models: `ctrl-jax --help` lists them."""

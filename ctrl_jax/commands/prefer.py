@@ -1,0 +1,61 @@
+"""`ctrl-jax prefer`: tune a language model of one's own on preference pairs, by any loss.
+
+The stages are in `ctrl_jax.commands.preference`. Each run writes config.json, metrics.jsonl,
+results.json, pictures, checkpoints and the trained model to its folder.
+"""
+
+import dataclasses
+import time
+from pathlib import Path
+
+import jax
+
+from ctrl_jax.commands.preference import report, training
+from ctrl_jax.commands.preference.config import Config
+from ctrl_jax.commands.preference.model import MODEL, check_place, save_model
+from ctrl_jax.runtime import (
+    command,
+    open_run,
+    prepare,
+    read_metrics,
+    state_digest,
+    write_results,
+)
+
+NAME = "prefer"
+SOURCE = "arXiv 2405.14953 and the losses' own papers"
+
+
+def main(config: Config) -> Path:
+    """Train the model and return the folder of the run."""
+    began = time.monotonic()
+    mesh = prepare(config.run)
+    check_place(config.run.out)
+    inputs = training.load_inputs(config, mesh)
+    options, plain = config.run, dataclasses.asdict(config)
+    run = open_run(NAME, plain, out=options.out, resume=options.resume, seed=options.seed)
+    outcome = training.tune(config, inputs, run)
+    metrics = dict(training.metrics_of(outcome))
+    write_results(
+        run,
+        experiment=NAME,
+        claim=f"{config.objective.loss} on {config.data}",
+        source=SOURCE,
+        metrics=metrics,
+        expected={"traces": "== 1"},
+        config=plain,
+        digest=state_digest(outcome.params),
+        seconds=time.monotonic() - began,
+    )
+    save_model(run.folder / MODEL, inputs.trained, outcome.params, mesh)
+    if jax.process_index() == 0:
+        report.draw_curves(run.folder / "curves.png", read_metrics(run.metrics))
+        scale = metrics.get("dispersion/scale")
+        report.draw_dispersion(run.folder / "dispersion.png", outcome.index, scale)
+        report.print_results(metrics, config.objective.loss)
+        print(f"results: {run.folder}")
+    return run.folder
+
+
+if __name__ == "__main__":
+    command(Config, main)

@@ -1,0 +1,102 @@
+"""What is measured of a policy: means over held-out pairs, and the divergence of its answers."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array
+
+from ctrl_jax._typing import Params
+from ctrl_jax.algorithms import score_answers
+from ctrl_jax.algorithms.language.preference import ScoreLoss, pair_metrics
+from ctrl_jax.commands.preference.divergence import make_divergence, pad_prompts
+from ctrl_jax.data import PreferenceRows
+from ctrl_jax.data.preferences.rows import take_rows
+from ctrl_jax.networks import LanguageModel
+from ctrl_jax.runtime import own_part, replicate, shard_batch
+
+Evaluate = Callable[[Params], dict[str, float]]
+
+
+def make_evaluation(
+    model: LanguageModel,
+    loss_fn: ScoreLoss,
+    rows: PreferenceRows,
+    mesh: Mesh,
+    *,
+    beta: float,
+    at_a_time: int,
+    chunk: int | None,
+) -> Evaluate:
+    """Return ``evaluate(params)``: the metrics of training, as means over held-out pairs.
+
+    Args:
+        model: the policy.
+        loss_fn: the loss.
+        rows: held-out rows, a multiple of `at_a_time`.
+        mesh: devices that rows are divided over.
+        beta: unit of the rewards.
+        at_a_time: rows per compiled call.
+        chunk: as in training.
+    """
+
+    # Replicated results, which every process can read.
+    @partial(jax.jit, out_shardings=NamedSharding(mesh, PartitionSpec()))
+    def measure(params, rows):
+        scores = score_answers(model, params, rows, chunk=chunk)
+        weights = rows.weights.reshape(-1)
+        values = {"loss": loss_fn(scores)} | pair_metrics(scores, beta)
+        return {name: jnp.sum(weights * v) for name, v in values.items()}, jnp.sum(weights)
+
+    batches = [
+        shard_batch(mesh, own_part(take_rows(rows, slice(start, start + at_a_time))))
+        for start in range(0, len(rows.tokens), at_a_time)
+    ]
+
+    def evaluate(params: Params) -> dict[str, float]:
+        found = jax.device_get([measure(params, some) for some in batches])
+        weight = sum(float(total) for _, total in found)
+        return {
+            f"evaluation/{name}": sum(float(sums[name]) for sums, _ in found) / weight
+            for name in found[0][0]
+        }
+
+    return evaluate
+
+
+def make_kl(
+    model: LanguageModel,
+    base: Params,
+    prompts: Sequence[Sequence[int]],
+    mesh: Mesh,
+    *,
+    length: int,
+    end: int | None,
+    key: Array,
+) -> Evaluate:
+    """Return the evaluation of the divergence of answers, nothing where there are no prompts.
+
+    Args:
+        model: the policy and the reference model.
+        base: parameters of the reference model.
+        prompts: token ids of what is answered.
+        mesh: devices.
+        length: most tokens of an answer.
+        end: the end token; None where there is none.
+        key: of the answers, the same at every evaluation.
+    """
+    if not prompts:
+        return lambda params: {}
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    run = jax.jit(make_divergence(model, length=length, end=end), out_shardings=everywhere)
+    key, *texts = replicate(mesh, (key, *map(jnp.asarray, pad_prompts(prompts, length))))
+
+    def evaluate(params: Params) -> dict[str, float]:
+        values = np.asarray(run(key, params, base, *texts)[0], np.float64)
+        error = values.std(ddof=1) / len(values) ** 0.5 if len(values) > 1 else float("nan")
+        return {"evaluation/kl": float(values.mean()), "evaluation/kl/stderr": float(error)}
+
+    return evaluate

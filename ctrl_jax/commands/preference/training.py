@@ -1,0 +1,247 @@
+"""A run on a user's model and data, from the files to the results."""
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding
+
+from ctrl_jax._typing import Params
+from ctrl_jax.algorithms import LMPreference, LMState, make_lm_preference
+from ctrl_jax.algorithms.language.preference import ScoreLoss
+from ctrl_jax.commands.preference.config import Config, Objective, Optimization
+from ctrl_jax.commands.preference.data import Data, batch_of, check_rows, load_data
+from ctrl_jax.commands.preference.evaluation import make_evaluation, make_kl
+from ctrl_jax.commands.preference.losses import make_loss
+from ctrl_jax.commands.preference.model import Trained, load_model, state_shardings
+from ctrl_jax.commands.preference.reference import Referred, estimate_dispersion, refer
+from ctrl_jax.runtime import (
+    Checkpoints,
+    CountTraces,
+    LoopOptions,
+    MetricsLog,
+    Run,
+    RunWarning,
+    check_batch,
+    own_part,
+    refuse,
+    train,
+)
+
+
+class Outcome(NamedTuple):
+    """What a run ends with.
+
+    Fields:
+        params: the trained parameters, averaged where asked for.
+        before: held-out metrics of the pretrained model.
+        after: those of the trained one.
+        index: dispersion index of every training pair.
+        facts: what is known besides.
+    """
+
+    params: Params
+    before: dict[str, float]
+    after: dict[str, float]
+    index: np.ndarray
+    facts: dict[str, Any]
+
+
+class Inputs(NamedTuple):
+    """What a run reads before it writes anything."""
+
+    trained: Trained
+    data: Data
+    mesh: Mesh
+
+
+def load_inputs(settings: Config, mesh: Mesh) -> Inputs:
+    """Read model and data.
+
+    Raises:
+        ValueError: a file or an option that does not fit the others.
+    """
+    options, run = settings.optimization, settings.run
+    part = options.batch // options.accumulate
+    check_batch(mesh, part, "optimization.batch / optimization.accumulate")
+    trained = load_model(
+        settings.model,
+        mesh,
+        dtype=run.dtype,
+        adapters=settings.adapters.lora,
+        remat=options.remat,
+        fully=options.fully_sharded,
+    )
+    data = load_data(
+        settings.data,
+        trained.tokenizer,
+        trained.pretrained.config,
+        settings.texts,
+        settings.evaluation,
+        part=part,
+        seed=run.seed,
+        show=run.progress,
+    )
+    check_rows(data, options.batch, mesh)
+    if settings.objective.loss == "mallows_phi" and run.precision == "bfloat16":
+        text = (
+            "loss mallows_phi: its link jumps where training starts, and the rounding of bfloat16 "
+            "chooses the side; mallows_phi_sigmoid and mallows_phi_cubic are smooth"
+        )
+        warnings.warn(text, RunWarning, stacklevel=2)
+    if settings.objective.dispersion == "data" and data.train.dispersion is None:
+        rule = "the data has no key `dispersion`"
+        raise refuse("dispersion", "data", rule, "add it, or leave it out to estimate it")
+    if settings.objective.dispersion == "data" and data.held_out.dispersion is None:
+        raise refuse("dispersion", "data", "the evaluation data has none", "add it")
+    if settings.objective.estimates_dispersion and data.train.dispersion is not None:
+        text = "data: its key `dispersion` is not used but estimated; --dispersion data uses it"
+        warnings.warn(text, RunWarning, stacklevel=2)
+    return Inputs(trained, data, mesh)
+
+
+def tune(settings: Config, inputs: Inputs, run: Run) -> Outcome:
+    """Train, evaluate and save checkpoints in the run's folder."""
+    options, (trained, data, mesh) = settings.optimization, inputs
+    batch, seed = options.batch, settings.run.seed
+    steps = settings.run.steps or max(1, round(options.epochs * len(data.train.tokens) / batch))
+    loss_fn = make_objective(settings.objective)
+    algorithm = make_lm_preference(
+        trained.model,
+        make_optimizer(options, steps),
+        loss_fn,
+        LMPreference(
+            settings.objective.beta,
+            options.accumulate,
+            options.chunk,
+            adapters_only=trained.adapters is not None,
+            average_decay=options.average_decay,
+        ),
+    )
+    key = jax.random.key(seed)
+    base = trained.model.init(key)
+    abstract = jax.eval_shape(algorithm.init, key)
+    shardings = state_shardings(abstract, mesh, fully=options.fully_sharded)
+    parts, facts = _refer(settings, inputs, run, base)
+    measure = make_evaluation(
+        trained.model,
+        loss_fn,
+        parts["held_out"].rows,
+        mesh,
+        beta=settings.objective.beta,
+        at_a_time=batch // options.accumulate,
+        chunk=options.chunk,
+    )
+    kl = make_kl(
+        trained.model,
+        base,
+        data.prompts,
+        mesh,
+        length=settings.evaluation.answer_length,
+        end=trained.tokenizer.eos_token_id,
+        key=jax.random.key(seed + 1),
+    )
+
+    def evaluate(params: Params) -> dict[str, float]:
+        return measure(params) | kl(params)
+
+    before = evaluate(base)
+    step = CountTraces(algorithm.step)
+
+    def begin(checkpoints: Checkpoints) -> tuple[int, LMState]:
+        if run.resumed:
+            return checkpoints.restore(jax.tree.map(_abstract, abstract, shardings))[:2]
+        return 0, algorithm.init(key)
+
+    with Checkpoints(run.checkpoints) as checkpoints:
+        start, *states = begin(checkpoints)
+        with MetricsLog(run.metrics, start=start) as log:
+            if start == 0:
+                log.write(0, before)
+            state = train(
+                step,
+                states.pop(),  # the loop's own copy is the only one
+                lambda k: own_part(batch_of(parts["train"].rows, k, batch, seed)),
+                steps=steps,
+                start=start,
+                log=log,
+                checkpoints=checkpoints,
+                options=LoopOptions(
+                    checkpoint_every=settings.evaluation.checkpoint_every,
+                    evaluate_every=settings.evaluation.every,
+                    evaluate=lambda k, s: evaluate(s.params),
+                    progress=settings.run.progress,
+                    description=settings.objective.loss,
+                    mesh=mesh,
+                    shardings=shardings,
+                ),
+            )
+    facts |= {**data.counts, "updates": steps, "traces": step.traces}
+    index = parts["train"].index[data.train.numbers >= 0]
+    return Outcome(state.params, before, evaluate(state.params), index, facts)
+
+
+def make_objective(objective: Objective) -> ScoreLoss:
+    """Return the loss that the options ask for."""
+    return make_loss(
+        objective.loss,
+        beta=objective.beta,
+        label_smoothing=objective.label_smoothing,
+        gamma=objective.gamma,
+    )
+
+
+def make_optimizer(options: Optimization, steps: int) -> optax.GradientTransformation:
+    """Return the optimizer with its clipping and its course of step sizes."""
+    warm = min(round(options.warmup * steps), steps - 1)
+    courses = {
+        "linear": optax.linear_schedule(options.learning_rate, 0.0, steps - warm),
+        "cosine": optax.cosine_decay_schedule(options.learning_rate, steps - warm),
+        "constant": optax.constant_schedule(options.learning_rate),
+    }
+    grow = optax.linear_schedule(options.learning_rate / (warm + 1), options.learning_rate, warm)
+    schedule = optax.join_schedules([grow, courses[options.schedule]], [warm])
+    if options.optimizer == "adamw":
+        inner = optax.adamw(schedule, weight_decay=options.weight_decay)
+    else:
+        inner = optax.rmsprop(schedule)
+    return optax.chain(optax.clip_by_global_norm(options.gradient_clip), inner)
+
+
+def _refer(
+    settings: Config, inputs: Inputs, run: Run, params: Params
+) -> tuple[dict[str, Referred], dict[str, Any]]:
+    options, data = settings.optimization, inputs.data
+    parts = refer(
+        Path(run.folder) / "reference.npz",
+        inputs.trained.model,
+        params,
+        {"train": data.train, "held_out": data.held_out},
+        inputs.mesh,
+        at_a_time=options.batch // options.accumulate,
+        chunk=options.chunk,
+        show=settings.run.progress,
+    )
+    if not settings.objective.estimates_dispersion:
+        return parts, {}
+    parts, scale = estimate_dispersion(parts)
+    return parts, {"dispersion/scale": scale}
+
+
+def _abstract(leaf: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def metrics_of(outcome: Outcome) -> Mapping[str, Any]:
+    """Return the metrics of results.json."""
+    named = {
+        f"{name.removeprefix('evaluation/')}/{when}": value
+        for when, values in (("before", outcome.before), ("after", outcome.after))
+        for name, value in values.items()
+    }
+    index = outcome.index
+    return named | {"dispersion/index": float(index.mean()), **outcome.facts}

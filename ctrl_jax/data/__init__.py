@@ -1,0 +1,23 @@
+"""What is read from the disk of a user: images and preferences."""
+
+from ctrl_jax.data.images import Digits, Images, load_digits, load_folder
+from ctrl_jax.data.preferences.file import read_preferences
+from ctrl_jax.data.preferences.record import PreferenceRecord
+from ctrl_jax.data.preferences.rows import PreferenceRows, TokenPair, pack_pairs
+from ctrl_jax.data.preferences.tokenizer import Tokenizer, load_tokenizer
+from ctrl_jax.data.preferences.tokens import tokenize_preferences
+
+__all__ = [
+    "Digits",
+    "Images",
+    "PreferenceRecord",
+    "PreferenceRows",
+    "TokenPair",
+    "Tokenizer",
+    "load_digits",
+    "load_folder",
+    "load_tokenizer",
+    "pack_pairs",
+    "read_preferences",
+    "tokenize_preferences",
+]

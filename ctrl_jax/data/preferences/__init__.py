@@ -1,0 +1,1 @@
+"""Preference pairs: files of them, their texts, their tokens, the rows that a step reads."""

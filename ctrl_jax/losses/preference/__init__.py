@@ -1,0 +1,63 @@
+"""The preference losses by their names. One value per example, each with optional weights.
+
+| module | losses |
+|---|---|
+| `direct_preference` | of the difference of log-ratios: DPO, robust, hinge, IPO, EXO, f-DPO, AOT |
+| `mallows` | the same under the dispersion of preferences: theta, phi, MallowsIPO, MallowsSimPO |
+| `mallows_link` | g and log g of Mallows-phi, exact and smoothed |
+| `separate_preference` | of each log-ratio by itself: SPPO, NCA, APO, KTO |
+| `reference_free` | of log-probabilities: CPO, SimPO, ORPO |
+| `dispersion` | the dispersion of a prompt from the entropy of the reference model |
+"""
+
+from ctrl_jax.losses.preference.direct import (
+    aot,
+    bradley_terry,
+    dpo,
+    exo,
+    f_dpo,
+    hinge,
+    ipo,
+    robust,
+)
+from ctrl_jax.losses.preference.dispersion import (
+    dispersion_from_index,
+    dispersion_index,
+    dispersion_scale,
+)
+from ctrl_jax.losses.preference.link import mallows_link, mallows_log_link
+from ctrl_jax.losses.preference.mallows import (
+    mallows_ipo,
+    mallows_phi,
+    mallows_simpo,
+    mallows_theta,
+)
+from ctrl_jax.losses.preference.reference_free import cpo, orpo, simpo
+from ctrl_jax.losses.preference.separate import apo, kto, nca, sppo
+
+__all__ = [
+    "aot",
+    "apo",
+    "bradley_terry",
+    "cpo",
+    "dispersion_from_index",
+    "dispersion_index",
+    "dispersion_scale",
+    "dpo",
+    "exo",
+    "f_dpo",
+    "hinge",
+    "ipo",
+    "kto",
+    "mallows_ipo",
+    "mallows_link",
+    "mallows_log_link",
+    "mallows_phi",
+    "mallows_simpo",
+    "mallows_theta",
+    "nca",
+    "orpo",
+    "robust",
+    "simpo",
+    "sppo",
+]

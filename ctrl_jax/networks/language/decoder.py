@@ -1,0 +1,177 @@
+"""A decoder language model, from its description (`DecoderConfig`), as pure functions.
+
+The last hidden states and the head that turns them into logits are handed out apart: most positions
+of a preference pair need no logits. Layers are unrolled.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array
+
+from ctrl_jax._typing import Params
+from ctrl_jax.networks.language.block import Block, Linears, Norm
+from ctrl_jax.networks.language.config import DecoderConfig, Learned, Rotary
+from ctrl_jax.networks.language.mask import causal_mask, positions_of, within
+from ctrl_jax.networks.layers.linear import gradient_turned
+from ctrl_jax.networks.layers.rotary import angles
+from ctrl_jax.networks.lora import LoRA
+
+
+class LanguageModel(NamedTuple):
+    """A decoder as pure functions.
+
+    Fields:
+        init: ``init(key) -> params``, nested dictionaries.
+        apply: ``apply(params, tokens, positions=None, mask=None, at=None)`` returns the last hidden
+            states (batch, tokens, width). Tokens are integers (batch, tokens); mask is true at
+            [row, i, j] where token i sees token j, by default where j <= i; positions are by
+            default how many tokens each token sees besides itself; `at`, (batch, places), are the
+            tokens whose states are returned, (batch, places, width), by default all: the last block
+            computes no others. A token outside the vocabulary or a position outside a learned table
+            makes its row NaN, wherever it stands.
+        head: ``head(params)`` returns the matrix (width, vocabulary) in the dtype of the hidden
+            states; logits are ``hidden @ head(params)``, at the positions that need them.
+        shapes: the tree of parameters as `jax.ShapeDtypeStruct`.
+    """
+
+    init: Callable[[Array], Params]
+    apply: Callable[..., Array]
+    head: Callable[[Params], Array]
+    shapes: Params
+
+
+class Decoder(nnx.Module):
+    """The network; use `language_model`.
+
+    Args:
+        config: its description.
+        linear: how its linear layers are made.
+        remat: whether blocks are computed again in the backward pass.
+    """
+
+    def __init__(self, config: DecoderConfig, linear: Linears, *, remat: bool):
+        self.dtype, self.remat, self.rotated = linear.dtype, remat, config.rotated
+        draw = nnx.initializers.normal(config.initial_std)
+
+        def table(rows: int, columns: int) -> nnx.Param:
+            return nnx.Param(draw(linear.rngs.params(), (rows, columns), linear.param_dtype))
+
+        width, kind = config.width, config.positions
+        self.rotary = kind if isinstance(kind, Rotary) else None
+        self.tokens = table(config.vocabulary, width)
+        self.positions = table(kind.length, width) if isinstance(kind, Learned) else None
+        self.blocks = nnx.List([Block(config, linear) for _ in range(config.depth)])
+        self.norm = Norm(width, config, linear.param_dtype)
+        self.head = None if config.tied else table(width, config.vocabulary)
+
+    def __call__(self, tokens: Array, positions: Array, mask: Array, at: Array | None) -> Array:
+        """Return the last hidden states (batch, tokens, width), or those `at`."""
+        h, rotation = self.embed(tokens, positions)
+        block_of = nnx.remat(Block.__call__) if self.remat else Block.__call__
+        for block in self.blocks[:-1]:
+            h = block_of(block, h, mask, rotation)
+        return self.norm(block_of(self.blocks[-1], h, mask, rotation, at))
+
+    def embed(self, tokens: Array, positions: Array) -> tuple[Array, tuple[Array, Array] | None]:
+        """Return the first hidden states, and the angles of rotary positions."""
+        h = _rows(self.tokens[...], tokens).astype(self.dtype)
+        if self.positions is not None:
+            h = h + _rows(self.positions[...], positions).astype(self.dtype)
+        rotation = angles(self.rotary, self.rotated, positions) if self.rotary else None
+        return h, rotation
+
+    def matrix(self) -> Array:
+        """Return the head (width, vocabulary)."""
+        matrix = gradient_turned(self.tokens[...]).T if self.head is None else self.head[...]
+        return matrix.astype(self.dtype)
+
+
+def language_model(
+    config: DecoderConfig,
+    *,
+    dtype: DTypeLike = jnp.float32,
+    param_dtype: DTypeLike = jnp.float32,
+    lora: LoRA | None = None,
+    remat: bool = False,
+) -> LanguageModel:
+    """Return the decoder of a description as pure functions.
+
+    Args:
+        config: the description.
+        dtype: type of hidden states and products; normalizations, angles and attention weights are
+            in float32 at least.
+        param_dtype: type of fresh parameters.
+        lora: adapters beside some of the kernels; None for none.
+        remat: whether the blocks' intermediate values are computed again in the backward pass
+            rather than kept.
+
+    Raises:
+        ValueError: `lora` names a layer that the decoder does not have.
+    """
+    if lora is not None and "gate" in lora.targets and not config.gated:
+        raise ValueError(
+            f"LoRA: targets received {lora.targets!r}; this decoder has no gate; leave it out"
+        )
+
+    def make(rngs: nnx.Rngs) -> Decoder:
+        dtypes = jnp.dtype(dtype), jnp.dtype(param_dtype)
+        linear = Linears(config.initial_std, *dtypes, lora, rngs)
+        return Decoder(config, linear, remat=remat)
+
+    graph, abstract = nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(params=0, lora=1))))
+
+    def init(key: Array) -> Params:
+        streams = nnx.Rngs(params=key, lora=jax.random.fold_in(key, 1))
+        return nnx.to_pure_dict(nnx.state(make(streams)))
+
+    def apply(params: Params, tokens: Array, positions=None, mask=None, at=None) -> Array:
+        _check(config, tokens, positions, mask)
+        _check_places(tokens, at)
+        if mask is None:
+            mask = causal_mask(*tokens.shape)
+        positions = positions_of(mask) if positions is None else positions
+        if config.window is not None:
+            mask = within(mask, positions, config.window)
+        return nnx.merge(graph, params)(tokens, positions, mask, at)
+
+    def head(params: Params) -> Array:
+        return nnx.merge(graph, params).matrix()
+
+    return LanguageModel(init, apply, head, nnx.to_pure_dict(abstract))
+
+
+def _rows(table: Array, indices: Array) -> Array:
+    """Rows of a table; NaN, not another row, where there is none."""
+    return table.at[indices].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+
+
+def _check(config: DecoderConfig, tokens: Array, positions: Array | None, mask: Array | None):
+    if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
+        raise _refuse("tokens", tokens, "they must be integers (batch, tokens)")
+    square = (*tokens.shape, tokens.shape[1])
+    if mask is not None and (mask.shape != square or mask.dtype != bool):
+        raise _refuse("mask", mask, f"it must be booleans {square}")
+    if positions is not None:
+        whole = jnp.issubdtype(positions.dtype, jnp.integer)
+        if positions.shape != tokens.shape or not whole:
+            raise _refuse("positions", positions, f"they must be integers {tokens.shape}")
+        return
+    longest = config.positions.length if isinstance(config.positions, Learned) else None
+    if mask is None and longest is not None and tokens.shape[1] > longest:
+        raise _refuse("tokens", tokens, f"the model has {longest} positions")
+
+
+def _check_places(tokens: Array, at: Array | None):
+    if at is not None and not (
+        at.ndim == 2 and at.shape[0] == tokens.shape[0] and jnp.issubdtype(at.dtype, jnp.integer)
+    ):
+        raise _refuse("at", at, f"they must be integers ({tokens.shape[0]}, places)")
+
+
+def _refuse(name: str, array: Array, rule: str) -> ValueError:
+    return ValueError(f"{name}: received {array.dtype}{list(array.shape)}; {rule}; change it")

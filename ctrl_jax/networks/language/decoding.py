@@ -1,0 +1,99 @@
+"""A decoder that reads on: keys and values of what it has read are kept, not computed again.
+
+A text of n tokens then costs n tokens, where reading it from its beginning for every new token
+would cost n^2 / 2.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from ctrl_jax._typing import Params
+from ctrl_jax.networks.language.block import Linears
+from ctrl_jax.networks.language.config import DecoderConfig, Learned
+from ctrl_jax.networks.language.decoder import Decoder
+from ctrl_jax.networks.lora import LoRA
+
+
+class Memory(NamedTuple):
+    """Keys and values of the tokens read, per block; places that are not read yet hold zeros."""
+
+    keys: tuple[Float[Array, "batch length heads width"], ...]
+    values: tuple[Float[Array, "batch length heads width"], ...]
+
+
+class Decoding(NamedTuple):
+    """Reading on, as pure functions on the parameters of `language_model`.
+
+    Fields:
+        start: ``start(batch, length) -> Memory`` of texts of at most so many tokens.
+        read: ``read(params, memory, tokens, position) -> (hidden, memory)``, tokens integers
+            (batch, n), the first of them the token number `position` of its text; the hidden
+            states (batch, n, width) are those of `LanguageModel.apply` on the whole text.
+        head: as that of `LanguageModel`.
+    """
+
+    start: Callable[[int, int], Memory]
+    read: Callable[..., tuple[Array, Memory]]
+    head: Callable[[Params], Array]
+
+
+def make_decoding(
+    config: DecoderConfig, *, dtype: DTypeLike = jnp.float32, lora: LoRA | None = None
+) -> Decoding:
+    """Return how a decoder reads on; arguments as for `language_model`, whose parameters it takes.
+
+    Reading beyond the length of the memory is a fault that traced positions do not show: the last
+    tokens are then overwritten.
+
+    Raises:
+        ValueError: from `start`, a length beyond the decoder's table of positions.
+    """
+
+    def make() -> Decoder:
+        rngs = nnx.Rngs(params=0, lora=1)
+        linear = Linears(config.initial_std, jnp.dtype(dtype), jnp.dtype(dtype), lora, rngs)
+        return Decoder(config, linear, remat=False)
+
+    graph, _ = nnx.split(nnx.eval_shape(make))
+
+    def start(batch: int, length: int) -> Memory:
+        if isinstance(config.positions, Learned) and length > config.positions.length:
+            raise ValueError(
+                f"start: length received {length}; the model has {config.positions.length} "
+                "positions; ask for shorter texts"
+            )
+        empty = jnp.zeros((batch, length, config.key_heads, config.head_width), dtype)
+        return Memory((empty,) * config.depth, (empty,) * config.depth)
+
+    def read(params: Params, memory: Memory, tokens: Array, position) -> tuple[Array, Memory]:
+        decoder = nnx.merge(graph, params)
+        places = jnp.broadcast_to((position + jnp.arange(tokens.shape[1]))[None], tokens.shape)
+        mask = _seen(places, memory.keys[0].shape[1], config.window)
+        h, rotation = decoder.embed(tokens, places)
+        layers = []
+        for block, keys, values in zip(decoder.blocks, *memory, strict=True):
+            query, key, value = block.attention.project(block.attention_norm(h), rotation)
+            keys, values = (
+                jax.lax.dynamic_update_slice_in_dim(old, new, position, axis=1)
+                for old, new in ((keys, key), (values, value))
+            )
+            h = block.around(h, block.attention.mix(query, keys, values, mask))
+            layers.append((keys, values))
+        return decoder.norm(h), Memory(*zip(*layers, strict=True))
+
+    def head(params: Params) -> Array:
+        return nnx.merge(graph, params).matrix()
+
+    return Decoding(start, read, head)
+
+
+def _seen(places: Array, length: int, window: int | None) -> Array:
+    """Return the mask (batch, tokens, length): what was read up to each token."""
+    behind = places[:, :, None] - jnp.arange(length)[None, None]
+    return (behind >= 0) if window is None else (behind >= 0) & (behind < window)

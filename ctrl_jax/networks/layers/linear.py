@@ -1,0 +1,94 @@
+"""Layers shared by the networks: a linear layer fast on CPU, and embeddings of time and class."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+ZERO = nnx.initializers.zeros_init()
+
+
+class Linear(nnx.Linear):
+    """A linear layer that flattens leading axes before the product.
+
+    The gradient of a three-dimensional ``x @ w`` is 2.7 times slower on CPU than that of the same
+    product on two axes.
+    """
+
+    def __call__(self, inputs: Array) -> Array:
+        """Apply the layer to the last axis."""
+        flat = super().__call__(inputs.reshape(-1, inputs.shape[-1]))
+        return flat.reshape(*inputs.shape[:-1], flat.shape[-1])
+
+
+class Conditioning(nnx.Module):
+    """Embeds the time, and a class label where there are classes.
+
+    Args:
+        width: size of the embedding.
+        horizon: T of the process, so that the network sees t / T.
+        classes: number of class labels; 0 for none.
+        frequencies: number of Fourier frequencies, from 1 to 1000 per horizon.
+        dtype: type of the arithmetic; that of parameters and inputs by default.
+        rngs: random streams.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        *,
+        horizon: float,
+        classes: int,
+        frequencies: int = 32,
+        dtype: jnp.dtype | None = None,
+        rngs: nnx.Rngs,
+    ):
+        self.horizon, self.frequencies = horizon, frequencies
+        self.hidden = Linear(2 * frequencies, width, dtype=dtype, rngs=rngs)
+        self.out = Linear(width, width, dtype=dtype, rngs=rngs)
+        self.classes = nnx.Embed(classes, width, rngs=rngs) if classes else None
+
+    def __call__(self, t: Array, *conditions: Array) -> Float[Array, "rows width"]:
+        """Return the embedding of t and of the label, if any.
+
+        There is one row where t is a scalar and there is no label: it is the same for the batch.
+        """
+        relative = jnp.reshape(jnp.asarray(t, jnp.float32) / self.horizon, (-1,))
+        rates = jnp.exp(jnp.linspace(0.0, math.log(1000.0), self.frequencies))
+        angles = relative[:, None] * rates[None]
+        features = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1)
+        embedding = self.out(jax.nn.silu(self.hidden(features)))
+        if self.classes is not None:
+            embedding = embedding + self.classes(conditions[0])
+        return jax.nn.silu(embedding)
+
+
+@jax.custom_jvp
+def gradient_turned(matrix: Float[Array, "rows columns"]) -> Float[Array, "rows columns"]:
+    """Return the matrix itself; its gradient is computed transposed, and turned then.
+
+    For a matrix of more rows than columns on the right of a product: on CPU XLA computes the
+    gradient of one with 8192 rows and 256 columns 1.6 times faster as one of 256 rows.
+    """
+    return matrix
+
+
+@gradient_turned.defjvp
+def _(primals, tangents):
+    # Without the barrier XLA would swap the factors back.
+    return primals[0], jax.lax.optimization_barrier(tangents[0].T).T
+
+
+def at_least_single(dtype: jnp.dtype) -> jnp.dtype:
+    """Return float32 in place of a narrower type, for what loses too much in it."""
+    return jnp.dtype(jnp.float64 if dtype == jnp.float64 else jnp.float32)
+
+
+def normalize(x: Array, epsilon: float = 1e-6) -> Array:
+    """Return x with zero mean and unit variance over its last axis (layer norm without weights)."""
+    centered = x - jnp.mean(x, axis=-1, keepdims=True)
+    return centered * jax.lax.rsqrt(
+        jnp.mean(jnp.square(centered), axis=-1, keepdims=True) + epsilon
+    )

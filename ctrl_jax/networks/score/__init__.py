@@ -1,0 +1,1 @@
+"""Networks that predict noise, data, a score or a velocity."""

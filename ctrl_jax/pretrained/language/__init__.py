@@ -1,0 +1,1 @@
+"""Language models from and to Hugging Face folders."""

@@ -1,0 +1,1 @@
+"""Checkpoints: atomic, with a digest per leaf that is checked on restore."""

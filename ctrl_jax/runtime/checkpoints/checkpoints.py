@@ -1,0 +1,277 @@
+"""Checkpoints that survive a kill, a full disk and a flipped bit.
+
+Orbax writes each step into a temporary folder and renames it when it is whole, so a killed
+process leaves the previous step intact. Three things it does not do are added here:
+
+1. A JSON item beside the arrays holds the dtype, shape and sha256 of every leaf, sealed by a
+   digest of its own. A step whose bits changed on disk is noticed at restore, renamed to
+   `<step>.corrupt`, and the newest good step is used instead.
+2. The saved tree is compared with the target before anything is read; Orbax would cast dtypes
+   silently.
+3. Typed PRNG keys are stored as their bits and rebuilt, so that a checkpoint holds all the
+   randomness of a run.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from ctrl_jax._checks import check_count
+from ctrl_jax._errors import MissingCheckpointError, RunError, RunWarning
+from ctrl_jax.runtime.checkpoints import digests, stored
+from ctrl_jax.runtime.checkpoints.digests import LeafType
+from ctrl_jax.runtime.checkpoints.step_folders import is_finished, set_aside, step_folders
+from ctrl_jax.runtime.devices.distributed import barrier
+from ctrl_jax.runtime.run.records import plain
+from ctrl_jax.runtime.run.versions import versions
+
+
+class Restored(NamedTuple):
+    """A checkpoint that was read: its step, its state and the record saved with it."""
+
+    step: int
+    state: Any
+    record: dict[str, Any]
+
+
+class _DamagedError(Exception):
+    """A step on disk is not what was saved."""
+
+
+class Checkpoints:
+    """The checkpoints of one run, numbered by completed updates.
+
+    Args:
+        folder: Where the steps lie, on a disk that all processes share.
+        keep: How many of the newest steps are kept.
+        read_only: Whether damaged steps are left where they are, for reading another's run.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], keep: int = 3, *, read_only: bool = False):
+        check_count("keep", keep)
+        # Imported now, not at the first save: it loads parts of JAX that add settings to the key
+        # under which traces are kept, and a step in progress would be traced a second time.
+        import orbax.checkpoint  # noqa: F401
+
+        self.folder = Path(folder).absolute()
+        self._keep = keep
+        self._read_only = read_only
+        self._manager: Any = None
+        self._reader: Any = None
+
+    def steps(self) -> list[int]:
+        """The steps that are written to the end by now, in increasing order."""
+        return sorted(int(path.name) for path in step_folders(self.folder) if is_finished(path))
+
+    def save(self, step: int, state: Any, record: dict[str, Any] | None = None) -> None:
+        """Writes a checkpoint; the files are finished in the background.
+
+        Args:
+            step: Completed updates; a step that is there already is refused.
+            state: A pytree of arrays, typed PRNG keys included.
+            record: What else to keep, as plain JSON.
+
+        Raises:
+            ValueError: The step exists, or the record does not fit JSON.
+            RunError: This or the previous checkpoint could not be written, as on a full disk.
+        """
+        check_count("step", step, least=0)
+        if self._read_only:
+            raise ValueError(f"checkpoints {self.folder}: opened read_only; open them without it")
+        self.wait()
+        if step in self.steps():
+            raise ValueError(f"step: received {step}; {self.folder} holds it; remove it first")
+        leaves = digests.named_leaves(state)
+        description = {
+            "step": step,
+            "leaves": {name: stored.describe(leaf) for name, leaf in leaves.items()},
+            "record": plain(record or {}),
+            "versions": versions(),
+        }
+        arrays = {n: digests.key_bits(leaf) for n, leaf in leaves.items() if np.size(leaf)}
+        if not arrays:
+            raise ValueError("state: received a tree without arrays; there is nothing to save")
+        try:
+            self._write(step, arrays, {"content": description, "seal": _seal(description)})
+        except (OSError, ValueError, RuntimeError) as error:
+            raise self._write_error(error, step) from error
+
+    def restore(self, target_state: Any, step: int | None = None) -> Restored:
+        """Reads a checkpoint bit for bit, the newest good one unless a step is named.
+
+        Args:
+            target_state: A tree of arrays or `jax.ShapeDtypeStruct`s with the structure, shapes,
+                dtypes and shardings to restore to.
+            step: The step to read.
+
+        Returns:
+            The step, the state and the record.
+
+        Raises:
+            MissingCheckpointError: No good checkpoint is there.
+            ValueError: The checkpoint holds another tree, or the named step is damaged.
+        """
+        self.wait()
+        candidates = self.steps()[::-1]
+        self._set_aside_unfinished()
+        if step is not None:
+            if step not in candidates:
+                raise MissingCheckpointError(
+                    f"step: received {step}; {self.folder} holds {candidates[::-1]}; give one of "
+                    "them"
+                )
+            candidates = [step]
+        for candidate in candidates:
+            try:
+                return self._read(candidate, target_state)
+            except _DamagedError as error:
+                if step is not None:
+                    raise ValueError(f"checkpoint {self.folder / str(step)}: {error}") from error
+                self._set_aside(candidate, str(error))
+        raise MissingCheckpointError(
+            f"checkpoints: {self.folder} holds no checkpoint that can be restored; start afresh "
+            "with --resume latest or give another folder"
+        )
+
+    def wait(self) -> None:
+        """Waits until the last save is on disk; raises RunError if it could not be written."""
+        if self._manager is None:
+            return
+        try:
+            self._manager.wait_until_finished()
+        except (OSError, ValueError, RuntimeError) as error:
+            raise self._write_error(error) from error
+
+    def close(self) -> None:
+        """Waits for the last save and frees the background threads."""
+        manager = self._manager
+        try:
+            self.wait()
+        finally:
+            self._manager = None
+            if manager is not None:
+                manager.close()
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            self.close()
+        except RunError as error:
+            if kind is None:
+                raise
+            warnings.warn(str(error), RunWarning, stacklevel=2)
+
+    def _write(self, step: int, arrays: dict[str, Any], description: dict[str, Any]) -> None:
+        import orbax.checkpoint as ocp
+        from orbax.checkpoint.checkpoint_managers import LatestN
+
+        if self._manager is None:
+            self._set_aside_unfinished()
+            options = ocp.CheckpointManagerOptions(
+                preservation_policy=LatestN(self._keep), cleanup_tmp_directories=True
+            )
+            self._manager = ocp.CheckpointManager(self.folder, options=options)
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(arrays), description=ocp.args.JsonSave(description)
+        )
+        self._manager.save(step, args=items, force=True)
+
+    def _write_error(self, error: Exception, step: int | None = None) -> RunError:
+        place = next(p for p in (self.folder, *self.folder.parents) if p.exists())
+        what = "the last checkpoint" if step is None else f"the checkpoint of step {step}"
+        return RunError(
+            f"{what} could not be written to {self.folder} ({error}); "
+            f"{shutil.disk_usage(place).free / 2**20:.0f} MiB are free there; good steps on disk: "
+            f"{self.steps() or 'none'}; free some space and continue with --resume latest"
+        )
+
+    def _read(self, step: int, target_state: Any) -> Restored:
+        description = self._read_description(step)
+        wanted = digests.named_leaves(target_state)
+        saved = {
+            name: LeafType(leaf["dtype"], tuple(leaf["shape"]))
+            for name, leaf in description["leaves"].items()
+        }
+        types = {name: digests.leaf_type(leaf) for name, leaf in wanted.items()}
+        if difference := digests.tree_diff(saved, types):
+            raise ValueError(
+                f"checkpoint {self.folder / str(step)}: holds another tree than the state to "
+                "restore; use the options it was written with, or another folder:\n" + difference
+            )
+        arrays = self._read_arrays(step, wanted)
+        leaves = [stored.rebuild(leaf, arrays.get(name)) for name, leaf in wanted.items()]
+        for name, leaf in zip(wanted, leaves, strict=True):
+            if digests.leaf_digest(leaf) != description["leaves"][name]["digest"]:
+                raise _DamagedError(f"the bits of {name} are not those that were saved")
+        state = jax.tree.unflatten(jax.tree.structure(target_state), leaves)
+        return Restored(step, state, description["record"])
+
+    def _read_description(self, step: int) -> dict[str, Any]:
+        import orbax.checkpoint as ocp
+
+        sealed = self._read_item(step, description=ocp.args.JsonRestore())
+        if not isinstance(sealed, dict) or _seal(sealed.get("content")) != sealed.get("seal"):
+            raise _DamagedError("its description was changed on disk")
+        return sealed["content"]
+
+    def _read_arrays(self, step: int, wanted: dict[str, Any]) -> dict[str, Any]:
+        import orbax.checkpoint as ocp
+
+        targets = {n: stored.abstract_bits(leaf) for n, leaf in wanted.items() if np.size(leaf)}
+        return self._read_item(step, state=ocp.args.StandardRestore(targets))
+
+    def _read_item(self, step: int, **item: Any) -> Any:
+        import orbax.checkpoint as ocp
+
+        if self._reader is None:
+            self._reader = ocp.Checkpointer(
+                ocp.CompositeCheckpointHandler(
+                    state=ocp.StandardCheckpointHandler(), description=ocp.JsonCheckpointHandler()
+                )
+            )
+        (name,) = item
+        try:
+            return self._reader.restore(self.folder / str(step), args=ocp.args.Composite(**item))[
+                name
+            ]
+        except (MemoryError, PermissionError):
+            raise
+        except Exception as error:
+            raise _DamagedError(f"it cannot be read ({_first_line(error)})") from error
+
+    def _set_aside_unfinished(self) -> None:
+        if self._read_only:
+            return
+        for path in step_folders(self.folder):
+            if not is_finished(path):
+                self._set_aside(int(path.name), "it was not written to the end")
+
+    def _set_aside(self, step: int, reason: str) -> None:
+        barrier(f"set aside {step}")
+        action = "it is skipped"
+        if not self._read_only:
+            action = f"it is kept as {set_aside(self.folder, step).name}"
+        warnings.warn(
+            f"checkpoint {self.folder / str(step)}: {reason}; {action}, and the newest good one "
+            "is used",
+            RunWarning,
+            stacklevel=3,
+        )
+        barrier(f"was set aside {step}")
+
+
+def _seal(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:200]

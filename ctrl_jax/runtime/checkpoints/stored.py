@@ -1,0 +1,42 @@
+"""How a leaf is stored in a checkpoint: a typed PRNG key as its bits, an empty array not at all."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from ctrl_jax.runtime.checkpoints import digests
+
+
+def describe(leaf: Any) -> dict[str, Any]:
+    """What the description of a checkpoint says about a leaf: dtype, shape and digest."""
+    dtype, shape = digests.leaf_type(leaf)
+    return {"dtype": dtype, "shape": list(shape), "digest": digests.leaf_digest(leaf)}
+
+
+def abstract_bits(leaf: Any) -> jax.ShapeDtypeStruct:
+    """What Orbax is to read for a leaf: the bits of a key, in the leaf's own sharding."""
+    if digests.is_key(leaf):
+        bits = jax.eval_shape(jax.random.key_data, leaf)
+    else:
+        bits = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
+    sharding = getattr(leaf, "sharding", None)
+    if sharding is None:
+        sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.ShapeDtypeStruct(bits.shape, bits.dtype, sharding=sharding)
+
+
+def rebuild(leaf: Any, bits: Any) -> Any:
+    """The leaf of the restored state from what Orbax read; None stands for an empty array."""
+    if bits is None:
+        return leaf if isinstance(leaf, jax.Array) else np.zeros(leaf.shape, leaf.dtype)
+    if digests.is_key(leaf):
+        return jax.random.wrap_key_data(bits, impl=_key_impl(leaf))
+    is_array = isinstance(leaf, jax.Array | jax.ShapeDtypeStruct)
+    return bits if is_array else np.asarray(bits)
+
+
+def _key_impl(leaf: Any) -> Any:
+    found = []
+    jax.eval_shape(lambda key: found.append(jax.random.key_impl(key)), leaf)
+    return found[0]

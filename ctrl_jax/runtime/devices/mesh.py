@@ -1,0 +1,165 @@
+"""The mesh of devices: batches over `data`, large weights over `model`.
+
+All devices of all processes form one grid with two named axes. A batch is cut along its first
+axis over `data`; everything else is replicated unless its owner says otherwise. The axes are
+of type Auto: the compiler places the intermediate arrays.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+
+from ctrl_jax._checks import check_count, refuse
+from ctrl_jax.runtime.checkpoints.digests import is_key
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshOptions:
+    """How many devices each axis of the mesh gets."""
+
+    data: int | None = None
+    """Devices the batch is divided over; all that are left by default."""
+
+    model: int = 1
+    """Devices the weights are divided over."""
+
+    def validate(self) -> None:
+        """Raises ValueError for a size below one."""
+        check_count("mesh.model", self.model)
+        if self.data is not None:
+            check_count("mesh.data", self.data)
+
+
+def make_mesh(options: MeshOptions | None = None) -> Mesh:
+    """Builds the mesh over the devices of every process.
+
+    Args:
+        options: Sizes of the axes; all devices on `data` by default.
+
+    Returns:
+        A mesh with axes ("data", "model").
+
+    Raises:
+        ValueError: The sizes do not fit the devices.
+    """
+    options = options or MeshOptions()
+    options.validate()
+    count = jax.device_count()
+    data = options.data if options.data is not None else count // options.model
+    used = data * options.model
+    whole = options.data is None or jax.process_count() > 1
+    if used > count or data == 0 or (whole and used != count):
+        rule = f"data x model must {'equal' if whole else 'not exceed'} the {count} devices"
+        received = (options.data, options.model)
+        raise refuse("mesh (data, model)", received, rule, "change --mesh.data or --mesh.model")
+    return jax.make_mesh(
+        (data, options.model),
+        ("data", "model"),
+        axis_types=(AxisType.Auto, AxisType.Auto),
+        devices=jax.devices()[:used],
+    )
+
+
+def check_batch(mesh: Mesh | AbstractMesh, size: int, name: str = "batch") -> None:
+    """Raises ValueError unless the mesh's data axis divides a batch.
+
+    Args:
+        mesh: A mesh with a `data` axis.
+        size: Examples in the whole batch, over all processes.
+        name: The option as the user writes it.
+    """
+    data = mesh.shape["data"]
+    if size % data or size == 0:
+        nearest = max(data, round(size / data) * data)
+        rule = f"the mesh's data axis has {data} devices, which must divide it"
+        raise refuse(name, size, rule, f"give {nearest}, or another --mesh.data")
+
+
+def shard_batch(mesh: Mesh, tree: Any) -> Any:
+    """Cuts every array of a batch along its first axis over the mesh's data axis.
+
+    Args:
+        mesh: A mesh with a `data` axis.
+        tree: Arrays (batch, …); with several processes each gives its own part of the batch.
+            Scalars are replicated; global arrays stay as they are.
+
+    Returns:
+        The same tree of global arrays.
+
+    Raises:
+        ValueError: The data axis does not divide a batch.
+    """
+
+    def put(path, leaf):
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            return leaf
+        if np.ndim(leaf) == 0:
+            return jax.device_put(leaf, NamedSharding(mesh, PartitionSpec()))
+        check_batch(mesh, leaf.shape[0] * jax.process_count(), f"batch{jax.tree_util.keystr(path)}")
+        sharding = NamedSharding(mesh, PartitionSpec("data"))
+        if jax.process_count() == 1:
+            return jax.device_put(leaf, sharding)
+        local = np.asarray(leaf)
+        local = local.astype(jax.dtypes.canonicalize_dtype(local.dtype), copy=False)
+        return jax.make_array_from_process_local_data(sharding, local)
+
+    return jax.tree_util.tree_map_with_path(put, tree)
+
+
+def own_part(tree: Any) -> Any:
+    """Returns the rows of a whole batch that this process gives to `shard_batch`.
+
+    Args:
+        tree: Arrays (batch, …) with the same value on every process, whose number divides batch.
+
+    Returns:
+        The same tree of this process's rows; the tree itself where there is one process.
+    """
+    count, index = jax.process_count(), jax.process_index()
+    if count == 1:
+        return tree
+
+    def rows(leaf):
+        size = leaf.shape[0] // count
+        return leaf[index * size : (index + 1) * size]
+
+    return jax.tree.map(rows, tree)
+
+
+def replicate(mesh: Mesh, tree: Any) -> Any:
+    """Copies every array of a tree to every device of the mesh.
+
+    Args:
+        mesh: The mesh.
+        tree: Arrays with the same value on every process.
+
+    Returns:
+        The same tree of replicated global arrays.
+    """
+    return place(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def place(tree: Any, shardings: Any) -> Any:
+    """Puts every array of a tree where its sharding says, on any number of processes.
+
+    Args:
+        tree: Arrays with the same value on every process, or global arrays; typed PRNG keys, which
+            JAX places within one process only, travel as their bits.
+        shardings: A tree of shardings like `tree`, or one for all of it.
+
+    Returns:
+        The same tree of placed arrays.
+    """
+
+    def put(leaf, sharding):
+        if not is_key(leaf):
+            return jax.device_put(leaf, sharding)
+        bits = jax.device_put(jax.random.key_data(leaf), sharding)
+        return jax.random.wrap_key_data(bits, impl=jax.random.key_impl(leaf))
+
+    if isinstance(shardings, jax.sharding.Sharding):
+        return jax.tree.map(lambda leaf: put(leaf, shardings), tree)
+    return jax.tree.map(put, tree, shardings)

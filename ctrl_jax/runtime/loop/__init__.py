@@ -1,0 +1,1 @@
+"""The training loop: compiled steps, metrics, progress, signals, flags."""

@@ -1,0 +1,101 @@
+"""Compiling an update once, and knowing that it was once.
+
+A function is traced again when a shape, a dtype or a static argument changes. In a training
+loop that is nearly always a mistake (a last batch that is smaller, a counter that begins as a
+Python number) and costs a compilation, so traces are counted and a second one is reported.
+"""
+
+import os
+import stat
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from ctrl_jax._errors import RunWarning
+
+
+class CountTraces:
+    """A pure function that counts how often JAX has traced it.
+
+    Args:
+        function: Any function of arrays.
+    """
+
+    def __init__(self, function: Callable[..., Any]):
+        self.function = function
+        self.traces = 0
+
+    def __call__(self, *args: Any) -> Any:
+        self.traces += 1
+        if self.traces == 2:
+            name = getattr(self.function, "__name__", "the step")
+            warnings.warn(
+                f"{name} was traced a second time: the shape or dtype of its state or batch has "
+                "changed, and it is compiled again; keep them the same",
+                RunWarning,
+                stacklevel=2,
+            )
+        return self.function(*args)
+
+
+def jit_step(
+    step_fn: Callable[..., Any], mesh: Mesh | None = None, state_shardings: Any = None
+) -> Callable[..., Any]:
+    """Compiles a pure step, the state donated, the metrics replicated.
+
+    Args:
+        step_fn: `step(state, batch) -> (state, metrics)`; one that is jitted is returned as it is.
+        mesh: The mesh; None for the default device.
+        state_shardings: A tree of shardings like the state, or one for all of it; replicated by
+            default. Needs a mesh.
+
+    Returns:
+        The jitted step.
+    """
+    if hasattr(step_fn, "lower"):
+        return step_fn
+    counted = step_fn if isinstance(step_fn, CountTraces) else CountTraces(step_fn)
+    if mesh is None:
+        return jax.jit(counted, donate_argnums=0)
+    replicated = NamedSharding(mesh, PartitionSpec())
+    shardings = (replicated if state_shardings is None else state_shardings, replicated)
+    return jax.jit(counted, donate_argnums=0, out_shardings=shardings)
+
+
+def enable_compilation_cache(folder: str | os.PathLike[str] | None = None) -> Path:
+    """Keeps compiled programs on disk, so that the next run of the same program starts at once.
+
+    JAX executes what the cache holds, so the folder must belong to this user alone.
+
+    Args:
+        folder: The cache; `$XDG_CACHE_HOME/ctrl_jax` or `~/.cache/ctrl_jax` by default.
+
+    Returns:
+        The folder in use.
+
+    Raises:
+        ValueError: The folder belongs to another user, or others may write to it.
+    """
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    path = Path(folder) if folder is not None else base / "ctrl_jax"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.mkdir(mode=0o700, exist_ok=True)
+    found = path.lstat()
+    if stat.S_ISLNK(found.st_mode) or not stat.S_ISDIR(found.st_mode):
+        raise ValueError(f"compilation cache: {path} must be a folder, not a link; remove it")
+    if hasattr(os, "getuid") and found.st_uid != os.getuid():
+        raise ValueError(
+            f"compilation cache: {path} belongs to another user, whose programs would be executed; "
+            "give a folder of your own"
+        )
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise ValueError(
+            f"compilation cache: others may write to {path}, whose programs would be executed; "
+            f"run chmod 700 {path}"
+        )
+    jax.config.update("jax_compilation_cache_dir", str(path))
+    return path

@@ -1,0 +1,147 @@
+"""Metrics as JSON lines, one object per update.
+
+The file is the record of a run: it is appended to, never rewritten while the run goes on. On
+resume it is cut back, in one atomic step, to the updates that the checkpoint contains, so that
+a resumed run leaves the same lines as one that was never stopped.
+"""
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from ctrl_jax.runtime.run.records import plain, write_atomic
+
+Adapter = Callable[[int, Mapping[str, Any]], None]
+
+
+class MetricsLog:
+    """A file of JSON lines, `{"step": 12, "reward/mean": 0.5, …}`, with `null` for NaN.
+
+    Args:
+        path: The file; its folder is created. Only process 0 writes it.
+        start: Completed updates of the restored state; later lines are removed.
+        adapters: Called with every line too, for example `tensorboard_adapter(folder)`.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, start: int = 0, adapters: Sequence[Adapter] = ()
+    ):
+        self.path = Path(path)
+        self._adapters = tuple(adapters)
+        self._file = None
+        if jax.process_index() == 0:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            _truncate(self.path, start)
+            self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115
+
+    def write(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Appends one line.
+
+        Args:
+            step: Completed updates.
+            metrics: Names to scalars.
+        """
+        if self._file is None:
+            return
+        self._file.write(json.dumps({"step": step, **plain(metrics)}, allow_nan=False) + "\n")
+        for adapter in self._adapters:
+            adapter(step, metrics)
+
+    def flush(self) -> None:
+        """Puts all lines on disk; called before every checkpoint."""
+        if self._file is not None:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Puts all lines on disk and closes the file."""
+        if self._file is not None:
+            self.flush()
+            self._file.close()
+            self._file = None
+
+    def __enter__(self) -> "MetricsLog":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Reads a file of JSON lines; a last line that was cut off is left out.
+
+    Args:
+        path: The file; a missing one has no lines.
+
+    Returns:
+        One dict per line.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return []
+    return [row for row in map(_parse, lines) if row is not None]
+
+
+def _parse(line: str) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
+
+
+def _truncate(path: Path, start: int) -> None:
+    rows = read_metrics(path)
+    kept = [row for row in rows if row["step"] <= start]
+    if start == 0:
+        kept = []
+    if path.exists():
+        write_atomic(path, "".join(json.dumps(row) + "\n" for row in kept))
+
+
+def tensorboard_adapter(folder: str | os.PathLike[str]) -> Adapter:
+    """An adapter that writes TensorBoard event files.
+
+    Args:
+        folder: Where the event files go.
+
+    Raises:
+        ValueError: tensorboardX is not installed.
+    """
+    try:
+        from tensorboardX import SummaryWriter  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise ValueError("tensorboardX is not installed; run pip install tensorboardX") from error
+    writer = SummaryWriter(os.fspath(folder))
+
+    def write(step: int, metrics: Mapping[str, Any]) -> None:
+        for name, value in metrics.items():
+            writer.add_scalar(name, float(value), step)
+
+    return write
+
+
+def wandb_adapter(**init: Any) -> Adapter:
+    """An adapter that sends metrics to Weights & Biases.
+
+    Args:
+        init: Arguments of `wandb.init`, for example `project` and `name`.
+
+    Raises:
+        ValueError: wandb is not installed.
+    """
+    try:
+        import wandb  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise ValueError("wandb is not installed; run pip install wandb") from error
+    run = wandb.init(**init)
+
+    def write(step: int, metrics: Mapping[str, Any]) -> None:
+        run.log({name: float(value) for name, value in metrics.items()}, step=step)
+
+    return write

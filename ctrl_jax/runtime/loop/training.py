@@ -1,0 +1,265 @@
+"""The training loop: one compiled update, repeated, watched and saved.
+
+`step(state, batch) -> (state, metrics)` is pure. It is compiled once, with the state donated,
+and the host never waits for it: metrics stay on the devices and are fetched together every
+`fetch_every` updates. Then flags become errors, lines are written and the bar moves. The state
+that a checkpoint holds has passed all checks up to its update.
+
+Updates are counted by how many are complete: update k turns state k - 1 into state k, its
+metrics are the line `"step": k`, and a checkpoint of step k continues with update k + 1, whose
+batch is `batches(k)`.
+"""
+
+import dataclasses
+import signal
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from ctrl_jax._checks import check_count
+from ctrl_jax._errors import RunInterrupted
+from ctrl_jax.runtime.checkpoints.checkpoints import Checkpoints
+from ctrl_jax.runtime.checkpoints.digests import is_key
+from ctrl_jax.runtime.devices.mesh import place, shard_batch
+from ctrl_jax.runtime.loop.compilation import CountTraces, jit_step
+from ctrl_jax.runtime.loop.flags import Flags
+from ctrl_jax.runtime.loop.logs import MetricsLog
+from ctrl_jax.runtime.loop.progress import progress
+from ctrl_jax.runtime.loop.signals import StopSignals
+
+Step = Callable[[Any, Any], tuple[Any, Mapping[str, jax.Array]]]
+Batches = Callable[[int], Any] | Iterable[Any] | None
+Evaluate = Callable[[int, Any], Mapping[str, Any] | None]
+
+
+@dataclasses.dataclass(frozen=True)
+class LoopOptions:
+    """How a loop is watched, saved and placed."""
+
+    fetch_every: int = 10
+    """Updates between two fetches of metrics to the host."""
+
+    checkpoint_every: int = 0
+    """Updates between two checkpoints; 0 for one at the end only."""
+
+    evaluate_every: int = 0
+    """Updates between two evaluations; 0 for one at the end only."""
+
+    max_skipped: int = 10
+    """Skipped (non-finite) updates in a row after which the run stops."""
+
+    progress: bool = True
+    """Whether to show progress."""
+
+    description: str = "training"
+    """What the progress bar says."""
+
+    mesh: Mesh | None = None
+    """The mesh; None for the default device."""
+
+    shardings: Any = None
+    """A tree of shardings like the state; None to replicate it over the mesh."""
+
+    evaluate: Evaluate | None = None
+    """Called with (completed updates, state); what it returns joins that update's metrics. It
+    must not keep the state, which the next update overwrites."""
+
+    record: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """What every checkpoint holds beside the state, as plain JSON."""
+
+    def validate(self) -> None:
+        """Raises ValueError for a count that is out of range."""
+        check_count("fetch_every", self.fetch_every)
+        check_count("max_skipped", self.max_skipped)
+        check_count("checkpoint_every", self.checkpoint_every, least=0)
+        check_count("evaluate_every", self.evaluate_every, least=0)
+        if self.shardings is not None and self.mesh is None:
+            raise ValueError("shardings: received without a mesh; give options.mesh too")
+
+
+def train(
+    step_fn: Step | CountTraces,
+    state: Any,
+    batches: Batches,
+    *,
+    steps: int,
+    start: int = 0,
+    log: MetricsLog | None = None,
+    checkpoints: Checkpoints | None = None,
+    options: LoopOptions | None = None,
+) -> Any:
+    """Runs updates `start + 1` to `steps`.
+
+    Args:
+        step_fn: A pure `step(state, batch) -> (state, metrics)`, compiled here once; give
+            `CountTraces(step)` to read afterwards how often it was traced, or a function that is
+            jitted already to have it used as it is.
+        state: The state after `start` updates; it is copied, so the caller's stays valid.
+        batches: `batches(k)` for the update after k completed ones, or an iterable that begins
+            with the next update's batch, or None where the step needs none. Arrays (batch, …).
+        steps: Completed updates at the end.
+        start: Completed updates of `state`.
+        log: Where each update's metrics are written.
+        checkpoints: Where the state is saved, at the end and as the options say.
+        options: How often what is done, and where the arrays live.
+
+    Returns:
+        The state after `steps` updates.
+
+    Raises:
+        ValueError: An option out of range, or a batch the mesh does not divide.
+        RunError: States or a reward were not finite, or too many updates in a row were skipped.
+        RunInterrupted: A signal asked to stop; the state was saved.
+    """
+    options = options or LoopOptions()
+    options.validate()
+    check_count("steps", steps, least=0)
+    check_count("start", start, least=0)
+    if start >= steps:
+        return state
+    _check_folder(checkpoints, start)
+    loop = _Loop(steps, log, checkpoints, options)
+    shardings = _state_shardings(options)
+    update = jit_step(step_fn, options.mesh, shardings)
+    state = _own_copy(state, shardings)
+    source = _batch_source(batches)
+    bar = progress(steps, options.description, enabled=options.progress)
+    with StopSignals() as signals, bar as show:
+        for k in range(start, steps):
+            batch = _next_batch(source, k, steps)
+            if options.mesh is not None:
+                batch = shard_batch(options.mesh, batch)
+            state, metrics = update(state, batch)
+            loop.after_update(k + 1, state, metrics, show)
+            if (signum := signals.stop_after(k + 1)) is not None and k + 1 < steps:
+                loop.interrupt(k + 1, state, signum)
+    if checkpoints is not None:
+        checkpoints.wait()
+    return state
+
+
+class _Loop:
+    """What happens between two updates: fetching, checking, logging, evaluating, saving."""
+
+    def __init__(self, steps, log, checkpoints, options: LoopOptions):
+        self._steps: int = steps
+        self._log: MetricsLog | None = log
+        self._checkpoints: Checkpoints | None = checkpoints
+        self._options = options
+        self._flags = Flags(options.max_skipped, checkpoints)
+        self._pending: list[tuple[int, Mapping[str, Any]]] = []
+        self._saved: int | None = None
+
+    def after_update(self, k: int, state: Any, metrics: Mapping[str, Any], show) -> None:
+        options = self._options
+        self._pending.append((k, metrics))
+        evaluates = options.evaluate is not None and self._is_due(k, options.evaluate_every)
+        saves = self._checkpoints is not None and self._is_due(k, options.checkpoint_every)
+        if not (evaluates or saves or k == self._steps or k % options.fetch_every == 0):
+            return
+        show(k, self.fetch(state if evaluates else None))
+        if saves:
+            self.save(k, state)
+
+    def _is_due(self, k: int, every: int) -> bool:
+        return k == self._steps or (every > 0 and k % every == 0)
+
+    def fetch(self, evaluated: Any = None) -> Mapping[str, Any]:
+        """Brings the pending metrics to the host, checks their flags and writes their lines.
+
+        The state to evaluate, where there is one, belongs to the last of them.
+        """
+        fetched = jax.device_get(self._pending)
+        self._pending = []
+        last: Mapping[str, Any] = {}
+        try:
+            for position, (k, metrics) in enumerate(fetched, 1):
+                last = metrics
+                self._flags.check(k, metrics)
+                if evaluated is not None and position == len(fetched):
+                    assert self._options.evaluate is not None
+                    last = {**metrics, **(self._options.evaluate(k, evaluated) or {})}
+                if self._log is not None:
+                    self._log.write(k, last)
+        finally:
+            if self._log is not None:
+                self._log.flush()
+        return last
+
+    def save(self, k: int, state: Any) -> None:
+        assert self._checkpoints is not None
+        if k != self._saved:
+            self._checkpoints.save(k, state, dict(self._options.record))
+            self._saved = k
+
+    def interrupt(self, k: int, state: Any, signum: int) -> None:
+        """Saves what there is and ends the run, saying how to continue it."""
+        self.fetch()
+        name = signal.Signals(signum).name
+        if self._checkpoints is None:
+            raise RunInterrupted(f"stopped by {name} after update {k}; nothing was saved", signum)
+        self.save(k, state)
+        self._checkpoints.wait()
+        folder = self._checkpoints.folder
+        run = next((p for p in folder.parents if (p / "config.json").exists()), folder.parent)
+        raise RunInterrupted(
+            f"stopped by {name}; update {k} of {self._steps} is saved; continue with the same "
+            f"command and --out {run} --resume latest",
+            signum,
+        )
+
+
+def _check_folder(checkpoints: Checkpoints | None, start: int) -> None:
+    later = [step for step in checkpoints.steps() if step > start] if checkpoints else []
+    if checkpoints is not None and later:
+        raise ValueError(
+            f"checkpoints: {checkpoints.folder} holds steps {later} beyond start = {start}; "
+            "restore the newest, or use another folder"
+        )
+
+
+def _state_shardings(options: LoopOptions) -> Any:
+    if options.mesh is None or options.shardings is not None:
+        return options.shardings
+    return NamedSharding(options.mesh, PartitionSpec())
+
+
+def _own_copy(state: Any, shardings: Any) -> Any:
+    """A copy in the loop's own buffers, placed, with strong types.
+
+    Two leaves of a state may share a buffer (an average of weights that begins as the weights),
+    which could not be donated; a Python number would be traced again once it is an array.
+    """
+
+    def copy(leaf):
+        strong = leaf if is_key(leaf) else jax.lax.convert_element_type(leaf, leaf.dtype)
+        return jnp.copy(strong)
+
+    if shardings is not None:
+        state = place(state, shardings)
+    state = jax.tree.map(jnp.asarray, state)
+    jitted = jax.jit(lambda tree: jax.tree.map(copy, tree), out_shardings=shardings)
+    return jitted(state)
+
+
+def _batch_source(batches: Batches) -> Callable[[int], Any]:
+    """A function of the completed updates, whatever form the batches have."""
+    if batches is None:
+        return lambda k: None
+    if callable(batches):
+        return batches
+    iterator: Iterator[Any] = iter(batches)
+    return lambda k: next(iterator)
+
+
+def _next_batch(source: Callable[[int], Any], k: int, steps: int) -> Any:
+    try:
+        return source(k)
+    except StopIteration:
+        raise ValueError(
+            f"batches: ended before update {k + 1} of {steps}; they must last for all updates; "
+            "repeat them or lower --steps"
+        ) from None

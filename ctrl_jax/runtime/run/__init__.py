@@ -1,0 +1,1 @@
+"""A run: its options, its command line, its folder, its records."""

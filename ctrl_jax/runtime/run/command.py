@@ -1,0 +1,157 @@
+"""From a frozen dataclass to a command: flags, help, checks, and errors of one line.
+
+Docstrings below the fields become `--help`. A mistake of the user's is one line on stderr,
+`error: …`, and exit status 2; `CTRL_JAX_TRACEBACK=1` shows the traceback instead. A run that
+was stopped by a signal exits with status 128 + its number.
+"""
+
+import contextlib
+import dataclasses
+import io
+import os
+import re
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from ctrl_jax._errors import RunError, RunInterrupted, RunWarning
+
+Config = TypeVar("Config")
+
+_OURS = ("ctrl_jax", "experiments", "benchmarks", "__main__")
+_RULE = re.compile(r"[-─]{5,}")
+
+
+def command(
+    config_class: type[Config],
+    run: Callable[[Config], Any],
+    args: Sequence[str] | None = None,
+    default: Config | None = None,
+) -> Any:
+    """Parses the command line into a config, checks it and runs it.
+
+    Args:
+        config_class: A dataclass; its `validate()`, and those of dataclasses within it, raise
+            ValueError for what the types let pass.
+        run: What to do with the config.
+        args: The command line without the program; `sys.argv` by default.
+        default: A config to take the defaults from, for a preset.
+
+    Returns:
+        What `run` returns.
+
+    Raises:
+        SystemExit: Status 2 for a mistake of the user's or a run that cannot go on, 128 + n for
+            one that signal n stopped, 0 for `--help`.
+    """
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning(warnings.showwarning)
+        try:
+            config = _parse(config_class, args, default)
+            validate(config)
+            return run(config)
+        except KeyboardInterrupt:
+            _exit("interrupted", 130)
+        except (ValueError, RunError, OSError) as error:
+            if os.environ.get("CTRL_JAX_TRACEBACK") == "1":
+                raise
+            interrupted = isinstance(error, RunInterrupted)
+            status = 128 + error.signum if isinstance(error, RunInterrupted) else 2
+            text = one_line(str(error) or type(error).__name__) + _hint(error)
+            _exit(text if interrupted else f"error: {text}", status)
+
+
+def validate(config: Any) -> None:
+    """Calls `validate()` on a dataclass and on every dataclass within it.
+
+    Args:
+        config: A dataclass instance.
+
+    Raises:
+        ValueError: What the first failing check says.
+    """
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            validate(value)
+    if hasattr(config, "validate"):
+        config.validate()
+
+
+def one_line(text: str) -> str:
+    """Joins the lines of a message with semicolons.
+
+    Args:
+        text: A message of any number of lines.
+
+    Returns:
+        The same in one line.
+    """
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return "; ".join(lines).replace(":; ", ": ")
+
+
+def _exit(text: str, status: int) -> None:
+    print(text, file=sys.stderr, flush=True)
+    raise SystemExit(status)
+
+
+def _parse(
+    config_class: type[Config], args: Sequence[str] | None, default: Config | None
+) -> Config:
+    import tyro
+
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(printed):
+            if default is None:
+                return tyro.cli(config_class, args=args)
+            return tyro.cli(config_class, args=args, default=default)
+    except SystemExit as error:
+        if error.code in (0, None):
+            raise
+        raise ValueError(_without_box(printed.getvalue())) from error
+
+
+def _without_box(text: str) -> str:
+    """The message of a parser's error box, with its suggestions, in one line.
+
+    The box is drawn as title, rule, message, rule, further sections; on some terminals the title
+    stands in the frame.
+    """
+    text = re.sub(r"\x1b\[[0-9;]*m", "", text)
+    lines = [line.strip("│| ") for line in text.splitlines()]
+    framed = any(line.startswith("╭") for line in lines)
+    inside = [line for line in lines if line and line[0] not in "╭╰"]
+    sections: list[list[str]] = [[]]
+    for line in inside:
+        if _RULE.fullmatch(line):
+            sections.append([])
+        else:
+            sections[-1].append(line)
+    said = " ".join(sections[0 if framed or len(sections) == 1 else 1])
+    hints = re.findall(r"^(--[a-z][\w.-]*)", "\n".join(inside), flags=re.MULTILINE)
+    if "Perhaps you meant" in text and hints:
+        said += f"; perhaps {' or '.join(dict.fromkeys(hints))}"
+    return f"{said}; --help lists the options"
+
+
+def _show_warning(before: Callable[..., None]) -> Callable[..., None]:
+    def show(message, category, filename, lineno, file=None, line=None):
+        if issubclass(category, RunWarning):
+            print(f"warning: {one_line(str(message))}", file=sys.stderr, flush=True)
+        else:
+            before(message, category, filename, lineno, file, line)
+
+    return show
+
+
+def _hint(error: BaseException) -> str:
+    """How to see more, for an error that was raised in somebody else's code."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    module = trace.tb_frame.f_globals.get("__name__", "") if trace is not None else "ctrl_jax"
+    ours = module.split(".")[0] in _OURS
+    return "" if ours else " (CTRL_JAX_TRACEBACK=1 shows where)"

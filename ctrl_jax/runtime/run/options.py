@@ -1,0 +1,132 @@
+"""The options that mean the same in every experiment.
+
+A config embeds them so that their flags have no prefix:
+
+    @dataclasses.dataclass(frozen=True)
+    class Config:
+        learning_rate: float = 1e-3
+        run: Annotated[RunOptions, tyro.conf.arg(name="")] = RunOptions(steps=200)
+"""
+
+import dataclasses
+import os
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from ctrl_jax._checks import check_choice, check_count, check_positive, refuse
+from ctrl_jax.runtime.devices import distributed
+from ctrl_jax.runtime.devices.mesh import MeshOptions, make_mesh
+from ctrl_jax.runtime.loop.compilation import enable_compilation_cache
+
+
+@dataclasses.dataclass(frozen=True)
+class RunOptions:
+    """Where a run lives, how it starts and on which devices."""
+
+    out: str | None = None
+    """The run's own folder, created if absent; runs/NAME/<time>-<seed> by default."""
+
+    seed: int = 0
+    """Seed of all randomness."""
+
+    steps: int | None = None
+    """Optimizer updates of the main loop; the experiment's own number by default."""
+
+    precision: Literal["float32", "float64", "bfloat16"] = "float32"
+    """Type of the networks' arithmetic."""
+
+    mesh: MeshOptions = dataclasses.field(default_factory=MeshOptions)
+    """Devices per axis of the mesh."""
+
+    distributed: Literal["auto", "on", "off"] = "auto"
+    """Whether to join other processes: where there are any, always, or never."""
+
+    coordinator: str | None = None
+    """host:port of process 0, with --processes and --process-id; found out by default. It is
+    not authenticated: trusted networks only."""
+
+    processes: int | None = None
+    """Number of processes, with --coordinator."""
+
+    process_id: int | None = None
+    """Number of this process from 0, with --coordinator."""
+
+    heartbeat_seconds: int = 100
+    """Seconds without a sign of life from one process after which the others stop."""
+
+    resume: Literal["never", "latest", "strict"] = "never"
+    """never: a new run; latest: continue from the newest checkpoint where there is one; strict:
+    continue only with the same config, versions and mesh."""
+
+    progress: bool = True
+    """Show progress."""
+
+    compilation_cache: bool = True
+    """Keep compiled programs in ~/.cache/ctrl_jax."""
+
+    def validate(self) -> None:
+        """Raises ValueError for an option out of range."""
+        check_count("seed", self.seed, least=0)
+        if self.seed >= 2**32:
+            raise refuse("seed", self.seed, "it must be below 2**32", "give a smaller one")
+        if self.steps is not None:
+            check_count("steps", self.steps)
+        check_choice("precision", self.precision, ("float32", "float64", "bfloat16"))
+        check_choice("resume", self.resume, ("never", "latest", "strict"))
+        check_positive("heartbeat_seconds", self.heartbeat_seconds)
+        if self.out is not None and not self.out.strip():
+            raise refuse("out", self.out, "it must name a folder", "give --out DIR or leave it out")
+        self.mesh.validate()
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """The type of the networks' arithmetic."""
+        return jnp.dtype(self.precision)
+
+
+def check_small_run(options: RunOptions) -> None:
+    """Raises ValueError for what an experiment of a few minutes has no use for.
+
+    Args:
+        options: Of a run on one device of one process, in float32, without checkpoints.
+    """
+    if options.resume != "never":
+        rule = "this run takes minutes and is not checkpointed"
+        raise refuse("resume", options.resume, rule, "leave it out")
+    if options.mesh.data not in (None, 1) or options.mesh.model != 1:
+        sizes = (options.mesh.data, options.mesh.model)
+        raise refuse("mesh (data, model)", sizes, "this run uses one device", "leave it at 1")
+    if options.distributed == "on":
+        rule = "this run uses one process"
+        raise refuse("distributed", options.distributed, rule, "leave it out")
+    if options.precision != "float32":
+        rule = "this run is in float32"
+        raise refuse("precision", options.precision, rule, "leave it out")
+
+
+def prepare(options: RunOptions) -> Mesh:
+    """Joins the other processes, sets the precision and the compilation cache, builds the mesh.
+
+    Args:
+        options: The common options of a run; call before any other use of JAX.
+
+    Returns:
+        The mesh.
+
+    Raises:
+        ValueError: The options do not fit the machine.
+    """
+    distributed.start(
+        options.distributed,
+        options.coordinator,
+        options.processes,
+        options.process_id,
+        options.heartbeat_seconds,
+    )
+    jax.config.update("jax_enable_x64", options.precision == "float64")
+    if options.compilation_cache and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        enable_compilation_cache()
+    return make_mesh(options.mesh)

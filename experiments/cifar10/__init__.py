@@ -1,0 +1,1 @@
+"""Training and evaluation of contractive diffusion models on images."""

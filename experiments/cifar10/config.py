@@ -1,0 +1,200 @@
+"""Options of `experiments.cifar10`."""
+
+import dataclasses
+from typing import Annotated, Literal
+
+import tyro
+
+from ctrl_jax.models import ImageDiffusionSpec
+from ctrl_jax.networks import NCSNppConfig
+from ctrl_jax.runtime import (
+    RunOptions,
+    check_count,
+    check_fraction,
+    check_positive,
+    refuse,
+)
+from experiments.cifar10.data import TINY_HELD_OUT, TINY_IMAGES
+
+Kind = Literal["ve", "vp", "sub_vp", "contractive_sub_vp"]
+Solver = Literal["predictor_corrector", "ancestral", "euler_maruyama", "probability_flow"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimization:
+    """Training of the score network."""
+
+    batch: int = 128
+    """Images per update, over all devices."""
+
+    learning_rate: float = 2e-4
+    """Step size of Adam after the warm-up."""
+
+    warmup: int = 5000
+    """Updates in which the step size grows linearly from 0; 0 for none."""
+
+    gradient_clip: float = 10.0
+    """Largest norm of a gradient."""
+
+    average_decay: float = 0.999
+    """Decay per update of the moving average of the weights that samples are drawn with."""
+
+    flips: bool = True
+    """Mirror half of the images, at random."""
+
+    start: float = 1e-5
+    """Smallest forward time that training sees, of a horizon of 1."""
+
+    def validate(self) -> None:
+        """Raise ValueError for an option out of range."""
+        check_count("optimization.batch", self.batch)
+        check_positive("optimization.learning_rate", self.learning_rate)
+        check_count("optimization.warmup", self.warmup, least=0)
+        check_positive("optimization.gradient_clip", self.gradient_clip)
+        check_fraction("optimization.average_decay", self.average_decay)
+        if self.average_decay == 1:
+            rule = "an average that never moves would be the untrained network"
+            raise refuse("optimization.average_decay", 1, rule, "give a smaller one")
+        check_positive("optimization.start", self.start)
+        if self.start >= 1:
+            rule = "it must lie below the horizon, 1"
+            raise refuse("optimization.start", self.start, rule, "give e.g. 1e-5")
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Samples of the trained network, and what is measured on them."""
+
+    samples: int = 50_000
+    """Samples to draw; published numbers are for 50000. At least 2."""
+
+    batch: int = 512
+    """Samples drawn at once, over all devices."""
+
+    likelihood: int = 0
+    """Held-out images whose likelihood is computed, in bits per dimension; hundreds of network
+    evaluations each."""
+
+    inception: str | None = None
+    """Safetensors file of the Inception-v3 weights behind FID (see ctrl_jax.pretrained.inception);
+    without it the Frechet distance is of block means of the pixels only."""
+
+    def validate(self) -> None:
+        """Raise ValueError for an option out of range."""
+        check_count("evaluation.samples", self.samples, least=2)
+        check_count("evaluation.batch", self.batch)
+        check_count("evaluation.likelihood", self.likelihood, least=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Train NCSN++ on CIFAR-10 with one of four processes, and measure FID and Inception score.
+
+    Source: Contractive diffusion probabilistic models, arXiv 2401.13115, table of CIFAR-10; network
+    and training of Song et al., 2011.13456. Reported there, FID / Inception score: contractive
+    sub-VP 2.47 / 10.18, VE 2.50 / 9.68, VP 2.55 / 9.58; by Song et al. for sub-VP 2.61 / 9.56.
+
+    One machine with 8 GPUs:
+      python -m experiments.cifar10 --data cifar-10-batches-bin --process contractive_sub_vp
+      --evaluation.inception inception.safetensors --out runs/cifar10/csubvp --resume latest
+    A TPU slice, the same command on every host: add --distributed on --precision bfloat16.
+
+    Cost, estimated and not measured: an update is 8 TFLOP, 1.3 million are 1e19; at 25 TFLOP/s
+    sustained by each of 8 GPUs 14 hours, and 50000 samples of 2000 evaluations 3 hours more.
+    --tiny runs the same programme in minutes on 2 CPU cores, on images it makes itself.
+    """
+
+    process: Kind = "contractive_sub_vp"
+    """Forward process."""
+
+    coefficients: tuple[float, float] | None = None
+    """Smallest and largest noise std (ve) or noise rate (others) for images in [-1, 1]; those of
+    the papers by default: ve 0.02 100, vp and sub_vp 0.1 20, contractive_sub_vp 1 8."""
+
+    sampling_end: float | None = None
+    """Forward time at which sampling stops; 1e-3 for vp and sub_vp, 1e-5 for the others."""
+
+    data: str | None = None
+    """Folder with data_batch_*.bin and test_batch.bin (the binary version of CIFAR-10), or any
+    other images that the library reads."""
+
+    tiny: bool = False
+    """Small defaults throughout, and a data set in CIFAR-10's format made in the run's folder."""
+
+    solver: Solver = "predictor_corrector"
+    """How samples are drawn; predictor_corrector (Euler-Maruyama, then Langevin) evaluates the
+    network twice a step, the others once."""
+
+    solver_steps: int = 1000
+    """Steps of the sampler, at equal distances in time."""
+
+    snr: float | None = None
+    """Signal-to-noise ratio of the corrector; 0.16 for ve and 0.2 for the others by default."""
+
+    fetch_every: int = 100
+    """Updates between two lines of metrics.jsonl being written."""
+
+    checkpoint_every: int = 10_000
+    """Updates between checkpoints."""
+
+    snapshot_every: int = 50_000
+    """Updates between pictures of 64 samples; 0 for none."""
+
+    network: NCSNppConfig = dataclasses.field(default_factory=NCSNppConfig)
+    optimization: Optimization = dataclasses.field(default_factory=Optimization)
+    evaluation: Evaluation = dataclasses.field(default_factory=Evaluation)
+    run: Annotated[RunOptions, tyro.conf.arg(name="")] = dataclasses.field(
+        default_factory=RunOptions
+    )
+
+    def spec(self) -> ImageDiffusionSpec:
+        """Return process and network."""
+        return ImageDiffusionSpec(self.process, self.coefficients, self.sampling_end, self.network)
+
+    def updates(self) -> int:
+        """Return the number of updates."""
+        return self.run.steps or 1_300_000
+
+    def validate(self) -> None:
+        """Raise ValueError for options that do not fit together."""
+        self.spec()
+        check_count("solver_steps", self.solver_steps, least=2)
+        check_count("fetch_every", self.fetch_every)
+        check_count("checkpoint_every", self.checkpoint_every)
+        check_count("snapshot_every", self.snapshot_every, least=0)
+        if self.snr is not None:
+            check_positive("snr", self.snr)
+            if self.solver != "predictor_corrector":
+                rule = "only predictor_corrector has a corrector"
+                raise refuse("snr", self.snr, rule, "leave it out")
+        if self.run.mesh.model != 1:
+            rule = "the network is replicated, never divided"
+            raise refuse("mesh.model", self.run.mesh.model, rule, "leave it at 1")
+        if self.tiny and self.data is not None:
+            rule = "--tiny makes its own data"
+            raise refuse("data", self.data, rule, "leave out one of them")
+        if self.tiny and self.optimization.batch > TINY_IMAGES:
+            rule = f"--tiny makes {TINY_IMAGES} images"
+            value = self.optimization.batch
+            raise refuse("optimization.batch", value, rule, "give no more than that")
+        if self.tiny and self.evaluation.likelihood > TINY_HELD_OUT:
+            rule = f"--tiny makes {TINY_HELD_OUT} test images"
+            value = self.evaluation.likelihood
+            raise refuse("evaluation.likelihood", value, rule, "ask for no more than that")
+        if not self.tiny and self.data is None:
+            rule = "a folder of images is needed, and nothing is downloaded"
+            raise refuse("data", None, rule, "give --data FOLDER, or --tiny for made images")
+
+
+TINY = Config(
+    tiny=True,
+    solver_steps=50,
+    fetch_every=10,
+    checkpoint_every=50,
+    snapshot_every=0,
+    network=NCSNppConfig(width=16, multipliers=(1, 2), blocks=1, attention=(16,)),
+    optimization=Optimization(batch=32, learning_rate=2e-3, warmup=20, average_decay=0.98),
+    evaluation=Evaluation(samples=128, batch=64),
+    run=RunOptions(steps=300),
+)
+"""The defaults of --tiny."""

@@ -1,0 +1,65 @@
+"""Training of the score network, and its state after any number of updates."""
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+import optax
+
+from ctrl_jax._typing import Model
+from ctrl_jax.algorithms import make_score_pretraining, uniform_times
+from ctrl_jax.algorithms.training.score_pretraining import PretrainingState
+from ctrl_jax.runtime import Checkpoints, CountTraces, LoopOptions, MetricsLog, Run, train
+from experiments.cifar10.config import Config, Optimization
+from experiments.cifar10.data import make_batches
+
+
+def make_optimizer(options: Optimization) -> optax.GradientTransformation:
+    """Return Adam behind a clip of the gradient's norm, with a linear warm-up."""
+    schedule = optax.linear_schedule(0.0, options.learning_rate, options.warmup)
+    rate = schedule if options.warmup else options.learning_rate
+    return optax.chain(optax.clip_by_global_norm(options.gradient_clip), optax.adam(rate))
+
+
+def train_score(
+    config: Config,
+    model: Model,
+    images: np.ndarray,
+    run: Run,
+    mesh,
+    snapshot: Callable[[int, PretrainingState], dict],
+) -> tuple[PretrainingState, int]:
+    """Run the main loop; return its last state and how often the update was traced."""
+    options, process = config.optimization, config.spec().process()
+    algorithm = make_score_pretraining(
+        process,
+        model,
+        make_optimizer(options),
+        sample_times=uniform_times(process, options.start),
+        average_decay=options.average_decay,
+    )
+    step = CountTraces(algorithm.step)
+    state, start = jax.jit(algorithm.init)(jax.random.key(config.run.seed)), 0
+    with Checkpoints(run.checkpoints) as checkpoints:
+        if run.resumed:
+            start, state, _ = checkpoints.restore(state)
+        with MetricsLog(run.metrics, start=start) as log:
+            state = train(
+                step,
+                state,
+                make_batches(images, options.batch, config.run.seed, flips=options.flips),
+                steps=config.updates(),
+                start=start,
+                log=log,
+                checkpoints=checkpoints,
+                options=LoopOptions(
+                    fetch_every=config.fetch_every,
+                    checkpoint_every=config.checkpoint_every,
+                    evaluate_every=config.snapshot_every,
+                    evaluate=snapshot if config.snapshot_every else None,
+                    progress=config.run.progress,
+                    description=f"NCSN++, {config.process}",
+                    mesh=mesh,
+                ),
+            )
+    return state, step.traces

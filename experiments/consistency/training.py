@@ -1,0 +1,170 @@
+"""The three trainings of a data set: a score model, its distillation, and one from data alone.
+
+Each is kept in the run's folder under a name made of all that it depends on, and found again there.
+"""
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from ctrl_jax._typing import Model, Params
+from ctrl_jax.algorithms import (
+    ConsistencyConfig,
+    DataBatch,
+    make_consistency_training,
+    make_score_pretraining,
+    uniform_times,
+)
+from ctrl_jax.networks import MLP, as_model
+from ctrl_jax.processes import consistency_function
+from ctrl_jax.runtime import Checkpoints, LoopOptions, MetricsLog, own_part, train, versions
+from experiments.consistency.config import Config
+from experiments.consistency.tasks import Task
+
+
+def make_network(config: Config, task: Task) -> Model:
+    """Return the network of the normalized velocity, the same for every model."""
+    network = as_model(
+        lambda rngs: MLP(
+            task.shape,
+            width=config.width,
+            depth=config.depth,
+            horizon=task.process.horizon,
+            dtype=config.run.dtype,
+            rngs=rngs,
+        )
+    )
+
+    def apply(params, t, x, *conditions):
+        return network.apply(params, t, x).astype(x.dtype)
+
+    return Model(network.init, apply)
+
+
+def score_model(task: Task, network: Model) -> Model:
+    """Return the score model of a network."""
+
+    def apply(params, t, x, *conditions):
+        score_fn = consistency_function.score_from_velocity(
+            task.process, lambda t, x: network.apply(params, t, x), data_std=task.data_std
+        )
+        return score_fn(t, x)
+
+    return Model(network.init, apply)
+
+
+def consistency_model(task: Task, network: Model, params: Params | None = None) -> Model:
+    """Return the consistency model of a network, started from `params` where given."""
+
+    def apply(params, t, x, *conditions):
+        function = consistency_function.from_velocity(
+            task.process,
+            lambda t, x: network.apply(params, t, x),
+            end=task.end,
+            data_std=task.data_std,
+        )
+        return function(t, x)
+
+    return Model(network.init if params is None else lambda key: params, apply)
+
+
+def pretrain(config: Config, task: Task, network: Model, folder: Path, mesh) -> Params:
+    """Train the score model, every normalized velocity weighing the same."""
+    process = task.process
+
+    def weighting(t):
+        scale, std = process.marginal(t)
+        return 1 + (std / (task.data_std * scale)) ** 2
+
+    algorithm = make_score_pretraining(
+        process,
+        score_model(task, network),
+        make_optimizer(config, config.pretraining_learning_rate, config.pretraining_steps),
+        sample_times=uniform_times(process, task.end),
+        weighting=weighting,
+        average_decay=config.average_decay,
+    )
+    return run_stage(config, task, "score", algorithm, config.pretraining_steps, folder, mesh)
+
+
+def train_consistency(
+    config: Config, task: Task, network: Model, teacher: Params | None, folder: Path, mesh
+) -> Params:
+    """Distil a score model, or train from data alone where there is no teacher."""
+    options = ConsistencyConfig(
+        steps=config.updates(),
+        first_levels=config.first_levels,
+        doublings=config.doublings,
+        target_decay=config.target_decay,
+        average_decay=config.average_decay,
+        huber=config.huber,
+    )
+    score = score_model(task, network)
+    algorithm = make_consistency_training(
+        task.process,
+        consistency_model(task, network, teacher),
+        make_optimizer(config, config.learning_rate, config.updates()),
+        end=task.end,
+        config=options,
+        teacher=None if teacher is None else lambda t, x: score.apply(teacher, t, x),
+    )
+    name = "training" if teacher is None else "distillation"
+    return run_stage(config, task, name, algorithm, config.updates(), folder, mesh)
+
+
+def make_optimizer(config: Config, rate: float, steps: int) -> optax.GradientTransformation:
+    """Return clipped Adam on the schedule of the options."""
+    warmup = min(100, steps // 2)
+    schedule = optax.warmup_constant_schedule(0.0, rate, warmup)
+    if config.schedule == "cosine":
+        schedule = optax.warmup_cosine_decay_schedule(0.0, rate, warmup, steps)
+    return optax.chain(optax.clip_by_global_norm(config.gradient_clip), optax.adam(schedule))
+
+
+def run_stage(config: Config, task: Task, name: str, algorithm, steps: int, folder: Path, mesh):
+    """Run a training to its end, or on from its newest checkpoint; return the averaged weights."""
+    stage = f"{task.name}-{name}-{fingerprint(config, mesh)}"
+
+    def batch(k):
+        generator = np.random.default_rng([config.run.seed, k])
+        return own_part(DataBatch(jnp.asarray(task.batch(generator, config.batch))))
+
+    with Checkpoints(folder / "checkpoints" / stage, keep=1) as checkpoints:
+        state, start = algorithm.init(jax.random.key(config.run.seed)), 0
+        if checkpoints.steps():
+            start, state, _ = checkpoints.restore(state)
+        with MetricsLog(folder / f"{task.name}-{name}.jsonl", start=start) as log:
+            state = train(
+                algorithm.step,
+                state,
+                batch,
+                steps=steps,
+                start=start,
+                log=log,
+                checkpoints=checkpoints,
+                options=LoopOptions(
+                    fetch_every=100,
+                    checkpoint_every=1000,
+                    progress=config.run.progress,
+                    description=f"{task.name}: {name}",
+                    mesh=mesh,
+                ),
+            )
+    return jax.device_get(state.average)
+
+
+def fingerprint(config: Config, mesh) -> str:
+    """What a stage depends on, in one name."""
+    options: dict[str, Any] = dataclasses.asdict(config)
+    run = options.pop("run")
+    for name in ("evaluations", "samples", "data"):
+        options.pop(name)
+    kept = [run["seed"], run["precision"], run["steps"], versions(), dict(mesh.shape)]
+    return hashlib.sha256(json.dumps([options, kept], sort_keys=True).encode()).hexdigest()[:16]

@@ -1,1 +1,0 @@
-"""Policy optimisation in continuous time, against the step and against exact optima."""

@@ -1,0 +1,1 @@
+"""Contractive processes against their twins: processes, errors of the score, measurements."""

@@ -1,0 +1,193 @@
+"""Exact scores on the line with errors put in: what is measured beside what is proved.
+
+Data are N(1, 1/4). An error e of the score is, with a sign,
+
+    absolute  e = delta,    noise  e = delta / std (delta in the noise prediction),
+    relative  e = delta s,
+
+so every constant of theorem 1 is known: the score is affine with slope -1 / V, V = a^2 / 4 + v, and
+E|s|^2 = 1 / V. The start is either the law at the horizon or the prior of the process.
+
+The second part is the paper's own example: a point mass at -1, the score's error delta / v, Euler
+steps of a length dt down to t = 0, samples clipped to [-2, 0].
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ctrl_jax._typing import expand
+from ctrl_jax.metrics.distances import wasserstein_1d
+from ctrl_jax.processes import LinearProcess, grids
+from ctrl_jax.processes.contraction import wasserstein_bound
+from ctrl_jax.runtime import progress
+from ctrl_jax.solvers import EulerMaruyama, simulate
+from experiments.contraction.config import Config
+from experiments.contraction.family import PROCESSES
+from experiments.contraction.measurement import SAMPLERS, Measurement, over_seeds, reversal
+
+NAME, MEAN, STD = "one_dimension", 1.0, 0.5
+STARTS = ("exact", "prior")
+POINT, BIAS, POINT_STEPS, POINT_SEEDS = -1.0, 0.5, (50, 200, 1000), 32
+
+
+class Error(NamedTuple):
+    """Sizes of the three kinds of error, each one number or an array over settings."""
+
+    absolute: jax.Array | float
+    noise: jax.Array | float
+    relative: jax.Array | float
+
+
+def settings(size: float) -> dict[str, tuple[float, float, float]]:
+    """Return every error by its name: none, and each kind with both signs."""
+    found = {"none": (0.0, 0.0, 0.0)}
+    for i, kind in enumerate(Error._fields):
+        for sign, mark in ((1, "+"), (-1, "-")):
+            found[kind + mark] = tuple(np.eye(3)[i] * sign * size)
+    return found
+
+
+def exact_score(process: LinearProcess) -> Callable:
+    """Return the score of the noised N(MEAN, STD^2)."""
+
+    def score_fn(t, x):
+        scale, std = process.marginal(t)
+        return -(x - expand(scale, x) * MEAN) / expand((scale * STD) ** 2 + std**2, x)
+
+    return score_fn
+
+
+def perturbed(process: LinearProcess, score_fn: Callable, error: Error) -> Callable:
+    """Return the score function with the three errors added."""
+
+    def wrong(t, x):
+        shift = error.absolute + error.noise / process.marginal(t).std
+        return (1 + error.relative) * score_fn(t, x) + expand(shift, x)
+
+    return wrong
+
+
+def measure(config: Config) -> list[Measurement]:
+    """Return W2 to the data under every process, sampler, number of steps, error and start."""
+    found: list[Measurement] = []
+    total = len(PROCESSES) * len(SAMPLERS) * len(config.solver_steps)
+    with progress(total, NAME, enabled=config.run.progress) as show:
+        for name, process in PROCESSES.items():
+            bounds = _bounds(process, config.error_size)
+            for sampler in SAMPLERS:
+                for steps in config.solver_steps:
+                    w2 = _distances(config, process, sampler, steps)
+                    found += _rows(name, sampler, steps, w2, bounds, config.error_size)
+                    show(len(found) // (len(STARTS) * len(settings(1.0))))
+    return found
+
+
+def _rows(name, sampler, steps, w2, bounds, size) -> list[Measurement]:
+    """Turn distances (starts, errors, seeds) into measurements."""
+    return [
+        Measurement(NAME, name, sampler, steps, error, start, *over_seeds(w2[i, j]), bounds[i][j])
+        for i, start in enumerate(STARTS)
+        for j, error in enumerate(settings(size))
+    ]
+
+
+def _distances(config: Config, process: LinearProcess, sampler: str, steps: int) -> np.ndarray:
+    """Return W2 to the data, shape (starts, errors, seeds)."""
+    grid = grids.uniform(process, steps, end=1e-3 * process.horizon)
+    quantiles = (jnp.arange(config.samples) + 0.5) / config.samples
+    data = MEAN + STD * jax.scipy.special.ndtri(quantiles)
+    errors = Error(*jnp.asarray(list(settings(config.error_size).values()), jnp.float32).T)
+    keys = jax.random.split(jax.random.key(config.run.seed), config.seeds)
+    starts = jnp.asarray(_start_laws(process))
+    return np.asarray(_simulated(process, grid, starts, errors, keys, data, sampler))
+
+
+@partial(jax.jit, static_argnames="sampler")
+def _simulated(process: LinearProcess, grid, starts, errors: Error, keys, data, sampler: str):
+    """All settings in one program; the process is traced, so that its class alone compiles."""
+
+    def distance(start, error, key):
+        start_key, path_key = jax.random.split(key)
+        x_0 = start[0] + start[1] * jax.random.normal(start_key, data.shape)
+        score_fn = perturbed(process, exact_score(process), error)
+        sde, solver = reversal(process, score_fn, sampler)
+        x = simulate(path_key, sde, x_0, grid, solver=solver, remat=False).states
+        return wasserstein_1d(x, data)
+
+    each = jax.vmap(distance, (None, None, 0))
+    each = jax.vmap(jax.vmap(each, (None, 0, None)), (0, None, None))
+    return each(starts, errors, keys)
+
+
+def _start_laws(process: LinearProcess) -> np.ndarray:
+    """Return mean and std of the law at the horizon, and of the prior."""
+    scale, std = (float(c) for c in process.marginal(jnp.asarray(process.horizon)))
+    exact = [scale * MEAN, np.hypot(scale * STD, std)]
+    return np.asarray([exact, [0.0, float(process.prior_std())]], np.float32)
+
+
+def _bounds(process: LinearProcess, size: float) -> list[list[float]]:
+    """Return the bound of theorem 1, (starts, errors), for the exact reverse SDE."""
+    exact, prior = _start_laws(process)
+    offsets = [0.0, float(np.hypot(*(exact - prior)))]
+    return [
+        [_bound(process, Error(*values), offset) for values in settings(size).values()]
+        for offset in offsets
+    ]
+
+
+def _bound(process: LinearProcess, error: Error, offset: float) -> float:
+    def variance(t):
+        scale, std = process.marginal(t)
+        return (scale * STD) ** 2 + std**2
+
+    def score_error(t):
+        of_score = error.relative / jnp.sqrt(variance(t))
+        return abs(error.absolute + error.noise / process.marginal(t).std + of_score)
+
+    found = wasserstein_bound(
+        process,
+        initial_error=offset,
+        score_error=score_error,
+        lipschitz=lambda t: -(1 + error.relative) / variance(t),
+    )
+    return float(found)
+
+
+def measure_point(config: Config) -> list[Measurement]:
+    """Return W2 to a point mass under the paper's example, for both signs of the bias."""
+    found = []
+    for name in ("ou", "contractive ou"):
+        for steps in POINT_STEPS:
+            for sign, mark in ((1, "+"), (-1, "-")):
+                w2 = _point_distances(config, PROCESSES[name], steps, sign * BIAS)
+                found.append(
+                    Measurement("point", name, "euler", steps, mark, "prior", *over_seeds(w2))
+                )
+    return found
+
+
+def _point_distances(config: Config, process, steps: int, bias: float) -> np.ndarray:
+    def score_fn(t, x):
+        scale, std = process.marginal(t)
+        return (scale * POINT + bias - x) / std**2
+
+    # One unit of time, so that dt = 1 / steps, whatever the horizon of the process.
+    horizon = process.horizon
+    grid = horizon - 1.0 + jnp.linspace(0.0, 1.0, steps + 1)
+
+    def distance(key):
+        start_key, path_key = jax.random.split(key)
+        std = process.marginal(jnp.asarray(1.0)).std
+        x_0 = std * jax.random.normal(start_key, (config.samples,))
+        sde = process.reverse(score_fn)
+        path = simulate(path_key, sde, x_0, grid, solver=EulerMaruyama(), remat=False)
+        return jnp.sqrt(jnp.mean((jnp.clip(path.states, -2.0, 0.0) - POINT) ** 2))
+
+    keys = jax.random.split(jax.random.key(config.run.seed + 1), POINT_SEEDS)
+    return np.asarray(jax.jit(jax.vmap(distance))(keys))

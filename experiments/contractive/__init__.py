@@ -1,1 +1,0 @@
-"""What `experiments.contraction` is made of: processes, score errors, measurements and pictures."""

@@ -1,1 +1,0 @@
-"""What the fine-tuning experiments share: tasks, evaluation, comparison and plots."""

@@ -1,0 +1,1 @@
+"""Policy optimization in continuous time, against the step and against exact optima."""

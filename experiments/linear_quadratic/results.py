@@ -1,0 +1,111 @@
+"""What both experiments leave: curves as JSON lines, distances by method and step, two pictures."""
+
+import dataclasses
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ctrl_jax.runtime import MetricsLog, Run, state_digest, write_results
+from experiments.linear_quadratic import plots
+from experiments.linear_quadratic.methods import Curves, Training
+from experiments.verdicts import mean_and_error
+
+Runs = Mapping[float, Mapping[str, Curves]]
+"""Trainings by step of time and by method."""
+GOAL = 0.01
+"""Share of the starting gap that counts as having reached the optimum."""
+
+
+class Claim(NamedTuple):
+    """What an experiment is about, as results.json says it."""
+
+    name: str
+    claim: str
+    source: str
+    expected: Mapping[str, str]
+
+
+def distances(runs: Runs, training: Training) -> dict[str, Any]:
+    """Return final suboptimalities, the steps at which each method misses GOAL, and the budget."""
+    metrics: dict[str, Any] = {}
+    updates = 0
+    for dt, methods in runs.items():
+        for name, curves in methods.items():
+            mean, error = mean_and_error(curves.scores[:, -1])
+            metrics[f"suboptimality/{name}/dt={dt:g}"] = mean
+            metrics[f"suboptimality/{name}/dt={dt:g}/stderr"] = error
+            missed = metrics.setdefault(f"missed_at/{name}", [])
+            # Not a number is a miss too.
+            missed.extend([] if mean <= GOAL else [dt])
+            updates = curves.scores.shape[1]
+    budget = training.batch * updates
+    metrics["environment_time"] = budget * training.horizon
+    metrics["transitions_used"] = budget * training.draws
+    return metrics
+
+
+def verdict(metrics: Mapping[str, Any]) -> str:
+    """Return which methods miss GOAL at which steps, in words."""
+    lines = []
+    for key, missed in metrics.items():
+        if key.startswith("missed_at/"):
+            steps = ", ".join(f"{dt:g}" for dt in missed) or "no step"
+            lines.append(f"{key.removeprefix('missed_at/')} misses {GOAL:.0%} at {steps}")
+    return "; ".join(lines)
+
+
+def leave(
+    run: Run, about: Claim, config: Any, runs: Runs, metrics: Mapping[str, Any], began: float
+) -> None:
+    """Write metrics.jsonl, results.json, curves.png and steps.png.
+
+    Args:
+        run: whose folder they go to.
+        about: the experiment.
+        config: its settings, a dataclass with a field `training`.
+        runs: trainings.
+        metrics: of results.json, those of `distances` among them.
+        began: `time.monotonic()` at the start.
+    """
+    training = config.training
+    per_update = training.batch * training.horizon
+    _write_curves(run, runs, per_update)
+    params = {f"{dt:g}": {n: c.params for n, c in methods.items()} for dt, methods in runs.items()}
+    write_results(
+        run,
+        experiment=about.name,
+        claim=about.claim,
+        source=about.source,
+        metrics=metrics,
+        expected=about.expected,
+        config=dataclasses.asdict(config),
+        digest=state_digest(params),
+        seconds=time.monotonic() - began,
+    )
+    _draw(run.folder, runs, metrics, per_update, training)
+
+
+def _write_curves(run, runs, per_update):
+    """One line per update, with the mean over seeds of every method at every step of time."""
+    curves = {
+        f"suboptimality/{name}/dt={dt:g}": curves.scores.mean(axis=0)
+        for dt, methods in runs.items()
+        for name, curves in methods.items()
+    }
+    with MetricsLog(run.metrics) as log:
+        for i in range(max(map(len, curves.values()))):
+            row = {name: float(values[i]) for name, values in curves.items()}
+            log.write(i + 1, {"environment_time": per_update * (i + 1), **row})
+
+
+def _draw(folder: Path, runs, metrics, per_update, training):
+    scores = {dt: {n: c.scores for n, c in methods.items()} for dt, methods in runs.items()}
+    per_time = training.draws / training.horizon
+    plots.draw_curves(folder / "curves.png", scores, per_update, per_time)
+    ends: dict[str, dict[float, tuple[float, float]]] = {}
+    for dt, methods in runs.items():
+        for name in methods:
+            key = f"suboptimality/{name}/dt={dt:g}"
+            ends.setdefault(name, {})[dt] = (metrics[key], metrics[f"{key}/stderr"])
+    plots.draw_steps(folder / "steps.png", ends)

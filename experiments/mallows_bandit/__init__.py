@@ -1,0 +1,1 @@
+"""The five-armed bandit of Mallows-DPO."""

@@ -1,0 +1,1 @@
+"""Mallows-DPO on a language model, in a world in which the dispersion of opinions is known."""

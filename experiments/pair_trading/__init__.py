@@ -1,0 +1,1 @@
+"""Policy optimization in continuous time on a market whose optimum is known."""

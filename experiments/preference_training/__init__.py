@@ -1,1 +1,0 @@
-"""Preference optimisation of a user's language model on a user's data."""

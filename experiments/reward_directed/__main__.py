@@ -1,0 +1,333 @@
+"""Reward-directed diffusion by q-learning, without a pretrained score (2409.04832).
+
+q-learning knows data points only; DDPO and DPOK start from a score network that was trained on the
+same points, and use as many reward queries and network evaluations after it. The ideal end law
+p e^{w h / 2} / Z of every task is known. Each run writes config.json, metrics.jsonl (every seed),
+results.json (with a verdict on every claim) and pictures to its folder; the stages are in
+`experiments/reward_direction`.
+"""
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+from ctrl_jax.runtime import (
+    RunOptions,
+    check_choice,
+    check_count,
+    check_positive,
+    check_small_run,
+    command,
+    open_run,
+    prepare,
+    progress,
+    refuse,
+    state_digest,
+    write_results,
+)
+from ctrl_jax.runtime.run.tables import print_table
+from experiments.claims import Claim, print_claims
+from experiments.reward_directed import claims, few_points, plots
+from experiments.reward_directed.claims import Row
+from experiments.reward_directed.methods import (
+    METHODS,
+    PRETRAINED,
+    Trained,
+    Training,
+    network_evaluations,
+    pretrain,
+    pretraining_evaluations,
+    train,
+)
+from experiments.reward_directed.tasks import Task, make_task
+
+NAME = "reward_directed"
+CLAIM = (
+    "A diffusion is directed by a reward with q-learning in continuous time, its score estimated "
+    "from data points and never pretrained, as well as fine-tuning directs a pretrained one."
+)
+SOURCE = "arXiv 2409.04832, sections 3-6; ideal law: p e^{w h / 2} / Z"
+EXPECTED = {"claims": "what the paper reports holds; each claim says whether it does here"}
+TASKS = ("mixture_1d", "mixture_2d", "swiss_roll", "digits")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Direct diffusions by a reward: q-learning against DDPO and DPOK.
+
+    Source: arXiv 2409.04832. On 2 CPU cores the default takes some minutes.
+    Expected: every claim of results.json has a verdict; that one data point is enough has "no".
+    """
+
+    tasks: tuple[str, ...] = TASKS
+    """Which of mixture_1d, mixture_2d, swiss_roll, digits; () for none."""
+
+    methods: tuple[str, ...] = METHODS
+    """Which of q_ratio, q_network, q_pretrained, ddpo, dpok."""
+
+    solver_steps: tuple[int, ...] = (5, 10, 50)
+    """Steps of the samplers on mixture_1d, in training and after."""
+
+    other_steps: int = 10
+    """Steps of the samplers on the other tasks."""
+
+    seeds: int = 3
+    """Independent runs, trained together."""
+
+    points: int = 512
+    """Data points of a task; the digits have their own."""
+
+    samples: int = 2048
+    """Samples drawn of each seed."""
+
+    few: tuple[int, ...] = (1, 8, 64)
+    """Points per estimate in the study of few points; () for none."""
+
+    training: Training = dataclasses.field(default_factory=Training)
+    """Budgets and settings of every method; --steps sets its updates."""
+
+    run: Annotated[RunOptions, tyro.conf.arg(name="")] = dataclasses.field(
+        default_factory=RunOptions
+    )
+
+    def budget(self) -> Training:
+        """Return the training with the updates asked for."""
+        updates = self.run.steps or self.training.updates
+        return dataclasses.replace(self.training, updates=updates)
+
+    def validate(self) -> None:
+        """Raise ValueError for an option out of range."""
+        for name in self.tasks:
+            check_choice("tasks", name, TASKS)
+        for name in self.methods:
+            check_choice("methods", name, METHODS)
+        if not (self.tasks or self.few) or (self.tasks and not self.methods):
+            raise refuse("tasks", self.tasks, "there is nothing to run", "give a task and a method")
+        if self.tasks and not self.solver_steps:
+            raise refuse("solver_steps", (), "at least one is needed", "give 10")
+        for steps in (*self.solver_steps, self.other_steps):
+            check_count("solver_steps, other_steps", steps, least=2)
+            if min(5, steps) == 5 and steps % 5:
+                rule = "steps above 5 must be a multiple of 5, for the minibatches of DDPO"
+                raise refuse("solver_steps, other_steps", steps, rule, "give 5, 10 or 50")
+        for m in self.few:
+            check_count("few", m)
+        for name in ("seeds", "points"):
+            check_count(name, getattr(self, name), least=2)
+        check_count("samples", self.samples, least=60)
+        _check_training(self.training)
+        check_small_run(self.run)
+
+
+def _check_training(training: Training) -> None:
+    for field in dataclasses.fields(training):
+        value = getattr(training, field.name)
+        check = check_count if isinstance(value, int) else check_positive
+        check(f"training.{field.name}", value)
+
+
+def main(config: Config) -> Path:
+    """Run the experiment and return the folder of its results."""
+    began = time.monotonic()
+    prepare(config.run)
+    options, settings = config.run, dataclasses.asdict(config)
+    run = open_run(NAME, settings, out=options.out, resume=options.resume, seed=options.seed)
+    rows: list[Row] = []
+    found: list[Claim] = []
+    curves: dict[str, dict[str, np.ndarray]] = {}
+    params: dict[str, Any] = {}
+    total = sum(len(settings_of(config, name)) for name in config.tasks) + 2 * len(config.few) + 1
+    with progress(total, "runs", enabled=options.progress) as show:
+        done = 0
+        for name in config.tasks:
+            task = make_task(name, config.points)
+            shown: dict[str, Trained] = {}
+            pretrained = None
+            if set(config.methods) & set(PRETRAINED):
+                pretrained = pretrain(task, config.budget(), options.seed)
+            for method, sampler, steps in settings_of(config, name):
+                trained = run_one(config, task, method, sampler, steps, pretrained)
+                rows.append(measure(task, method, sampler, steps, trained))
+                record(run.metrics, rows[-1])
+                params[f"{name}/{method}/{sampler}/{steps}"] = trained.params
+                if sampler == "sde" and steps == shown_steps(config, name):
+                    shown[method] = trained
+                done += 1
+                show(done)
+            curves[name] = {m: t.history["reward/mean"] for m, t in shown.items()}
+            plots.draw_samples(run.folder / f"{name}.png", task, shown)
+            found += claims_of(config, task, rows)
+        laws = study_few_points(config, run.folder, lambda k: show(done + k))
+    found += claims.one_point(*laws) if laws else []
+    if curves:
+        plots.draw_curves(run.folder / "curves.png", curves, config.training.batch)
+    if "mixture_1d" in config.tasks:
+        plots.draw_steps(run.folder / "steps.png", rows, "mixture_1d")
+    metrics = summarize(config, rows, found, laws)
+    write_results(
+        run,
+        experiment=NAME,
+        claim=CLAIM,
+        source=SOURCE,
+        metrics=metrics,
+        expected=EXPECTED,
+        config=settings,
+        digest=state_digest(params),
+        seconds=time.monotonic() - began,
+    )
+    print_results(rows, found)
+    print(f"results: {run.folder}")
+    return run.folder
+
+
+def settings_of(config: Config, task: str) -> list[tuple[str, str, int]]:
+    """Return method, sampler and steps of every run on a task.
+
+    mixture_1d has all of them, with q_ratio at every number of steps and on the flow too (which has
+    no transition densities, and so neither DDPO nor DPOK); the others have q_ratio, DDPO and DPOK.
+    """
+    middle = shown_steps(config, task)
+    if task != "mixture_1d":
+        return [(m, "sde", middle) for m in config.methods if m in ("q_ratio", "ddpo", "dpok")]
+    runs = []
+    for method in config.methods:
+        every, samplers = (middle,), ("sde",)
+        if method == "q_ratio":
+            every, samplers = config.solver_steps, ("sde", "flow")
+        runs += [(method, sampler, steps) for steps in every for sampler in samplers]
+    return runs
+
+
+def shown_steps(config: Config, task: str) -> int:
+    """Return the steps at which all methods are compared."""
+    if task != "mixture_1d":
+        return config.other_steps
+    return config.solver_steps[len(config.solver_steps) // 2]
+
+
+def run_one(
+    config: Config, task: Task, method: str, sampler: str, steps: int, pretrained: Any
+) -> Trained:
+    """Train all seeds of one method."""
+    return train(
+        task,
+        method,
+        config.budget(),
+        solver_steps=steps,
+        flow=sampler == "flow",
+        keys=jax.random.split(jax.random.key(config.run.seed), config.seeds),
+        number=config.samples - config.samples % max(1, task.classes),
+        pretrained=pretrained,
+    )
+
+
+def measure(task: Task, method: str, sampler: str, steps: int, trained: Trained) -> Row:
+    """Return what is said of every seed's samples."""
+    values: dict[str, list[float]] = {}
+    for samples in trained.samples:
+        found = {"reward": float(jnp.mean(task.reward_fn(jnp.asarray(samples))))}
+        for name, value in (found | task.measure(samples, trained.labels)).items():
+            values.setdefault(name, []).append(value)
+    measured = {name: np.asarray(value) for name, value in values.items()}
+    if sampler == "sde":
+        measured["objective"] = objective(task, method, trained.history)
+    return Row(task.name, method, sampler, steps, measured)
+
+
+def record(path: Path, row: Row) -> None:
+    """Append what was measured of one method to the run's log."""
+    line = {"task": row.task, "method": row.method, "sampler": row.sampler, "steps": row.steps}
+    with path.open("a") as file:
+        file.write(json.dumps(line | {k: v.tolist() for k, v in row.values.items()}) + "\n")
+
+
+def objective(task: Task, method: str, history: dict[str, np.ndarray]) -> np.ndarray:
+    """Return E h - (2 / w) KL of the last ten batches, for every seed."""
+    last = {name: values[:, -10:].mean(axis=1) for name, values in history.items()}
+    if method in ("ddpo", "dpok"):
+        return last["reward/mean"] - 2 / task.weight * last["kl/path"]
+    return last["objective"] / task.weight
+
+
+def claims_of(config: Config, task: Task, rows: list[Row]) -> list[Claim]:
+    """Return the claims that one task decides."""
+    steps = shown_steps(config, task.name)
+    untouched = task.measure(task.points, task.labels)["distance"]
+    found = [claims.directed(rows, task.name, steps, untouched)]
+    for method in ("q_ratio", "q_network", "q_pretrained"):
+        found += claims.against_fine_tuning(rows, task.name, steps, method)
+    if task.name == "mixture_1d":
+        found += claims.few_steps(rows, task.name, config.solver_steps)
+    if task.name == "digits":
+        found += claims.images(rows, steps)
+    return [claim for claim in found if claim is not None]
+
+
+def study_few_points(config: Config, folder: Path, show):
+    """Return the end laws learned from m points and the limit of m = 1, and draw them."""
+    if not config.few:
+        return None
+    keys = jax.random.split(jax.random.key(config.run.seed + 1), config.seeds)
+    exact, limit = few_points.learn(None, False, keys), few_points.one_point_limit()
+    show(1)
+    laws: list[dict[str, few_points.Law]] = []
+    for paired in (False, True):
+        laws.append({})
+        for m in config.few:
+            laws[-1][str(m)] = few_points.learn(m, paired, keys)
+            show(1 + len(laws[0]) + (len(laws[1]) if paired else 0))
+    plots.draw_few_points(folder / "few_points.png", laws[0], laws[1], exact, limit)
+    return {**laws[0], **{f"{m} paired": law for m, law in laws[1].items()}, "exact": exact}, limit
+
+
+def summarize(config: Config, rows: list[Row], found: list[Claim], laws) -> dict[str, Any]:
+    """Return the metrics of results.json."""
+    metrics: dict[str, Any] = {}
+    for row in rows:
+        key = f"{row.task}/{row.method}/{row.sampler}/steps={row.steps}"
+        for name in row.values:
+            mean, error = row.mean_and_error(name)
+            metrics[f"{name}/{key}"], metrics[f"{name}/{key}/stderr"] = mean, error
+    training = config.budget()
+    for method in config.methods:
+        cost = network_evaluations(method, training, config.other_steps)
+        metrics[f"network_evaluations/{method}/steps={config.other_steps}"] = cost
+    metrics["network_evaluations/pretraining"] = pretraining_evaluations(training)
+    metrics["reward_queries"] = training.updates * training.batch
+    for name, law in (laws[0] if laws else {}).items():
+        metrics[f"few_points/{name}/mean"] = float(law.mean.mean())
+        metrics[f"few_points/{name}/variance"] = float(law.variance.mean())
+    if laws:
+        metrics["few_points/limit of 1/mean"] = float(laws[1].mean)
+        metrics["few_points/limit of 1/variance"] = float(laws[1].variance)
+    metrics["claims"] = [dataclasses.asdict(claim) for claim in found]
+    return metrics
+
+
+def print_results(rows: list[Row], found: list[Claim]) -> None:
+    """Print what was measured, and the verdicts."""
+    cells = [
+        [
+            row.task,
+            row.method,
+            row.sampler,
+            str(row.steps),
+            *("{:.3f} ± {:.3f}".format(*row.mean_and_error(n)) for n in ("distance", "reward")),
+            "{:.3f}".format(row.mean_and_error("objective")[0]) if row.sampler == "sde" else "",
+        ]
+        for row in rows
+    ]
+    columns = ("task", "method", "sampler", "steps", "distance to ideal", "reward", "objective")
+    print_table("mean over seeds ± standard error", columns, cells)
+    print_claims(found)
+
+
+if __name__ == "__main__":
+    command(Config, main)

@@ -1,0 +1,281 @@
+"""The methods compared, each one program for all seeds, and what each of them costs.
+
+| name | score it knows | policy |
+|---|---|---|
+| q_ratio | ratio estimate from all data points | that estimate + network |
+| q_network | ratio estimates from m fresh points (the paper's form) | network |
+| q_pretrained | a pretrained network | that network + network |
+| ddpo, dpok | – | the pretrained network, fine-tuned |
+"""
+
+import dataclasses
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from ctrl_jax._typing import Model, ScoreFn, expand
+from ctrl_jax.algorithms import (
+    Algorithm,
+    Batch,
+    DataBatch,
+    DiffusionControl,
+    QLearningConfig,
+    RewardDirection,
+    UpdateConfig,
+    known_score,
+    make_ddpo,
+    make_dpok,
+    make_q_learning,
+    make_score_pretraining,
+    uniform_times,
+)
+from ctrl_jax.networks import MLP, ValueMLP, as_model
+from ctrl_jax.processes import RatioScore, grids
+from ctrl_jax.processes import parameterization as parameterization
+from ctrl_jax.solvers import sample
+from experiments.reward_directed.tasks import END, PROCESS, Task
+
+METHODS = ("q_ratio", "q_network", "q_pretrained", "ddpo", "dpok")
+PRETRAINED = ("q_pretrained", "ddpo", "dpok")
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """How every method is trained; all of them ask for as many rewards."""
+
+    updates: int = 80
+    """Updates, each on one batch of episodes."""
+
+    batch: int = 64
+    """Episodes per update, each one reward query."""
+
+    q_epochs: int = 2
+    """Passes of q-learning over a batch."""
+
+    fine_tuning_epochs: int = 5
+    """Passes of DDPO and DPOK over a batch: as many network evaluations as q-learning has."""
+
+    q_rate: float = 1e-2
+    """Peak step size of q-learning, of policy and value."""
+
+    fine_tuning_rate: float = 1e-3
+    """Peak step size of DDPO and DPOK."""
+
+    temperature: float = 0.3
+    """theta: the noise of the actions of q-learning, in units of w h per unit of time."""
+
+    few: int = 64
+    """m, the fresh points per estimate of q_network."""
+
+    pretraining_steps: int = 2000
+    """Updates of the score network that the last three methods start from."""
+
+    pretraining_batch: int = 128
+    """Data points per update of the score network."""
+
+
+class Trained(NamedTuple):
+    """What all seeds of a method left: samples (seeds, number, ...), labels, history, params."""
+
+    samples: np.ndarray
+    labels: np.ndarray | None
+    history: dict[str, np.ndarray]
+    params: Any
+
+
+def score_model(task: Task) -> Model:
+    """Return the score network, which predicts a velocity."""
+    network = as_model(
+        lambda rngs: MLP(task.shape, width=2 * task.width, depth=2, classes=task.classes, rngs=rngs)
+    )
+
+    def apply(params, t, x, *conditions):
+        velocity = partial(network.apply, params)
+        return parameterization.from_velocity(PROCESS, velocity)(t, x, *conditions)
+
+    return Model(network.init, apply)
+
+
+def corrected(task: Task, base: ScoreFn) -> Model:
+    """Return base + a(t) network, the network zero at first."""
+    network = as_model(
+        lambda rngs: MLP(
+            task.shape, width=task.width, depth=1, embedding=32, classes=task.classes, rngs=rngs
+        )
+    )
+
+    def apply(params, t, x, *conditions):
+        scale = expand(PROCESS.marginal(t).scale, x)
+        return base(t, x, *conditions) + scale * network.apply(params, t, x, *conditions)
+
+    return Model(network.init, apply)
+
+
+def pretrain(task: Task, training: Training, seed: int) -> Any:
+    """Return the parameters of a score network trained on the task's data points."""
+    steps = training.pretraining_steps
+    algorithm = make_score_pretraining(
+        PROCESS,
+        score_model(task),
+        optax.chain(
+            optax.clip_by_global_norm(1.0), optax.adam(optax.cosine_decay_schedule(2e-3, steps))
+        ),
+        sample_times=uniform_times(PROCESS, END),
+        weighting=lambda t: 1 / PROCESS.marginal(t).scale ** 2,
+        average_decay=0.99,
+    )
+    points, labels = jnp.asarray(task.points), task.labels
+
+    @jax.jit
+    def run(key):
+        def body(state, key):
+            rows = jax.random.randint(key, (training.pretraining_batch,), 0, len(points))
+            conditions = () if labels is None else (jnp.asarray(labels)[rows],)
+            return algorithm.step(state, DataBatch(points[rows], conditions))[0], None
+
+        start_key, data_key = jax.random.split(key)
+        keys = jax.random.split(data_key, steps)
+        return jax.lax.scan(body, algorithm.init(start_key), keys)[0].average
+
+    return run(jax.random.key(seed))
+
+
+def train(
+    task: Task,
+    name: str,
+    training: Training,
+    *,
+    solver_steps: int,
+    flow: bool,
+    keys: jax.Array,
+    number: int,
+    pretrained: Any = None,
+) -> Trained:
+    """Train all seeds of a method in one program and draw samples of each.
+
+    Args:
+        task: what is directed.
+        name: one of `METHODS`.
+        training: budgets.
+        solver_steps: steps of the sampler, in training and after.
+        flow: whether the sampler is the probability flow; q-learning only.
+        keys: one per seed.
+        number: samples per seed.
+        pretrained: parameters from `pretrain`; None for the methods that need none.
+    """
+    grid = grids.quadratic(PROCESS, solver_steps, end=END)
+    algorithm, policy = make_method(task, name, training, grid, flow, pretrained)
+
+    def labels_of(count) -> tuple[jax.Array, ...]:
+        return () if not task.classes else (jnp.arange(count) % task.classes,)
+
+    def one_seed(key):
+        init_key, sample_key = jax.random.split(key)
+        batch = Batch(jnp.ones(training.batch), labels_of(training.batch))
+
+        def body(state, _):
+            return algorithm.step(state, batch)
+
+        state, history = jax.lax.scan(body, algorithm.init(init_key), None, training.updates)
+        samples = sample(
+            sample_key,
+            PROCESS,
+            partial(policy.apply, state.average),
+            (number, *task.shape),
+            grid=grid,
+            probability_flow=flow,
+            conditions=labels_of(number),
+        )
+        return samples, history, state.average
+
+    samples, history, params = jax.jit(jax.vmap(one_seed))(keys)
+    labels = np.asarray(labels_of(number)[0]) if task.classes else None
+    return Trained(
+        np.asarray(samples), labels, {k: np.asarray(v) for k, v in history.items()}, params
+    )
+
+
+def make_method(
+    task: Task, name: str, training: Training, grid, flow: bool, pretrained: Any
+) -> tuple[Algorithm, Model]:
+    """Return a method by its name, and the score it learns."""
+    score = score_model(task)
+    if name in ("ddpo", "dpok"):
+        start = score._replace(init=lambda key: pretrained)
+        return _fine_tuning(task, name, training, grid, start), score
+    estimate, policy = {
+        "q_ratio": lambda: (known_score(task.ratio()), corrected(task, task.ratio())),
+        "q_network": lambda: (RatioScore(PROCESS, task.draw(), training.few), score),
+        "q_pretrained": lambda: (
+            known_score(partial(score.apply, pretrained)),
+            corrected(task, partial(score.apply, pretrained)),
+        ),
+    }[name]()
+    return q_learning(task, training, estimate, policy, grid, flow), policy
+
+
+def q_learning(
+    task: Task, training: Training, estimate, policy: Model, grid, flow: bool, **options
+) -> Algorithm:
+    """Return q-learning of a policy from estimates of the score."""
+    problem = RewardDirection(
+        PROCESS,
+        estimate,
+        task.reward_fn,
+        task.shape,
+        grid,
+        task.weight,
+        training.temperature,
+        probability_flow=flow,
+        **options,
+    )
+    value = as_model(
+        lambda rngs: ValueMLP(
+            task.shape, width=task.width, depth=1, embedding=32, classes=task.classes, rngs=rngs
+        )
+    )
+    updates = training.updates * training.q_epochs
+    config = QLearningConfig(epochs=training.q_epochs, trace=1.0, average_decay=0.9)
+    optimizer = _adam(training.q_rate, updates)
+    return make_q_learning(problem, policy, value, optimizer, optimizer, config)
+
+
+def _fine_tuning(task: Task, name: str, training: Training, grid, policy: Model) -> Algorithm:
+    penalty = 0.0 if name == "ddpo" else 2 / task.weight
+    problem = DiffusionControl(PROCESS, policy, task.reward_fn, task.shape, grid, penalty)
+    minibatches = min(5, problem.steps)
+    config = UpdateConfig(
+        epochs=training.fine_tuning_epochs,
+        minibatches=minibatches,
+        value_minibatches=1,
+        average_decay=0.9,
+    )
+    updates = training.updates * config.epochs * minibatches
+    make = make_ddpo if name == "ddpo" else make_dpok
+    return make(problem, policy, _adam(training.fine_tuning_rate, updates), config)
+
+
+def _adam(rate: float, updates: int) -> optax.GradientTransformation:
+    schedule = optax.cosine_decay_schedule(rate, updates, alpha=0.02)
+    return optax.chain(optax.clip_by_global_norm(10.0), optax.adam(schedule))
+
+
+def network_evaluations(name: str, training: Training, solver_steps: int) -> int:
+    """Return evaluations of a network on one state, a gradient counting as two more.
+
+    Pre-training is not in it; `pretraining_evaluations` is.
+    """
+    rows = training.updates * training.batch * solver_steps
+    if name in ("ddpo", "dpok"):  # rollout, reference, scoring pass, gradients
+        return rows * (3 + 3 * training.fine_tuning_epochs)
+    # Rollout; per pass the policy's gradient and the value's, with its gradient in the state.
+    return rows * (1 + 8 * training.q_epochs)
+
+
+def pretraining_evaluations(training: Training) -> int:
+    """Return the same for pre-training."""
+    return 3 * training.pretraining_steps * training.pretraining_batch

@@ -1,0 +1,255 @@
+"""Fine-tune a diffusion model from human-style preferences, its score as the action (2409.08400).
+
+The whole run is in `main`; its stages are in `experiments/fine_tuning`. Each run writes
+config.json, metrics.jsonl, results.json, samples.png, curves.png and frontier.png to its folder.
+"""
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ctrl_jax.algorithms import Batch, ControlState
+from ctrl_jax.metrics import frontier as frontiers
+from ctrl_jax.models import DiffusionSpec, SteeringSpec
+from ctrl_jax.runtime import (
+    Checkpoints,
+    CountTraces,
+    LoopOptions,
+    MetricsLog,
+    Run,
+    check_batch,
+    command,
+    open_run,
+    own_part,
+    prepare,
+    read_metrics,
+    state_digest,
+    train,
+    write_results,
+)
+from ctrl_jax.runtime.run.figures import draw_histograms
+from ctrl_jax.runtime.saved_models import save_model
+from experiments.score_as_action import analytic, comparison, digits, plots, report
+from experiments.score_as_action.algorithms import make_algorithm, penalty_of
+from experiments.score_as_action.config import Config
+from experiments.score_as_action.task import BaseSamples, Evaluation, Task, make_evaluation
+
+NAME = "score_as_action"
+CLAIM = (
+    "A diffusion model is fine-tuned from preferences by continuous-time RL, its score as the "
+    "action, close to the ideal trade-off of success against divergence."
+)
+SOURCE = "arXiv 2409.08400, sections 3-5; frontier: q = p e^{R/lambda} / Z"
+EXPECTED_ANALYTIC = {"objective": "within 2 % of objective/optimal", "traces": "== 1"}
+EXPECTED = {
+    "gold_success/after": ">= 0.90",
+    "kl/path": "<= 1.5 x kl/ideal",
+    "diversity/after": ">= 0.7 x diversity/real",
+    "traces": "== 1",
+}
+
+
+def main(config: Config) -> Path:
+    """Run the experiment and return the folder of its results."""
+    began = time.monotonic()
+    mesh = prepare(config.run)
+    check_batch(mesh, config.optimization.batch, "optimization.batch")
+    check_batch(mesh, config.pretraining.batch, "pretraining.batch")
+    inputs = digits.load_inputs(config) if config.environment == "digits" else None
+    run = open_run(
+        NAME,
+        dataclasses.asdict(config),
+        out=config.run.out,
+        resume=config.run.resume,
+        seed=config.run.seed,
+    )
+    task = make_task(config, inputs, run.folder, mesh)
+    evaluate = make_evaluation(task, config.grid_steps(), mesh, number=config.evaluation_samples)
+    key = jax.random.key(config.run.seed + 1000)
+    base = draw_base(config, task, evaluate, key)
+    if config.compare:
+        return comparison.compare(config, task, base, run, mesh, began)
+    before = evaluate(key, task.policy.init(key))
+    state, traces = fine_tune(config, task, run, mesh, before)
+    after = evaluate(key, state.average)
+    metrics = summarize(config, task, base, before, after)
+    metrics |= {"reward_queries": config.updates() * config.optimization.batch, "traces": traces}
+    metrics |= at_other_steps(config, task, mesh, key, state)
+    write_results(
+        run,
+        experiment=NAME,
+        claim=CLAIM,
+        source=SOURCE,
+        metrics=metrics,
+        expected=EXPECTED if config.environment == "digits" else EXPECTED_ANALYTIC,
+        config=dataclasses.asdict(config),
+        digest=state_digest(state.average),
+        seconds=time.monotonic() - began,
+    )
+    save_model(
+        run.folder / "model",
+        spec_of(config),
+        task.shape,
+        state.average,
+        {"experiment": NAME, "solver_steps": config.grid_steps()},
+        precision=config.run.precision,
+    )
+    if jax.process_index() == 0:
+        draw(config, task, run, base, before, after)
+        report.print_results(metrics, run.folder)
+    return run.folder
+
+
+def make_task(config: Config, inputs: digits.Inputs | None, folder: Path, mesh) -> Task:
+    """Return the task that the options ask for."""
+    if inputs is not None:
+        return digits.make_task(config, inputs, folder, mesh)
+    spec = analytic.make_spec(config.environment, config.penalty)
+    return analytic.make_task(spec, config.run.dtype)
+
+
+def spec_of(config: Config) -> DiffusionSpec | SteeringSpec:
+    """Return what the run's model is."""
+    if config.environment == "digits":
+        return config.model
+    return analytic.make_spec(config.environment, config.penalty)
+
+
+def draw_base(config: Config, task: Task, evaluate, key) -> BaseSamples:
+    """Return rewards and successes of many samples of the pretrained model."""
+    params = task.policy.init(key)
+    rounds = -(-config.frontier_samples // config.evaluation_samples)
+    parts = [evaluate(jax.random.fold_in(key, i), params) for i in range(1, rounds + 1)]
+    return BaseSamples(
+        np.concatenate([part.rewards for part in parts]),
+        np.concatenate([part.successes for part in parts]),
+    )
+
+
+def fine_tune(
+    config: Config, task: Task, run: Run, mesh, before: Evaluation
+) -> tuple[ControlState, int]:
+    """Run the main loop; return its last state and how often the step was traced."""
+    algorithm = make_algorithm(config, task, config.algorithm, penalty_of(config, config.algorithm))
+    state, start = algorithm.init(jax.random.key(config.run.seed)), 0
+    batch = config.optimization.batch
+    watch = make_evaluation(
+        task, config.grid_steps(), mesh, number=min(1024, config.evaluation_samples)
+    )
+    watch_key = jax.random.key(config.run.seed + 2000)
+    step = CountTraces(algorithm.step)
+    with Checkpoints(run.checkpoints) as checkpoints:
+        if run.resumed:
+            start, state, _ = checkpoints.restore(state)
+        with MetricsLog(run.metrics, start=start) as log:
+            if start == 0:
+                log.write(0, _curve_row(before, 0))
+            state = train(
+                step,
+                state,
+                lambda k: own_part(Batch(jnp.ones(batch))),
+                steps=config.updates(),
+                start=start,
+                log=log,
+                checkpoints=checkpoints,
+                options=LoopOptions(
+                    fetch_every=config.evaluate_every,
+                    checkpoint_every=config.checkpoint_every,
+                    evaluate_every=config.evaluate_every,
+                    evaluate=lambda k, s: _curve_row(watch(watch_key, s.average), k * batch),
+                    progress=config.run.progress,
+                    description=f"fine-tuning ({config.algorithm})",
+                    mesh=mesh,
+                ),
+            )
+    return state, step.traces
+
+
+def summarize(
+    config: Config, task: Task, base: BaseSamples, before: Evaluation, after: Evaluation
+) -> dict[str, Any]:
+    """Return the metrics of results.json."""
+    ideal = base.frontier()
+    kl_ideal = frontiers.kl_at_success(ideal, after.success)
+    trusted = ideal.effective_samples >= 100
+    assert ideal.success is not None
+    metrics = {
+        "gold_success/before": before.success,
+        "gold_success/after": after.success,
+        "proxy_reward/before": before.reward,
+        "proxy_reward/after": after.reward,
+        "diversity/before": before.diversity,
+        "diversity/after": after.diversity,
+        "diversity/real": task.facts.get("diversity/real"),
+        "kl/path": after.path_kl,
+        "kl/ideal": kl_ideal,
+        "kl/ratio": None if kl_ideal is None else after.path_kl / kl_ideal,
+        "frontier/largest_success": float(np.max(ideal.success[trusted], initial=0.0)),
+        "base_rate": float(base.successes.mean()),
+        "penalty": penalty_of(config, config.algorithm),
+        **task.facts,
+    }
+    if config.environment != "digits":
+        environment = analytic.make_spec(config.environment, config.penalty).environment()
+        metrics["objective/penalty"] = environment.penalty
+        metrics |= analytic.compare_with_optimum(
+            environment, after.samples, after.reward, after.path_kl
+        )
+    return metrics
+
+
+def at_other_steps(config: Config, task: Task, mesh, key, state: ControlState) -> dict[str, Any]:
+    """Return success, reward and path KL of the trained policy under other numbers of steps."""
+    metrics = {}
+    for steps in config.evaluation_solver_steps:
+        evaluate = make_evaluation(task, steps, mesh, number=config.evaluation_samples)
+        for when, params in (("before", task.policy.init(key)), ("after", state.average)):
+            found = evaluate(key, params)
+            metrics[f"gold_success/{when}/steps={steps}"] = found.success
+            metrics[f"proxy_reward/{when}/steps={steps}"] = found.reward
+            metrics[f"kl/path/{when}/steps={steps}"] = found.path_kl
+    return metrics
+
+
+def draw(
+    config: Config, task: Task, run: Run, base: BaseSamples, before: Evaluation, after: Evaluation
+) -> None:
+    """Draw the pictures of the run."""
+    rows = read_metrics(run.metrics)
+    plots.draw_curves(run.folder / "curves.png", rows, task.facts.get("diversity/real"))
+    track = [
+        (row["evaluation/kl"], row["evaluation/success"]) for row in rows if "evaluation/kl" in row
+    ]
+    plots.draw_frontier(run.folder / "frontier.png", base.frontier(), {config.algorithm: track})
+    pictures = run.folder / "samples.png"
+    if config.environment == "digits":
+        target = "--reward" if config.reward else f"class {config.target_class}"
+        plots.draw_samples(pictures, before.samples[:64], after.samples[:64], target)
+        return
+    environment = analytic.make_spec(config.environment, config.penalty).environment()
+    ideal = environment.tilted_law().sample(jax.random.key(1), len(after.samples))
+    laws = {
+        "fine-tuned": after.samples[:, 0],
+        "pretrained": before.samples[:, 0],
+        "known optimum": np.asarray(ideal[:, 0]),
+    }
+    draw_histograms(pictures, laws)
+
+
+def _curve_row(found: Evaluation, queries: int) -> dict[str, Any]:
+    return {
+        "reward_queries": queries,
+        "evaluation/reward": found.reward,
+        "evaluation/success": found.success,
+        "evaluation/diversity": found.diversity,
+        "evaluation/kl": found.path_kl,
+    }
+
+
+if __name__ == "__main__":
+    command(Config, main)

@@ -1,0 +1,81 @@
+"""From options to an algorithm: the one place that knows how the five are made."""
+
+import jax
+import optax
+
+from ctrl_jax.algorithms import (
+    Algorithm,
+    make_ddpo,
+    make_dpok,
+    make_policy_gradient,
+    make_ppo,
+    make_value_gradient,
+)
+from experiments.score_as_action.config import Config
+from experiments.score_as_action.task import Task
+
+WITH_VALUE = {
+    "ppo": make_ppo,
+    "value_gradient": make_value_gradient,
+    "policy_gradient": make_policy_gradient,
+}
+WITHOUT_VALUE = {"ddpo": make_ddpo, "dpok": make_dpok}
+LEARNING_RATE = {
+    "ppo": 3e-4,
+    "value_gradient": 5e-4,
+    "policy_gradient": 1e-4,
+    "ddpo": 2e-4,
+    "dpok": 2e-4,
+}
+PENALTY = {"digits": 0.09, "gaussian": 2.5, "mixture": 0.8}
+
+
+def penalty_of(config: Config, algorithm: str) -> float:
+    """Return the penalty that an algorithm runs with."""
+    if algorithm == "ddpo":
+        return 0.0
+    return PENALTY[config.environment] if config.penalty is None else config.penalty
+
+
+def make_algorithm(config: Config, task: Task, name: str, penalty: float | jax.Array) -> Algorithm:
+    """Return the named algorithm on the task.
+
+    Args:
+        config: options.
+        task: the task.
+        name: one of `config.ALGORITHMS`.
+        penalty: lambda, a number or a traced scalar.
+    """
+    problem = task.problem(config.grid_steps(), penalty)
+    policy_optimizer = _policy_optimizer(config, name)
+    if name in WITHOUT_VALUE:
+        make = WITHOUT_VALUE[name]
+        return make(problem, task.policy, policy_optimizer, config.update)
+    value_optimizer = optax.chain(
+        optax.clip_by_global_norm(config.optimization.gradient_clip),
+        optax.adam(_value_schedule(config)),
+    )
+    make = WITH_VALUE[name]
+    return make(problem, task.policy, task.value, policy_optimizer, value_optimizer, config.update)
+
+
+def _value_schedule(config: Config) -> optax.Schedule:
+    peak = config.optimization.value_learning_rate
+    if config.optimization.schedule == "constant":
+        return optax.constant_schedule(peak)
+    updates = config.updates() * config.update.value_epochs * config.update.value_minibatches
+    return optax.cosine_decay_schedule(peak, updates, alpha=0.05)
+
+
+def _policy_optimizer(config: Config, name: str) -> optax.GradientTransformation:
+    """Adam with clipping, a warm-up in which the policy rests, and a decay to 2 percent."""
+    options = config.optimization
+    peak = LEARNING_RATE[name] if options.learning_rate is None else options.learning_rate
+    per_update = config.update.epochs * config.update.minibatches
+    resting = (options.warmup if name in WITH_VALUE else 0) * per_update
+    moving = max(1, config.updates() * per_update - resting)
+    course = optax.constant_schedule(peak)
+    if options.schedule == "cosine":
+        course = optax.cosine_decay_schedule(peak, moving, alpha=0.02)
+    schedule = optax.join_schedules([optax.constant_schedule(0.0), course], [resting])
+    return optax.chain(optax.clip_by_global_norm(options.gradient_clip), optax.adam(schedule))

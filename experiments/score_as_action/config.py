@@ -1,0 +1,265 @@
+"""Options of `experiments.score_as_action`."""
+
+import dataclasses
+from typing import Annotated, Literal
+
+import tyro
+
+from ctrl_jax.algorithms import UpdateConfig
+from ctrl_jax.models import DiffusionSpec
+from ctrl_jax.runtime import (
+    RunOptions,
+    check_count,
+    check_fraction,
+    check_non_negative,
+    check_positive,
+    check_unused,
+    refuse,
+)
+
+Algorithm = Literal["ppo", "value_gradient", "policy_gradient", "ddpo", "dpok"]
+Schedule = Literal["cosine", "constant"]
+ALGORITHMS: tuple[Algorithm, ...] = ("ppo", "value_gradient", "policy_gradient", "ddpo", "dpok")
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretraining:
+    """Training of the base model."""
+
+    steps: int = 4000
+    """Optimizer updates."""
+
+    batch: int = 256
+    """Images per update."""
+
+    learning_rate: float = 2e-3
+    """Peak of the step size."""
+
+    schedule: Schedule = "cosine"
+    """Course of the step size after its warm-up of 100 updates; cosine ends at 0."""
+
+    gradient_clip: float = 1.0
+    """Largest norm of a gradient."""
+
+    average_decay: float = 0.998
+    """Decay per update of the moving average of the weights that is kept."""
+
+    reuse: bool = True
+    """Keep the base model in runs/pretrained, for later runs with the same data and options."""
+
+    def validate(self) -> None:
+        """Raise ValueError for an option out of range."""
+        check_count("pretraining.steps", self.steps)
+        check_count("pretraining.batch", self.batch)
+        check_positive("pretraining.learning_rate", self.learning_rate)
+        check_positive("pretraining.gradient_clip", self.gradient_clip)
+        check_fraction("pretraining.average_decay", self.average_decay)
+        if self.average_decay == 1:
+            rule = "an average that never moves would be the untrained network"
+            raise refuse("pretraining.average_decay", 1, rule, "give a smaller one")
+
+
+@dataclasses.dataclass(frozen=True)
+class Preferences:
+    """The annotator's choices, and the reward learned from them."""
+
+    pairs: int = 4096
+    """Pairs of base samples shown to the annotator; a fifth is held out."""
+
+    sharpness: float = 2.0
+    """How consistent the annotator is; its choice is noisier towards 0."""
+
+    steps: int = 300
+    """Updates of the reward network."""
+
+    learning_rate: float = 1e-3
+    """Peak of the step size."""
+
+    schedule: Schedule = "cosine"
+    """Course of the step size; cosine ends at 0."""
+
+    gradient_clip: float = 1.0
+    """Largest norm of a gradient."""
+
+    weight_decay: float = 1e-2
+    """Decoupled weight decay of the reward network."""
+
+    def validate(self) -> None:
+        """Raise ValueError for an option out of range."""
+        check_count("preferences.pairs", self.pairs, least=10)
+        check_count("preferences.steps", self.steps)
+        check_positive("preferences.sharpness", self.sharpness)
+        check_positive("preferences.learning_rate", self.learning_rate)
+        check_positive("preferences.gradient_clip", self.gradient_clip)
+        check_non_negative("preferences.weight_decay", self.weight_decay)
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimization:
+    """Optimizers of policy and value."""
+
+    batch: int = 192
+    """Trajectories per update, each one reward query."""
+
+    learning_rate: float | None = None
+    """Peak step size of the policy; the algorithm's own by default."""
+
+    value_learning_rate: float = 2e-3
+    """Step size of the value network."""
+
+    schedule: Schedule = "cosine"
+    """Course of the step sizes; cosine ends at 2 percent of the policy's peak, 5 of the value's."""
+
+    warmup: int = 2
+    """First updates in which only the value network learns."""
+
+    gradient_clip: float = 1.0
+    """Largest norm of a gradient."""
+
+    def validate(self) -> None:
+        """Raise ValueError for an option out of range."""
+        check_count("optimization.batch", self.batch)
+        check_count("optimization.warmup", self.warmup, least=0)
+        if self.learning_rate is not None:
+            check_positive("optimization.learning_rate", self.learning_rate)
+        check_positive("optimization.value_learning_rate", self.value_learning_rate)
+        check_positive("optimization.gradient_clip", self.gradient_clip)
+
+
+_OF_ONE_RUN = ("algorithm", "evaluation_solver_steps", "evaluate_every", "checkpoint_every")
+_OF_THE_VALUE = (
+    "optimization.warmup",
+    "optimization.value_learning_rate",
+    "update.trace",
+    "update.value_epochs",
+    "update.value_minibatches",
+)
+DEFAULT_UPDATE = UpdateConfig(trace=0.0, value_epochs=4, average_decay=0.9)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Fine-tune a diffusion model from preferences by continuous-time RL, its score as the action.
+
+    Source: arXiv 2409.08400. On 2 CPU cores the default takes two to three minutes: it pre-trains a
+    small model on the 8x8 digits of scikit-learn, learns a reward from 4096 preference pairs of an
+    annotator who wants one class, and fine-tunes with PPO. Expected: success of at least 0.90 at a
+    path KL of at most 1.5 times the ideal, diversity of at least 0.7 of real digits.
+    """
+
+    algorithm: Algorithm = "ppo"
+    """ppo, value_gradient, policy_gradient: continuous time, with a value network; ddpo, dpok:
+    terminal rewards only."""
+
+    environment: Literal["digits", "gaussian", "mixture"] = "digits"
+    """digits (or --data); gaussian and mixture are analytic, with a known optimum."""
+
+    target_class: int = 3
+    """The class the annotator wants."""
+
+    penalty: float | None = None
+    """KL penalty lambda, in units of the reward per nat. The reward of images is standardized on
+    base samples; by default 0.09 for those, 2.5 for gaussian, 0.8 for mixture, 0 for ddpo."""
+
+    solver_steps: int | None = None
+    """Steps of the sampler in training; 40 by default, 25 with --compare."""
+
+    evaluation_solver_steps: tuple[int, ...] = ()
+    """Other numbers of steps at which the trained policy is evaluated too."""
+
+    compare: bool = False
+    """Draw every algorithm at five penalties on the frontier instead of one run."""
+
+    seeds: int = 1
+    """With --compare: seeds per algorithm, vmapped in one program, for error bars."""
+
+    data: str | None = None
+    """A folder of images (class subfolders give labels) or an .npz with images and labels."""
+
+    reward: str | None = None
+    """module:function, a reward of your own in place of the learned one: jax.numpy, images
+    (batch, height, width, channels) in [-1, 1] to (batch,)."""
+
+    evaluation_samples: int = 4096
+    """Samples of the final evaluations."""
+
+    frontier_samples: int = 16384
+    """Samples of the base model behind the ideal frontier."""
+
+    evaluate_every: int = 10
+    """Updates between evaluations of the curves (of a single run)."""
+
+    checkpoint_every: int = 10
+    """Updates between checkpoints (of a single run)."""
+
+    model: DiffusionSpec = dataclasses.field(default_factory=DiffusionSpec)
+    pretraining: Pretraining = dataclasses.field(default_factory=Pretraining)
+    preferences: Preferences = dataclasses.field(default_factory=Preferences)
+    optimization: Optimization = dataclasses.field(default_factory=Optimization)
+    update: UpdateConfig = DEFAULT_UPDATE
+    run: Annotated[RunOptions, tyro.conf.arg(name="")] = dataclasses.field(
+        default_factory=RunOptions
+    )
+
+    def grid_steps(self) -> int:
+        """Return the steps of the sampler in training."""
+        return self.solver_steps or (25 if self.compare else 40)
+
+    def updates(self) -> int:
+        """Return the number of updates of the main loop."""
+        return self.run.steps or (60 if self.compare else 100)
+
+    def validate(self) -> None:
+        """Raise ValueError for options that do not fit together."""
+        if self.penalty is not None:
+            check_non_negative("penalty", self.penalty)
+            if self.algorithm == "ddpo" and self.penalty > 0 and not self.compare:
+                rule = "ddpo has no KL penalty"
+                raise refuse("penalty", self.penalty, rule, "leave it out, or use dpok")
+        if self.solver_steps is not None:
+            check_count("solver_steps", self.solver_steps, least=2)
+        for steps in self.evaluation_solver_steps:
+            check_count("evaluation_solver_steps", steps, least=2)
+        check_count("seeds", self.seeds)
+        check_count("evaluate_every", self.evaluate_every)
+        check_count("checkpoint_every", self.checkpoint_every)
+        check_count("evaluation_samples", self.evaluation_samples, least=64)
+        check_count("frontier_samples", self.frontier_samples, least=100)
+        if self.seeds > 1 and not self.compare:
+            raise refuse("seeds", self.seeds, "it applies to --compare only", "add --compare")
+        if self.environment != "digits" and self.penalty == 0 and self.algorithm != "ddpo":
+            rule = f"--environment {self.environment} has a known optimum for penalties above zero"
+            raise refuse("penalty", self.penalty, rule, "give a positive one")
+        if self.update.value_minibatches > self.grid_steps() + 1:
+            rule = f"there are {self.grid_steps() + 1} grid points to divide"
+            value = self.update.value_minibatches
+            raise refuse("update.value_minibatches", value, rule, "give a smaller one")
+        pieces = self.update.minibatches * self.update.chunks
+        if self.grid_steps() % pieces:
+            rule = f"minibatches must divide the solver steps, {self.grid_steps()} (times chunks)"
+            raise refuse("update.minibatches", self.update.minibatches, rule, "choose a divisor")
+        if self.run.mesh.model != 1:
+            rule = "the small models of this experiment are replicated, never divided"
+            raise refuse("mesh.model", self.run.mesh.model, rule, "leave it at 1")
+        if self.environment != "digits" and (self.data or self.reward):
+            rule = f"--environment {self.environment} brings its own data and reward"
+            raise refuse("data/reward", self.data or self.reward, rule, "leave one of them out")
+        if self.environment != "digits":
+            names = ("target_class", "model", "preferences", "pretraining")
+            rule = f"--environment {self.environment} has an exact score and a known reward"
+            check_unused(self, names, rule, "leave it out, or take --environment digits")
+        if self.compare:
+            self._refuse_what_a_comparison_ignores()
+        elif self.algorithm in ("ddpo", "dpok"):
+            rule = f"{self.algorithm} learns no value"
+            check_unused(self, _OF_THE_VALUE, rule, "leave it out, or take another --algorithm")
+
+    def _refuse_what_a_comparison_ignores(self) -> None:
+        if self.run.resume != "never":
+            rule = "a comparison is not checkpointed"
+            raise refuse("resume", self.run.resume, rule, "leave out --resume or --compare")
+        if self.penalty == 0:
+            rule = "a comparison is over penalties above zero"
+            raise refuse("penalty", self.penalty, rule, "give a positive one")
+        rule = "--compare runs every algorithm at one number of steps, without checkpoints"
+        check_unused(self, _OF_ONE_RUN, rule, "leave out this option or --compare")

@@ -1,0 +1,114 @@
+"""The base model of the image task: trained once, and found again by what it depends on."""
+
+import dataclasses
+import hashlib
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from ctrl_jax.algorithms import DataBatch, make_score_pretraining, uniform_times
+from ctrl_jax.runtime import Checkpoints, LoopOptions, own_part, state_digest, train, versions
+from ctrl_jax.runtime.devices.distributed import broadcast_text
+from ctrl_jax.runtime.saved_models import FORMAT, load_model, save_model
+from experiments.score_as_action.config import Config, Pretraining
+
+CACHE = Path("runs/pretrained")
+
+
+def pretrain(config: Config, images: np.ndarray, folder: Path, mesh):
+    """Train the base model, or take it from the run's folder or from an equal earlier run."""
+    name = fingerprint(config, images, mesh)
+    here, cached = folder / f"pretrained-{name}", CACHE / name
+    if config.pretraining.reuse and jax.process_index() == 0 and cached.exists():
+        _copy(cached, here)
+    # One process decides for all: they must train together, or not at all.
+    found = broadcast_text(str((here / "model.json").exists()))
+    if found == "True":
+        return load_model(here).params
+    params = _train_score(config, images, folder / f"pretraining-{name}", mesh)
+    save_model(here, config.model, images.shape[1:], params, precision=config.run.precision)
+    if config.pretraining.reuse and jax.process_index() == 0:
+        _copy(here, cached)
+    return params
+
+
+def _train_score(config: Config, images: np.ndarray, folder: Path, mesh):
+    options, process = config.pretraining, config.model.process()
+    algorithm = make_score_pretraining(
+        process,
+        config.model.model(images.shape[1:], config.run.dtype),
+        _optimizer(options),
+        sample_times=uniform_times(process, config.model.end),
+        weighting=lambda t: 1 / process.marginal(t).scale ** 2,
+        average_decay=options.average_decay,
+    )
+
+    def batch(k):
+        rows = np.random.default_rng([config.run.seed, k]).integers(len(images), size=options.batch)
+        return own_part(DataBatch(jnp.asarray(images[rows])))
+
+    with Checkpoints(folder, keep=1) as checkpoints:
+        state = algorithm.init(jax.random.key(config.run.seed))
+        start = 0
+        if checkpoints.steps():
+            start, state, _ = checkpoints.restore(state)
+        state = train(
+            algorithm.step,
+            state,
+            batch,
+            steps=options.steps,
+            start=start,
+            checkpoints=checkpoints,
+            options=LoopOptions(
+                fetch_every=100,
+                checkpoint_every=1000,
+                progress=config.run.progress,
+                description="pre-training",
+                mesh=mesh,
+            ),
+        )
+    return jax.device_get(state.average)
+
+
+def _optimizer(options: Pretraining) -> optax.GradientTransformation:
+    warmup = min(100, options.steps // 2)
+    course = optax.constant_schedule(options.learning_rate)
+    if options.schedule == "cosine":
+        course = optax.cosine_decay_schedule(options.learning_rate, options.steps - warmup)
+    rise = optax.linear_schedule(0.0, options.learning_rate, warmup)
+    schedule = optax.join_schedules([rise, course], [warmup])
+    return optax.chain(optax.clip_by_global_norm(options.gradient_clip), optax.adam(schedule))
+
+
+def fingerprint(config: Config, images: np.ndarray, mesh) -> str:
+    """What the base model depends on, in one name."""
+    parts = [
+        dataclasses.asdict(config.model),
+        dataclasses.asdict(config.pretraining),
+        config.run.seed,
+        config.run.precision,
+        FORMAT,
+        state_digest({"images": images}),
+        versions(),
+        dict(mesh.shape),
+    ]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a folder in one atomic step; one that is there already stays."""
+    if target.exists():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=target.parent))
+    shutil.copytree(source, temporary, dirs_exist_ok=True)
+    try:
+        temporary.rename(target)
+    except OSError:
+        shutil.rmtree(temporary)

@@ -1,0 +1,1 @@
+"""Score-matching objectives: what they estimate and what they cost."""

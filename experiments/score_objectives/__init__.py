@@ -1,1 +1,0 @@
-"""What `experiments.score_matching` measures."""

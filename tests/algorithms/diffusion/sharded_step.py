@@ -1,0 +1,84 @@
+"""Run by a test on eight simulated devices: the step, sharded over `data`, against one device."""
+
+import re
+
+import jax
+import numpy as np
+import optax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from ctrl_jax._typing import Model
+from ctrl_jax.algorithms import UpdateConfig, make_ppo, roll_out
+from ctrl_jax.networks import MLP, ValueMLP, as_model
+from tests.algorithms.diffusion.steering import make_setting, one_prompt
+
+DEVICES, LOCAL, STEPS = 8, 13, 6  # 13 rows a device, 104 in all: numbers that nothing else has
+BATCH = DEVICES * LOCAL
+assert jax.device_count() == DEVICES
+
+mesh = jax.make_mesh((DEVICES,), ("data",), axis_types=(AxisType.Auto,))
+rows, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("data",), ()))
+
+problem = make_setting(STEPS).problem
+network = as_model(lambda rngs: MLP((1,), width=16, depth=1, embedding=8, horizon=3.0, rngs=rngs))
+value = as_model(
+    lambda rngs: ValueMLP((1,), width=16, depth=1, embedding=8, horizon=3.0, rngs=rngs)
+)
+
+
+def apply(params, t, x):
+    return problem.reference.apply((), t, x) + network.apply(params, t, x)
+
+
+policy = Model(network.init, apply)
+optimizers = optax.adam(1e-3), optax.adam(1e-3)
+algorithm = make_ppo(problem, policy, value, *optimizers, UpdateConfig(minibatches=2))
+
+state, batch = algorithm.init(jax.random.key(0)), one_prompt(BATCH)
+sharded_state, sharded_batch = jax.device_put(state, whole), jax.device_put(batch, rows)
+
+step = jax.jit(algorithm.step).lower(state, batch).compile()
+# The state keeps its place; the compiler is free to choose only where the metrics go.
+sharded_step = (
+    jax.jit(algorithm.step, out_shardings=(whole, None))
+    .lower(sharded_state, sharded_batch)
+    .compile()
+)
+
+text = sharded_step.as_text() or ""
+shapes = {
+    tuple(int(n) for n in dims.split(","))
+    for dims in re.findall(r"\b(?:f32|u32|s32|pred|bf16|f16)\[([\d,]+)\]", text)
+}
+assert any(LOCAL in shape for shape in shapes), "no array has a device's share of the rows"
+full = {shape for shape in shapes if BATCH in shape}
+assert not full, f"arrays with the rows of all devices: {sorted(full)}"
+assert "all-reduce" in text, "gradients are never summed over devices"
+moves = re.findall(r"= (\S+) (all-gather|all-to-all|collective-permute)(?:-start)?\(", text)
+assert not moves, moves
+
+for update in range(3):
+    state, metrics = step(state, batch)
+    sharded_state, sharded_metrics = sharded_step(sharded_state, sharded_batch)
+    assert metrics.keys() == sharded_metrics.keys()
+    for name, expected in metrics.items():
+        if name == "ratio/rollout_deviation":  # rounding itself: only its bound is promised
+            assert max(float(expected), float(sharded_metrics[name])) <= 1e-4
+            continue
+        np.testing.assert_allclose(
+            sharded_metrics[name], expected, rtol=1e-5, atol=1e-6, err_msg=f"{name}, {update}"
+        )
+
+params, reference = state.policy.params, state.reference
+
+
+def paths(batch):
+    rollout = roll_out(jax.random.key(1), problem, policy, params, reference, batch)
+    return rollout.noise, rollout.states
+
+
+(noise, states), (sharded_noise, sharded_states) = map(jax.jit(paths), (batch, sharded_batch))
+assert {shard.data.shape[1] for shard in sharded_states.addressable_shards} == {LOCAL}
+np.testing.assert_array_equal(np.asarray(noise), np.asarray(sharded_noise))
+np.testing.assert_allclose(sharded_states, states, rtol=1e-5, atol=1e-5)
+print("agreed")

@@ -1,0 +1,99 @@
+"""The importance ratio is one at the old parameters, whatever the network and the minibatches.
+
+Swapping the network changes no line of the algorithm: the table is one of models.
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+from ctrl_jax._typing import Model
+from ctrl_jax.algorithms import Batch, DiffusionControl, UpdateConfig, make_dpok, make_ppo
+from ctrl_jax.networks import MLP, DiT, ValueMLP, as_model
+from ctrl_jax.processes import VP, grids
+from ctrl_jax.processes import parameterization as parameterization
+
+pytestmark = pytest.mark.usefixtures("optimized")
+
+SHAPE, STEPS, BATCH, CLASSES = (4, 4, 1), 10, 6, 3
+PROCESS = VP()
+
+
+def score_model(make) -> Model:
+    """A network that predicts the velocity, moved away from its zero start, as a score."""
+    network = as_model(make)
+
+    def init(key):
+        params = network.init(key)
+        leaves, tree = jax.tree.flatten(params)
+        keys = jax.random.split(key, len(leaves))
+        moved = [p + 0.1 * jax.random.normal(k, p.shape) for p, k in zip(leaves, keys, strict=True)]
+        return tree.unflatten(moved)
+
+    def apply(params, t, x, *conditions):
+        predict = parameterization.from_velocity(PROCESS, lambda *a: network.apply(params, *a))
+        return predict(t, x, *conditions)
+
+    return Model(init, apply)
+
+
+MODELS = {
+    "DiT": lambda rngs: DiT(SHAPE, width=8, depth=1, heads=2, classes=CLASSES, rngs=rngs),
+    "MLP": lambda rngs: MLP(SHAPE, width=16, depth=1, embedding=8, classes=CLASSES, rngs=rngs),
+}
+
+
+def problem_with(policy: Model) -> DiffusionControl:
+    return DiffusionControl(
+        PROCESS,
+        policy,
+        lambda x, label: x.reshape(x.shape[0], -1).mean(axis=1) * (label + 1.0),
+        SHAPE,
+        grids.log_snr(PROCESS, STEPS),
+        0.1,
+    )
+
+
+def labeled_batch() -> Batch:
+    return Batch(jnp.ones(BATCH), (jnp.arange(BATCH) % CLASSES,))
+
+
+def check(algorithm):
+    step = jax.jit(algorithm.step)
+    state = jax.jit(algorithm.init)(jax.random.key(0))
+    for _ in range(3):
+        before = state.policy.params
+        state, metrics = step(state, labeled_batch())
+        assert float(metrics["ratio/max_deviation"]) == 0.0
+        assert float(metrics["ratio/rollout_deviation"]) <= 1e-4
+        moved = jax.tree.map(lambda a, b: (a != b).any(), state.policy.params, before)
+        assert any(jax.tree.leaves(moved)), "nothing was learned: the ratio is trivially one"
+
+
+@pytest.mark.parametrize(
+    ("network", "minibatches"),
+    [
+        pytest.param("MLP", 1, marks=pytest.mark.slow),
+        ("MLP", 2),
+        pytest.param("MLP", 5, marks=pytest.mark.slow),
+        pytest.param("DiT", 1, marks=pytest.mark.slow),
+        pytest.param("DiT", 2, marks=pytest.mark.slow),
+        pytest.param("DiT", 5, marks=pytest.mark.slow),
+    ],
+)
+def test_the_ratio_starts_at_exactly_one(network, minibatches):
+    policy = score_model(MODELS[network])
+    config = UpdateConfig(minibatches=minibatches)
+    check(make_dpok(problem_with(policy), policy, optax.adam(1e-3), config))
+
+
+@pytest.mark.slow
+def test_the_ratio_starts_at_exactly_one_beside_a_critic():
+    policy = score_model(MODELS["MLP"])
+    value = as_model(
+        lambda rngs: ValueMLP(SHAPE, width=8, depth=1, embedding=8, classes=CLASSES, rngs=rngs)
+    )
+    config = UpdateConfig(minibatches=5, epochs=2)
+    optimizers = optax.adam(1e-3), optax.adam(1e-3)
+    check(make_ppo(problem_with(policy), policy, value, *optimizers, config))

@@ -1,0 +1,60 @@
+"""Run by a test on eight simulated devices: a decoder divided over meshes, against one device."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from ctrl_jax.networks.language.config import DecoderConfig, Rotary
+from ctrl_jax.networks.language.decoder import language_model
+from ctrl_jax.networks.lora import LoRA
+from ctrl_jax.networks.sharding import partition_specs
+
+assert jax.device_count() == 8
+config = DecoderConfig(34, 32, 1, 8, 2, 4, 48, Rotary(), query_bias=True)
+model = language_model(config, lora=LoRA(2, targets=("query", "out", "down")))
+
+
+@jax.jit
+def start(key):
+    """Every parameter moved by noise: adapters away from zero, logits of size one."""
+    leaves, tree = jax.tree.flatten(model.init(key))
+    keys = jax.random.split(key, len(leaves))
+    noise = [0.2 * jax.random.normal(k, leaf.shape) for k, leaf in zip(keys, leaves, strict=True)]
+    return tree.unflatten([leaf + n for leaf, n in zip(leaves, noise, strict=True)])
+
+
+params = start(jax.random.key(0))
+tokens = jax.random.randint(jax.random.key(1), (8, 6), 0, config.vocabulary)
+
+
+def loss(params, tokens):
+    logits = model.apply(params, tokens) @ model.head(params)
+    return jnp.mean(jnp.square(logits)), logits
+
+
+gradient, logits = jax.jit(jax.grad(loss, has_aux=True))(params, tokens)
+assert float(jnp.abs(logits).max()) > 0.5
+state = jax.eval_shape(optax.adam(1e-3).init, params)
+
+for shape, fully in (((2, 4), True), ((2, 4), False), ((8, 1), True), ((1, 8), False)):
+    mesh = jax.make_mesh(shape, ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+    specs = partition_specs(params, mesh, fully=fully)
+    places = jax.tree.map(lambda spec, mesh=mesh: NamedSharding(mesh, spec), specs)
+    placed = jax.device_put(params, places)
+    rows = jax.device_put(tokens, NamedSharding(mesh, PartitionSpec("data")))
+    held = placed["blocks"][0]["feed_forward"]["down"]["kernel"].addressable_shards[0].data
+    assert held.size * (8 if fully else shape[1]) == 48 * 32, (shape, held.shape)
+
+    both = jax.jit(jax.grad(loss, has_aux=True), out_shardings=(places, None))
+    both = both.lower(placed, rows).compile()
+    text = both.as_text() or ""
+    assert "all-reduce" in text and ("all-gather" in text or not fully), (shape, fully)
+    found_gradient, found = both(placed, rows)
+    np.testing.assert_allclose(found, logits, rtol=0, atol=1e-5)
+    leaves = zip(jax.tree.leaves(found_gradient), jax.tree.leaves(gradient), strict=True)
+    for found_leaf, leaf in leaves:
+        np.testing.assert_allclose(found_leaf, leaf, rtol=0, atol=1e-5)
+    assert partition_specs(state, mesh, fully=fully)[0].nu == specs  # the optimizer's, by name
+print("agreed")

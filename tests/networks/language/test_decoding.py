@@ -1,0 +1,48 @@
+"""Reading on gives what reading the whole text gives."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ctrl_jax.networks import LoRA
+from ctrl_jax.networks.language.decoder import language_model
+from ctrl_jax.networks.language.decoding import make_decoding
+from tests.networks.language.decoders import CONFIGS, GPT2, QWEN, SIZES, moved
+
+TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, SIZES["vocabulary"], (3, 9)))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_parts_give_the_states_of_the_whole(name):
+    """A prompt of four tokens, three of one, then two, in a memory longer than the text."""
+    config = CONFIGS[name]
+    model, decoding = language_model(config), make_decoding(config)
+    params = moved(model)
+    memory, parts, position = decoding.start(3, 11), [], 0
+    read = jax.jit(decoding.read)
+    for size in (4, 1, 1, 1, 2):
+        hidden, memory = read(params, memory, TOKENS[:, position : position + size], position)
+        parts.append(hidden)
+        position += size
+    whole = model.apply(params, TOKENS)
+    np.testing.assert_allclose(jnp.concatenate(parts, axis=1), whole, rtol=2e-5, atol=2e-5)
+    np.testing.assert_array_equal(decoding.head(params), model.head(params))
+
+
+def test_adapters_and_bfloat16():
+    """States are of order one and have eight bits."""
+    options = {"lora": LoRA(rank=2), "dtype": jnp.bfloat16}
+    model, decoding = language_model(QWEN, **options), make_decoding(QWEN, **options)
+    params = moved(model)
+    first, memory = decoding.read(params, decoding.start(3, 9), TOKENS[:, :5], 0)
+    second, _ = decoding.read(params, memory, TOKENS[:, 5:], 5)
+    parts, whole = jnp.concatenate([first, second], axis=1), model.apply(params, TOKENS)
+    assert parts.dtype == whole.dtype == jnp.bfloat16
+    difference = parts.astype(jnp.float32) - whole.astype(jnp.float32)
+    assert float(jnp.sqrt(jnp.mean(difference**2))) < 0.02
+
+
+def test_a_text_longer_than_the_table_is_refused():
+    with pytest.raises(ValueError, match="length received 13; the model has 12 positions"):
+        make_decoding(GPT2).start(1, 13)

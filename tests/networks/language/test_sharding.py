@@ -1,0 +1,67 @@
+"""How parameters are divided over a mesh, and that results do not depend on it."""
+
+import jax
+import pytest
+from jax.sharding import AbstractMesh, AxisType, PartitionSpec
+
+from ctrl_jax.networks.language.config import DecoderConfig, Learned
+from ctrl_jax.networks.language.decoder import language_model
+from ctrl_jax.networks.sharding import partition_specs
+from tests.runtime.processes import run_python
+
+
+def abstract(data, model, names=("data", "model")):
+    return AbstractMesh((data, model), names, axis_types=(AxisType.Auto,) * 2)
+
+
+@pytest.fixture(scope="module")
+def shapes():
+    """A GPT-2 with an odd vocabulary."""
+    config = DecoderConfig(
+        37, 12, 1, 3, 3, 4, 48, Learned(16), norm="layer", gated=False, query_bias=True, tied=True
+    )
+    return language_model(config).shapes
+
+
+def test_first_layers_by_outputs_and_second_ones_by_inputs(shapes):
+    specs = partition_specs(shapes, abstract(2, 3), fully=True)
+    block = specs["blocks"][0]
+    assert block["attention"]["query"]["kernel"] == PartitionSpec("data", "model")
+    assert block["attention"]["query"]["bias"] == PartitionSpec("model")
+    assert block["attention"]["out"]["kernel"] == PartitionSpec("model", "data")
+    assert block["feed_forward"]["up"]["kernel"] == PartitionSpec("data", "model")
+    assert block["feed_forward"]["down"]["kernel"] == PartitionSpec("model", "data")
+    assert block["attention_norm"]["scale"] == specs["norm"]["scale"] == PartitionSpec()
+    assert specs["positions"] == PartitionSpec(None, "data")
+
+
+def test_what_does_not_divide_an_axis_takes_the_other_or_none(shapes):
+    """37 tokens are divided by nothing, 12 entries by 2, 3 and 4."""
+    assert partition_specs(shapes, abstract(1, 3))["tokens"] == PartitionSpec(None, "model")
+    both = partition_specs(shapes, abstract(2, 3), fully=True)["tokens"]
+    assert both == PartitionSpec(None, "data")
+    assert partition_specs(shapes, abstract(1, 5))["tokens"] == PartitionSpec(None, None)
+    query = partition_specs(shapes, abstract(5, 5), fully=True)["blocks"][0]["attention"]["query"]
+    assert query["kernel"] == PartitionSpec(None, None)
+
+
+def test_without_fully_nothing_is_divided_over_data(shapes):
+    specs = jax.tree.leaves(partition_specs(shapes, abstract(2, 2)))
+    assert not any("data" in spec for spec in specs) and any("model" in spec for spec in specs)
+
+
+def test_what_has_no_name_is_replicated():
+    assert partition_specs(jax.ShapeDtypeStruct((4, 4), float), abstract(2, 2)) == PartitionSpec()
+
+
+def test_other_meshes_are_refused(shapes):
+    with pytest.raises(ValueError, match=r"received axes \('rows', 'model'\); it must have 'data'"):
+        partition_specs(shapes, abstract(2, 2, ("rows", "model")))
+
+
+def test_eight_devices_agree_with_one():
+    status, out, err = run_python(
+        "-m", "tests.networks.language.sharded_decoder", JAX_NUM_CPU_DEVICES="8"
+    )
+    assert status == 0, err[-4000:]
+    assert out.strip().endswith("agreed")

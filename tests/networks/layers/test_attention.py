@@ -1,0 +1,101 @@
+"""Attention against its definition in NumPy, and the gradient that is turned."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ctrl_jax.networks.layers import attention
+from ctrl_jax.networks.layers.linear import gradient_turned
+
+attend: Any = attention.attend  # called with unpacked arguments
+BATCH, TOKENS, SEEN, WIDTH = 2, 3, 5, 4
+
+
+def by_definition(query, key, value, mask):
+    """Equation (1), one head of one row at a time, in double precision."""
+    query, key, value = (np.asarray(part, np.float64) for part in (query, key, value))
+    groups, out = query.shape[2] // key.shape[2], np.zeros_like(query)
+    for row in range(BATCH):
+        for head in range(query.shape[2]):
+            scores = query[row, :, head] @ key[row, :, head // groups].T / np.sqrt(WIDTH)
+            weights = np.where(mask[row], np.exp(scores), 0.0)
+            weights /= weights.sum(axis=1, keepdims=True)
+            out[row, :, head] = weights @ value[row, :, head // groups]
+    return out
+
+
+@pytest.fixture(scope="module", params=[(4, 4), (4, 2), (4, 1)], ids=str)
+def arguments(request):
+    draw, (heads, key_heads) = np.random.default_rng(0), request.param
+    query, key, value = (
+        draw.normal(size=(BATCH, tokens, number, WIDTH)).astype(np.float32)
+        for tokens, number in ((TOKENS, heads), (SEEN, key_heads), (SEEN, key_heads))
+    )
+    mask = draw.random((BATCH, TOKENS, SEEN)) < 0.5
+    mask[:, :, 0], mask[0, :, 4] = True, False
+    return tuple(map(jnp.asarray, (query, key, value, mask)))
+
+
+def test_attention_is_its_definition(arguments):
+    np.testing.assert_allclose(attend(*arguments), by_definition(*arguments), rtol=0, atol=2e-6)
+
+
+def test_gradients_are_those_of_the_library(arguments):
+    """And what is not seen has none."""
+    *parts, mask = arguments
+
+    def slopes(function):
+        return jax.grad(lambda *parts: jnp.sum(jnp.sin(function(*parts))), (0, 1, 2))(*parts)
+
+    found = slopes(lambda *parts: attend(*parts, mask))
+    library = slopes(lambda *parts: jax.nn.dot_product_attention(*parts, mask=mask[:, None]))
+    for mine, theirs in zip(found, library, strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=0, atol=5e-6)
+    unseen = ~np.asarray(mask).any(axis=1)
+    assert unseen.any() and not np.asarray(found[1])[unseen].any()
+
+
+def test_half_precision_weighs_in_single(arguments):
+    *parts, mask = arguments
+    half = attend(*(part.astype(jnp.bfloat16) for part in parts), mask)
+    assert half.dtype == jnp.bfloat16
+    # Eight bits of every input and of the weights.
+    np.testing.assert_allclose(half.astype(np.float32), attend(*parts, mask), rtol=0, atol=0.05)
+
+
+def test_a_token_that_sees_none_has_a_finite_mean(arguments):
+    """The mean is of all values, whatever the scores: these have no gradient."""
+    *parts, mask = arguments
+    blind = attend(*parts, mask & (jnp.arange(TOKENS) > 0)[None, :, None])
+    assert np.isfinite(blind).all()
+    np.testing.assert_array_equal(blind[:, 1:], attend(*parts, mask)[:, 1:])
+
+    def first(query, key):
+        none = mask & (jnp.arange(TOKENS) > 0)[None, :, None]
+        return jnp.sum(jnp.sin(attend(query, key, parts[2], none)[:, 0]))
+
+    for slope in jax.grad(first, (0, 1))(*parts[:2]):
+        np.testing.assert_array_equal(slope, np.zeros_like(slope))
+
+
+def test_turning_changes_no_derivative():
+    draw = np.random.default_rng(1)
+    x, w, dw = (jnp.asarray(draw.normal(size=s), jnp.float32) for s in ((3, 7), (7, 2), (7, 2)))
+
+    def plain(w):
+        return jnp.sin(x @ w)
+
+    def turned(w):
+        return jnp.sin(x @ gradient_turned(w))
+
+    np.testing.assert_array_equal(turned(w), plain(w))
+    for transform in (
+        lambda f: jax.jvp(f, (w,), (dw,))[1],
+        lambda f: jax.vjp(f, w)[1](f(w))[0],
+        lambda f: jax.vmap(jax.jacrev(f))(jnp.stack([w, dw])),
+        lambda f: jax.hessian(lambda w: jnp.sum(f(w)))(w),
+    ):
+        np.testing.assert_allclose(transform(turned), transform(plain), rtol=1e-5, atol=1e-5)

@@ -1,0 +1,200 @@
+"""Decoders of every family from files against NumPy, and files that do not fit."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from ctrl_jax.networks.language.decoder import language_model
+from ctrl_jax.networks.lora import LoRA
+from ctrl_jax.pretrained.language.folder import load_decoder, save_decoder
+from ctrl_jax.pretrained.safetensors_file import read_safetensors, write_safetensors
+from tests.oracles import decoders as oracle
+from tests.pretrained.language.arrays import random_arrays, write_folder
+from tests.pretrained.language.records import GPT2, LLAMA, NEOX, RECORDS
+
+TOKENS = np.random.default_rng(0).integers(0, 37, (2, 11))
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_logits_agree_with_numpy(name, tmp_path):
+    record = RECORDS[name]
+    arrays = random_arrays(record)
+    config, params, _ = load_decoder(write_folder(tmp_path / "model", record, arrays))
+    model = language_model(config)
+    found = jax.jit(lambda p, t: model.apply(p, t) @ model.head(p))(params, jnp.asarray(TOKENS))
+    expected = np.stack([oracle.Decoder(record, arrays).logits(row) for row in TOKENS])
+    assert found.dtype == jnp.float32
+    # Sums of up to 64 float32 terms through two blocks, against float64.
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
+    assert expected.std(axis=1).min() > 0.05  # every token's logits depend on where it stands
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_what_is_saved_is_what_was_loaded(name, tmp_path):
+    record, arrays = RECORDS[name], random_arrays(RECORDS[name])
+    _, params, read = load_decoder(write_folder(tmp_path / "model", record, arrays))
+    save_decoder(tmp_path / "again", read, params)
+    again = read_safetensors(tmp_path / "again" / "model.safetensors")
+    assert again.keys() == arrays.keys()
+    for key, array in arrays.items():
+        np.testing.assert_array_equal(again[key], array)
+    saved = json.loads((tmp_path / "again" / "config.json").read_text())
+    assert saved.items() >= record.items() and saved["dtype"] == "float32"
+    assert load_decoder(tmp_path / "again").config == load_decoder(tmp_path / "model").config
+    with pytest.raises(ValueError, match=r"it holds config.json already; give another folder"):
+        save_decoder(tmp_path / "again", read, params)
+
+
+@pytest.fixture(scope="module", params=["gpt2", "neox", "llama 3, tied"])
+def small(request):
+    """A record of one block and its arrays, for each way of naming."""
+    record = RECORDS[request.param]
+    depth = "n_layer" if "n_layer" in record else "num_hidden_layers"
+    record = {**record, depth: 1}
+    return record, random_arrays(record)
+
+
+def refused(tmp_path, record, arrays, message):
+    folder = write_folder(tmp_path / "model", record, arrays)
+    with pytest.raises(ValueError, match=message) as raised:
+        load_decoder(folder)
+    assert "\n" not in str(raised.value)
+
+
+def test_weights_that_do_not_fit_are_refused(small, tmp_path):
+    record, arrays = small
+    for number, name in enumerate(arrays):
+        array, rest = arrays[name], {key: arrays[key] for key in arrays if key != name}
+        wrong, message = [
+            ({}, f"{name} is missing"),
+            ({name: array[1:]}, f"{name} has shape"),
+            ({name: array.astype(np.float64)}, f"{name} is float64"),
+        ][number % 3]
+        refused(tmp_path, record, rest | wrong, message)
+    extra = {**arrays, "model.extra.weight": np.zeros(1, np.float32)}
+    refused(tmp_path, record, extra, "model.extra.weight is used by no parameter")
+
+
+def test_transposed_weights_are_refused(tmp_path):
+    arrays = random_arrays(LLAMA)
+    name = "model.layers.1.mlp.up_proj.weight"
+    message = rf"{name} has shape \(16, 20\), \(20, 16\) is needed"
+    refused(tmp_path, LLAMA, {**arrays, name: arrays[name].T}, message)
+
+
+def test_narrow_weights_become_the_wanted_type(tmp_path):
+    arrays = random_arrays(NEOX)
+    for dtype in (np.float16, jnp.bfloat16):
+        narrow = {name: array.astype(dtype) for name, array in arrays.items()}
+        folder = write_folder(tmp_path / np.dtype(dtype).name, NEOX, narrow)
+        params = load_decoder(folder).params
+        assert params["tokens"].dtype == jnp.float32
+        expected = narrow["gpt_neox.embed_in.weight"].astype(np.float32)
+        np.testing.assert_array_equal(params["tokens"], expected)
+        _, half, record = load_decoder(folder, param_dtype=jnp.bfloat16)
+        assert {leaf.dtype for leaf in jax.tree.leaves(half)} == {np.dtype(jnp.bfloat16)}
+    save_decoder(tmp_path / "again", record, half)
+    again = read_safetensors(tmp_path / "again" / "model.safetensors")
+    assert all(np.array_equal(again[name], array) for name, array in narrow.items())
+    assert json.loads((tmp_path / "again" / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+def test_old_files_name_things_differently(tmp_path):
+    """The first GPT-2 files lack the prefix and keep masks; a tied head may be there twice."""
+    arrays = random_arrays(GPT2)
+    old = {name.removeprefix("transformer."): array for name, array in arrays.items()}
+    old |= {f"h.{i}.attn.bias": np.ones((1, 1, 16, 16), np.float32) for i in range(2)}
+    plain = load_decoder(write_folder(tmp_path / "new", GPT2, arrays)).params
+    head = {"lm_head.weight": arrays["transformer.wte.weight"]}
+    for name, found in (("old", old), ("twice", {**old, **head}), ("both", {**arrays, **head})):
+        params = load_decoder(write_folder(tmp_path / name, GPT2, found)).params
+        jax.tree.map(np.testing.assert_array_equal, params, plain)
+    other = {"lm_head.weight": 2 * arrays["transformer.wte.weight"]}
+    refused(tmp_path, GPT2, arrays | other, "lm_head.weight differs from transformer.wte.weight")
+
+
+def test_parameters_do_not_share_the_memory_of_the_file(tmp_path):
+    folder = write_folder(tmp_path / "model", GPT2, random_arrays(GPT2))
+    params = load_decoder(folder).params
+    before = jax.tree.map(np.array, params)
+    with (folder / "model.safetensors").open("r+b") as file:
+        file.write(b"\xff" * (folder / "model.safetensors").stat().st_size)
+    jax.tree.map(np.testing.assert_array_equal, params, before)
+
+
+def in_two_files(folder, record, arrays):
+    """The folder with an index, as large models have it."""
+    names = list(arrays)
+    files = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(record))
+    for file, part in files.items():
+        write_safetensors(folder / file, {name: arrays[name] for name in part})
+    places = {name: file for file, part in files.items() for name in part}
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    return index, places
+
+
+def test_weights_in_several_files(tmp_path):
+    arrays = random_arrays(LLAMA)
+    index, places = in_two_files(tmp_path / "several", LLAMA, arrays)
+    whole = load_decoder(write_folder(tmp_path / "one", LLAMA, arrays)).params
+    jax.tree.map(np.testing.assert_array_equal, load_decoder(tmp_path / "several").params, whole)
+    name = next(iter(places))
+    for changed, message in (
+        ({"weight_map": {**places, name: "b.safetensors"}}, f"the index disagrees about .*{name}"),
+        ({"weight_map": {**places, name: "../one/model.safetensors"}}, "must name a file of this"),
+        ({"weight_map": {**places, name: "c.safetensors"}}, "disagrees|no such file"),
+        ({"weights": {}}, "its weight_map must name"),
+        ([], "it holds no JSON object"),
+    ):
+        index.write_text(json.dumps(changed))
+        with pytest.raises(ValueError, match=message):
+            load_decoder(tmp_path / "several")
+
+
+def test_weights_are_placed_on_a_mesh_as_they_are_read(tmp_path):
+    folder = write_folder(tmp_path / "model", LLAMA, random_arrays(LLAMA))
+    mesh = jax.make_mesh((1, 1), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+    plain, placed = load_decoder(folder).params, load_decoder(folder, mesh=mesh, fully=True).params
+    jax.tree.map(np.testing.assert_array_equal, placed, plain)
+    kernel = placed["blocks"][1]["feed_forward"]["down"]["kernel"]
+    assert kernel.sharding == NamedSharding(mesh, PartitionSpec("model", "data"))
+    with pytest.raises(ValueError, match="fully received True; it needs a mesh"):
+        load_decoder(folder, fully=True)
+
+
+def test_broken_folders_are_refused(tmp_path):
+    folder = write_folder(tmp_path / "model", GPT2, random_arrays(GPT2))
+    with pytest.raises(ValueError, match=r"nowhere/config.json: there is no such file"):
+        load_decoder(tmp_path / "nowhere")
+    weights = folder / "model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1])
+    with pytest.raises(ValueError, match="it is truncated"):
+        load_decoder(folder)
+    weights.unlink()
+    with pytest.raises(ValueError, match=r"model.safetensors'; there is no such file"):
+        load_decoder(folder)
+    (folder / "config.json").write_text("{")
+    with pytest.raises(ValueError, match="it is no JSON"):
+        load_decoder(folder)
+
+
+def test_parameters_of_another_model_are_not_saved(tmp_path):
+    config, params, record = load_decoder(
+        write_folder(tmp_path / "model", LLAMA, random_arrays(LLAMA))
+    )
+    adapted = language_model(config, lora=LoRA()).shapes
+    with pytest.raises(ValueError, match=r"blocks.0.attention.query.lora_a.*merge adapters first"):
+        save_decoder(tmp_path / "again", record, adapted)
+    with pytest.raises(
+        ValueError, match="they differ from what the record describes at head, tokens"
+    ):
+        save_decoder(tmp_path / "again", {**record, "vocab_size": 38}, params)
+    assert not (tmp_path / "again").exists()

@@ -1,0 +1,103 @@
+"""Noise, data and velocity predictions of Gaussian data, all exact, stand for one score."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ctrl_jax._typing import expand
+from ctrl_jax.processes import VP
+from ctrl_jax.processes import parameterization as parameterization
+from tests.processes.family import every_kind
+from tests.processes.gaussian import MEAN, VARIANCE, exact_score
+
+
+def exact_networks(process):
+    """E[noise | x], E[x_0 | x] and E[a noise - std x_0 | x] for data N(MEAN, VARIANCE)."""
+
+    def moments(t, x):
+        scale, std = (expand(c, x) for c in process.marginal(t))
+        noised = scale**2 * VARIANCE + std**2
+        residual = (x - scale * MEAN) / noised
+        return scale, std, MEAN + scale * VARIANCE * residual, std * residual
+
+    def noise(t, x):
+        return moments(t, x)[3]
+
+    def data(t, x):
+        return moments(t, x)[2]
+
+    def velocity(t, x):
+        scale, std, x_0, eps = moments(t, x)
+        return scale * eps - std * x_0
+
+    return {
+        parameterization.from_noise: noise,
+        parameterization.from_data: data,
+        parameterization.from_velocity: velocity,
+    }
+
+
+PARAMETERISATIONS = list(exact_networks(VP()))
+
+
+@pytest.mark.parametrize("parameterize", PARAMETERISATIONS)
+@every_kind
+@pytest.mark.parametrize("fraction", [0.05, 0.5, 1.0])
+def test_exact_predictions_give_the_exact_score(parameterize, process, fraction):
+    with jax.enable_x64(True):
+        t = fraction * process.horizon
+        x = jnp.linspace(-2.0, 2.0, 12).reshape(4, 3)
+        score_fn = parameterize(process, exact_networks(process)[parameterize])
+        for times in (jnp.asarray(t), jnp.full(4, t)):
+            np.testing.assert_allclose(
+                score_fn(times, x), exact_score(process)(times, x), rtol=1e-8
+            )
+
+
+@pytest.mark.parametrize("parameterize", PARAMETERISATIONS)
+def test_conditions_reach_the_network(parameterize):
+    seen = []
+
+    def network(t, x, *conditions):
+        seen.append(conditions)
+        return x
+
+    label = jnp.arange(2)
+    parameterize(VP(), network)(jnp.asarray(0.5), jnp.ones((2, 3)), label)
+    assert seen == [(label,)]
+
+
+INVERSE = {
+    parameterization.from_noise: parameterization.to_noise,
+    parameterization.from_data: parameterization.to_data,
+    parameterization.from_velocity: parameterization.to_velocity,
+}
+
+
+@pytest.mark.parametrize("parameterize", PARAMETERISATIONS)
+@every_kind
+def test_round_trips(parameterize, process):
+    """Any network, not only an exact one, is what its score stands for, and the other way round."""
+
+    def network(t, x, label):
+        return jnp.tanh(x) + expand(t / process.horizon, x) - 0.3 * expand(label, x)
+
+    back = INVERSE[parameterize]
+    with jax.enable_x64(True):
+        t = jnp.linspace(0.02, 1.0, 4) * process.horizon
+        x, label = jnp.linspace(-2.0, 2.0, 12).reshape(4, 3), jnp.linspace(0.0, 1.0, 4)
+        again = back(process, parameterize(process, network))
+        np.testing.assert_allclose(again(t, x, label), network(t, x, label), rtol=1e-8)
+        again = parameterize(process, back(process, network))
+        np.testing.assert_allclose(again(t, x, label), network(t, x, label), rtol=1e-8)
+
+
+@every_kind
+def test_exact_scores_give_exact_predictions(process):
+    with jax.enable_x64(True):
+        t = jnp.linspace(0.02, 1.0, 4) * process.horizon
+        x = jnp.linspace(-2.0, 2.0, 12).reshape(4, 3)
+        for parameterize, network in exact_networks(process).items():
+            ours = INVERSE[parameterize](process, exact_score(process))
+            np.testing.assert_allclose(ours(t, x), network(t, x), rtol=1e-8)

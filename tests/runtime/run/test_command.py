@@ -1,0 +1,186 @@
+"""Commands: help from docstrings, and one clear line for every mistake."""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import pytest
+import tyro
+
+from ctrl_jax.runtime import (
+    RunError,
+    RunInterrupted,
+    RunOptions,
+    check_fraction,
+    check_positive,
+    command,
+    enable_compilation_cache,
+    load_callable,
+    prepare,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A claim, in a sentence."""
+
+    learning_rate: float = 1e-3
+    """Step size of the optimizer, per update."""
+
+    clip: float = 0.2
+    """Clipping of the ratio, a fraction."""
+
+    run: Annotated[RunOptions, tyro.conf.arg(name="")] = dataclasses.field(
+        default_factory=lambda: RunOptions(steps=7)
+    )
+
+    def validate(self) -> None:
+        check_positive("--learning-rate", self.learning_rate)
+        check_fraction("--clip", self.clip)
+
+
+def test_common_flags_have_no_prefix():
+    text = "--out d --seed 3 --resume latest --mesh.data 2 --mesh.model 1 --distributed off"
+    config = command(Config, lambda c: c, args=[*text.split(), "--no-progress"])
+    assert (config.run.out, config.run.seed, config.run.resume) == ("d", 3, "latest")
+    assert (config.run.mesh.data, config.run.distributed, config.run.steps) == (2, "off", 7)
+    assert not config.run.progress
+
+
+def test_a_preset_gives_the_defaults_and_options_change_them():
+    preset = Config(learning_rate=0.5, run=RunOptions(steps=3))
+    config = command(Config, lambda c: c, args=["--clip", "0.1"], default=preset)
+    assert config == dataclasses.replace(preset, clip=0.1)
+
+
+def test_help_shows_docstrings(capsys):
+    with pytest.raises(SystemExit) as stop:
+        command(Config, lambda c: c, args=["--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert "A claim, in a sentence." in text and "Step size of the optimizer" in text
+    assert "--mesh.data" in text and "--resume" in text
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ("--learning-rate nan", "--learning-rate: received nan; it must be a finite number"),
+        ("--learning-rate -1", "it must be above zero"),
+        ("--learning-rate fast", "Error parsing --learning-rate"),
+        (
+            "--learning-rat 1",
+            "error: Unrecognized options: --learning-rat, 1; perhaps --learning-rate",
+        ),
+        ("--learning-rate", "Missing value for argument '--learning-rate'"),
+        ("--clip 1.5", "it must lie in [0, 1]"),
+        ("--steps -5", "steps: received -5; it must be a whole number of at least 1"),
+        ("--resume yes", "Expected one of ('never', 'latest', 'strict')"),
+        ("--seed -1", "seed: received -1"),
+        ("--mesh.data 0", "mesh.data: received 0"),
+        ("--precision float16", "invalid choice 'float16'"),
+        ("stray", "error: Unrecognized options: stray; --help lists the options\n"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(args, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        command(Config, lambda c: pytest.fail("ran"), args=args.split())
+    assert stop.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ") and message in err
+    assert err.count("\n") == 1 and "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (ValueError("a: received 1;\nb"), 2, "error: a: received 1;; b"),
+        (RunError("stopped"), 2, "error: stopped"),
+        (RunInterrupted("saved", 15), 143, "saved"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (FileNotFoundError(2, "No such file", "x"), 2, "error: [Errno 2] No such file: 'x'"),
+    ],
+)
+def test_errors_of_a_run(error, status, line, capsys):
+    def run(config):
+        raise error
+
+    with pytest.raises(SystemExit) as stop:
+        command(Config, run, args=[])
+    assert stop.value.code == status
+    assert capsys.readouterr().err.splitlines()[0].startswith(line)
+
+
+def test_bugs_keep_their_traceback_and_the_variable_shows_it(monkeypatch):
+    def bug(config):
+        raise TypeError("a bug")
+
+    def mistake(config):
+        raise ValueError("a mistake")
+
+    with pytest.raises(TypeError):
+        command(Config, bug, args=[])
+    monkeypatch.setenv("CTRL_JAX_TRACEBACK", "1")
+    with pytest.raises(ValueError, match="a mistake"):
+        command(Config, mistake, args=[])
+
+
+def test_errors_from_elsewhere_say_how_to_see_more(capsys):
+    with pytest.raises(SystemExit):
+        command(Config, lambda c: Path("/nonexistent/x").read_text(), args=[])
+    err = capsys.readouterr().err
+    assert "CTRL_JAX_TRACEBACK=1" in err and err.count("\n") == 1
+
+
+def test_functions_are_loaded_from_the_current_folder(tmp_path, monkeypatch):
+    (tmp_path / "my_rewards.py").write_text(
+        "class A:\n    @staticmethod\n    def f(x):\n        return x + 1\nnumber = 3\n"
+    )
+    (tmp_path / "my_broken.py").write_text("import not_installed_anywhere\n")
+    (tmp_path / "my_crash.py").write_text("1 / 0\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    assert load_callable("my_rewards:A.f")(1) == 2
+    for spec, message in {
+        "my_rewards": "form module:function",
+        "my_rewards:": "form module:function",
+        "my rewards:f": "form module:function",
+        "my_absent:f": "no module 'my_absent'",
+        "my_rewards.sub:f": "importing it fails|no module",
+        "my_rewards:g": "has no 'g'",
+        "my_rewards:number": "is a int, not a function",
+        "my_broken:f": "No module named 'not_installed_anywhere'",
+        "my_crash:f": "ZeroDivisionError",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            load_callable(spec)
+
+
+def test_the_compilation_cache_belongs_to_the_user(tmp_path, monkeypatch):
+    import jax
+
+    before = jax.config.values["jax_compilation_cache_dir"]
+    try:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        path = enable_compilation_cache()
+        assert path == tmp_path / "ctrl_jax"
+        assert path.stat().st_mode & 0o777 == 0o700
+        assert jax.config.values["jax_compilation_cache_dir"] == str(path)
+        path.chmod(0o777)
+        with pytest.raises(ValueError, match="others may write"):
+            enable_compilation_cache()
+        (tmp_path / "link").symlink_to(tmp_path)
+        with pytest.raises(ValueError, match="not a link"):
+            enable_compilation_cache(tmp_path / "link")
+        monkeypatch.setattr("os.getuid", lambda: 12345)
+        with pytest.raises(ValueError, match="another user"):
+            enable_compilation_cache(tmp_path / "ctrl_jax")
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+
+
+def test_prepare_builds_the_mesh():
+    mesh = prepare(RunOptions(compilation_cache=False, distributed="off"))
+    assert mesh.axis_names == ("data", "model")
