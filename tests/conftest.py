@@ -30,6 +30,13 @@ def rank_promotion_raises() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True, scope="module")
+def programs_go_with_their_file() -> Iterator[None]:
+    """Compiled programs pile up otherwise, to gigabytes; the cache on disk brings back the same."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(autouse=True)
 def dtype_promotion_is_strict(request: pytest.FixtureRequest) -> Iterator[None]:
     floor = request.path.relative_to(TESTS).parts[0]
