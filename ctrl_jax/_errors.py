@@ -16,8 +16,8 @@ class RunInterrupted(RunError):
     """A run stopped because a signal asked it to.
 
     Args:
-        message: What was saved and how to continue.
-        signum: The signal's number; a command exits with status 128 + signum.
+        message: what was saved and how to continue.
+        signum: the signal's number; a command exits with status 128 + signum.
     """
 
     def __init__(self, message: str, signum: int = signal.SIGTERM):

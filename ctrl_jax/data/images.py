@@ -36,7 +36,7 @@ class Images(NamedTuple):
 
 
 def load_digits() -> Digits:
-    """Loads scikit-learn's handwritten digits, split in two halves class by class.
+    """Load scikit-learn's handwritten digits, split in two halves class by class.
 
     The split is the same everywhere: the first half is for pre-training, the second for what
     must not have seen it.
@@ -58,20 +58,20 @@ def load_digits() -> Digits:
 
 
 def load_folder(path: str | os.PathLike[str], split: Split = "train") -> Images:
-    """Loads a user's images.
+    """Load a user's images.
 
     Args:
-        path: A folder of png or jpg files of one size, or a folder of class folders of them
+        path: a folder of png or jpg files of one size, or a folder of class folders of them
             (labels follow the folders' names in order), or the folder of CIFAR-10's binary or
             MNIST's files, or an `.npz` file with `images` (n, h, w) or (n, h, w, c), as uint8
             or as floats in [-1, 1], and optional integer `labels` (n,).
-        split: Which half of CIFAR-10 or MNIST; the other kinds have one part, "train", only.
+        split: which half of CIFAR-10 or MNIST; the other kinds have one part, "train", only.
 
     Returns:
         Images in [-1, 1], and labels where there are any.
 
     Raises:
-        ValueError: Anything missing, unknown, unreadable, not finite or of the wrong shape.
+        ValueError: anything missing, unknown, unreadable, not finite or of the wrong shape.
     """
     path = Path(path)
     if path.is_dir() and (pixels := read_binary(path, split)) is not None:
@@ -109,7 +109,7 @@ def _image_files(folder: Path) -> list[Path]:
 
 
 def _read_images(files: list[Path]) -> np.ndarray:
-    """Reads images of one size, as gray where all are gray; transparency is dropped."""
+    """Read images of one size, as gray where all are gray; transparency is dropped."""
     from PIL import Image
 
     read: list[Any] = []
@@ -155,7 +155,7 @@ def _load_npz(path: Path) -> Images:
 
 
 def _scale(pixels: np.ndarray, name: str) -> np.ndarray:
-    """Checks an array of images and brings it to (n, h, w, c) float32 in [-1, 1]."""
+    """Check an array of images and bring it to (n, h, w, c) float32 in [-1, 1]."""
     if pixels.ndim == 3:
         pixels = pixels[..., None]
     if pixels.ndim != 4 or pixels.size == 0 or pixels.shape[-1] > 4:

@@ -49,9 +49,9 @@ class Checkpoints:
     """The checkpoints of one run, numbered by completed updates.
 
     Args:
-        folder: Where the steps lie, on a disk that all processes share.
-        keep: How many of the newest steps are kept.
-        read_only: Whether damaged steps are left where they are, for reading another's run.
+        folder: where the steps lie, on a disk that all processes share.
+        keep: how many of the newest steps are kept.
+        read_only: whether damaged steps are left where they are, for reading another's run.
     """
 
     def __init__(self, folder: str | os.PathLike[str], keep: int = 3, *, read_only: bool = False):
@@ -67,20 +67,20 @@ class Checkpoints:
         self._reader: Any = None
 
     def steps(self) -> list[int]:
-        """The steps that are written to the end by now, in increasing order."""
+        """Return the steps that are written to the end by now, in increasing order."""
         return sorted(int(path.name) for path in step_folders(self.folder) if is_finished(path))
 
     def save(self, step: int, state: Any, record: dict[str, Any] | None = None) -> None:
-        """Writes a checkpoint; the files are finished in the background.
+        """Write a checkpoint; the files are finished in the background.
 
         Args:
-            step: Completed updates; a step that is there already is refused.
-            state: A pytree of arrays, typed PRNG keys included.
-            record: What else to keep, as plain JSON.
+            step: completed updates; a step that is there already is refused.
+            state: a pytree of arrays, typed PRNG keys included.
+            record: what else to keep, as plain JSON.
 
         Raises:
-            ValueError: The step exists, or the record does not fit JSON.
-            RunError: This or the previous checkpoint could not be written, as on a full disk.
+            ValueError: the step exists, or the record does not fit JSON.
+            RunError: this or the previous checkpoint could not be written, as on a full disk.
         """
         check_count("step", step, least=0)
         if self._read_only:
@@ -104,19 +104,19 @@ class Checkpoints:
             raise self._write_error(error, step) from error
 
     def restore(self, target_state: Any, step: int | None = None) -> Restored:
-        """Reads a checkpoint bit for bit, the newest good one unless a step is named.
+        """Read a checkpoint bit for bit, the newest good one unless a step is named.
 
         Args:
-            target_state: A tree of arrays or `jax.ShapeDtypeStruct`s with the structure, shapes,
+            target_state: a tree of arrays or `jax.ShapeDtypeStruct`s with the structure, shapes,
                 dtypes and shardings to restore to.
-            step: The step to read.
+            step: the step to read.
 
         Returns:
             The step, the state and the record.
 
         Raises:
-            MissingCheckpointError: No good checkpoint is there.
-            ValueError: The checkpoint holds another tree, or the named step is damaged.
+            MissingCheckpointError: no good checkpoint is there.
+            ValueError: the checkpoint holds another tree, or the named step is damaged.
         """
         self.wait()
         candidates = self.steps()[::-1]
@@ -141,7 +141,11 @@ class Checkpoints:
         )
 
     def wait(self) -> None:
-        """Waits until the last save is on disk; raises RunError if it could not be written."""
+        """Wait until the last save is on disk.
+
+        Raises:
+            RunError: it could not be written, as on a full disk.
+        """
         if self._manager is None:
             return
         try:
@@ -150,7 +154,7 @@ class Checkpoints:
             raise self._write_error(error) from error
 
     def close(self) -> None:
-        """Waits for the last save and frees the background threads."""
+        """Wait for the last save and free the background threads."""
         manager = self._manager
         try:
             self.wait()

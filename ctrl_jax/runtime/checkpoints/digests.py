@@ -25,10 +25,10 @@ class LeafType(NamedTuple):
 
 
 def named_leaves(tree: Any) -> dict[str, Any]:
-    """The leaves of a tree by name, in the order of the tree.
+    """Return the leaves of a tree by name, in the order of the tree.
 
     Args:
-        tree: Any pytree of arrays.
+        tree: any pytree of arrays.
 
     Returns:
         Path names to leaves.
@@ -40,24 +40,24 @@ def named_leaves(tree: Any) -> dict[str, Any]:
 
 
 def is_key(leaf: Any) -> bool:
-    """Whether a leaf is a typed PRNG key (an array of keys)."""
+    """Return whether a leaf is a typed PRNG key (an array of keys)."""
     return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def leaf_type(leaf: Any) -> LeafType:
-    """The dtype and shape of an array, an abstract array or a Python number."""
+    """Return the dtype and shape of an array, an abstract array or a Python number."""
     if not hasattr(leaf, "dtype"):
         leaf = np.asarray(leaf)
     return LeafType(str(leaf.dtype), tuple(leaf.shape))
 
 
 def key_bits(leaf: Any) -> Any:
-    """The raw bits of a typed PRNG key; any other leaf as it is."""
+    """Return the raw bits of a typed PRNG key; any other leaf as it is."""
     return jax.random.key_data(leaf) if is_key(leaf) else leaf
 
 
 def host_array(leaf: Any) -> np.ndarray:
-    """The whole value of a leaf on this host, gathered from other processes where needed."""
+    """Return the whole value of a leaf on this host, gathered from other processes where needed."""
     leaf = key_bits(leaf)
     if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
         if leaf.is_fully_replicated:
@@ -75,17 +75,17 @@ def _update(digest, leaf: Any, name: str = "") -> None:
 
 
 def leaf_digest(leaf: Any) -> str:
-    """The sha256 of one leaf's dtype, shape and bytes, as hex."""
+    """Return the sha256 of one leaf's dtype, shape and bytes, as hex."""
     digest = hashlib.sha256()
     _update(digest, leaf)
     return digest.hexdigest()
 
 
 def state_digest(tree: Any) -> str:
-    """The sha256 of a whole tree: every leaf's name, dtype, shape and bytes, in name order.
+    """Return the sha256 of a whole tree: every leaf's name, dtype, shape and bytes, in name order.
 
     Args:
-        tree: Any pytree of arrays, typed PRNG keys included.
+        tree: any pytree of arrays, typed PRNG keys included.
 
     Returns:
         64 hex digits, equal exactly when the trees are bitwise equal.
@@ -97,12 +97,12 @@ def state_digest(tree: Any) -> str:
 
 
 def tree_diff(saved: dict[str, LeafType], wanted: dict[str, LeafType], most: int = 8) -> str:
-    """The differences between two trees, one line each.
+    """Return the differences between two trees, one line each.
 
     Args:
-        saved: Names to types of what is there.
-        wanted: Names to types of what is expected.
-        most: Lines shown; the rest is counted.
+        saved: names to types of what is there.
+        wanted: names to types of what is expected.
+        most: lines shown; the rest is counted.
 
     Returns:
         Lines such as `['w']: saved float32[3], expected float32[4]`; empty for equal trees.

@@ -11,10 +11,10 @@ import jax
 
 
 def finished_steps(folder: str | os.PathLike[str]) -> list[Path]:
-    """The folders of all steps in `folder`, and one folder down, that were written to the end.
+    """Return the folders of all steps in a folder and one down that were written to the end.
 
     Args:
-        folder: A checkpoint folder, or one that holds several.
+        folder: a checkpoint folder, or one that holds several.
 
     Returns:
         Their paths.
@@ -28,21 +28,21 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def step_folders(folder: Path) -> list[Path]:
-    """The folders in `folder` that are named by a step, whole or not."""
+    """Return the folders in `folder` that are named by a step, whole or not."""
     return [path for path in _folders(folder) if path.name.isdigit()]
 
 
 def is_finished(step_folder: Path) -> bool:
-    """Whether a step was written to the end."""
+    """Return whether a step was written to the end."""
     return (step_folder / "_CHECKPOINT_METADATA").exists()
 
 
 def set_aside(folder: Path, step: int) -> Path:
-    """Renames a damaged step, so that it is neither used nor lost; process 0 does it.
+    """Rename a damaged step, so that it is neither used nor lost; process 0 does it.
 
     Args:
-        folder: The checkpoint folder.
-        step: The damaged step.
+        folder: the checkpoint folder.
+        step: the damaged step.
 
     Returns:
         Its new path.

@@ -9,13 +9,13 @@ from ctrl_jax.runtime.checkpoints import digests
 
 
 def describe(leaf: Any) -> dict[str, Any]:
-    """What the description of a checkpoint says about a leaf: dtype, shape and digest."""
+    """Return what the description of a checkpoint says about a leaf: dtype, shape and digest."""
     dtype, shape = digests.leaf_type(leaf)
     return {"dtype": dtype, "shape": list(shape), "digest": digests.leaf_digest(leaf)}
 
 
 def abstract_bits(leaf: Any) -> jax.ShapeDtypeStruct:
-    """What Orbax is to read for a leaf: the bits of a key, in the leaf's own sharding."""
+    """Return what Orbax is to read for a leaf: the bits of a key, in the leaf's own sharding."""
     if digests.is_key(leaf):
         bits = jax.eval_shape(jax.random.key_data, leaf)
     else:
@@ -27,7 +27,7 @@ def abstract_bits(leaf: Any) -> jax.ShapeDtypeStruct:
 
 
 def rebuild(leaf: Any, bits: Any) -> Any:
-    """The leaf of the restored state from what Orbax read; None stands for an empty array."""
+    """Return the leaf to restore from what Orbax read; None stands for an empty array."""
     if bits is None:
         return leaf if isinstance(leaf, jax.Array) else np.zeros(leaf.shape, leaf.dtype)
     if digests.is_key(leaf):

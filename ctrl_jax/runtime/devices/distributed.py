@@ -26,22 +26,22 @@ def start(
     process_id: int | None = None,
     heartbeat_seconds: int = 100,
 ) -> bool:
-    """Joins the other processes of this run, before any other use of JAX.
+    """Join the other processes of this run, before any other use of JAX.
 
     Args:
         mode: "auto" joins where the environment (Slurm, Open MPI, TPU, JAX's own variables) or
             the arguments name other processes, "on" insists, "off" never joins.
         coordinator: `host:port` of process 0; with it, `processes` and `process_id` are needed
             and nothing is detected. Process 0 listens on this address only.
-        processes: Number of processes.
-        process_id: This process, from 0.
-        heartbeat_seconds: After so long without a sign of life from one process the others stop.
+        processes: number of processes.
+        process_id: this process, from 0.
+        heartbeat_seconds: after so long without a sign of life from one process the others stop.
 
     Returns:
         Whether this process has joined.
 
     Raises:
-        ValueError: Arguments that contradict each other, or "on" where nothing is found.
+        ValueError: arguments contradict each other, or "on" where nothing is found.
     """
     check_choice("distributed", mode, ("auto", "on", "off"))
     check_positive("heartbeat_seconds", heartbeat_seconds)
@@ -87,7 +87,7 @@ def _check_explicit(mode: str, coordinator, processes, process_id) -> None:
 
 
 def _environment_has_processes() -> bool:
-    """Whether a launcher started several processes, or this is a host of a TPU slice."""
+    """Return whether a launcher started several processes, or this is a host of a TPU slice."""
     if "JAX_COORDINATOR_ADDRESS" in os.environ or "MEGASCALE_COORDINATOR_ADDRESS" in os.environ:
         return True
     for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"):
@@ -101,10 +101,10 @@ def _environment_has_processes() -> bool:
 
 
 def broadcast_text(text: str) -> str:
-    """Gives every process the text of process 0.
+    """Give every process the text of process 0.
 
     Args:
-        text: Any text; that of process 0 counts.
+        text: any text; that of process 0 counts.
 
     Returns:
         The text of process 0.
@@ -121,10 +121,10 @@ def broadcast_text(text: str) -> str:
 
 
 def barrier(name: str) -> None:
-    """Waits until every process is here.
+    """Wait until every process is here.
 
     Args:
-        name: The same on every process.
+        name: the same on every process.
     """
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils

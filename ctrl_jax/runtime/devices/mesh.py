@@ -27,23 +27,23 @@ class MeshOptions:
     """Devices the weights are divided over."""
 
     def validate(self) -> None:
-        """Raises ValueError for a size below one."""
+        """Raise ValueError for a size below one."""
         check_count("mesh.model", self.model)
         if self.data is not None:
             check_count("mesh.data", self.data)
 
 
 def make_mesh(options: MeshOptions | None = None) -> Mesh:
-    """Builds the mesh over the devices of every process.
+    """Build the mesh over the devices of every process.
 
     Args:
-        options: Sizes of the axes; all devices on `data` by default.
+        options: sizes of the axes; all devices on `data` by default.
 
     Returns:
         A mesh with axes ("data", "model").
 
     Raises:
-        ValueError: The sizes do not fit the devices.
+        ValueError: the sizes do not fit the devices.
     """
     options = options or MeshOptions()
     options.validate()
@@ -64,12 +64,12 @@ def make_mesh(options: MeshOptions | None = None) -> Mesh:
 
 
 def check_batch(mesh: Mesh | AbstractMesh, size: int, name: str = "batch") -> None:
-    """Raises ValueError unless the mesh's data axis divides a batch.
+    """Raise ValueError unless the mesh's data axis divides a batch.
 
     Args:
-        mesh: A mesh with a `data` axis.
-        size: Examples in the whole batch, over all processes.
-        name: The option as the user writes it.
+        mesh: a mesh with a `data` axis.
+        size: examples in the whole batch, over all processes.
+        name: the option as the user writes it.
     """
     data = mesh.shape["data"]
     if size % data or size == 0:
@@ -79,18 +79,18 @@ def check_batch(mesh: Mesh | AbstractMesh, size: int, name: str = "batch") -> No
 
 
 def shard_batch(mesh: Mesh, tree: Any) -> Any:
-    """Cuts every array of a batch along its first axis over the mesh's data axis.
+    """Cut every array of a batch along its first axis over the mesh's data axis.
 
     Args:
-        mesh: A mesh with a `data` axis.
-        tree: Arrays (batch, …); with several processes each gives its own part of the batch.
+        mesh: a mesh with a `data` axis.
+        tree: arrays (batch, …); with several processes each gives its own part of the batch.
             Scalars are replicated; global arrays stay as they are.
 
     Returns:
         The same tree of global arrays.
 
     Raises:
-        ValueError: The data axis does not divide a batch.
+        ValueError: the data axis does not divide a batch.
     """
 
     def put(path, leaf):
@@ -110,10 +110,10 @@ def shard_batch(mesh: Mesh, tree: Any) -> Any:
 
 
 def own_part(tree: Any) -> Any:
-    """Returns the rows of a whole batch that this process gives to `shard_batch`.
+    """Return the rows of a whole batch that this process gives to `shard_batch`.
 
     Args:
-        tree: Arrays (batch, …) with the same value on every process, whose number divides batch.
+        tree: arrays (batch, …) with the same value on every process, whose number divides batch.
 
     Returns:
         The same tree of this process's rows; the tree itself where there is one process.
@@ -130,11 +130,11 @@ def own_part(tree: Any) -> Any:
 
 
 def replicate(mesh: Mesh, tree: Any) -> Any:
-    """Copies every array of a tree to every device of the mesh.
+    """Copy every array of a tree to every device of the mesh.
 
     Args:
-        mesh: The mesh.
-        tree: Arrays with the same value on every process.
+        mesh: the mesh.
+        tree: arrays with the same value on every process.
 
     Returns:
         The same tree of replicated global arrays.
@@ -143,12 +143,12 @@ def replicate(mesh: Mesh, tree: Any) -> Any:
 
 
 def place(tree: Any, shardings: Any) -> Any:
-    """Puts every array of a tree where its sharding says, on any number of processes.
+    """Put every array of a tree where its sharding says, on any number of processes.
 
     Args:
-        tree: Arrays with the same value on every process, or global arrays; typed PRNG keys, which
+        tree: arrays with the same value on every process, or global arrays; typed PRNG keys, which
             JAX places within one process only, travel as their bits.
-        shardings: A tree of shardings like `tree`, or one for all of it.
+        shardings: a tree of shardings like `tree`, or one for all of it.
 
     Returns:
         The same tree of placed arrays.

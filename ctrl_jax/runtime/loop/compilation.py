@@ -22,7 +22,7 @@ class CountTraces:
     """A pure function that counts how often JAX has traced it.
 
     Args:
-        function: Any function of arrays.
+        function: any function of arrays.
     """
 
     def __init__(self, function: Callable[..., Any]):
@@ -45,12 +45,12 @@ class CountTraces:
 def jit_step(
     step_fn: Callable[..., Any], mesh: Mesh | None = None, state_shardings: Any = None
 ) -> Callable[..., Any]:
-    """Compiles a pure step, the state donated, the metrics replicated.
+    """Compile a pure step, the state donated, the metrics replicated.
 
     Args:
         step_fn: `step(state, batch) -> (state, metrics)`; one that is jitted is returned as it is.
-        mesh: The mesh; None for the default device.
-        state_shardings: A tree of shardings like the state, or one for all of it; replicated by
+        mesh: the mesh; None for the default device.
+        state_shardings: a tree of shardings like the state, or one for all of it; replicated by
             default. Needs a mesh.
 
     Returns:
@@ -67,18 +67,18 @@ def jit_step(
 
 
 def enable_compilation_cache(folder: str | os.PathLike[str] | None = None) -> Path:
-    """Keeps compiled programs on disk, so that the next run of the same program starts at once.
+    """Keep compiled programs on disk, so that the next run of the same program starts at once.
 
     JAX executes what the cache holds, so the folder must belong to this user alone.
 
     Args:
-        folder: The cache; `$XDG_CACHE_HOME/ctrl_jax` or `~/.cache/ctrl_jax` by default.
+        folder: the cache; `$XDG_CACHE_HOME/ctrl_jax` or `~/.cache/ctrl_jax` by default.
 
     Returns:
         The folder in use.
 
     Raises:
-        ValueError: The folder belongs to another user, or others may write to it.
+        ValueError: the folder belongs to another user, or others may write to it.
     """
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     path = Path(folder) if folder is not None else base / "ctrl_jax"

@@ -15,8 +15,8 @@ class Flags:
     """Watches the flags of one run.
 
     Args:
-        max_skipped: Skipped updates in a row after which the run stops.
-        checkpoints: Where the run can be continued from, for the message.
+        max_skipped: skipped updates in a row after which the run stops.
+        checkpoints: where the run can be continued from, for the message.
     """
 
     def __init__(self, max_skipped: int, checkpoints: Checkpoints | None):
@@ -24,14 +24,14 @@ class Flags:
         self._checkpoints = checkpoints
 
     def check(self, k: int, metrics: Mapping[str, Any]) -> None:
-        """Looks at one update's metrics.
+        """Look at one update's metrics.
 
         Args:
-            k: Completed updates, this one included.
-            metrics: Its metrics on the host.
+            k: completed updates, this one included.
+            metrics: its metrics on the host.
 
         Raises:
-            RunError: States or a reward were not finite, or too many updates in a row were skipped.
+            RunError: states or a reward were not finite, or too many updates in a row were skipped.
         """
         if not bool(metrics.get("states/finite", True)):
             raise RunError(

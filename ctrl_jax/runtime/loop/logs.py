@@ -22,9 +22,9 @@ class MetricsLog:
     """A file of JSON lines, `{"step": 12, "reward/mean": 0.5, …}`, with `null` for NaN.
 
     Args:
-        path: The file; its folder is created. Only process 0 writes it.
-        start: Completed updates of the restored state; later lines are removed.
-        adapters: Called with every line too, for example `tensorboard_adapter(folder)`.
+        path: the file; its folder is created. Only process 0 writes it.
+        start: completed updates of the restored state; later lines are removed.
+        adapters: called with every line too, for example `tensorboard_adapter(folder)`.
     """
 
     def __init__(
@@ -39,11 +39,11 @@ class MetricsLog:
             self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Appends one line.
+        """Append one line.
 
         Args:
-            step: Completed updates.
-            metrics: Names to scalars.
+            step: completed updates.
+            metrics: names to scalars.
         """
         if self._file is None:
             return
@@ -52,13 +52,13 @@ class MetricsLog:
             adapter(step, metrics)
 
     def flush(self) -> None:
-        """Puts all lines on disk; called before every checkpoint."""
+        """Put all lines on disk; called before every checkpoint."""
         if self._file is not None:
             self._file.flush()
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Puts all lines on disk and closes the file."""
+        """Put all lines on disk and close the file."""
         if self._file is not None:
             self.flush()
             self._file.close()
@@ -72,10 +72,10 @@ class MetricsLog:
 
 
 def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """Reads a file of JSON lines; a last line that was cut off is left out.
+    """Read a file of JSON lines; a last line that was cut off is left out.
 
     Args:
-        path: The file; a missing one has no lines.
+        path: the file; a missing one has no lines.
 
     Returns:
         One dict per line.
@@ -105,10 +105,10 @@ def _truncate(path: Path, start: int) -> None:
 
 
 def tensorboard_adapter(folder: str | os.PathLike[str]) -> Adapter:
-    """An adapter that writes TensorBoard event files.
+    """Return an adapter that writes TensorBoard event files.
 
     Args:
-        folder: Where the event files go.
+        folder: where the event files go.
 
     Raises:
         ValueError: tensorboardX is not installed.
@@ -127,10 +127,10 @@ def tensorboard_adapter(folder: str | os.PathLike[str]) -> Adapter:
 
 
 def wandb_adapter(**init: Any) -> Adapter:
-    """An adapter that sends metrics to Weights & Biases.
+    """Return an adapter that sends metrics to Weights & Biases.
 
     Args:
-        init: Arguments of `wandb.init`, for example `project` and `name`.
+        init: arguments of `wandb.init`, for example `project` and `name`.
 
     Raises:
         ValueError: wandb is not installed.

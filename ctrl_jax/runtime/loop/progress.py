@@ -17,16 +17,16 @@ _SHOWN = 4
 def progress(
     total: int, description: str, *, enabled: bool = True, every_seconds: float = 10.0
 ) -> Iterator[Update]:
-    """Shows how far a long piece of work is, on stderr of process 0.
+    """Show how far a long piece of work is, on stderr of process 0.
 
     On a terminal a bar with the time left and up to four live metrics; elsewhere a plain line
     every ten seconds or so, and one at the end. Nothing where it is not enabled.
 
     Args:
-        total: Pieces of work in all.
-        description: What is being done.
-        enabled: Whether to show anything.
-        every_seconds: Seconds between two plain lines.
+        total: pieces of work in all.
+        description: what is being done.
+        enabled: whether to show anything.
+        every_seconds: seconds between two plain lines.
 
     Yields:
         `update(done, metrics=None)`, to be called with the pieces done so far and, where there
@@ -94,7 +94,7 @@ def _lines(total: int, description: str, every_seconds: float) -> Update:
 
 
 def _live(metrics: Mapping[str, Any]) -> str:
-    """The first few metrics as text, flags left out."""
+    """Return the first few metrics as text, flags left out."""
     numbers = {n: float(v) for n, v in metrics.items() if not n.endswith("/finite")}
     shown = [(n, v) for n, v in numbers.items() if math.isfinite(v)][:_SHOWN]
     return " ".join(f"{name} {value:.4g}" for name, value in shown)

@@ -35,10 +35,10 @@ class StopSignals:
             signal.signal(signum, handler)  # pyright: ignore[reportArgumentType]
 
     def stop_after(self, step: int) -> int | None:
-        """Asks, after every update, whether to stop.
+        """Ask, after every update, whether to stop.
 
         Args:
-            step: Completed updates, the same on every process.
+            step: completed updates, the same on every process.
 
         Returns:
             The number of the signal that asked for it, or None.

@@ -71,7 +71,7 @@ class LoopOptions:
     """What every checkpoint holds beside the state, as plain JSON."""
 
     def validate(self) -> None:
-        """Raises ValueError for a count that is out of range."""
+        """Raise ValueError for a count that is out of range."""
         check_count("fetch_every", self.fetch_every)
         check_count("max_skipped", self.max_skipped)
         check_count("checkpoint_every", self.checkpoint_every, least=0)
@@ -91,28 +91,28 @@ def train(
     checkpoints: Checkpoints | None = None,
     options: LoopOptions | None = None,
 ) -> Any:
-    """Runs updates `start + 1` to `steps`.
+    """Run updates `start + 1` to `steps`.
 
     Args:
-        step_fn: A pure `step(state, batch) -> (state, metrics)`, compiled here once; give
+        step_fn: a pure `step(state, batch) -> (state, metrics)`, compiled here once; give
             `CountTraces(step)` to read afterwards how often it was traced, or a function that is
             jitted already to have it used as it is.
-        state: The state after `start` updates; it is copied, so the caller's stays valid.
+        state: the state after `start` updates; it is copied, so the caller's stays valid.
         batches: `batches(k)` for the update after k completed ones, or an iterable that begins
             with the next update's batch, or None where the step needs none. Arrays (batch, …).
-        steps: Completed updates at the end.
-        start: Completed updates of `state`.
-        log: Where each update's metrics are written.
-        checkpoints: Where the state is saved, at the end and as the options say.
-        options: How often what is done, and where the arrays live.
+        steps: completed updates at the end.
+        start: completed updates of `state`.
+        log: where each update's metrics are written.
+        checkpoints: where the state is saved, at the end and as the options say.
+        options: how often what is done, and where the arrays live.
 
     Returns:
         The state after `steps` updates.
 
     Raises:
-        ValueError: An option out of range, or a batch the mesh does not divide.
-        RunError: States or a reward were not finite, or too many updates in a row were skipped.
-        RunInterrupted: A signal asked to stop; the state was saved.
+        ValueError: an option out of range, or a batch the mesh does not divide.
+        RunError: states or a reward were not finite, or too many updates in a row were skipped.
+        RunInterrupted: a signal asked to stop; the state was saved.
     """
     options = options or LoopOptions()
     options.validate()
@@ -168,7 +168,7 @@ class _Loop:
         return k == self._steps or (every > 0 and k % every == 0)
 
     def fetch(self, evaluated: Any = None) -> Mapping[str, Any]:
-        """Brings the pending metrics to the host, checks their flags and writes their lines.
+        """Bring the pending metrics to the host, check their flags and write their lines.
 
         The state to evaluate, where there is one, belongs to the last of them.
         """
@@ -196,7 +196,7 @@ class _Loop:
             self._saved = k
 
     def interrupt(self, k: int, state: Any, signum: int) -> None:
-        """Saves what there is and ends the run, saying how to continue it."""
+        """Save what there is and end the run, saying how to continue it."""
         self.fetch()
         name = signal.Signals(signum).name
         if self._checkpoints is None:
@@ -228,7 +228,7 @@ def _state_shardings(options: LoopOptions) -> Any:
 
 
 def _own_copy(state: Any, shardings: Any) -> Any:
-    """A copy in the loop's own buffers, placed, with strong types.
+    """Return a copy in the loop's own buffers, placed, with strong types.
 
     Two leaves of a state may share a buffer (an average of weights that begins as the weights),
     which could not be donated; a Python number would be traced again once it is an array.
@@ -246,7 +246,7 @@ def _own_copy(state: Any, shardings: Any) -> Any:
 
 
 def _batch_source(batches: Batches) -> Callable[[int], Any]:
-    """A function of the completed updates, whatever form the batches have."""
+    """Return a function of the completed updates, whatever form the batches have."""
     if batches is None:
         return lambda k: None
     if callable(batches):

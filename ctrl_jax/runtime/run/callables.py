@@ -11,7 +11,7 @@ from ctrl_jax._checks import refuse
 
 
 def load_callable(spec: str) -> Callable[..., Any]:
-    """Imports a function by name; modules in the current folder are found.
+    """Import a function by name; modules in the current folder are found.
 
     Args:
         spec: `module:function`, for example `my_rewards:brightness`; dots are allowed in both.
@@ -20,7 +20,7 @@ def load_callable(spec: str) -> Callable[..., Any]:
         The function.
 
     Raises:
-        ValueError: The form is wrong, the module or function is not there, or importing the
+        ValueError: the form is wrong, the module or function is not there, or importing the
             module fails.
     """
     module_name, colon, name = spec.partition(":")

@@ -29,20 +29,20 @@ def command(
     args: Sequence[str] | None = None,
     default: Config | None = None,
 ) -> Any:
-    """Parses the command line into a config, checks it and runs it.
+    """Parse the command line into a config, check it and run it.
 
     Args:
-        config_class: A dataclass; its `validate()`, and those of dataclasses within it, raise
+        config_class: a dataclass; its `validate()`, and those of dataclasses within it, raise
             ValueError for what the types let pass.
-        run: What to do with the config.
-        args: The command line without the program; `sys.argv` by default.
-        default: A config to take the defaults from, for a preset.
+        run: what to do with the config.
+        args: the command line without the program; `sys.argv` by default.
+        default: a config to take the defaults from, for a preset.
 
     Returns:
         What `run` returns.
 
     Raises:
-        SystemExit: Status 2 for a mistake of the user's or a run that cannot go on, 128 + n for
+        SystemExit: status 2 for a mistake of the user's or a run that cannot go on, 128 + n for
             one that signal n stopped, 0 for `--help`.
     """
     with warnings.catch_warnings():
@@ -63,13 +63,13 @@ def command(
 
 
 def validate(config: Any) -> None:
-    """Calls `validate()` on a dataclass and on every dataclass within it.
+    """Call `validate()` on a dataclass and on every dataclass within it.
 
     Args:
-        config: A dataclass instance.
+        config: a dataclass instance.
 
     Raises:
-        ValueError: What the first failing check says.
+        ValueError: what the first failing check says.
     """
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -80,10 +80,10 @@ def validate(config: Any) -> None:
 
 
 def one_line(text: str) -> str:
-    """Joins the lines of a message with semicolons.
+    """Join the lines of a message with semicolons.
 
     Args:
-        text: A message of any number of lines.
+        text: a message of any number of lines.
 
     Returns:
         The same in one line.
@@ -115,7 +115,7 @@ def _parse(
 
 
 def _without_box(text: str) -> str:
-    """The message of a parser's error box, with its suggestions, in one line.
+    """Return the message of a parser's error box, with its suggestions, in one line.
 
     The box is drawn as title, rule, message, rule, further sections; on some terminals the title
     stands in the frame.
@@ -148,7 +148,7 @@ def _show_warning(before: Callable[..., None]) -> Callable[..., None]:
 
 
 def _hint(error: BaseException) -> str:
-    """How to see more, for an error that was raised in somebody else's code."""
+    """Return how to see more, for an error that was raised in somebody else's code."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

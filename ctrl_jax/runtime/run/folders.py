@@ -64,21 +64,21 @@ def open_run(
     resume: Resume,
     seed: int,
 ) -> Run:
-    """Creates the folder of a run, or finds the one to continue.
+    """Create the folder of a run, or find the one to continue.
 
     Args:
-        experiment: The experiment's name.
-        config_dict: Its whole configuration, as plain values.
-        out: The run's own folder; `runs/NAME/<time>-<seed>` by default.
+        experiment: the experiment's name.
+        config_dict: its whole configuration, as plain values.
+        out: the run's own folder; `runs/NAME/<time>-<seed>` by default.
         resume: "never" for a new run, "latest" to continue where it is possible, "strict" to
             continue exactly or not at all.
-        seed: The run's seed, for the folder's name.
+        seed: the run's seed, for the folder's name.
 
     Returns:
         The run; `resumed` says that its folder holds a checkpoint to continue from.
 
     Raises:
-        ValueError: The folder may not be used as `resume` says; nothing in it has changed.
+        ValueError: the folder may not be used as `resume` says; nothing in it has changed.
     """
     check_choice("resume", resume, ("never", "latest", "strict"))
     answer = {}
@@ -124,7 +124,7 @@ def _open(experiment: str, config: dict, out, resume: str, seed: int) -> tuple[P
 
 
 def _check_resume(folder: Path, description: dict, resume: str) -> bool:
-    """Decides whether the run in `folder` may go on, and notes in `description` what changed."""
+    """Decide whether the run in `folder` may go on, and note in `description` what changed."""
     if resume == "never":
         rule = "it holds the config.json of a run"
         raise refuse("out", str(folder), rule, "give another --out, or --resume latest")
@@ -158,7 +158,7 @@ def _check_resume(folder: Path, description: dict, resume: str) -> bool:
 
 
 def _changes(before: dict, after: dict, ignored: frozenset[str]) -> dict[str, tuple]:
-    """What differs between two descriptions, the options that `ignored` names left out."""
+    """Return what differs between two descriptions, the options that `ignored` names left out."""
     options = _option_names(after["config"], ignored)
     changes = differences(before.get("config", {}), after["config"])
     changes = {name: change for name, change in changes.items() if name not in options}
@@ -168,7 +168,7 @@ def _changes(before: dict, after: dict, ignored: frozenset[str]) -> dict[str, tu
 
 
 def _option_names(config: dict, names: frozenset[str], prefix: str = "") -> set[str]:
-    """The dotted names of common options: those in the group that also holds `resume`."""
+    """Return the dotted names of common options: those in the group that also holds `resume`."""
     found = {prefix + name for name in names} if "resume" in config or not prefix else set()
     for key, value in config.items():
         if isinstance(value, dict):
@@ -205,18 +205,18 @@ def write_results(
     digest: str,
     seconds: float,
 ) -> Path:
-    """Writes `results.json`, whole or not at all; process 0 only.
+    """Write `results.json`, whole or not at all; process 0 only.
 
     Args:
-        run: The run.
-        experiment: The experiment's name.
-        claim: What the experiment shows, in a sentence.
-        source: The paper and the place in it.
-        metrics: Names to numbers, as measured.
-        expected: Names to what was expected.
-        config: The whole configuration.
+        run: the run.
+        experiment: the experiment's name.
+        claim: what the experiment shows, in a sentence.
+        source: the paper and the place in it.
+        metrics: names to numbers, as measured.
+        expected: names to what was expected.
+        config: the whole configuration.
         digest: sha256 over the final parameters, from `state_digest`.
-        seconds: The whole command, compilation included.
+        seconds: the whole command, compilation included.
 
     Returns:
         The file.

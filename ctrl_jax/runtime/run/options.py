@@ -68,7 +68,7 @@ class RunOptions:
     """Keep compiled programs in ~/.cache/ctrl_jax."""
 
     def validate(self) -> None:
-        """Raises ValueError for an option out of range."""
+        """Raise ValueError for an option out of range."""
         check_count("seed", self.seed, least=0)
         if self.seed >= 2**32:
             raise refuse("seed", self.seed, "it must be below 2**32", "give a smaller one")
@@ -88,10 +88,10 @@ class RunOptions:
 
 
 def check_small_run(options: RunOptions) -> None:
-    """Raises ValueError for what an experiment of a few minutes has no use for.
+    """Raise ValueError for what an experiment of a few minutes has no use for.
 
     Args:
-        options: Of a run on one device of one process, in float32, without checkpoints.
+        options: of a run on one device of one process, in float32, without checkpoints.
     """
     if options.resume != "never":
         rule = "this run takes minutes and is not checkpointed"
@@ -108,16 +108,16 @@ def check_small_run(options: RunOptions) -> None:
 
 
 def prepare(options: RunOptions) -> Mesh:
-    """Joins the other processes, sets the precision and the compilation cache, builds the mesh.
+    """Join the other processes, set the precision and the compilation cache, build the mesh.
 
     Args:
-        options: The common options of a run; call before any other use of JAX.
+        options: the common options of a run; call before any other use of JAX.
 
     Returns:
         The mesh.
 
     Raises:
-        ValueError: The options do not fit the machine.
+        ValueError: the options do not fit the machine.
     """
     distributed.start(
         options.distributed,

@@ -17,17 +17,17 @@ import numpy as np
 
 
 def plain(value: Any) -> Any:
-    """Turns a value into what JSON can hold.
+    """Turn a value into what JSON can hold.
 
     Args:
-        value: Any nest of dataclasses, mappings, sequences, paths, strings, numbers, and NumPy
+        value: any nest of dataclasses, mappings, sequences, paths, strings, numbers, and NumPy
             or JAX arrays.
 
     Returns:
         The same nest of dict, list, str, int, float, bool and None; non-finite floats are None.
 
     Raises:
-        ValueError: A value of another type.
+        ValueError: a value of another type.
     """
     if value is None or isinstance(value, str | bool | int):
         return value
@@ -51,11 +51,11 @@ def plain(value: Any) -> Any:
 
 
 def write_atomic(path: str | os.PathLike[str], text: str) -> None:
-    """Writes `text` to `path` so that readers see the old file or all of the new one.
+    """Write `text` to `path` so that readers see the old file or all of the new one.
 
     Args:
-        path: The destination; its folder exists.
-        text: The whole content.
+        path: the destination; its folder exists.
+        text: the whole content.
     """
     path = Path(path)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -70,29 +70,29 @@ def write_atomic(path: str | os.PathLike[str], text: str) -> None:
 
 
 def write_json_atomic(path: str | os.PathLike[str], obj: Any) -> None:
-    """Writes `obj` as indented JSON, atomically, with `null` for numbers that are not finite.
+    """Write `obj` as indented JSON, atomically, with `null` for numbers that are not finite.
 
     Args:
-        path: The destination; its folder exists.
-        obj: What `plain` accepts.
+        path: the destination; its folder exists.
+        obj: what `plain` accepts.
 
     Raises:
-        ValueError: A value that JSON cannot hold; nothing is written.
+        ValueError: a value that JSON cannot hold; nothing is written.
     """
     write_atomic(path, json.dumps(plain(obj), indent=2, allow_nan=False) + "\n")
 
 
 def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Reads a JSON object.
+    """Read a JSON object.
 
     Args:
-        path: The file.
+        path: the file.
 
     Returns:
         The object as a dict.
 
     Raises:
-        ValueError: The file is missing, is not JSON or holds something else than an object.
+        ValueError: the file is missing, is not JSON or holds something else than an object.
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))

@@ -13,7 +13,7 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "diffrax", "orbax-checkpoint", "n
 
 
 def versions() -> dict[str, str]:
-    """The versions of Python and of the packages, and the kind of device.
+    """Return the versions of Python and of the packages, and the kind of device.
 
     Returns:
         Names to versions; a package that is not installed is "absent". Starts JAX's backend, so
@@ -30,12 +30,12 @@ def versions() -> dict[str, str]:
 
 
 def differences(old: dict, new: dict, prefix: str = "") -> dict[str, tuple]:
-    """Lists where two nested dicts differ.
+    """List where two nested dicts differ.
 
     Args:
-        old: The first nest.
-        new: The second nest.
-        prefix: Put before every name.
+        old: the first nest.
+        new: the second nest.
+        prefix: put before every name.
 
     Returns:
         Dotted names to (old, new); a name that is missing on one side has "absent" there.
