@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ctrl_jax.commands.prefer import Config, main
 from ctrl_jax.runtime import Checkpoints, Run, command
 from experiments.mallows_lm import claims, text, world
+from experiments.mallows_lm.__main__ import Config, main
 from experiments.mallows_lm.base_model import BaseModel, pretrain
 from experiments.mallows_lm.comparison import METHODS, Training, draw_rows, rank_dispersion
 from experiments.mallows_lm.evaluation import Row, measure_pairs
