@@ -15,7 +15,7 @@ TEST_ENV = JAX_PLATFORMS=$${JAX_PLATFORMS:-cpu} \
 QUICK_COMPILE = JAX_DISABLE_MOST_OPTIMIZATIONS=$${JAX_DISABLE_MOST_OPTIMIZATIONS:-1}
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint format benchmark clean
+.PHONY: help demo test test-all lint format docs benchmark clean
 
 help: ## Show this list
 	@echo 'make TARGET [PYTHON=python3.12] [ARGS="--seed 1"]'
@@ -39,14 +39,18 @@ format: $(VENV)/.stamp-dev ## Format, and repair what ruff can repair
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(VENV)/.stamp-docs $(CACHE) ## Build the site in docs/_build/html, its notebooks run (ARGS go to sphinx)
+	$(TEST_ENV) $(BIN)/python -m sphinx -q -W --keep-going -b html -d docs/_build/doctrees $(ARGS) docs docs/_build/html
+	@echo 'docs/_build/html/index.html'
+
 benchmark: $(VENV)/.stamp-base ## List the benchmarks, or run them (ARGS); peers: pip install -e ".[peers]"
 	$(BIN)/python -m benchmarks $(ARGS)
 
 clean: ## Remove build products and caches; runs/ and $(VENV) stay
-	rm -rf build dist .cache .pytest_cache .ruff_cache
+	rm -rf build dist docs/_build .cache .pytest_cache .ruff_cache
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# .stamp-base is the plain install, .stamp-dev the install with the dev tools, which covers both.
+# .stamp-base is the plain install; .stamp-dev and .stamp-docs add an extra and cover it.
 $(VENV)/.stamp-%: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 		echo 'ctrl_jax needs Python 3.11 or newer; "$(PYTHON)" is' \
@@ -54,7 +58,7 @@ $(VENV)/.stamp-%: pyproject.toml
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) || { \
 		echo 'No virtual environment could be made in $(VENV).' \
 			'On Debian and Ubuntu: apt install python3-venv' >&2; exit 1; }
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet -e ".$(if $(filter dev,$*),[dev])"
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -e ".$(if $(filter base,$*),,[$*])"
 	@touch $(VENV)/.stamp-base $@
 
 $(CACHE):
