@@ -17,7 +17,8 @@ import optax
 from flax import nnx
 
 from benchmarks.harness import Case, Contender, Runner, compile_jax
-from ctrl_jax._typing import Model, expand
+from ctrl_jax._numerics import expand
+from ctrl_jax._typing import Model
 from ctrl_jax.algorithms import Batch, DiffusionControl, UpdateConfig, make_ddpo, make_ppo
 from ctrl_jax.algorithms.diffusion.policy_update import minibatch_order, minibatch_passes
 from ctrl_jax.algorithms.diffusion.terminal_reward import standardize

@@ -1,77 +1,100 @@
-"""Checks of scalar arguments at the door: which argument, what was received, the rule."""
+"""The one door: every refused argument says "name: received v; rule; repair".
+
+Values inside traced arrays are not seen here, so the checks of numbers let tracers pass.
+"""
 
 import dataclasses
 import math
 import numbers
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Float
 
 
 def refuse(name: str, value: object, rule: str, repair: str) -> ValueError:
-    """Builds the error for one argument; the caller raises it.
+    """Return the error for one argument, "name: received value; rule; repair".
 
     Args:
-        name: The argument as the user writes it.
-        value: What was received.
-        rule: What it must be.
-        repair: What to write instead.
+        name: the argument as the user writes it, "Owner.name" where the owner is not plain.
+        value: what was received.
+        rule: what it must be.
+        repair: what to write instead.
 
     Returns:
-        The `ValueError`, not raised.
+        The `ValueError`, for the caller to raise.
     """
+    if isinstance(value, jax.Array | np.ndarray | np.generic) and value.ndim == 0:
+        value = value.item()
     return ValueError(f"{name}: received {value!r}; {rule}; {repair}")
 
 
-def check_unused(config: Any, names: Iterable[str], rule: str, repair: str) -> None:
-    """Raises ValueError if one of these options of a config is not its default.
+def check_unused(
+    config: Any, names: Iterable[str], rule: str, repair: str = "leave it out"
+) -> None:
+    """Refuse options that nothing would read.
 
     Args:
-        config: A dataclass that can be made without arguments.
-        names: The options that this run would ignore, "a.b" for field b of the group a.
-        rule: Why they would be ignored.
-        repair: What to do instead.
+        config: a dataclass instance.
+        names: the fields that are not read, "a.b" for field b of the group a.
+        rule: why they are not.
+        repair: what to do instead.
+
+    Raises:
+        ValueError: one of them is not its default.
     """
-    default = type(config)()
     for name in names:
-        given, usual = (operator.attrgetter(name)(c) for c in (config, default))
-        if given != usual:
+        given = operator.attrgetter(name)(config)
+        if given != _default(config, *name.split(".")):
             # The options of a run have no prefix on the command line.
             raise refuse(name.removeprefix("run."), given, rule, repair)
 
 
-def _check_finite(name: str, value: object) -> float:
-    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not real or not math.isfinite(value):  # pyright: ignore[reportArgumentType]
-        raise refuse(name, value, "it must be a finite number", "give a plain number such as 0.1")
-    return float(value)  # pyright: ignore[reportArgumentType]
+def _default(config: Any, first: str, *rest: str) -> Any:
+    field = next(field for field in dataclasses.fields(config) if field.name == first)
+    made = field.default_factory is not dataclasses.MISSING
+    value = field.default_factory() if made else field.default  # pyright: ignore[reportCallIssue]
+    return operator.attrgetter(".".join(rest))(value) if rest else value
 
 
 def check_positive(name: str, value: object) -> None:
-    """Raises ValueError unless `value` is a finite number above zero."""
-    if _check_finite(name, value) <= 0:
+    """Raise ValueError unless `value` is a finite number above zero."""
+    if _finite(name, value) <= 0:
         raise refuse(name, value, "it must be above zero", "give a positive number")
 
 
+def check_all_positive(owner: str, **values: object) -> bool:
+    """Raise ValueError unless every concrete value is a finite number above zero.
+
+    Args:
+        owner: the class or function whose arguments they are.
+        **values: the arguments.
+
+    Returns:
+        Whether all were concrete, so that the caller may compare them.
+    """
+    for name, value in values.items():
+        check_positive(f"{owner}.{name}", value)
+    return not any(isinstance(value, Tracer) for value in values.values())
+
+
 def check_non_negative(name: str, value: object) -> None:
-    """Raises ValueError unless `value` is a finite number, zero or above."""
-    if _check_finite(name, value) < 0:
+    """Raise ValueError unless `value` is a finite number, zero or above."""
+    if _finite(name, value) < 0:
         raise refuse(name, value, "it must be zero or above", "give 0 or a positive number")
 
 
 def check_fraction(name: str, value: object) -> None:
-    """Raises ValueError unless `value` is a finite number in [0, 1]."""
-    if not 0 <= _check_finite(name, value) <= 1:
+    """Raise ValueError unless `value` is a finite number in [0, 1]."""
+    if not isinstance(value, Tracer) and not 0 <= _finite(name, value) <= 1:
         raise refuse(name, value, "it must lie in [0, 1]", "give a fraction such as 0.5")
 
 
 def check_count(name: str, value: object, *, least: int = 1) -> None:
-    """Raises ValueError unless `value` is a whole number of at least `least`."""
+    """Raise ValueError unless `value` is a whole number of at least `least`."""
     whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     if not whole or value < least:  # pyright: ignore[reportOperatorIssue]
         rule = f"it must be a whole number of at least {least}"
@@ -79,74 +102,49 @@ def check_count(name: str, value: object, *, least: int = 1) -> None:
 
 
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    """Raises ValueError unless `value` is one of `choices`."""
+    """Raise ValueError unless `value` is one of `choices`."""
     if value not in choices:
         raise refuse(
             name, value, "it must be one of the known choices", "give " + "|".join(choices)
         )
 
 
-def require_positive(owner: str, **values: float | Array) -> bool:
-    """Raise ValueError unless every concrete scalar is a positive finite number.
-
-    Returns:
-        Whether all were concrete, so that the caller may compare them.
-    """
-    concrete = {name: value for name, value in values.items() if not isinstance(value, Tracer)}
-    for name, value in concrete.items():
-        number = float(value)
-        if not (math.isfinite(number) and number > 0):
-            raise ValueError(f"{owner}: {name} must be a positive finite number, got {number:g}.")
-    return len(concrete) == len(values)
-
-
-def require_unused(config: Any, names: Sequence[str], reason: str) -> None:
-    """Raise ValueError where a field that does not apply differs from its default.
-
-    Args:
-        config: a dataclass instance.
-        names: fields that nothing reads.
-        reason: what makes them useless, such as ``penalty='clipped'``.
-    """
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if field.name in names and value != field.default:
-            raise ValueError(
-                f"{type(config).__name__}: {field.name} is not used with {reason}, got {value!r}; "
-                "leave it out."
-            )
-
-
-def require_end(end: float, horizon: float, *, zero: bool = False) -> None:
+def check_end(end: float, horizon: float, *, zero: bool = False) -> None:
     """Raise ValueError unless `end` lies in (0, horizon), or is zero where that is allowed."""
     if not 0 <= end < horizon or (end == 0 and not zero):
         bracket = "[" if zero else "("
-        raise ValueError(
-            f"end must lie in {bracket}0, horizon) = {bracket}0, {horizon}), got {end!r}."
-        )
+        rule = f"it must lie in {bracket}0, horizon) = {bracket}0, {horizon})"
+        raise refuse("end", end, rule, f"give a small forward time such as {1e-3 * horizon:g}")
 
 
-def require_bounded_growth(owner: str, exponent: float | Array) -> None:
-    """Raise ValueError if e^exponent, a variance or its rate, overflows (unless traced)."""
-    if isinstance(exponent, Tracer):
+def check_finite_growth(owner: str, *variances: Any) -> None:
+    """Raise ValueError if a variance at the horizon, or its rate, overflows (unless traced)."""
+    if any(isinstance(value, Tracer) for value in variances):
         return
-    largest = math.log(jnp.finfo(jax.dtypes.canonicalize_dtype(float)).max)
-    if not float(exponent) < largest:
-        raise ValueError(
-            f"{owner}: variances or their rate grow to e^{float(exponent):.1f} up to the horizon "
-            f"and may reach e^{largest:.1f}; shorten the horizon, lower the rate, or enable "
-            "float64."
+    largest = max(float(value) for value in variances)
+    if not math.isfinite(largest):
+        raise refuse(
+            f"{owner}.horizon",
+            largest,
+            "a variance or its rate grows beyond the largest number on the way there",
+            "shorten the horizon, lower the rate, or enable float64",
         )
 
 
-def real(value: Any) -> Array:
-    """Return a number, nested sequence or array as an array of the default real type."""
-    return jnp.asarray(value, float)
+def _finite(name: str, value: object) -> float:
+    """Return the number; 1, which every check lets pass, for a tracer."""
+    if isinstance(value, Tracer):
+        return 1.0
+    number = value
+    if isinstance(value, jax.Array | np.ndarray | np.generic) and value.ndim == 0:
+        number = value.item()
+    real = isinstance(number, numbers.Real) and not isinstance(number, bool)
+    if not real or not math.isfinite(number):  # pyright: ignore[reportArgumentType]
+        raise refuse(name, value, "it must be a finite number", "give a plain number such as 0.1")
+    return float(number)  # pyright: ignore[reportArgumentType]
 
 
-def constant(value: float | Array, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
-    """Return `value` in the shape of t and in its type, or in the default one for integer times."""
-    t = jnp.asarray(t)
-    floating = jnp.issubdtype(t.dtype, jnp.floating)
-    dtype = t.dtype if floating else jax.dtypes.canonicalize_dtype(float)
-    return jnp.full(t.shape, value, dtype)
+def require_bounded_growth(owner: str, exponent: Any) -> None:
+    """Raise ValueError if e^exponent overflows (unless traced)."""
+    if not isinstance(exponent, Tracer):
+        check_finite_growth(owner, np.exp(np.asarray(exponent, np.float32)))

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ctrl_jax._checks import real, require_positive
+from ctrl_jax._checks import check_all_positive
+from ctrl_jax._numerics import real
 
 
 class Adapted(eqx.Module):
@@ -37,7 +38,7 @@ class Adapted(eqx.Module):
     temperature: Float[Array, ""] = eqx.field(converter=real)
 
     def __check_init__(self):
-        require_positive("Adapted", discount=self.discount, temperature=self.temperature)
+        check_all_positive("Adapted", discount=self.discount, temperature=self.temperature)
         d = self.state_dimension
         rules = {"drift": ((d,),), "reward": ((),), "diffusion": ((d,), (d, self.noise_dimension))}
         for name, shapes in rules.items():

@@ -28,7 +28,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from ctrl_jax._checks import require_positive
+from ctrl_jax._checks import check_all_positive
 from ctrl_jax.environments.linear_gaussian import LinearGaussian, Moments
 from ctrl_jax.environments.mixture import Mixture
 from ctrl_jax.processes import LinearProcess
@@ -57,7 +57,7 @@ class GaussianSteering(eqx.Module):
     penalty: float
 
     def __init__(self, process, mean, variance, curvature, target, penalty, *, weights=None):
-        require_positive("GaussianSteering", curvature=curvature, penalty=penalty)
+        check_all_positive("GaussianSteering", curvature=curvature, penalty=penalty)
         weights = jnp.ones(1) if weights is None else jnp.asarray(weights, float)
         means = _rows("mean", mean, weights.size)
         variances = _rows("variance", variance, weights.size)

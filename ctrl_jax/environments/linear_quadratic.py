@@ -31,7 +31,8 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
-from ctrl_jax._checks import real, require_positive
+from ctrl_jax._checks import check_all_positive
+from ctrl_jax._numerics import real
 from ctrl_jax.environments.linear_gaussian import LinearGaussian, Moments
 
 
@@ -67,7 +68,7 @@ class LinearQuadratic(eqx.Module):
     noise_dimension = 1
 
     def __check_init__(self):
-        require_positive(
+        check_all_positive(
             "LinearQuadratic", N=self.N, discount=self.discount, temperature=self.temperature
         )
         _check_solvable(self)

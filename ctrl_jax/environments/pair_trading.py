@@ -25,7 +25,8 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from ctrl_jax._checks import real, require_positive
+from ctrl_jax._checks import check_all_positive
+from ctrl_jax._numerics import real
 from ctrl_jax.environments.linear_gaussian import LinearGaussian, Moments
 
 
@@ -61,7 +62,7 @@ class PairTrading(eqx.Module):
 
     def __check_init__(self):
         positive = {name: getattr(self, name) for name in ("k", "eta", "discount", "temperature")}
-        require_positive("PairTrading", **positive)
+        check_all_positive("PairTrading", **positive)
         if not isinstance(self.rho, Tracer) and not -1 <= float(self.rho) <= 1:
             raise ValueError(f"PairTrading: rho must lie in [-1, 1], got {float(self.rho):g}.")
 

@@ -13,7 +13,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ctrl_jax._checks import real, require_positive
+from ctrl_jax._checks import check_all_positive
+from ctrl_jax._numerics import real
 
 
 class Pendulum(eqx.Module):
@@ -43,7 +44,7 @@ class Pendulum(eqx.Module):
     noise_dimension = 1
 
     def __check_init__(self):
-        require_positive("Pendulum", **vars(self))
+        check_all_positive("Pendulum", **vars(self))
 
     def observe(self, x: Float[Array, "batch 2"]) -> Float[Array, "batch 3"]:
         """Return (cos, sin, velocity), in which a full turn changes nothing."""

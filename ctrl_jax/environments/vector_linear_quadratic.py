@@ -25,7 +25,8 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from ctrl_jax._checks import real, require_positive
+from ctrl_jax._checks import check_all_positive
+from ctrl_jax._numerics import real
 from ctrl_jax.environments.linear_gaussian import LinearGaussian
 from ctrl_jax.environments.matrix_equations import solve_lyapunov, solve_riccati
 
@@ -57,7 +58,7 @@ class VectorLinearQuadratic(eqx.Module):
     temperature: Float[Array, ""] = eqx.field(converter=real)
 
     def __check_init__(self):
-        require_positive(
+        check_all_positive(
             "VectorLinearQuadratic", discount=self.discount, temperature=self.temperature
         )
         _check_shapes({n: getattr(self, n) for n in ("A", "B", "M", "N", "R", "noise")})

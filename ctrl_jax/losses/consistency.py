@@ -22,7 +22,8 @@ Source: Song et al. 2023 (arXiv 2303.01469), theorems 1-2; Song and Dhariwal 202
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ctrl_jax._typing import ScoreFn, expand
+from ctrl_jax._numerics import expand
+from ctrl_jax._typing import ScoreFn
 from ctrl_jax.losses.weighting import weighted
 from ctrl_jax.processes import LinearProcess
 from ctrl_jax.solvers.heun_step import heun_step

@@ -22,7 +22,7 @@ one random time with weight one. Source: arXiv 2311.12908 (3); 2409.08400, secti
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ctrl_jax._typing import expand
+from ctrl_jax._numerics import expand
 from ctrl_jax.losses.preference.pair import require_same, widened
 
 

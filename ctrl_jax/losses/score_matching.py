@@ -22,7 +22,7 @@ Source: Hyvarinen 2005 (2); Vincent 2011 (4); Song et al. 2019 (3); arXiv 2402.0
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ctrl_jax._typing import expand
+from ctrl_jax._numerics import expand
 from ctrl_jax.losses.weighting import weighted
 
 

@@ -27,7 +27,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ctrl_jax._typing import ScoreFn, expand
+from ctrl_jax._numerics import expand
+from ctrl_jax._typing import ScoreFn
 
 
 class Marginal(NamedTuple):

@@ -30,8 +30,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ctrl_jax._checks import require_end
-from ctrl_jax._typing import expand
+from ctrl_jax._checks import check_end
+from ctrl_jax._numerics import expand
 from ctrl_jax.processes import grids
 from ctrl_jax.processes.base import LinearProcess
 
@@ -58,7 +58,7 @@ def coefficients(
     Raises:
         ValueError: end is outside (0, horizon) or data_std is not positive.
     """
-    require_end(end, process.horizon)
+    check_end(end, process.horizon)
     if not data_std > 0:
         raise ValueError(f"data_std must be positive, got {data_std!r}.")
     t = jnp.asarray(t)
@@ -137,7 +137,7 @@ def level_times(
     Raises:
         ValueError: end is outside (0, horizon) or the power is not positive.
     """
-    require_end(end, process.horizon)
+    check_end(end, process.horizon)
     if not power > 0:
         raise ValueError(f"power must be positive, got {power!r}.")
     with jax.ensure_compile_time_eval():  # concrete under jit too

@@ -23,7 +23,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ctrl_jax._checks import require_positive
+from ctrl_jax._checks import check_all_positive
 from ctrl_jax._numerics import square_root
 from ctrl_jax.processes.base import LinearProcess, Marginal
 
@@ -43,7 +43,7 @@ class EDM(LinearProcess):
     scale_min: float = 1.0
 
     def __check_init__(self):
-        concrete = require_positive("EDM", sigma_max=self.sigma_max, scale_min=self.scale_min)
+        concrete = check_all_positive("EDM", sigma_max=self.sigma_max, scale_min=self.scale_min)
         if concrete and self.scale_min > 1:
             raise ValueError(f"EDM: scale_min must not exceed 1, got {self.scale_min!r}.")
 

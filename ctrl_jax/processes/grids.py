@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ctrl_jax._checks import require_end
+from ctrl_jax._checks import check_end
 from ctrl_jax.processes.base import LinearProcess
 
 
@@ -123,5 +123,5 @@ def _check(process: LinearProcess, steps: int, end: float | None) -> float:
         raise ValueError(f"steps must be a whole number, got {steps}.")
     if end is None:
         return 1e-3 * process.horizon
-    require_end(end, process.horizon, zero=True)
+    check_end(end, process.horizon, zero=True)
     return end

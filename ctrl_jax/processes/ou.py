@@ -15,8 +15,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ctrl_jax._checks import constant, require_bounded_growth, require_positive
-from ctrl_jax._numerics import square_root
+from ctrl_jax._checks import check_all_positive, require_bounded_growth
+from ctrl_jax._numerics import constant, square_root
 from ctrl_jax.processes.base import LinearProcess, Marginal
 
 
@@ -37,7 +37,7 @@ class OU(LinearProcess):
     horizon: float = eqx.field(default=1.0, kw_only=True)
 
     def __check_init__(self):
-        require_positive("OU", theta=self.theta, sigma=self.sigma, horizon=self.horizon)
+        check_all_positive("OU", theta=self.theta, sigma=self.sigma, horizon=self.horizon)
 
     def contraction_rate(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
         """Return b = -theta."""
@@ -76,7 +76,7 @@ class ContractiveOU(LinearProcess):
 
     def __check_init__(self):
         given = {"theta": self.theta, "sigma": self.sigma, "horizon": self.horizon}
-        if require_positive("ContractiveOU", **given):
+        if check_all_positive("ContractiveOU", **given):
             theta, sigma, horizon = (float(value) for value in given.values())
             log_size = max(2 * math.log(sigma) - math.log(2 * theta), 0.0)
             require_bounded_growth("ContractiveOU", 2 * theta * horizon + log_size)

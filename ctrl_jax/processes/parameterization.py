@@ -23,7 +23,8 @@ from collections.abc import Callable
 
 from jaxtyping import Array
 
-from ctrl_jax._typing import ScoreFn, expand
+from ctrl_jax._numerics import expand
+from ctrl_jax._typing import ScoreFn
 from ctrl_jax.processes.base import LinearProcess
 
 

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from ctrl_jax._typing import expand
+from ctrl_jax._numerics import expand
 from ctrl_jax.processes.base import LinearProcess
 
 DrawFn = Callable[..., Array]

@@ -16,7 +16,8 @@ horizon of the contractive sub-VP(.01, 8). Source: arXiv 2401.13115, section 5.
 import jax.numpy as jnp
 from jax.core import Tracer
 
-from ctrl_jax._typing import ScoreFn, expand
+from ctrl_jax._numerics import expand
+from ctrl_jax._typing import ScoreFn
 from ctrl_jax.processes.base import LinearProcess
 from ctrl_jax.processes.ve import VE
 

@@ -23,7 +23,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ctrl_jax._checks import require_positive
+from ctrl_jax._checks import check_all_positive
 from ctrl_jax.processes.base import LinearProcess
 
 
@@ -59,7 +59,7 @@ class LinearSchedule(NoiseSchedule):
 
     def __check_init__(self):
         arguments = {"beta_min": self.beta_min, "beta_max": self.beta_max, "horizon": self.horizon}
-        require_positive("LinearSchedule", **arguments)
+        check_all_positive("LinearSchedule", **arguments)
 
     def rate(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
         """Return beta(t) of (1)."""
@@ -88,7 +88,7 @@ class CosineSchedule(NoiseSchedule):
 
     def __check_init__(self):
         arguments = {"offset": self.offset, "beta_max": self.beta_max, "horizon": self.horizon}
-        concrete = require_positive("CosineSchedule", **arguments)
+        concrete = check_all_positive("CosineSchedule", **arguments)
         if concrete and self._clip_angle() <= self._start_angle():
             raise ValueError(
                 f"CosineSchedule: beta_max must exceed the rate at t = 0, got {self.beta_max!r}; "
@@ -164,5 +164,5 @@ def linear_schedule(
 ) -> LinearSchedule:
     """Return the schedule (1), its errors in the name of the process that asks for it."""
     name = type(owner).__name__
-    require_positive(name, beta_min=beta_min, beta_max=beta_max, horizon=horizon)
+    check_all_positive(name, beta_min=beta_min, beta_max=beta_max, horizon=horizon)
     return LinearSchedule(beta_min, beta_max, horizon)

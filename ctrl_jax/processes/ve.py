@@ -15,8 +15,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ctrl_jax._checks import constant, require_positive
-from ctrl_jax._numerics import square_root
+from ctrl_jax._checks import check_all_positive
+from ctrl_jax._numerics import constant, square_root
 from ctrl_jax.processes.base import LinearProcess, Marginal
 
 
@@ -40,7 +40,7 @@ class VE(LinearProcess):
 
     def __check_init__(self):
         sigmas = {"sigma_min": self.sigma_min, "sigma_max": self.sigma_max}
-        concrete = require_positive("VE", **sigmas, horizon=self.horizon)
+        concrete = check_all_positive("VE", **sigmas, horizon=self.horizon)
         if concrete and self.sigma_max <= self.sigma_min:
             raise ValueError(
                 f"VE: sigma_max must exceed sigma_min = {self.sigma_min!r}, got {self.sigma_max!r}."

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from ctrl_jax._checks import require_end, require_positive
+from ctrl_jax._checks import check_all_positive, check_end
 from ctrl_jax._typing import ScoreFn
 from ctrl_jax.processes import LinearProcess
 
@@ -91,9 +91,9 @@ def flow(
     Raises:
         ValueError: `tolerance` is not positive, or `end` is outside [0, horizon).
     """
-    require_positive("flow", tolerance=tolerance)
+    check_all_positive("flow", tolerance=tolerance)
     end = 1e-3 * process.horizon if end is None else end
-    require_end(end, process.horizon, zero=True)
+    check_end(end, process.horizon, zero=True)
 
     def one(x, *condition):
         batched = [c[None] for c in condition]

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ctrl_jax._checks import require_end
+from ctrl_jax._checks import check_end
 from ctrl_jax._numerics import square_root
 from ctrl_jax.processes import LinearProcess
 from ctrl_jax.solvers.brownian import step_noise
@@ -47,7 +47,7 @@ def sample_consistency(
     Raises:
         ValueError: end is outside (0, horizon), or times is not a vector.
     """
-    require_end(end, process.horizon)
+    check_end(end, process.horizon)
     times = None if times is None else jnp.asarray(times)
     if times is not None and times.ndim != 1:
         raise ValueError(f"times must be a vector of forward times, got shape {times.shape}.")

@@ -25,7 +25,7 @@ import diffrax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ctrl_jax._typing import expand
+from ctrl_jax._numerics import expand
 from ctrl_jax.processes import LinearProcess
 
 

@@ -15,7 +15,7 @@ On a grid both are exact for the chain of Gaussian steps when the step's own coe
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ctrl_jax._typing import expand
+from ctrl_jax._numerics import expand
 from ctrl_jax.solvers.gaussian_step import Kernel
 
 

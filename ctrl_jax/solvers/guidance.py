@@ -24,10 +24,11 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from ctrl_jax._typing import ScoreFn, expand
+from ctrl_jax._numerics import expand
+from ctrl_jax._typing import ScoreFn
 from ctrl_jax.solvers.brownian import StepNoise
 from ctrl_jax.solvers.consistency_sampling import renoise
-from ctrl_jax.solvers.reverse_solver import ReverseSolver, noise_of, on_grid, require_sde_solver
+from ctrl_jax.solvers.reverse_solver import ReverseSolver, check_sde_solver, noise_of, on_grid
 
 
 def classifier_free(
@@ -81,7 +82,7 @@ class Inpainting(ReverseSolver):
     passes: int = eqx.field(default=1, static=True)
 
     def __check_init__(self):
-        require_sde_solver("Inpainting", self.solver)
+        check_sde_solver("Inpainting", self.solver)
         if self.passes < 1:
             raise ValueError(f"Inpainting: passes must be at least 1, got {self.passes!r}.")
         if self.known.shape != self.mask.shape:

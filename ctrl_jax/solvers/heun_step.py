@@ -10,7 +10,8 @@ with no stiff linear part. Source: Karras et al. 2022, section 3.
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ctrl_jax._typing import ScoreFn, expand
+from ctrl_jax._numerics import expand
+from ctrl_jax._typing import ScoreFn
 from ctrl_jax.processes.base import LinearProcess
 
 

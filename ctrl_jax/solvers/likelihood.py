@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from ctrl_jax._checks import require_positive
+from ctrl_jax._checks import check_all_positive
 from ctrl_jax._typing import ScoreFn
 from ctrl_jax.processes import LinearProcess
 from ctrl_jax.solvers.adaptive import solve
@@ -141,7 +141,7 @@ def bits_per_dim(
     Raises:
         ValueError: `dimension` or `bin_width` is not positive.
     """
-    require_positive("bits_per_dim", dimension=float(dimension), bin_width=bin_width)
+    check_all_positive("bits_per_dim", dimension=float(dimension), bin_width=bin_width)
     return -log_prob / (dimension * math.log(2)) - math.log2(bin_width)
 
 
@@ -167,7 +167,7 @@ def _log_growth(process: LinearProcess, begin: float) -> Array:
 
 
 def _check(divergence, key, settings):
-    require_positive("log_likelihood", tolerance=settings.tolerance)
+    check_all_positive("log_likelihood", tolerance=settings.tolerance)
     if not 0 <= settings.begin < 1:
         raise ValueError(
             f"begin must lie in [0, 1), a fraction of the horizon; got {settings.begin}."

@@ -23,11 +23,11 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ctrl_jax._checks import require_positive
-from ctrl_jax._typing import expand
+from ctrl_jax._checks import check_all_positive
+from ctrl_jax._numerics import expand
 from ctrl_jax.processes import LinearProcess
 from ctrl_jax.solvers.exponential_euler import ExponentialEuler
-from ctrl_jax.solvers.reverse_solver import ReverseSolver, noise_of, on_grid, require_sde_solver
+from ctrl_jax.solvers.reverse_solver import ReverseSolver, check_sde_solver, noise_of, on_grid
 
 
 class PredictorCorrector(ReverseSolver):
@@ -50,8 +50,8 @@ class PredictorCorrector(ReverseSolver):
     snr: float = 0.16
 
     def __check_init__(self):
-        require_positive("PredictorCorrector", snr=self.snr)
-        require_sde_solver("PredictorCorrector", self.predictor)
+        check_all_positive("PredictorCorrector", snr=self.snr)
+        check_sde_solver("PredictorCorrector", self.predictor)
         if self.corrector_steps < 1:
             raise ValueError(
                 f"PredictorCorrector: corrector_steps must be at least 1, got "

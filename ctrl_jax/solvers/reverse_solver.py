@@ -57,7 +57,7 @@ def on_grid(solver: diffrax.AbstractSolver, grid: Array) -> diffrax.AbstractSolv
     return solver.on_grid(grid) if isinstance(solver, ReverseSolver) else solver
 
 
-def require_sde_solver(owner: str, solver: diffrax.AbstractSolver) -> None:
+def check_sde_solver(owner: str, solver: diffrax.AbstractSolver) -> None:
     """Raise ValueError if a solver is for ODEs only, and would misread the noise."""
     if not isinstance(solver, SDE_SOLVERS):
         raise ValueError(

@@ -4,7 +4,7 @@ import diffrax
 import jax
 from jaxtyping import Array, Float
 
-from ctrl_jax._checks import require_positive
+from ctrl_jax._checks import check_all_positive
 from ctrl_jax._typing import ScoreFn
 from ctrl_jax.processes import LinearProcess, grids
 from ctrl_jax.solvers.exponential_euler import ExponentialEuler
@@ -56,6 +56,6 @@ def sample(
         probability_flow = not isinstance(solver, SDE_SOLVERS)
     sde = sde.probability_flow() if probability_flow else sde
     start_std = process.prior_std() if start_std is None else start_std
-    require_positive("sample", start_std=start_std)
+    check_all_positive("sample", start_std=start_std)
     x_0 = start_std * jax.random.normal(start_key, shape)
     return process.unscale(simulate(path_key, sde, x_0, grid, solver=solver).states)

@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float
 from ctrl_jax.processes import ReverseSDE
 from ctrl_jax.solvers.brownian import BrownianPath, StepNoise, step_noise
 from ctrl_jax.solvers.gaussian_step import GaussianSolver, gaussian_log_prob
-from ctrl_jax.solvers.reverse_solver import on_grid, require_sde_solver
+from ctrl_jax.solvers.reverse_solver import check_sde_solver, on_grid
 
 
 class Path(NamedTuple):
@@ -178,7 +178,7 @@ def _check_times(sde, grid):
 
 def _check_solver(solver, stochastic):
     if stochastic:
-        require_sde_solver("solver", solver)
+        check_sde_solver("solver", solver)
     if not stochastic and isinstance(solver, diffrax.AbstractSRK):
         raise ValueError(
             f"solver: {type(solver).__name__} is for SDEs only; on a probability flow take an ODE "

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ctrl_jax._typing import Model, expand
+from ctrl_jax._numerics import expand
+from ctrl_jax._typing import Model
 from ctrl_jax.processes import grids
 from ctrl_jax.runtime import progress, replicate
 from ctrl_jax.solvers import EulerMaruyama, ExponentialEuler, PredictorCorrector, simulate

@@ -20,7 +20,8 @@ import numpy as np
 import optax
 from flax import nnx
 
-from ctrl_jax._typing import Model, ScoreFn, expand
+from ctrl_jax._numerics import expand
+from ctrl_jax._typing import Model, ScoreFn
 from ctrl_jax.algorithms import DataBatch, make_score_pretraining, uniform_times
 from ctrl_jax.networks import MLP, DiT, as_model
 from ctrl_jax.processes import VE, LinearProcess, grids

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ctrl_jax._typing import expand
+from ctrl_jax._numerics import expand
 from ctrl_jax.metrics.distances import wasserstein_1d
 from ctrl_jax.processes import LinearProcess, grids
 from ctrl_jax.processes.contraction import wasserstein_bound

@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ctrl_jax._typing import Model, ScoreFn, expand
+from ctrl_jax._numerics import expand
+from ctrl_jax._typing import Model, ScoreFn
 from ctrl_jax.algorithms import (
     Algorithm,
     Batch,

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ctrl_jax._typing import Model, Params, RewardFn, expand
+from ctrl_jax._numerics import expand
+from ctrl_jax._typing import Model, Params, RewardFn
 from ctrl_jax.algorithms import Pairs, make_reward_learning
 from ctrl_jax.data import load_digits, load_folder
 from ctrl_jax.data.images import Digits

@@ -9,7 +9,8 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from ctrl_jax._typing import Model, expand
+from ctrl_jax._numerics import expand
+from ctrl_jax._typing import Model
 from ctrl_jax.environments.mixture import Mixture
 from ctrl_jax.losses import score_matching, time_weighting
 from ctrl_jax.networks import MLP, as_model

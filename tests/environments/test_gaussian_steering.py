@@ -280,8 +280,8 @@ def test_jit_vmap_and_grad_in_the_problem_itself():
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"curvature": -1.0}, "GaussianSteering: curvature must be a positive finite number"),
-        ({"penalty": 0.0}, "GaussianSteering: penalty must be a positive finite number"),
+        ({"curvature": -1.0}, "GaussianSteering.curvature: received -1.0; it must be above zero"),
+        ({"penalty": 0.0}, "GaussianSteering.penalty: received 0.0; it must be above zero"),
         ({"variance": [0.5, -0.1]}, "GaussianSteering: variance must be positive"),
         ({"variance": [0.5, 0.1, 0.2]}, r"variance must hold one row per weight, got shape \(3,\)"),
         ({"weights": [0.5, 0.4]}, "GaussianSteering: weights must sum to one"),

@@ -207,9 +207,9 @@ def test_shapes_jit_vmap_and_grad_in_the_problem():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"discount": 0.0}, "LinearQuadratic: discount must be a positive finite number"),
-        ({"N": -1.0}, "LinearQuadratic: N must be a positive"),
-        ({"temperature": float("nan")}, "temperature must be a positive finite number"),
+        ({"discount": 0.0}, "LinearQuadratic.discount: received 0.0; it must be above zero"),
+        ({"N": -1.0}, "LinearQuadratic.N: received -1.0; it must be"),
+        ({"temperature": float("nan")}, "temperature: received nan; it must be a finite number"),
         ({"M": -40.0}, "no finite optimum"),
         ({"A": 3.0, "B": 0.0, "D": 0.0, "R": 0.0}, "no finite optimum|must be positive"),
     ],

@@ -145,7 +145,7 @@ def test_grad_in_the_problem_and_shapes():
         ({"A": [0.5, 0.3]}, "A must be a matrix"),
         ({"N": [[1.0, 2.0], [2.0, 1.0]]}, "N must be positive definite"),
         ({"M": [[1.5, 0.2], [0.0, 1.0]]}, "M must be symmetric"),
-        ({"discount": -1.0}, "discount must be a positive"),
+        ({"discount": -1.0}, "discount: received -1.0; it must be above"),
         ({"A": [[2.0, 0.0], [0.0, 2.0]], "B": [[1.0, 0.0], [0.0, 0.0]]}, "no finite optimum"),
     ],
 )

@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from ctrl_jax._typing import expand
+from ctrl_jax._numerics import expand
 
 MEAN, VARIANCE = 0.8, 0.4
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ctrl_jax._typing import expand
+from ctrl_jax._numerics import expand
 from ctrl_jax.losses import score_matching, time_weighting
 from ctrl_jax.processes import parameterization as parameterization
 from tests.processes.one_of_each import PROCESSES

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from ctrl_jax._typing import expand
+from ctrl_jax._numerics import expand
 from ctrl_jax.models import ImageDiffusionSpec
 from ctrl_jax.models.image import COEFFICIENTS
 from ctrl_jax.networks import NCSNppConfig

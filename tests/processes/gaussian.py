@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ctrl_jax._typing import expand
+from ctrl_jax._numerics import expand
 from tests.oracles.reversal import gaussian_moments, refined
 
 MEAN, VARIANCE = 1.5, 0.25

@@ -93,7 +93,7 @@ def test_bad_arguments_are_named(make):
     with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
         make(VP(), 0)
     for end in (-0.1, 1.0, float("nan")):
-        with pytest.raises(ValueError, match=r"end must lie in .*got"):
+        with pytest.raises(ValueError, match=r"end: received .* must lie in"):
             make(VP(), 4, end=end)
 
 

@@ -193,7 +193,7 @@ NAMES = {
 @pytest.mark.parametrize(("make", "name"), [(m, n) for m, names in NAMES.items() for n in names])
 @pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
 def test_bad_arguments_are_named(make, name, value):
-    message = rf"{make.__name__}: {name} must be a positive finite number, got"
+    message = rf"{make.__name__}.{name}: received .*; it must be"
     with pytest.raises(ValueError, match=message):
         make(**{name: value})
 
@@ -205,5 +205,5 @@ def test_bad_pairs_of_arguments():
         EDM(80.0, 1.1)
     with pytest.raises(ValueError, match=r"CosineSchedule: beta_max must exceed the rate at t = 0"):
         VP.cosine(beta_max=0.01)
-    with pytest.raises(ValueError, match=r"CosineSchedule: offset must be a positive"):
+    with pytest.raises(ValueError, match=r"CosineSchedule.offset: received -0.1; it must be above zero"):
         SubVP.cosine(-0.1)

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ctrl_jax._typing import expand
+from ctrl_jax._numerics import expand
 from ctrl_jax.processes import EDM
 from ctrl_jax.processes import parameterization as parameterization
 from tests.processes.family import every_process

@@ -4,7 +4,7 @@ import diffrax
 import jax.numpy as jnp
 import numpy as np
 
-from ctrl_jax._typing import expand
+from ctrl_jax._numerics import expand
 from ctrl_jax.processes import VP
 from ctrl_jax.solvers import (
     DPMSolverPP2M,

@@ -56,5 +56,5 @@ def test_an_example_does_not_depend_on_its_batch():
 
 def test_bad_arguments_are_refused():
     process, key = VP(), jax.random.key(0)
-    with pytest.raises(ValueError, match=r"end must lie in \(0, horizon\)"):
+    with pytest.raises(ValueError, match=r"end: received .* must lie in \(0, horizon\)"):
         sample_consistency(key, process, lambda t, x: x, (2, 1), end=0.0)

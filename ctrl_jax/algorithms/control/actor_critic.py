@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from ctrl_jax._checks import require_positive, require_unused
+from ctrl_jax._checks import check_all_positive, check_unused
 from ctrl_jax._typing import Model, Params
 from ctrl_jax.algorithms.base import (
     Algorithm,
@@ -98,11 +98,13 @@ class OccupationConfig:
         for name in ("draws", "value_epochs"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        require_positive("OccupationConfig", memory=self.memory)
+        check_all_positive("OccupationConfig", memory=self.memory)
         if self.occupation == "discounting":
-            require_unused(self, ("draws",), "occupation='discounting'")
+            check_unused(self, ("draws",), "occupation='discounting' does not read it")
         if self.estimator != "generalized" and self.value_loss != "temporal_difference":
-            require_unused(self, ("memory",), f"{self.estimator} and the martingale loss")
+            check_unused(
+                self, ("memory",), f"{self.estimator} and the martingale loss do not read it"
+            )
 
 
 DEFAULT_OCCUPATION = OccupationConfig()
@@ -190,7 +192,7 @@ def make_continuous_control(
     Raises:
         ValueError: dt or horizon is not positive, or the horizon is shorter than a step.
     """
-    require_positive("ContinuousControl", dt=problem.dt, horizon=problem.horizon)
+    check_all_positive("ContinuousControl", dt=problem.dt, horizon=problem.horizon)
     if problem.steps < 1:
         raise ValueError(
             f"ContinuousControl: horizon must be at least dt, got {problem.horizon} with dt "

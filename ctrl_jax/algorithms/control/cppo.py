@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from ctrl_jax._checks import require_positive, require_unused
+from ctrl_jax._checks import check_all_positive, check_unused
 from ctrl_jax._typing import Model
 from ctrl_jax.algorithms.base import Algorithm, apply_gradient, start_learner
 from ctrl_jax.algorithms.control.actor_critic import (
@@ -74,7 +74,7 @@ class ProximalConfig:
             raise ValueError(
                 f"penalty must be sqrt_kl, linear_kl or clipped, got {self.penalty!r}."
             )
-        require_positive(
+        check_all_positive(
             "ProximalConfig",
             target=self.target,
             start=self.start,
@@ -87,7 +87,7 @@ class ProximalConfig:
             raise ValueError(f"factor must be above 1, got {self.factor}.")
         if self.epochs < 1:
             raise ValueError(f"epochs must be at least 1, got {self.epochs}.")
-        require_unused(self, UNUSED[self.penalty], f"penalty={self.penalty!r}")
+        check_unused(self, UNUSED[self.penalty], f"penalty={self.penalty!r} does not read it")
 
 
 DEFAULT_PROXIMAL = ProximalConfig()

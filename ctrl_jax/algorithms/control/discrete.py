@@ -16,7 +16,7 @@ import math
 import jax.numpy as jnp
 import optax
 
-from ctrl_jax._checks import require_unused
+from ctrl_jax._checks import check_unused
 from ctrl_jax._typing import Model
 from ctrl_jax.algorithms.base import Algorithm
 from ctrl_jax.algorithms.control.actor_critic import (
@@ -108,7 +108,7 @@ def discrete_occupation(
     if not 0 < trace < 1:
         raise ValueError(f"trace must lie in (0, 1), got {trace}.")
     decided = ("occupation", "estimator", "memory", "value_loss")
-    require_unused(occupation, decided, "algorithms of discrete time")
+    check_unused(occupation, decided, "discrete time decides it")
     return dataclasses.replace(
         occupation,
         occupation="uniform",

@@ -20,7 +20,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from ctrl_jax._typing import Model, expand
+from ctrl_jax._numerics import expand
+from ctrl_jax._typing import Model
 from ctrl_jax.algorithms.base import (
     Algorithm,
     Learner,

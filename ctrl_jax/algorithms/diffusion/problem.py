@@ -18,7 +18,8 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 
-from ctrl_jax._typing import Model, Params, RewardFn, expand
+from ctrl_jax._numerics import expand
+from ctrl_jax._typing import Model, Params, RewardFn
 from ctrl_jax.processes import LinearProcess
 from ctrl_jax.solvers import ExponentialEuler, GaussianSolver, Kernel, girsanov, simulate
 

@@ -34,8 +34,9 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from ctrl_jax._checks import require_positive
-from ctrl_jax._typing import RewardFn, ScoreFn, expand
+from ctrl_jax._checks import check_all_positive
+from ctrl_jax._numerics import expand
+from ctrl_jax._typing import RewardFn, ScoreFn
 from ctrl_jax.algorithms.diffusion.problem import Batch, require_increasing, terminal_rewards
 from ctrl_jax.processes import LinearProcess
 from ctrl_jax.solvers import EulerMaruyama, ExponentialEuler, GaussianSolver, Kernel
@@ -96,7 +97,7 @@ class RewardDirection(eqx.Module):
     def __check_init__(self):
         require_increasing("RewardDirection", self.grid)
         if not isinstance(self.weight, Tracer) and not isinstance(self.temperature, Tracer):
-            require_positive(
+            check_all_positive(
                 "RewardDirection", weight=float(self.weight), temperature=float(self.temperature)
             )
         solvers = (EulerMaruyama, ExponentialEuler)

@@ -291,29 +291,29 @@ def test_the_closed_forms_of_gaussians():
         ),
         (lambda: ProximalConfig(tolerance=1.0), r"tolerance must lie in \(0, 1\), got 1.0"),
         (lambda: ProximalConfig(factor=1.0), "factor must be above 1"),
-        (lambda: ProximalConfig(target=-0.1), "target must be a positive finite number"),
+        (lambda: ProximalConfig(target=-0.1), r"target: received -0.1; it must be above zero"),
         (lambda: OccupationConfig(occupation=UNKNOWN), "occupation must be one of stopping"),
         (lambda: OccupationConfig(draws=0), "draws must be at least 1"),
         (
             lambda: ProximalConfig(clip=0.1),
-            "clip is not used with penalty='sqrt_kl', got 0.1; leave",
+            "clip: received 0.1; penalty='sqrt_kl' does not read it; leave it out",
         ),
-        (lambda: ProximalConfig("linear_kl", rounding=1e-4), "rounding is not used with"),
+        (lambda: ProximalConfig("linear_kl", rounding=1e-4), "rounding: received 0.0001; penalty"),
         (
             lambda: ProximalConfig("clipped", target=0.1),
-            "target is not used with penalty='clipped'",
+            "target: received 0.1; penalty='clipped' does not",
         ),
         (
             lambda: OccupationConfig("discounting", draws=4),
-            "draws is not used with occupation='disc",
+            "draws: received 4; occupation='disc",
         ),
-        (lambda: OccupationConfig(memory=0.2), "memory is not used with pathwise and the mart"),
+        (lambda: OccupationConfig(memory=0.2), "memory: received 0.2; pathwise and the mart"),
         (
             lambda: make("ppo", problem_of(), O1_START, 1, estimator="difference"),
-            "estimator is not used with algorithms of discrete time",
+            "estimator: received 'difference'; discrete time decides it",
         ),
-        (lambda: OccupationConfig(memory=0.0), "memory must be a positive"),
-        (lambda: make("cpg", problem_of(dt=-0.1), O1_START, 1), "dt must be a positive"),
+        (lambda: OccupationConfig(memory=0.0), "memory: received 0.0; it must be above zero"),
+        (lambda: make("cpg", problem_of(dt=-0.1), O1_START, 1), "dt: received -0.1; it must be above zero"),
         (lambda: make("cpg", problem_of(dt=0.5, horizon=0.1), O1_START, 1), "at least dt"),
         (
             lambda: make_discrete_ppo(

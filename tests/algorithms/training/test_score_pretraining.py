@@ -6,7 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from ctrl_jax._typing import Model, expand
+from ctrl_jax._numerics import expand
+from ctrl_jax._typing import Model
 from ctrl_jax.algorithms import DataBatch, make_score_pretraining, uniform_times
 from ctrl_jax.processes import VP
 
