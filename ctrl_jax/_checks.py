@@ -61,7 +61,7 @@ def _default(config: Any, first: str, *rest: str) -> Any:
 
 
 def check_positive(name: str, value: object) -> None:
-    """Raise ValueError unless `value` is a finite number above zero."""
+    """Raise ValueError, about `name`, unless `value` is a finite number above zero."""
     if _finite(name, value) <= 0:
         raise refuse(name, value, "it must be above zero", "give a positive number")
 
@@ -82,19 +82,19 @@ def check_all_positive(owner: str, **values: object) -> bool:
 
 
 def check_non_negative(name: str, value: object) -> None:
-    """Raise ValueError unless `value` is a finite number, zero or above."""
+    """Raise ValueError, about `name`, unless `value` is a finite number, zero or above."""
     if _finite(name, value) < 0:
         raise refuse(name, value, "it must be zero or above", "give 0 or a positive number")
 
 
 def check_fraction(name: str, value: object) -> None:
-    """Raise ValueError unless `value` is a finite number in [0, 1]."""
+    """Raise ValueError, about `name`, unless `value` is a finite number in [0, 1]."""
     if not isinstance(value, Tracer) and not 0 <= _finite(name, value) <= 1:
         raise refuse(name, value, "it must lie in [0, 1]", "give a fraction such as 0.5")
 
 
 def check_count(name: str, value: object, *, least: int = 1) -> None:
-    """Raise ValueError unless `value` is a whole number of at least `least`."""
+    """Raise ValueError, about `name`, unless `value` is a whole number of at least `least`."""
     whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     if not whole or value < least:  # pyright: ignore[reportOperatorIssue]
         rule = f"it must be a whole number of at least {least}"
@@ -102,7 +102,7 @@ def check_count(name: str, value: object, *, least: int = 1) -> None:
 
 
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    """Raise ValueError unless `value` is one of `choices`."""
+    """Raise ValueError, about `name`, unless `value` is one of `choices`."""
     if value not in choices:
         raise refuse(
             name, value, "it must be one of the known choices", "give " + "|".join(choices)

@@ -20,7 +20,14 @@ _COLOR = frozenset({"RGB", "RGBA", "P", "PA"})
 
 
 class Digits(NamedTuple):
-    """Real 8x8 digits in two halves: images (n, 8, 8, 1) float32, labels (n,) int32."""
+    """Real handwritten digits of 8 x 8 pixels, in two halves.
+
+    Fields:
+        train_images: (n, 8, 8, 1) float32 in [-1, 1], for pre-training.
+        train_labels: (n,) int32, 0 to 9.
+        held_out_images: (m, 8, 8, 1) float32 in [-1, 1], for what must not have seen them.
+        held_out_labels: (m,) int32, 0 to 9.
+    """
 
     train_images: np.ndarray
     train_labels: np.ndarray
@@ -29,7 +36,12 @@ class Digits(NamedTuple):
 
 
 class Images(NamedTuple):
-    """Images (n, height, width, channels) float32 and labels (n,) int32, or None."""
+    """Images in memory.
+
+    Fields:
+        images: (n, height, width, channels) float32 in [-1, 1].
+        labels: (n,) int32, or None where there are none.
+    """
 
     images: np.ndarray
     labels: np.ndarray | None

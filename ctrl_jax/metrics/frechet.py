@@ -28,7 +28,13 @@ FeatureFn = Callable[[Any], Any]
 
 
 class Moments(NamedTuple):
-    """Number, mean and scatter about the mean of features seen so far, in float64."""
+    """What is known of features seen so far, in float64.
+
+    Fields:
+        number: of examples.
+        mean: of the features.
+        scatter: sum over examples of the outer square of their distance to the mean.
+    """
 
     number: int
     mean: Float[np.ndarray, " features"]
@@ -40,7 +46,11 @@ class Moments(NamedTuple):
         return self.scatter / (self.number - 1)
 
     def merge(self, other: "Moments") -> "Moments":
-        """Return the moments (2) of both sets together."""
+        """Return the moments (2) of this set and another together.
+
+        Args:
+            other: moments of other examples, of as many features.
+        """
         number = self.number + other.number
         delta = other.mean - self.mean
         mean = self.mean + other.number / number * delta
@@ -94,8 +104,8 @@ def frechet_to(y: Moments) -> Callable[[Samples], float]:
     """Return ``distance(x)``, the squared Frechet distance (1) of samples (n, ...) to `y`.
 
     The root of the covariance of y is taken once, and that of x never: with X the centered
-    samples over
-    (n - 1)^{1/2}, the last trace of (1) is the sum of the singular values of X S'^{1/2}.
+    samples over (n - 1)^{1/2}, the last trace of (1) is the sum of the singular values of
+    X S'^{1/2}.
 
     Args:
         y: moments to compare with, of as many features as a sample has values.

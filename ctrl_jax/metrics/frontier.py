@@ -17,7 +17,14 @@ from jaxtyping import Float
 
 
 class Frontier(NamedTuple):
-    """One entry per temperature: divergence in nats, mean reward, success, effective samples."""
+    """The best trade-off, one entry per temperature.
+
+    Fields:
+        kl: divergence of the tilt from the base, in nats.
+        reward: mean reward under the tilt.
+        success: success rate under the tilt; None where no successes were given.
+        effective_samples: of the estimate, n_eff of (1).
+    """
 
     kl: Float[np.ndarray, " temperatures"]
     reward: Float[np.ndarray, " temperatures"]
@@ -61,7 +68,12 @@ def ideal(
 
 
 def optimal_objective(rewards: Float[np.ndarray, " samples"], temperature: float) -> float:
-    """Return max_q E_q[R] - lambda KL(q || p) = lambda log E_p[e^{R/lambda}]."""
+    """Return max_q E_q[R] - lambda KL(q || p) = lambda log E_p[e^{R/lambda}], the ideal objective.
+
+    Args:
+        rewards: R of samples of the base model p.
+        temperature: lambda, positive, in units of the reward per nat.
+    """
     scaled = np.asarray(rewards, np.float64) / temperature
     top = scaled.max()
     return float(temperature * (np.log(np.mean(np.exp(scaled - top))) + top))
@@ -72,8 +84,12 @@ def kl_at_success(
 ) -> float | None:
     """Return the ideal divergence at a success rate, or None where the frontier does not reach it.
 
-    Only temperatures whose tilt has enough effective samples count; between them the divergence is
-    interpolated linearly in the success rate.
+    Between temperatures the divergence is interpolated linearly in the success rate.
+
+    Args:
+        frontier: from `ideal`, with successes.
+        success: the rate to reach, in [0, 1].
+        least_effective_samples: a temperature whose tilt has fewer does not count.
     """
     assert frontier.success is not None
     trusted = frontier.effective_samples >= least_effective_samples

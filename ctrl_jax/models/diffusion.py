@@ -16,28 +16,25 @@ from ctrl_jax.processes import parameterization as parameterization
 
 @dataclasses.dataclass(frozen=True)
 class DiffusionSpec:
-    """A variance-preserving process and a network that predicts its velocity."""
+    """A variance-preserving process and a network that predicts its velocity.
+
+    Args:
+        network: mlp is the fastest on a CPU; dit is a small diffusion transformer.
+        width: hidden size of the network (a multiple of 4 for dit).
+        depth: number of blocks of the network.
+        patch: side of a patch, in pixels (dit only).
+        beta_min: noise rate of the process at time 0, per unit of time.
+        beta_max: noise rate of the process at its horizon, per unit of time.
+        end: forward time at which sampling stops, of a horizon of 1; the noise left there is small.
+    """
 
     network: Literal["mlp", "dit"] = "mlp"
-    """mlp is the fastest on a CPU; dit is a small diffusion transformer."""
-
     width: int = 256
-    """Hidden size of the network (a multiple of 4 for dit)."""
-
     depth: int = 3
-    """Number of blocks of the network."""
-
     patch: int = 2
-    """Side of a patch, in pixels (dit only)."""
-
     beta_min: float = 0.1
-    """Noise rate of the process at time 0, per unit of time."""
-
     beta_max: float = 20.0
-    """Noise rate of the process at its horizon, per unit of time."""
-
     end: float = 5e-3
-    """Forward time at which sampling stops, of a horizon of 1; the noise left there is small."""
 
     def __post_init__(self):
         if self.network not in ("mlp", "dit"):

@@ -32,18 +32,19 @@ class ImageDiffusionSpec:
 
     The network sees log std(t) where its embedding is Fourier and 999 t / T where it is positional;
     its output is the noise, so that the score is that divided by -std(t) (2011.13456, appendix H).
+
+    Args:
+        kind: the forward process.
+        coefficients: smallest and largest noise std (ve) or noise rate (others); those of CIFAR-10
+            by default.
+        sampling_end: forward time at which sampling stops, of a horizon of 1; 1e-3 for vp and
+            sub_vp and 1e-5 for the others by default.
+        network: sizes of the U-Net.
     """
 
     kind: Kind = "ve"
-    """The forward process."""
-
     coefficients: tuple[float, float] | None = None
-    """Smallest and largest noise std (ve) or noise rate (others); those of CIFAR-10 by default."""
-
     sampling_end: float | None = None
-    """Forward time at which sampling stops, of a horizon of 1; 1e-3 for vp and sub_vp and 1e-5 for
-    the others by default."""
-
     network: NCSNppConfig = dataclasses.field(default_factory=NCSNppConfig)
 
     def __post_init__(self):

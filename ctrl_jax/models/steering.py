@@ -14,43 +14,35 @@ from ctrl_jax.processes import VP
 
 @dataclasses.dataclass(frozen=True)
 class SteeringSpec:
-    """A mixture on the line under a VP, its reward, and the width of the network that steers it."""
+    """A mixture on the line under a VP, its reward, and the width of the network that steers it.
+
+    Args:
+        means: of the data's components.
+        variances: of the data's components.
+        weights: of the data's components; they sum to one.
+        curvature: of the reward -curvature (x - target)^2 / 2.
+        target: where the reward is largest.
+        penalty: KL penalty lambda, in units of the reward per nat.
+        beta_min: noise rate of the process at time 0, per unit of time.
+        beta_max: noise rate of the process at its horizon, per unit of time.
+        horizon: of the process.
+        end: forward time at which sampling stops.
+        width: hidden size of the network.
+        depth: number of blocks of the network.
+    """
 
     means: tuple[float, ...]
-    """Of the data's components."""
-
     variances: tuple[float, ...]
-    """Of the data's components."""
-
     weights: tuple[float, ...]
-    """Of the data's components; they sum to one."""
-
     curvature: float
-    """Of the reward -curvature (x - target)^2 / 2."""
-
     target: float
-    """Where the reward is largest."""
-
     penalty: float
-    """KL penalty lambda, in units of the reward per nat."""
-
     beta_min: float = 0.2
-    """Noise rate of the process at time 0, per unit of time."""
-
     beta_max: float = 2.0
-    """Noise rate of the process at its horizon, per unit of time."""
-
     horizon: float = 3.0
-    """Of the process."""
-
     end: float = 1e-2
-    """Forward time at which sampling stops."""
-
     width: int = 64
-    """Hidden size of the network."""
-
     depth: int = 2
-    """Number of blocks of the network."""
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> "SteeringSpec":

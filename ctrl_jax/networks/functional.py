@@ -34,5 +34,9 @@ def as_model(make_module: Callable[[nnx.Rngs], nnx.Module], *, has_dropout: bool
 
 
 def count_parameters(params: Params) -> int:
-    """Return the number of scalars in a tree of parameters."""
+    """Return the number of scalars in a tree of parameters.
+
+    Args:
+        params: any pytree of arrays.
+    """
     return sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -30,15 +30,18 @@ A, B = "lora_a", "lora_b"
 class LoRA:
     """Which linear layers are adapted, and how much.
 
+    Args:
+        rank: r, inner size of an adapter.
+        alpha: the adapters' output is multiplied by alpha / rank.
+        targets: names of linear layers, the same in every block.
+
     Raises:
         ValueError: a rank below one, alpha not positive, an unknown layer.
     """
 
     rank: int = 8
     alpha: float = 16.0
-    """The adapters' output is multiplied by alpha / rank."""
     targets: tuple[str, ...] = ("query", "value")
-    """Names of linear layers, the same in every block."""
 
     def __post_init__(self):
         unknown = sorted({*self.targets} - {*LINEARS})
@@ -86,7 +89,11 @@ class AdaptedLinear(Linear):
 
 
 def split(params: Params) -> tuple[Params, Params]:
-    """Return the adapters alone, and the parameters without them, as nested dictionaries."""
+    """Return the adapters alone, and the parameters without them, as nested dictionaries.
+
+    Args:
+        params: parameters of a network with adapters, nested dictionaries.
+    """
     adapters, base = {}, {}
     for name, value in params.items():
         if isinstance(value, dict):
@@ -101,6 +108,10 @@ def split(params: Params) -> tuple[Params, Params]:
 
 def combine(adapters: Params, base: Params) -> Params:
     """Return the parameters that `split` took apart.
+
+    Args:
+        adapters: nested dictionaries that hold `lora_a` and `lora_b` only.
+        base: the parameters without adapters.
 
     Raises:
         ValueError: an adapter has no layer in `base`.

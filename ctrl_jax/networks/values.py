@@ -1,5 +1,7 @@
 """Value networks: one number per example."""
 
+from typing import Any
+
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -7,9 +9,15 @@ from ctrl_jax.networks.score.mlp import MLP
 
 
 class ValueMLP(nnx.Module):
-    """V(t, x, *conditions) by an MLP; arguments as in `MLP`."""
+    """V(t, x, *conditions), one number per example, by an `MLP`.
 
-    def __init__(self, shape: tuple[int, ...], *, rngs: nnx.Rngs, **options):
+    Args:
+        shape: shape of one example.
+        rngs: random streams.
+        **options: keyword arguments of `MLP`, such as its width, but for its output.
+    """
+
+    def __init__(self, shape: tuple[int, ...], *, rngs: nnx.Rngs, **options: Any):
         self.network = MLP(shape, out=1, rngs=rngs, **options)
 
     def __call__(self, t: Array, x: Array, *conditions: Array) -> Float[Array, " batch"]:

@@ -30,7 +30,10 @@ LARGEST_HEADER = 100_000_000  # the format's own limit
 
 
 def read_safetensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Return the arrays of a file by name, read-only.
+    """Return the arrays of a file by name, read-only and mapped from the disk.
+
+    Args:
+        path: the safetensors file.
 
     Raises:
         ValueError: the file is missing, of another format, truncated or damaged.

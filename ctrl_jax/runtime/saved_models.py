@@ -105,6 +105,9 @@ def load_model(folder: str | os.PathLike[str]) -> SavedModel:
     Args:
         folder: a model's folder, or a run's folder that holds ``model/``.
 
+    Returns:
+        The model.
+
     Raises:
         ValueError: there is no model, or its parameters are damaged or of another network.
     """
@@ -160,7 +163,7 @@ def load(run: str | os.PathLike[str]) -> tuple[LinearProcess, ScoreFn]:
         The forward process, and ``score_fn(t, x)`` with t the forward time.
 
     Raises:
-        ValueError: as `load_model`.
+        ValueError: there is no model, or its parameters are damaged or of another network.
     """
     model = load_model(run)
     return model.process, model.score_fn

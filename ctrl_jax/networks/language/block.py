@@ -30,11 +30,18 @@ ACTIVATIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class Linears:
-    """How the linear layers of a decoder are made."""
+    """How the linear layers of a decoder are made.
+
+    Args:
+        initial_std: standard deviation of fresh weights.
+        dtype: of the arithmetic.
+        param_dtype: of fresh weights.
+        lora: adapters beside some of the kernels; None for none.
+        rngs: random streams; that of the adapters is ``lora``.
+    """
 
     initial_std: float
     dtype: jnp.dtype
-    """Of the arithmetic."""
     param_dtype: jnp.dtype
     lora: LoRA | None
     rngs: nnx.Rngs

@@ -27,39 +27,55 @@ Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
 
 @dataclasses.dataclass(frozen=True)
 class Learned:
-    """A table with one vector per position, added to the token's."""
+    """A table with one vector per position, added to the token's.
+
+    Args:
+        length: number of positions.
+    """
 
     length: int
-    """Number of positions."""
 
 
 @dataclasses.dataclass(frozen=True)
 class LinearScaling:
-    """All rotations slower by one factor."""
+    """All rotations slower by one factor.
+
+    Args:
+        factor: by which every rotation is slowed.
+    """
 
     factor: float
 
 
 @dataclasses.dataclass(frozen=True)
 class Llama3Scaling:
-    """Slow rotations slower by a factor, fast ones as they are, smoothly in between."""
+    """Slow rotations slower by a factor, fast ones as they are, smoothly in between.
+
+    Args:
+        factor: by which slow rotations are slowed.
+        low: a rotation that turns fewer times than this over the original length is slowed.
+        high: one that turns more often than this stays.
+        length: the original length in tokens.
+    """
 
     factor: float
     low: float
-    """A rotation that turns fewer times than this over the original length is slowed."""
     high: float
-    """One that turns more often than this stays."""
     length: int
-    """The original length in tokens."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Rotary:
-    """Queries and keys rotated by angles proportional to their positions."""
+    """Queries and keys rotated by angles proportional to their positions.
+
+    Args:
+        base: of the powers that are the rotations' rates.
+        fraction: share of a head that is rotated.
+        scaling: for texts longer than those of training; None for none.
+    """
 
     base: float = 10_000.0
     fraction: float = 1.0
-    """Share of a head that is rotated."""
     scaling: LinearScaling | Llama3Scaling | None = None
 
 
@@ -67,46 +83,52 @@ class Rotary:
 class DecoderConfig:
     """The shape of a decoder and which variant of each part it has.
 
+    Args:
+        vocabulary: number of tokens.
+        width: size of a hidden state.
+        depth: number of blocks.
+        heads: query heads.
+        key_heads: key and value heads, a divisor of `heads`.
+        head_width: size of a head.
+        hidden: size inside the feed-forward network.
+        positions: how a token knows its place.
+        norm: layer or root-mean-square normalization.
+        epsilon: added to the variance in every normalization.
+        activation: of the feed-forward network.
+        gated: whether the feed-forward network multiplies its activation by a second projection.
+        parallel: whether attention and feed-forward network of a block see the same input.
+        query_key_norm: whether every query and key is normalized before its rotation.
+        query_bias: whether queries, keys and values have biases.
+        out_bias: whether the attention's output has a bias.
+        feed_forward_bias: whether the feed-forward network has biases.
+        tied: whether the head is the transposed table of tokens.
+        window: how many tokens a token sees, itself included; None for all before it.
+        initial_std: standard deviation of fresh weights.
+
     Raises:
         ValueError: a size is below one, or sizes do not fit each other.
     """
 
     vocabulary: int
-    """Number of tokens."""
     width: int
-    """Size of a hidden state."""
     depth: int
-    """Number of blocks."""
     heads: int
-    """Query heads."""
     key_heads: int
-    """Key and value heads, a divisor of `heads`."""
     head_width: int
-    """Size of a head."""
     hidden: int
-    """Size inside the feed-forward network."""
     positions: Learned | Rotary
     norm: Norm = "rms"
     epsilon: float = 1e-5
-    """Added to the variance in every normalization."""
     activation: Activation = "silu"
     gated: bool = True
-    """Whether the feed-forward network multiplies its activation by a second projection."""
     parallel: bool = False
-    """Whether attention and feed-forward network of a block see the same input."""
     query_key_norm: bool = False
-    """Whether every query and key is normalized before its rotation."""
     query_bias: bool = False
-    """Whether queries, keys and values have biases."""
     out_bias: bool = False
-    """Whether the attention's output has a bias."""
     feed_forward_bias: bool = False
     tied: bool = False
-    """Whether the head is the transposed table of tokens."""
     window: int | None = None
-    """How many tokens a token sees, itself included; None for all before it."""
     initial_std: float = 0.02
-    """Standard deviation of fresh weights."""
 
     def __post_init__(self):
         sizes = ("vocabulary", "width", "depth", "heads", "key_heads", "head_width", "hidden")

@@ -1,4 +1,4 @@
-"""A decoder that reads on: keys and values of what it has read are kept, not computed again.
+"""A decoder that reads on: keys and values of what it has read are cached (KV cache).
 
 A text of n tokens then costs n tokens, where reading it from its beginning for every new token
 would cost n^2 / 2.
@@ -20,8 +20,13 @@ from ctrl_jax.networks.language.decoder import Decoder
 from ctrl_jax.networks.lora import LoRA
 
 
-class Memory(NamedTuple):
-    """Keys and values of the tokens read, per block; places that are not read yet hold zeros."""
+class KVCache(NamedTuple):
+    """Keys and values of the tokens read, per block; places that are not read yet hold zeros.
+
+    Fields:
+        keys: of each block, (batch, length, heads, width).
+        values: of each block, (batch, length, heads, width).
+    """
 
     keys: tuple[Float[Array, "batch length heads width"], ...]
     values: tuple[Float[Array, "batch length heads width"], ...]
@@ -31,25 +36,32 @@ class Decoding(NamedTuple):
     """Reading on, as pure functions on the parameters of `language_model`.
 
     Fields:
-        start: ``start(batch, length) -> Memory`` of texts of at most so many tokens.
-        read: ``read(params, memory, tokens, position) -> (hidden, memory)``, tokens integers
+        start: ``start(batch, length) -> KVCache`` of texts of at most so many tokens.
+        read: ``read(params, cache, tokens, position) -> (hidden, cache)``, tokens integers
             (batch, n), the first of them the token number `position` of its text; the hidden
             states (batch, n, width) are those of `LanguageModel.apply` on the whole text.
-        head: as that of `LanguageModel`.
+        head: ``head(params)`` returns the matrix (width, vocabulary) that turns hidden states into
+            logits.
     """
 
-    start: Callable[[int, int], Memory]
-    read: Callable[..., tuple[Array, Memory]]
+    start: Callable[[int, int], KVCache]
+    read: Callable[..., tuple[Array, KVCache]]
     head: Callable[[Params], Array]
 
 
 def make_decoding(
     config: DecoderConfig, *, dtype: DTypeLike = jnp.float32, lora: LoRA | None = None
 ) -> Decoding:
-    """Return how a decoder reads on; arguments as for `language_model`, whose parameters it takes.
+    """Return how a decoder reads on, with the parameters of its `language_model`.
 
-    Reading beyond the length of the memory is a fault that traced positions do not show: the last
+    Reading beyond the length of the cache is a fault that traced positions do not show: the last
     tokens are then overwritten.
+
+    Args:
+        config: the description of the decoder.
+        dtype: type of hidden states, products and cache; normalizations, angles and attention
+            weights are in float32 at least.
+        lora: adapters that the parameters hold; None for none.
 
     Raises:
         ValueError: from `start`, a length beyond the decoder's table of positions.
@@ -62,22 +74,22 @@ def make_decoding(
 
     graph, _ = nnx.split(nnx.eval_shape(make))
 
-    def start(batch: int, length: int) -> Memory:
+    def start(batch: int, length: int) -> KVCache:
         if isinstance(config.positions, Learned) and length > config.positions.length:
             raise ValueError(
                 f"start: length received {length}; the model has {config.positions.length} "
                 "positions; ask for shorter texts"
             )
         empty = jnp.zeros((batch, length, config.key_heads, config.head_width), dtype)
-        return Memory((empty,) * config.depth, (empty,) * config.depth)
+        return KVCache((empty,) * config.depth, (empty,) * config.depth)
 
-    def read(params: Params, memory: Memory, tokens: Array, position) -> tuple[Array, Memory]:
+    def read(params: Params, cache: KVCache, tokens: Array, position) -> tuple[Array, KVCache]:
         decoder = nnx.merge(graph, params)
         places = jnp.broadcast_to((position + jnp.arange(tokens.shape[1]))[None], tokens.shape)
-        mask = _seen(places, memory.keys[0].shape[1], config.window)
+        mask = _seen(places, cache.keys[0].shape[1], config.window)
         h, rotation = decoder.embed(tokens, places)
         layers = []
-        for block, keys, values in zip(decoder.blocks, *memory, strict=True):
+        for block, keys, values in zip(decoder.blocks, *cache, strict=True):
             query, key, value = block.attention.project(block.attention_norm(h), rotation)
             keys, values = (
                 jax.lax.dynamic_update_slice_in_dim(old, new, position, axis=1)
@@ -85,7 +97,7 @@ def make_decoding(
             )
             h = block.around(h, block.attention.mix(query, keys, values, mask))
             layers.append((keys, values))
-        return decoder.norm(h), Memory(*zip(*layers, strict=True))
+        return decoder.norm(h), KVCache(*zip(*layers, strict=True))
 
     def head(params: Params) -> Array:
         return nnx.merge(graph, params).matrix()

@@ -15,7 +15,12 @@ from jaxtyping import Array, Bool, Int
 
 
 def causal_mask(batch: int, tokens: int) -> Bool[Array, "batch tokens tokens"]:
-    """Return the mask of rows that hold one text each."""
+    """Return the mask of rows that hold one text each.
+
+    Args:
+        batch: number of rows.
+        tokens: length of a row.
+    """
     order = jnp.arange(tokens)
     return jnp.broadcast_to((order[None] <= order[:, None])[None], (batch, tokens, tokens))
 
@@ -38,12 +43,22 @@ def text_mask(
 
 
 def positions_of(mask: Bool[Array, "batch tokens tokens"]) -> Int[Array, "batch tokens"]:
-    """Return how many tokens each token sees besides itself: its position in its own text."""
+    """Return how many tokens each token sees besides itself: its position in its own text.
+
+    Args:
+        mask: true at [row, i, j] where token i sees token j.
+    """
     return jnp.sum(mask, axis=2, dtype=jnp.int32) - 1
 
 
 def within(
     mask: Bool[Array, "batch tokens tokens"], positions: Int[Array, "batch tokens"], window: int
 ) -> Bool[Array, "batch tokens tokens"]:
-    """Return the mask without what lies `window` positions back or further."""
+    """Return the mask without what lies too far back.
+
+    Args:
+        mask: true at [row, i, j] where token i sees token j.
+        positions: of every token in its own text.
+        window: positions that a token looks back, itself included.
+    """
     return mask & (positions[:, :, None] - positions[:, None] < window)

@@ -24,7 +24,12 @@ from ctrl_jax.networks.layers.linear import at_least_single
 
 
 def frequencies(rotary: Rotary, rotated: int) -> np.ndarray:
-    """Return w_i of (1) or (2), in radians per position, shape (rotated / 2,), float64."""
+    """Return w_i of (1) or (2), in radians per position, shape (rotated / 2,), float64.
+
+    Args:
+        rotary: base and scaling of the rotations.
+        rotated: r, entries of a head that are rotated.
+    """
     plain = rotary.base ** (-np.arange(0, rotated, 2) / rotated)
     scaling = rotary.scaling
     if scaling is None:

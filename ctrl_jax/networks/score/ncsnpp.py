@@ -30,31 +30,29 @@ from ctrl_jax.networks.score.resolution_levels import DownLevel, LevelSizes, Mid
 
 @dataclasses.dataclass(frozen=True)
 class NCSNppConfig:
-    """Sizes of the network; the defaults are NCSN++ for CIFAR-10, 62.8 M parameters."""
+    """Sizes of the network; the defaults are NCSN++ for CIFAR-10, 62.8 M parameters.
+
+    Args:
+        width: channels at full resolution (nf), an even number of at least 4.
+        multipliers: channels at each resolution, as multiples of the width; each is half the one
+            before.
+        blocks: residual blocks at each resolution on the way down.
+        attention: heights, in pixels, of the resolutions that have attention.
+        dropout: probability with which training drops a feature.
+        fourier_scale: standard deviation of the Fourier frequencies; None for the positional
+            embedding.
+        progressive_input: whether the halved image is added at each resolution.
+        taps: filter of the resampling along one axis, up to a factor.
+    """
 
     width: int = 128
-    """Channels at full resolution (nf), an even number of at least 4."""
-
     multipliers: tuple[int, ...] = (1, 2, 2, 2)
-    """Channels at each resolution, as multiples of the width; each is half the one before."""
-
     blocks: int = 4
-    """Residual blocks at each resolution on the way down."""
-
     attention: tuple[int, ...] = (16,)
-    """Heights, in pixels, of the resolutions that have attention."""
-
     dropout: float = 0.1
-    """Probability with which training drops a feature."""
-
     fourier_scale: float | None = 16.0
-    """Standard deviation of the Fourier frequencies; None for the positional embedding."""
-
     progressive_input: Literal["residual", "none"] = "residual"
-    """Whether the halved image is added at each resolution."""
-
     taps: tuple[float, float, float, float] = TAPS
-    """Filter of the resampling along one axis, up to a factor."""
 
     def validate(self) -> None:
         """Raise ValueError for a size out of range."""

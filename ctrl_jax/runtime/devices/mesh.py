@@ -18,13 +18,15 @@ from ctrl_jax.runtime.checkpoints.digests import is_key
 
 @dataclasses.dataclass(frozen=True)
 class MeshOptions:
-    """How many devices each axis of the mesh gets."""
+    """How many devices each axis of the mesh gets.
+
+    Args:
+        data: devices the batch is divided over; all that are left by default.
+        model: devices the weights are divided over.
+    """
 
     data: int | None = None
-    """Devices the batch is divided over; all that are left by default."""
-
     model: int = 1
-    """Devices the weights are divided over."""
 
     def validate(self) -> None:
         """Raise ValueError for a size below one."""

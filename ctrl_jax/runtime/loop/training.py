@@ -37,38 +37,32 @@ Evaluate = Callable[[int, Any], Mapping[str, Any] | None]
 
 @dataclasses.dataclass(frozen=True)
 class LoopOptions:
-    """How a loop is watched, saved and placed."""
+    """How a loop is watched, saved and placed.
+
+    Args:
+        fetch_every: updates between two fetches of metrics to the host.
+        checkpoint_every: updates between two checkpoints; 0 for one at the end only.
+        evaluate_every: updates between two evaluations; 0 for one at the end only.
+        max_skipped: skipped (non-finite) updates in a row after which the run stops.
+        progress: whether to show progress.
+        description: what the progress bar says.
+        mesh: the mesh; None for the default device.
+        shardings: a tree of shardings like the state; None to replicate it over the mesh.
+        evaluate: called with (completed updates, state); what it returns joins that update's
+            metrics. It must not keep the state, which the next update overwrites.
+        record: what every checkpoint holds beside the state, as plain JSON.
+    """
 
     fetch_every: int = 10
-    """Updates between two fetches of metrics to the host."""
-
     checkpoint_every: int = 0
-    """Updates between two checkpoints; 0 for one at the end only."""
-
     evaluate_every: int = 0
-    """Updates between two evaluations; 0 for one at the end only."""
-
     max_skipped: int = 10
-    """Skipped (non-finite) updates in a row after which the run stops."""
-
     progress: bool = True
-    """Whether to show progress."""
-
     description: str = "training"
-    """What the progress bar says."""
-
     mesh: Mesh | None = None
-    """The mesh; None for the default device."""
-
     shardings: Any = None
-    """A tree of shardings like the state; None to replicate it over the mesh."""
-
     evaluate: Evaluate | None = None
-    """Called with (completed updates, state); what it returns joins that update's metrics. It
-    must not keep the state, which the next update overwrites."""
-
     record: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """What every checkpoint holds beside the state, as plain JSON."""
 
     def validate(self) -> None:
         """Raise ValueError for a count that is out of range."""

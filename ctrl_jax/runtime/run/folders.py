@@ -40,7 +40,12 @@ _NOT_THE_MATHS = _NOT_THE_RUN | {"distributed", "compilation_cache"}
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One run: its folder, and whether it continues from a checkpoint."""
+    """One run on disk.
+
+    Args:
+        folder: its own folder.
+        resumed: whether it continues from a checkpoint.
+    """
 
     folder: Path
     resumed: bool
@@ -78,7 +83,7 @@ def open_run(
         The run; `resumed` says that its folder holds a checkpoint to continue from.
 
     Raises:
-        ValueError: the folder may not be used as `resume` says; nothing in it has changed.
+        ValueError: `resume` forbids the use of the folder; nothing in it has changed.
     """
     check_choice("resume", resume, ("never", "latest", "strict"))
     answer = {}

@@ -24,48 +24,40 @@ from ctrl_jax.runtime.loop.compilation import enable_compilation_cache
 
 @dataclasses.dataclass(frozen=True)
 class RunOptions:
-    """Where a run lives, how it starts and on which devices."""
+    """Where a run lives, how it starts and on which devices.
+
+    Args:
+        out: the run's own folder, created if absent; runs/NAME/<time>-<seed> by default.
+        seed: seed of all randomness.
+        steps: optimizer updates of the main loop; the experiment's own number by default.
+        precision: type of the networks' arithmetic.
+        mesh: devices per axis of the mesh.
+        distributed: whether to join other processes: where there are any, always, or never.
+        coordinator: host:port of process 0, with --processes and --process-id; found out by
+            default. It is not authenticated: trusted networks only.
+        processes: number of processes, with --coordinator.
+        process_id: number of this process from 0, with --coordinator.
+        heartbeat_seconds: seconds without a sign of life from one process after which the others
+            stop.
+        resume: never: a new run; latest: continue from the newest checkpoint where there is one;
+            strict: continue only with the same config, versions and mesh.
+        progress: show progress.
+        compilation_cache: keep compiled programs in ~/.cache/ctrl_jax.
+    """
 
     out: str | None = None
-    """The run's own folder, created if absent; runs/NAME/<time>-<seed> by default."""
-
     seed: int = 0
-    """Seed of all randomness."""
-
     steps: int | None = None
-    """Optimizer updates of the main loop; the experiment's own number by default."""
-
     precision: Literal["float32", "float64", "bfloat16"] = "float32"
-    """Type of the networks' arithmetic."""
-
     mesh: MeshOptions = dataclasses.field(default_factory=MeshOptions)
-    """Devices per axis of the mesh."""
-
     distributed: Literal["auto", "on", "off"] = "auto"
-    """Whether to join other processes: where there are any, always, or never."""
-
     coordinator: str | None = None
-    """host:port of process 0, with --processes and --process-id; found out by default. It is
-    not authenticated: trusted networks only."""
-
     processes: int | None = None
-    """Number of processes, with --coordinator."""
-
     process_id: int | None = None
-    """Number of this process from 0, with --coordinator."""
-
     heartbeat_seconds: int = 100
-    """Seconds without a sign of life from one process after which the others stop."""
-
     resume: Literal["never", "latest", "strict"] = "never"
-    """never: a new run; latest: continue from the newest checkpoint where there is one; strict:
-    continue only with the same config, versions and mesh."""
-
     progress: bool = True
-    """Show progress."""
-
     compilation_cache: bool = True
-    """Keep compiled programs in ~/.cache/ctrl_jax."""
 
     def validate(self) -> None:
         """Raise ValueError for an option out of range."""

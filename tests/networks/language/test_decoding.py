@@ -15,14 +15,14 @@ TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, SIZES["vocabulary"], (
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_parts_give_the_states_of_the_whole(name):
-    """A prompt of four tokens, three of one, then two, in a memory longer than the text."""
+    """A prompt of four tokens, three of one, then two, in a cache longer than the text."""
     config = CONFIGS[name]
     model, decoding = language_model(config), make_decoding(config)
     params = moved(model)
-    memory, parts, position = decoding.start(3, 11), [], 0
+    cache, parts, position = decoding.start(3, 11), [], 0
     read = jax.jit(decoding.read)
     for size in (4, 1, 1, 1, 2):
-        hidden, memory = read(params, memory, TOKENS[:, position : position + size], position)
+        hidden, cache = read(params, cache, TOKENS[:, position : position + size], position)
         parts.append(hidden)
         position += size
     whole = model.apply(params, TOKENS)
@@ -35,8 +35,8 @@ def test_adapters_and_bfloat16():
     options = {"lora": LoRA(rank=2), "dtype": jnp.bfloat16}
     model, decoding = language_model(QWEN, **options), make_decoding(QWEN, **options)
     params = moved(model)
-    first, memory = decoding.read(params, decoding.start(3, 9), TOKENS[:, :5], 0)
-    second, _ = decoding.read(params, memory, TOKENS[:, 5:], 5)
+    first, cache = decoding.read(params, decoding.start(3, 9), TOKENS[:, :5], 0)
+    second, _ = decoding.read(params, cache, TOKENS[:, 5:], 5)
     parts, whole = jnp.concatenate([first, second], axis=1), model.apply(params, TOKENS)
     assert parts.dtype == whole.dtype == jnp.bfloat16
     difference = parts.astype(jnp.float32) - whole.astype(jnp.float32)
