@@ -182,7 +182,7 @@ def test_the_library_is_read():
 
 
 def test_importing_the_library_stays_light():
-    heavy = {"transformers", "orbax", "grain", "sklearn", "matplotlib"}
+    heavy = {"transformers", "orbax", "sklearn", "matplotlib"}
     loaded = loaded_by("import ctrl_jax") & heavy
     assert not loaded, f"`import ctrl_jax` loads {sorted(loaded)}: import them where they are used"
 

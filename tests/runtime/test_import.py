@@ -2,7 +2,7 @@
 
 from tests.runtime.processes import run_python
 
-HEAVY = ("orbax", "sklearn", "matplotlib", "tyro", "rich", "PIL", "grain", "transformers")
+HEAVY = ("orbax", "sklearn", "matplotlib", "tyro", "rich", "PIL", "transformers")
 
 
 def test_heavy_packages_are_loaded_where_they_are_used():
