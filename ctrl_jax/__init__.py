@@ -12,4 +12,4 @@ The floors, from the mathematics up; each imports only those below it::
     processes      forward SDEs, reversal, parameterizations, grids
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -18,6 +18,7 @@ LIBRARY = "ctrl_jax"
 SCRIPTS = ("experiments", "benchmarks")
 FLOORS = (  # top to bottom
     *SCRIPTS,
+    "__main__",
     "commands",
     "runtime",
     "algorithms",

@@ -28,6 +28,8 @@ def command(
     run: Callable[[Config], Any],
     args: Sequence[str] | None = None,
     default: Config | None = None,
+    *,
+    program: str | None = None,
 ) -> Any:
     """Parse the command line into a config, check it and run it.
 
@@ -37,6 +39,7 @@ def command(
         run: what to do with the config.
         args: the command line without the program; `sys.argv` by default.
         default: a config to take the defaults from, for a preset.
+        program: what help calls the program; its file by default.
 
     Returns:
         What `run` returns.
@@ -48,7 +51,7 @@ def command(
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning(warnings.showwarning)
         try:
-            config = _parse(config_class, args, default)
+            config = _parse(config_class, args, default, program)
             validate(config)
             return run(config)
         except KeyboardInterrupt:
@@ -98,16 +101,18 @@ def _exit(text: str, status: int) -> None:
 
 
 def _parse(
-    config_class: type[Config], args: Sequence[str] | None, default: Config | None
+    config_class: type[Config],
+    args: Sequence[str] | None,
+    default: Config | None,
+    program: str | None,
 ) -> Config:
     import tyro
 
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed):
-            if default is None:
-                return tyro.cli(config_class, args=args)
-            return tyro.cli(config_class, args=args, default=default)
+            given = {} if default is None else {"default": default}
+            return tyro.cli(config_class, prog=program, args=args, **given)
     except SystemExit as error:
         if error.code in (0, None):
             raise
