@@ -20,16 +20,18 @@ def refuse(name: str, value: object, rule: str, repair: str) -> ValueError:
 
     Args:
         name: the argument as the user writes it, "Owner.name" where the owner is not plain.
-        value: what was received.
+        value: what was received; an array is shown by its dtype and shape, one number by itself.
         rule: what it must be.
         repair: what to write instead.
 
     Returns:
         The `ValueError`, for the caller to raise.
     """
-    if isinstance(value, jax.Array | np.ndarray | np.generic) and value.ndim == 0:
-        value = value.item()
-    return ValueError(f"{name}: received {value!r}; {rule}; {repair}")
+    shown = repr(value)
+    if isinstance(value, jax.Array | np.ndarray | np.generic):
+        known = value.ndim == 0 and not isinstance(value, Tracer)
+        shown = repr(value.item()) if known else f"{value.dtype}{list(value.shape)}"
+    return ValueError(f"{name}: received {shown}; {rule}; {repair}")
 
 
 def check_unused(
