@@ -168,6 +168,53 @@ def test_every_single_bit_flip_in_the_data_is_noticed_or_harmless(tmp_path):
     assert noticed > 5
 
 
+def edit_description(step_folder, edit) -> None:
+    """Changes what a step says of itself, as JSON that stays well-formed."""
+    (path,) = [p for p in (step_folder / "description").iterdir() if b'"seal"' in p.read_bytes()]
+    sealed = json.loads(path.read_text())
+    edit(sealed["content"])
+    path.write_text(json.dumps(sealed))
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda content: content["record"].update(loss=0.2),
+        lambda content: content["versions"].update(jax="0.0.1"),
+        lambda content: content.update(step=7),
+    ],
+)
+def test_a_description_that_was_edited_is_noticed(tmp_path, edit):
+    """The arrays are whole and nothing but the seal tells."""
+    with Checkpoints(tmp_path) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, {"x": jnp.full(3, step)}, {"loss": 0.1})
+    edit_description(tmp_path / "2", edit)
+    with (
+        Checkpoints(tmp_path) as checkpoints,
+        pytest.warns(RunWarning, match=r"its description was changed on disk; .* 2\.corrupt"),
+    ):
+        restored = checkpoints.restore({"x": jnp.zeros(3, jnp.int32)})
+    assert restored.step == 1 and restored.record == {"loss": 0.1}
+
+
+@pytest.mark.parametrize("error", [MemoryError("no room"), PermissionError("not yours")])
+def test_an_error_that_proves_no_damage_leaves_the_step(tmp_path, monkeypatch, error):
+    """Want of memory or of a right says nothing of the step: it stays, and so does the error."""
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, {"x": jnp.ones(3)})
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.restore({"x": jnp.zeros(3)})  # makes the reader
+
+        def fails(*_, **__):
+            raise error
+
+        monkeypatch.setattr(checkpoints._reader, "restore", fails)
+        with pytest.raises(type(error), match=str(error)):
+            checkpoints.restore({"x": jnp.zeros(3)})
+    assert [path.name for path in tmp_path.iterdir()] == ["1"]
+
+
 def test_a_damaged_step_that_was_named_is_refused(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, {"x": jnp.arange(1000.0)})
@@ -201,6 +248,17 @@ def test_read_only_leaves_everything_in_place(tmp_path):
     assert (tmp_path / "7").is_dir()
     with pytest.raises(ValueError, match="read_only"):
         reader.save(2, {"x": jnp.ones(3)})
+
+
+def test_read_only_skips_a_damaged_step_and_leaves_it(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, {"x": jnp.full(1000, step)})
+    flip_bits(tmp_path / "2")
+    reader = Checkpoints(tmp_path, read_only=True)
+    with pytest.warns(RunWarning, match="it is skipped, and the newest good one is used"):
+        assert reader.restore({"x": jnp.zeros(1000, jnp.int32)}).step == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]
 
 
 def test_nothing_to_restore(tmp_path):
