@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ctrl_jax._checks import refuse
 from ctrl_jax._numerics import square_root
 from ctrl_jax.metrics.wasserstein import flatten_pair
 
@@ -77,7 +78,7 @@ def mean_pairwise(x: Float[Array, "n ..."]) -> Float[Array, ""]:
         ValueError: fewer than two points.
     """
     if x.shape[0] < 2:
-        raise ValueError(f"mean_pairwise: at least two points are needed, got {x.shape[0]}.")
+        raise refuse("mean_pairwise.x", x.shape, "at least two points are needed", "draw more")
     flat = x.reshape(x.shape[0], -1)
     flat = flat - jnp.mean(flat, axis=0, keepdims=True)  # distances do not move, digits are kept
     return _mean_off_diagonal(square_root(_squares(flat, flat)))
@@ -87,10 +88,8 @@ def _centered(owner: str, x: Array, y: Array) -> tuple[Array, Array]:
     """Return both samples flat, around their common mean: distances stay, digits are kept."""
     x, y = flatten_pair(owner, x, y)
     if x.shape[0] < 2 or y.shape[0] < 2:
-        raise ValueError(
-            f"{owner}: at least two points are needed in each sample, got {x.shape[0]} and "
-            f"{y.shape[0]}."
-        )
+        rule = "at least two points are needed in each sample"
+        raise refuse(owner, (x.shape[0], y.shape[0]), rule, "draw more")
     center = jnp.mean(jnp.concatenate([x, y]), axis=0, keepdims=True)
     return x - center, y - center
 

@@ -16,11 +16,13 @@ Source: Dowson and Landau 1982; Heusel et al. 2017; Chan, Golub and LeVeque 1983
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
 from jaxtyping import Array, Float
+
+from ctrl_jax._checks import check_count, refuse
 
 Samples = Float[Array, "_ ..."] | Float[np.ndarray, "_ ..."]
 FeatureFn = Callable[[Any], Any]
@@ -71,18 +73,15 @@ def feature_moments(
     Raises:
         ValueError: fewer than two examples, features that are not (batch, features) or not finite.
     """
-    if batch < 1:
-        raise ValueError(f"feature_moments: batch must be at least 1, got {batch}.")
+    check_count("feature_moments.batch", batch)
     total: Moments | None = None
     arrays = [batches] if isinstance(batches, np.ndarray | jax.Array) else batches
     for array in arrays:
         for start in range(0, array.shape[0], batch):
             found = _moments(_features(array[start : start + batch], feature_fn))
             total = found if total is None else total.merge(found)
-    if total is None or total.number < 2:
-        seen = 0 if total is None else total.number
-        raise ValueError(f"feature_moments: at least two examples are needed, got {seen}.")
-    return total
+    _check_examples(0 if total is None else total.number)
+    return cast(Moments, total)
 
 
 def frechet(x: Samples, y: Samples, feature_fn: FeatureFn | None = None) -> float:
@@ -117,8 +116,7 @@ def frechet_to(y: Moments) -> Callable[[Samples], float]:
 
     def distance(x: Samples) -> float:
         features = _features(x, None)
-        if len(features) < 2:
-            raise ValueError(f"frechet: at least two examples are needed, got {len(features)}.")
+        _check_examples(len(features))
         _check_numbers(features.shape[1], y.mean.size)
         mean = features.mean(axis=0)
         centered = (features - mean) / np.sqrt(len(features) - 1)
@@ -146,12 +144,15 @@ def frechet_of_moments(x: Moments, y: Moments) -> float:
     return float(max(np.sum((x.mean - y.mean) ** 2) + traces - 2 * cross, 0.0))
 
 
+def _check_examples(number: int) -> None:
+    if number < 2:
+        raise refuse("examples", number, "at least two are needed", "give more")
+
+
 def _check_numbers(x: int, y: int) -> None:
     if x != y:
-        raise ValueError(
-            f"frechet: both samples need as many features, got {x} and {y}; use one feature_fn for "
-            "both."
-        )
+        rule = "both samples need as many features"
+        raise refuse("frechet.features", (x, y), rule, "use one feature_fn for both")
 
 
 def _square_root(covariance: np.ndarray) -> np.ndarray:
@@ -166,12 +167,11 @@ def _features(examples: Any, feature_fn: FeatureFn | None) -> np.ndarray:
     if feature_fn is None:
         features = features.reshape(features.shape[0], -1)
     if features.ndim != 2 or features.shape[0] != examples.shape[0]:
-        raise ValueError(
-            f"feature_fn must return (batch, features) = ({examples.shape[0]}, ...), got shape "
-            f"{features.shape}; flatten its output."
-        )
+        rule = f"it must return (batch, features) = ({examples.shape[0]}, ...)"
+        raise refuse("feature_fn", features.shape, rule, "flatten its output")
     if not np.isfinite(features).all():
-        raise ValueError("features must be finite, got NaN or infinity.")
+        rule = "all features must be finite"
+        raise refuse("feature_fn", "NaN or infinity", rule, "leave those examples out")
     return features
 
 

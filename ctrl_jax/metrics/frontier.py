@@ -15,6 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from ctrl_jax._checks import refuse
+
 
 class Frontier(NamedTuple):
     """The best trade-off, one entry per temperature.
@@ -50,9 +52,10 @@ def ideal(
     rewards = np.asarray(rewards, np.float64)
     temperatures = np.asarray(temperatures, np.float64)
     if not np.isfinite(rewards).all():
-        raise ValueError("ideal: rewards must be finite, got NaN or infinity.")
+        raise refuse("ideal.rewards", rewards, "all must be finite", "leave those samples out")
     if not (np.isfinite(temperatures).all() and (temperatures > 0).all()):
-        raise ValueError(f"ideal: temperatures must be positive, got {temperatures}.")
+        rule, repair = "all must be finite and positive", "give e.g. numpy.geomspace(0.01, 10)"
+        raise refuse("ideal.temperatures", temperatures.tolist(), rule, repair)
     log_weights = rewards[None] / temperatures[:, None]
     log_weights -= log_weights.max(axis=1, keepdims=True)
     log_weights -= np.log(np.exp(log_weights).sum(axis=1, keepdims=True))

@@ -10,6 +10,8 @@ samples, each with its own p(y); the estimate grows with the size of a part.
 import numpy as np
 from jaxtyping import Array, Float
 
+from ctrl_jax._checks import refuse
+
 
 def inception_score(
     logits: Float[Array, "n classes"] | Float[np.ndarray, "n classes"], *, parts: int = 10
@@ -25,9 +27,11 @@ def inception_score(
     """
     values = np.asarray(logits, np.float64)
     if not 1 <= parts <= len(values):
-        raise ValueError(f"inception_score: parts must lie in [1, {len(values)}], got {parts}.")
+        rule = f"it must lie in [1, {len(values)}], the number of images"
+        raise refuse("inception_score.parts", parts, rule, "give fewer parts or more images")
     if not np.isfinite(values).all():
-        raise ValueError("inception_score: logits must be finite, got NaN or infinity.")
+        rule = "all must be finite"
+        raise refuse("inception_score.logits", "NaN or infinity", rule, "leave those images out")
     scores = [_score(part) for part in np.array_split(values, parts)]
     return float(np.mean(scores)), float(np.std(scores))
 

@@ -22,6 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ctrl_jax._checks import check_count, refuse
+
 LARGEST_ASSIGNMENT = 4096
 
 
@@ -40,10 +42,9 @@ def wasserstein_1d(
     """
     _check_order("wasserstein_1d", order)
     if x.ndim != 1 or y.ndim != 1 or 0 in (x.size, y.size):
-        raise ValueError(
-            "wasserstein_1d: samples must be vectors with at least one point, got shapes "
-            f"{x.shape}, {y.shape}; use sliced_wasserstein for more dimensions."
-        )
+        rule = "samples must be vectors with at least one point"
+        repair = "use sliced_wasserstein for more dimensions"
+        raise refuse("wasserstein_1d", (x.shape, y.shape), rule, repair)
     rows_x, rows_y, widths = _pieces(x.size, y.size)
     gaps = jnp.abs(jnp.sort(x)[rows_x] - jnp.sort(y)[rows_y]) ** order
     return jnp.sum(jnp.asarray(widths, gaps.dtype) * gaps) ** (1 / order)
@@ -72,8 +73,7 @@ def sliced_wasserstein(
         ValueError: the coordinates differ in number, or projections or order are below 1.
     """
     _check_order("sliced_wasserstein", order)
-    if projections < 1:
-        raise ValueError(f"sliced_wasserstein: projections must be at least 1, got {projections}.")
+    check_count("sliced_wasserstein.projections", projections)
     x, y = flatten_pair("sliced_wasserstein", x, y)
     directions = jax.random.normal(key, (projections, x.shape[1]), x.dtype)
     directions = directions / jnp.linalg.norm(directions, axis=1, keepdims=True)
@@ -112,18 +112,17 @@ def wasserstein_assignment(
 
     _check_order("wasserstein_assignment", order)
     if x.shape != y.shape or x.ndim < 1 or x.shape[0] == 0:
-        raise ValueError(
-            "wasserstein_assignment: samples must have one shape and at least one point, got "
-            f"{x.shape}, {y.shape}; draw the same number of each."
-        )
+        rule = "samples must have one shape and at least one point"
+        repair = "draw the same number of each"
+        raise refuse("wasserstein_assignment", (x.shape, y.shape), rule, repair)
     if x.shape[0] > largest:
-        raise ValueError(
-            f"wasserstein_assignment: at most {largest} points are matched exactly, got "
-            f"{x.shape[0]}; take a subset, or use sliced_wasserstein."
-        )
+        rule = f"at most {largest} points are matched exactly"
+        repair = "take a subset, or use sliced_wasserstein"
+        raise refuse("wasserstein_assignment", x.shape[0], rule, repair)
     flat_x, flat_y = (np.asarray(z, np.float64).reshape(z.shape[0], -1) for z in (x, y))
     if not (np.isfinite(flat_x).all() and np.isfinite(flat_y).all()):
-        raise ValueError("wasserstein_assignment: samples must be finite, got NaN or infinity.")
+        rule = "samples must be finite"
+        raise refuse("wasserstein_assignment", "NaN or infinity", rule, "leave those points out")
     costs = cdist(flat_x, flat_y) ** order
     rows, columns = linear_sum_assignment(costs)
     return float(costs[rows, columns].mean() ** (1 / order))
@@ -132,10 +131,8 @@ def wasserstein_assignment(
 def flatten_pair(owner: str, x: Array, y: Array) -> tuple[Array, Array]:
     """Return two samples as (n, d) and (m, d), or raise ValueError in the name of `owner`."""
     if x.ndim < 1 or y.ndim < 1 or 0 in (x.size, y.size) or x[0].size != y[0].size:
-        raise ValueError(
-            f"{owner}: samples must have shapes (n, ...) and (m, ...) with as many coordinates "
-            f"per point, got {x.shape}, {y.shape}."
-        )
+        rule = "samples must have shapes (n, ...) and (m, ...) with as many coordinates per point"
+        raise refuse(owner, (x.shape, y.shape), rule, "reshape them")
     return x.reshape(x.shape[0], -1), y.reshape(y.shape[0], -1)
 
 
@@ -151,4 +148,4 @@ def _pieces(n: int, m: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def _check_order(owner: str, order: float) -> None:
     if not (np.isfinite(order) and order >= 1):
-        raise ValueError(f"{owner}: order must be a finite number of at least 1, got {order!r}.")
+        raise refuse(f"{owner}.order", order, "it must be finite and at least 1", "give 1 or 2")

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from ctrl_jax._checks import refuse
 from ctrl_jax._typing import Model, Params, RewardFn
 
 
@@ -37,13 +38,10 @@ def standardized(reward_fn: RewardFn, scores: Float[np.ndarray, " samples"]) -> 
     scores = np.asarray(scores, np.float64)
     if not np.isfinite(scores).all():
         bad = int((~np.isfinite(scores)).sum())
-        raise ValueError(
-            f"reward_fn returned NaN or infinity for {bad} of {scores.size} samples; it must be "
-            "finite on every sample."
-        )
+        received = f"NaN or infinity for {bad} of {scores.size} samples"
+        raise refuse("reward_fn", received, "it must be finite on every sample", "repair it")
     mean, std = float(scores.mean()), float(scores.std())
     if std <= 1e-6 * max(1.0, abs(mean)):
-        raise ValueError(
-            f"reward_fn returned {mean} for all {scores.size} samples; it must tell them apart."
-        )
+        received = f"{mean} for all {scores.size} samples"
+        raise refuse("reward_fn", received, "it must tell them apart", "give another")
     return lambda x, *conditions: (reward_fn(x, *conditions) - mean) / std

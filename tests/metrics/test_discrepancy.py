@@ -123,9 +123,11 @@ def test_mean_pairwise_does_not_depend_on_the_origin():
 
 def test_bad_samples_are_refused(unchecked):
     ones = jnp.ones
-    with pytest.raises(ValueError, match="at least two points are needed, got 1"):
+    with pytest.raises(
+        ValueError, match=r"mean_pairwise.x: received \(1, .*; at least two points are needed"
+    ):
         distances.mean_pairwise(ones((1, 2)))
-    with pytest.raises(ValueError, match=r"mmd: at least two points .* got 1 and 5"):
+    with pytest.raises(ValueError, match=r"mmd: received \(1, 5\); at least two points"):
         distances.mmd(ones((1, 2)), ones((5, 2)))
-    with pytest.raises(ValueError, match=r"energy_distance: .* got \(3, 2\), \(4, 3\)"):
+    with pytest.raises(ValueError, match=r"energy_distance: received \(\(3, 2\), \(4, 3\)\)"):
         distances.energy_distance(ones((3, 2)), ones((4, 3)))

@@ -58,9 +58,13 @@ def test_the_divergence_at_a_success():
 @pytest.mark.parametrize(
     ("rewards", "temperatures", "message"),
     [
-        ([0.0, np.nan], [1.0], "rewards must be finite"),
-        ([0.0, 1.0], [1.0, 0.0], "temperatures must be positive"),
-        ([0.0, 1.0], [np.nan], "temperatures must be positive"),
+        ([0.0, np.nan], [1.0], r"ideal.rewards: received float64\[2\]; all must be finite"),
+        (
+            [0.0, 1.0],
+            [1.0, 0.0],
+            r"temperatures: received \[1.0, 0.0\]; all must be finite and pos",
+        ),
+        ([0.0, 1.0], [np.nan], r"temperatures: received \[nan\]; all must be finite and positive"),
     ],
 )
 def test_bad_input_is_named(rewards, temperatures, message):

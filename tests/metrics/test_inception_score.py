@@ -30,8 +30,8 @@ def test_two_images_by_hand():
 @pytest.mark.parametrize(
     ("logits", "parts", "message"),
     [
-        (np.zeros((3, 2)), 4, r"parts must lie in \[1, 3\], got 4"),
-        (np.full((3, 2), np.nan), 1, "logits must be finite"),
+        (np.zeros((3, 2)), 4, r"inception_score.parts: received 4; it must lie in \[1, 3\]"),
+        (np.full((3, 2), np.nan), 1, "logits: received .NaN or infinity.; all must be finite"),
     ],
 )
 def test_bad_input_is_named(logits, parts, message):

@@ -24,7 +24,16 @@ def test_standardized_on_its_sample():
     assert abs(values.mean()) < 1e-5 and abs(values.std() - 1) < 1e-5
 
 
-@pytest.mark.parametrize("bad", [np.array([1.0, np.nan]), np.array([2.0, 2.0])])
-def test_mistakes(bad):
-    with pytest.raises(ValueError, match="reward_fn returned"):
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (
+            np.array([1.0, np.nan]),
+            "received .NaN or infinity for 1 of 2 samples.; it must be finite",
+        ),
+        (np.array([2.0, 2.0]), "received .2.0 for all 2 samples.; it must tell them apart"),
+    ],
+)
+def test_mistakes(bad, message):
+    with pytest.raises(ValueError, match=message):
         standardized(lambda x: x[:, 0], bad)
