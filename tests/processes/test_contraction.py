@@ -74,6 +74,15 @@ def test_an_error_that_depends_on_time():
     np.testing.assert_allclose(alone, 0.2 * np.exp(-2.25 / 2), rtol=1e-5)
 
 
+@pytest.mark.parametrize("start", [1.0, 0.9, 0.5])
+def test_a_scaled_start(start):
+    """Without an error of the score the error of the start shrinks with a: eta a(0) / a(T)."""
+    found = wasserstein_bound(
+        EDM(8.0, start), initial_error=0.3, score_error=0.0, lipschitz=0.0, h=1e-9
+    )
+    np.testing.assert_allclose(found, 0.3 * start, rtol=1e-5)
+
+
 @pytest.mark.parametrize("process", [VP(), ContractiveOU(), ContractiveVP(), EDM(8.0, 0.9)])
 def test_the_default_h_is_the_best(process, unchecked):
     errors = {"initial_error": 0.3, "score_error": 0.1, "lipschitz": lambda t: -0.01 * t}

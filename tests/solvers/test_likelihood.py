@@ -9,7 +9,7 @@ import pytest
 import scipy.stats
 
 from ctrl_jax.environments import Mixture
-from ctrl_jax.processes import VP, ContractiveSubVP
+from ctrl_jax.processes import EDM, VP, ContractiveSubVP
 from ctrl_jax.solvers import bits_per_dim, log_likelihood
 from ctrl_jax.solvers.likelihood import Settings
 
@@ -124,6 +124,15 @@ def test_probes_average_and_rows_keep_their_signs(plane):
     np.testing.assert_allclose(rows, one[0, :2], atol=1e-3)
     ratio = np.var(eight, axis=0).sum() / np.var(one, axis=0).sum()
     assert ratio < 2 / 8
+
+
+def test_a_scaled_start():
+    """EDM of scaling s_0 < 1 begins at s_0 x_0; the density is that of the datum x_0."""
+    process = EDM(20.0, 0.5)
+    _, score_fn, at_horizon = problem(process)
+    x = jnp.linspace(-2.0, 2.0, 7)[:, None]
+    found = jax.jit(lambda x: log_likelihood(process, score_fn, x, prior_log_prob=at_horizon))(x)
+    np.testing.assert_allclose(found.log_prob, exact(np.asarray(x, float)), atol=2e-3)
 
 
 def test_bits_per_dim_of_uniform_bytes():
