@@ -22,14 +22,19 @@ one random time with weight one. Source: arXiv 2311.12908 (3); 2409.08400, secti
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ctrl_jax._checks import refuse
 from ctrl_jax._numerics import expand
-from ctrl_jax.losses.preference.pair import require_same, widened
+from ctrl_jax.losses.preference.pair import require_floating, require_same, widened
 
 
 def from_noise_errors(
     error: Float[Array, "*batch"], reference_error: Float[Array, "*batch"]
 ) -> Float[Array, "*batch"]:
-    """Return -(error - reference_error) / 2, (3) at one time and with weight one.
+    """Return -(error - reference_error) / 2, what stands for the log-ratio of an example's paths.
+
+    It is the integrand of E log dP_a/dP_ref at one time, with weight one: a preference loss of it
+    is Diffusion-DPO, Diffusion-KTO or a Mallows form of them. Betas are in the thousands for
+    images.
 
     Args:
         error: mean square of eps - eps_a at one time of each example.
@@ -40,24 +45,34 @@ def from_noise_errors(
 
     Raises:
         ValueError: a shape or dtype is wrong.
+
+    Source: Wallace et al. 2023 (arXiv 2311.12908); Li et al. 2024 (2404.04465).
     """
-    require_same("from_noise_errors", error=error, reference_error=reference_error)
+    require_same(error=error, reference_error=reference_error)
     return (widened(reference_error) - widened(error)) / 2
 
 
 def from_stored_steps(log_ratio: Float[Array, "*steps"], *, clip: float) -> Float[Array, "*steps"]:
-    """Return the log of ratios held within 1 - clip and 1 + clip, where the gradient ends.
+    """Return log-ratios of single steps, the ratios held within 1 - clip and 1 + clip.
+
+    Beyond, the gradient ends. A preference loss of them, one value for each step, is D3PO or a
+    Mallows form of it.
 
     Args:
         log_ratio: log p_a - log p_ref of the stored steps of trajectories.
-        clip: in (0, 1).
+        clip: in (0, 1); 0.1 in the paper.
+
+    Returns:
+        Shape of the log-ratios, in float32 at least.
 
     Raises:
         ValueError: the dtype is wrong, or clip is not in (0, 1).
+
+    Source: Yang et al. 2023 (arXiv 2311.13231).
     """
-    require_same("from_stored_steps", log_ratio=log_ratio)
+    require_floating(log_ratio=log_ratio)
     if not 0 < clip < 1:
-        raise ValueError(f"from_stored_steps: clip must lie in (0, 1), got {clip!r}.")
+        raise refuse("clip", clip, "it must lie in (0, 1)", "give 0.1")
     return jnp.clip(widened(log_ratio), jnp.log1p(-clip), jnp.log1p(clip))
 
 
@@ -68,31 +83,33 @@ def of_steps(
     score: Float[Array, "steps batch ..."],
     reference: Float[Array, "steps batch ..."],
 ) -> Float[Array, "steps batch"]:
-    """Return (2) of every step of paths; its sum over the steps is the log-ratio of the paths.
+    """Return the log-ratio of every step of paths; its sum over the steps is that of the paths.
+
+    z . (u_ref - u) + (|u_ref|^2 - |u|^2) / 2, with the noise z, u = sqrt(rate) (driving - score)
+    and u_ref the same of the reference.
 
     Args:
-        rate: (gain/std)^2 of each step, ``Kernel.kl_rate``; g^2 dr as dr -> 0.
+        rate: (gain/std)^2 of each step, ``kl_rate`` of the Gaussian step; g^2 dr as dr -> 0.
         noise: standard normals that moved the states.
-        driving: a_0, the score that made the paths (that of the reference for its own samples).
-        score: a, the model's score along them.
-        reference: a_ref.
+        driving: the score that made the paths (that of the reference for its own samples).
+        score: the model's score along them.
+        reference: the reference's score along them.
 
     Returns:
-        In float32 at least.
+        In nats and in float32 at least.
 
     Raises:
         ValueError: the arrays differ in shape or dtype, or `rate` in the number of steps.
+
+    Source: Girsanov's theorem in a chain of Gaussian steps; arXiv 2409.08400, section 3.
     """
-    require_same("of_steps", noise=noise, driving=driving, score=score, reference=reference)
+    require_same(noise=noise, driving=driving, score=score, reference=reference)
     if noise.ndim < 2:
-        raise ValueError(
-            f"of_steps: noise must have shape (steps, batch, ...), got {list(noise.shape)}."
-        )
+        rule = "it must have shape (steps, batch, ...)"
+        raise refuse("noise", noise, rule, "give the paths of a batch")
     if rate.shape != noise.shape[:1] or rate.dtype != noise.dtype:
-        raise ValueError(
-            f"of_steps: rate must be {noise.dtype}[{noise.shape[0]}], one per step of the noise, "
-            f"got {rate.dtype}{list(rate.shape)}."
-        )
+        rule = f"it must be {noise.dtype}[{noise.shape[0]}], one per step of the noise"
+        raise refuse("rate", rate, rule, "take `kl_rate` of the steps on the paths' grid")
     noise, driving = widened(noise), widened(driving)
     gain = expand(jnp.sqrt(widened(rate)), noise)
     shift, shift_ref = gain * (driving - widened(score)), gain * (driving - widened(reference))

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from ctrl_jax._checks import check_count, refuse
 from ctrl_jax.losses.preference.pair import require_floating, working_dtype
 
 
@@ -23,11 +24,14 @@ def token_log_probs(
     *,
     chunk: int | None = None,
 ) -> Float[Array, " tokens"]:
-    """Return (1) for every token.
+    """Return log p(y) = w_y . h - logsumexp_j(w_j . h) of every target y and state h.
+
+    The gradient is written out, so that no second array of the logits' size is kept; in chunks,
+    logits are computed again in the backward pass.
 
     Args:
         hidden: the states that predict the tokens.
-        head: the matrix from states to logits, in the states' dtype.
+        head: the matrix w from states to logits, in the states' dtype.
         targets: the tokens; one outside the vocabulary has NaN.
         chunk: tokens whose logits are held together; None for all.
 
@@ -92,22 +96,15 @@ _of_logits.defvjp(_forward, _backward)
 
 
 def _check(hidden: Array, head: Array, targets: Array, chunk: int | None) -> None:
-    require_floating("token_log_probs", hidden=hidden, head=head)
-    if hidden.ndim != 2 or head.ndim != 2 or hidden.shape[1] != head.shape[0]:
-        raise ValueError(
-            "token_log_probs: hidden must have shape (tokens, width) and head (width, vocabulary), "
-            f"got {list(hidden.shape)} and {list(head.shape)}."
-        )
-    if hidden.dtype != head.dtype:
-        raise ValueError(
-            f"token_log_probs: hidden and head must have one dtype, got {hidden.dtype} and "
-            f"{head.dtype}."
-        )
+    require_floating(hidden=hidden, head=head)
+    if hidden.ndim != 2:
+        raise refuse("hidden", hidden, "it must have shape (tokens, width)", "ravel the batch")
+    if head.ndim != 2 or head.shape[0] != hidden.shape[1] or head.dtype != hidden.dtype:
+        rule = f"it must have shape ({hidden.shape[1]}, vocabulary) and dtype {hidden.dtype}"
+        raise refuse("head", head, rule, "transpose it, or convert it")
     dtype = getattr(targets, "dtype", None)
     if dtype is None or not jnp.issubdtype(dtype, jnp.integer) or targets.shape != hidden.shape[:1]:
-        raise ValueError(
-            f"token_log_probs: targets must be integers of shape {list(hidden.shape[:1])}, got "
-            f"{dtype or type(targets).__name__}{list(jnp.shape(targets))}."
-        )
-    if chunk is not None and (not isinstance(chunk, int) or chunk < 1):
-        raise ValueError(f"token_log_probs: chunk must be at least 1 or None, got {chunk!r}.")
+        rule = f"they must be integers of shape {list(hidden.shape[:1])}"
+        raise refuse("targets", targets, rule, "give one for each state")
+    if chunk is not None:
+        check_count("chunk", chunk)

@@ -72,15 +72,18 @@ def test_a_token_outside_the_vocabulary_is_not_another(outside):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ((HIDDEN[None], HEAD, TARGETS), "hidden must have shape"),
-        ((HIDDEN, HEAD[:5], TARGETS), "hidden must have shape"),
-        ((HIDDEN, HEAD.astype(jnp.bfloat16), TARGETS), "one dtype"),
-        ((HIDDEN, HEAD, TARGETS[:4]), r"integers of shape \[10\]"),
-        ((HIDDEN, HEAD, WEIGHTS), r"integers of shape \[10\], got float32"),
+        ((HIDDEN[None], HEAD, TARGETS), "hidden: .* it must have shape"),
+        ((HIDDEN, HEAD[:5], TARGETS), "head: .* it must have shape"),
+        (
+            (HIDDEN, HEAD.astype(jnp.bfloat16), TARGETS),
+            "head: received bfloat16.* and dtype float32",
+        ),
+        ((HIDDEN, HEAD, TARGETS[:4]), r"targets: .* integers of shape \[10\]"),
+        ((HIDDEN, HEAD, WEIGHTS), r"targets: received float32.* integers of"),
     ],
 )
 def test_wrong_arrays_are_refused(unchecked, arguments, message):
     with pytest.raises(ValueError, match=message):
         token_log_probs(*arguments)
-    with pytest.raises(ValueError, match="chunk must be at least 1"):
+    with pytest.raises(ValueError, match=r"chunk: received 0; .* at least 1"):
         token_log_probs(HIDDEN, HEAD, TARGETS, chunk=0)

@@ -2,12 +2,13 @@
 
 | module | losses |
 |---|---|
-| `direct_preference` | of the difference of log-ratios: DPO, robust, hinge, IPO, EXO, f-DPO, AOT |
+| `direct` | of the difference of log-ratios: DPO, robust, hinge, IPO, EXO, f-DPO, AOT |
 | `mallows` | the same under the dispersion of preferences: theta, phi, MallowsIPO, MallowsSimPO |
-| `mallows_link` | g and log g of Mallows-phi, exact and smoothed |
-| `separate_preference` | of each log-ratio by itself: SPPO, NCA, APO, KTO |
+| `link` | g and log g of Mallows-phi, exact and smoothed |
+| `separate` | of each log-ratio by itself: SPPO, NCA, APO, KTO |
 | `reference_free` | of log-probabilities: CPO, SimPO, ORPO |
 | `dispersion` | the dispersion of a prompt from the entropy of the reference model |
+| `named` | the losses of one pair by name, with their inputs and options |
 """
 
 from ctrl_jax.losses.preference.direct import (
@@ -32,10 +33,13 @@ from ctrl_jax.losses.preference.mallows import (
     mallows_simpo,
     mallows_theta,
 )
+from ctrl_jax.losses.preference.named import NAMED, NamedLoss
 from ctrl_jax.losses.preference.reference_free import cpo, orpo, simpo
 from ctrl_jax.losses.preference.separate import apo, kto, nca, sppo
 
 __all__ = [
+    "NAMED",
+    "NamedLoss",
     "aot",
     "apo",
     "bradley_terry",

@@ -28,13 +28,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ctrl_jax._checks import check_choice, check_positive, refuse
 from ctrl_jax.losses.preference.pair import (
     Number,
-    Pair,
-    concrete,
+    check_label_smoothing,
+    check_scalars,
+    known_values,
     read_pair,
-    require_label_smoothing,
-    require_positive_scalars,
 )
 
 Divergence = Literal["reverse_kl", "forward_kl", "jensen_shannon", "alpha"]
@@ -46,17 +46,22 @@ def bradley_terry(
     *,
     weights: Float[Array, "*batch"] | None = None,
 ) -> Float[Array, "*batch"]:
-    """Return -log sigmoid(reward_chosen - reward_rejected), the Bradley-Terry likelihood.
+    """Return the Bradley-Terry loss of rewards, -log sigmoid(reward_chosen - reward_rejected).
 
     Args:
         reward_chosen: reward of the preferred example of each pair.
         reward_rejected: reward of the other one.
         weights: optional weight of each pair.
 
+    Returns:
+        One value per pair, in the shape and dtype of the rewards.
+
     Raises:
         ValueError: a shape or dtype is wrong.
+
+    Source: Bradley and Terry 1952; as the loss of a reward model arXiv 1706.03741.
     """
-    pair = read_pair("bradley_terry", reward_chosen, reward_rejected)
+    pair = read_pair("reward", reward_chosen, reward_rejected)
     return pair.finish(-jax.nn.log_sigmoid(pair.margin), weights)
 
 
@@ -68,20 +73,28 @@ def dpo(
     label_smoothing: Number = 0.0,
     weights: Float[Array, "*batch"] | None = None,
 ) -> Float[Array, "*batch"]:
-    """Return (1): DPO, or conservative DPO where labels are smoothed.
+    """Return the DPO loss, or that of conservative DPO where labels are smoothed.
+
+    (1 - epsilon) l(beta m) + epsilon l(-beta m), with l(s) = -log sigmoid(s), the margin
+    m = log_ratio_chosen - log_ratio_rejected and epsilon = label_smoothing.
 
     Args:
         log_ratio_chosen: log pi - log pi_ref of the chosen answer, summed over its tokens.
         log_ratio_rejected: the same of the rejected answer.
-        beta: inverse temperature.
-        label_smoothing: epsilon, in [0, 0.5).
+        beta: inverse temperature, positive.
+        label_smoothing: share of wrong labels, in [0, 0.5).
         weights: optional weight of each example.
+
+    Returns:
+        One value per example, in the shape and dtype of the log-ratios.
 
     Raises:
         ValueError: a shape or dtype is wrong, beta is not positive, label_smoothing out of range.
+
+    Source: Rafailov et al. 2023 (arXiv 2305.18290), equation 7.
     """
-    pair = read_pair("dpo", log_ratio_chosen, log_ratio_rejected, beta=beta)
-    return pair.finish(smoothed_logistic(pair, beta * pair.margin, label_smoothing), weights)
+    pair = read_pair("log_ratio", log_ratio_chosen, log_ratio_rejected, beta=beta)
+    return pair.finish(smoothed_logistic(beta * pair.margin, label_smoothing), weights)
 
 
 def robust(
@@ -92,9 +105,29 @@ def robust(
     label_smoothing: Number,
     weights: Float[Array, "*batch"] | None = None,
 ) -> Float[Array, "*batch"]:
-    """Return (2), DPO's loss unbiased by flipped labels; arguments and errors as `dpo`."""
-    pair = read_pair("robust", log_ratio_chosen, log_ratio_rejected, beta=beta)
-    require_label_smoothing(pair.owner, label_smoothing)
+    """Return the loss of robust DPO, which flipped labels leave unbiased.
+
+    [(1 - epsilon) l(beta m) - epsilon l(-beta m)] / (1 - 2 epsilon), with l(s) = -log sigmoid(s),
+    the margin m = log_ratio_chosen - log_ratio_rejected and epsilon = label_smoothing: where labels
+    are flipped with probability epsilon its mean is the DPO loss of the true ones.
+
+    Args:
+        log_ratio_chosen: log pi - log pi_ref of the chosen answer, summed over its tokens.
+        log_ratio_rejected: the same of the rejected answer.
+        beta: inverse temperature, positive.
+        label_smoothing: share of wrong labels, in [0, 0.5).
+        weights: optional weight of each example.
+
+    Returns:
+        One value per example, in the shape and dtype of the log-ratios.
+
+    Raises:
+        ValueError: a shape or dtype is wrong, beta is not positive, label_smoothing out of range.
+
+    Source: Chowdhury et al. 2024 (arXiv 2403.00409).
+    """
+    pair = read_pair("log_ratio", log_ratio_chosen, log_ratio_rejected, beta=beta)
+    check_scalars(check_label_smoothing, label_smoothing=label_smoothing)
     s = beta * pair.margin
     right, wrong = -jax.nn.log_sigmoid(s), -jax.nn.log_sigmoid(-s)
     loss = ((1 - label_smoothing) * right - label_smoothing * wrong) / (1 - 2 * label_smoothing)
@@ -108,8 +141,23 @@ def hinge(
     beta: Number,
     weights: Float[Array, "*batch"] | None = None,
 ) -> Float[Array, "*batch"]:
-    """Return (3); arguments and errors as `dpo`."""
-    pair = read_pair("hinge", log_ratio_chosen, log_ratio_rejected, beta=beta)
+    """Return the hinge loss, max(0, 1 - beta (log_ratio_chosen - log_ratio_rejected)).
+
+    Args:
+        log_ratio_chosen: log pi - log pi_ref of the chosen answer, summed over its tokens.
+        log_ratio_rejected: the same of the rejected answer.
+        beta: inverse temperature, positive.
+        weights: optional weight of each example.
+
+    Returns:
+        One value per example, in the shape and dtype of the log-ratios.
+
+    Raises:
+        ValueError: a shape or dtype is wrong, or beta is not positive.
+
+    Source: Zhao et al. 2023 (arXiv 2305.10425, SLiC-HF), of log-ratios as in arXiv 2309.06657.
+    """
+    pair = read_pair("log_ratio", log_ratio_chosen, log_ratio_rejected, beta=beta)
     return pair.finish(jax.nn.relu(1 - beta * pair.margin), weights)
 
 
@@ -120,8 +168,23 @@ def ipo(
     beta: Number,
     weights: Float[Array, "*batch"] | None = None,
 ) -> Float[Array, "*batch"]:
-    """Return (4); arguments and errors as `dpo`, but log-ratios are means over the tokens."""
-    pair = read_pair("ipo", log_ratio_chosen, log_ratio_rejected, beta=beta)
+    """Return the IPO loss, (log_ratio_chosen - log_ratio_rejected - 1/(2 beta))^2.
+
+    Args:
+        log_ratio_chosen: log pi - log pi_ref of the chosen answer, the mean over its tokens.
+        log_ratio_rejected: the same of the rejected answer.
+        beta: the margin aimed at is 1/(2 beta) nats per token; positive.
+        weights: optional weight of each example.
+
+    Returns:
+        One value per example, in the shape and dtype of the log-ratios.
+
+    Raises:
+        ValueError: a shape or dtype is wrong, or beta is not positive.
+
+    Source: Azar et al. 2023 (arXiv 2310.12036); of means over the tokens, as TRL has it.
+    """
+    pair = read_pair("log_ratio", log_ratio_chosen, log_ratio_rejected, beta=beta)
     return pair.finish((pair.margin - 1 / (2 * beta)) ** 2, weights)
 
 
@@ -133,10 +196,28 @@ def exo(
     label_smoothing: Number = 1e-3,
     weights: Float[Array, "*batch"] | None = None,
 ) -> Float[Array, "*batch"]:
-    """Return (5), EXO for pairs; arguments and errors as `dpo`, label_smoothing in (0, 0.5)."""
-    pair = read_pair("exo", log_ratio_chosen, log_ratio_rejected, beta=beta)
-    require_positive_scalars(pair.owner, label_smoothing=label_smoothing)
-    require_label_smoothing(pair.owner, label_smoothing)
+    """Return the EXO loss of pairs, KL(Bernoulli(sigmoid(beta m)) || Bernoulli(1 - epsilon)).
+
+    The margin is m = log_ratio_chosen - log_ratio_rejected and epsilon = label_smoothing.
+
+    Args:
+        log_ratio_chosen: log pi - log pi_ref of the chosen answer, summed over its tokens.
+        log_ratio_rejected: the same of the rejected answer.
+        beta: inverse temperature, positive.
+        label_smoothing: share of wrong labels, in (0, 0.5); at 0 the divergence is infinite.
+        weights: optional weight of each example.
+
+    Returns:
+        One value per example, in the shape and dtype of the log-ratios.
+
+    Raises:
+        ValueError: a shape or dtype is wrong, beta is not positive, label_smoothing out of range.
+
+    Source: Ji et al. 2024 (arXiv 2402.00856).
+    """
+    pair = read_pair("log_ratio", log_ratio_chosen, log_ratio_rejected, beta=beta)
+    for check in (check_positive, check_label_smoothing):
+        check_scalars(check, label_smoothing=label_smoothing)
     s = beta * pair.margin
     kept = jax.nn.log_sigmoid(s) - jnp.log1p(-label_smoothing)
     turned = jax.nn.log_sigmoid(-s) - jnp.log(label_smoothing)
@@ -153,41 +234,46 @@ def f_dpo(
     label_smoothing: Number = 0.0,
     weights: Float[Array, "*batch"] | None = None,
 ) -> Float[Array, "*batch"]:
-    """Return (6), DPO under another divergence than KL.
+    """Return the loss of f-DPO, which is DPO under another divergence than KL.
+
+    (1 - epsilon) l(beta m) + epsilon l(-beta m), with l(s) = -log sigmoid(s),
+    epsilon = label_smoothing and m = f'(u_w) - f'(u_l) of the ratios u = e^log_ratio; f'(u) is
+    log u for "reverse_kl", -1/u for "forward_kl", log(2u/(1 + u)) for "jensen_shannon" and
+    (1 - u^-alpha)/alpha for "alpha". Powers u^-alpha saturate at the root of the type's largest
+    number, where their gradient ends.
 
     Args:
         log_ratio_chosen: log pi - log pi_ref of the chosen answer, summed over its tokens.
         log_ratio_rejected: the same of the rejected answer.
-        beta: inverse temperature.
+        beta: inverse temperature, positive.
         divergence: "reverse_kl" (DPO itself), "forward_kl", "jensen_shannon" or "alpha".
-        alpha: a > 0, with "alpha" only.
-        label_smoothing: epsilon, in [0, 0.5).
+        alpha: positive, with "alpha" only: towards 0 it is reverse KL, at 1 forward KL.
+        label_smoothing: share of wrong labels, in [0, 0.5).
         weights: optional weight of each example.
 
-    Powers u^-a saturate at the root of the type's largest number, where their gradient ends.
+    Returns:
+        One value per example, in the shape and dtype of the log-ratios.
 
     Raises:
-        ValueError: as `dpo`; the divergence is unknown; alpha is missing, not positive, or given to
-            another divergence.
+        ValueError: a shape or dtype is wrong, beta is not positive, label_smoothing out of range;
+            the divergence is unknown; alpha is missing, not positive, or given to another
+            divergence.
+
+    Source: Wang et al. 2023 (arXiv 2309.16240).
     """
-    pair = read_pair("f_dpo", log_ratio_chosen, log_ratio_rejected, beta=beta)
-    if divergence not in ("reverse_kl", "forward_kl", "jensen_shannon", "alpha"):
-        raise ValueError(
-            'f_dpo: divergence must be "reverse_kl", "forward_kl", "jensen_shannon" or "alpha", '
-            f"got {divergence!r}."
-        )
+    pair = read_pair("log_ratio", log_ratio_chosen, log_ratio_rejected, beta=beta)
+    check_choice("divergence", divergence, ("reverse_kl", "forward_kl", "jensen_shannon", "alpha"))
     if (alpha is not None) != (divergence == "alpha"):
-        raise ValueError(
-            f'f_dpo: alpha belongs to divergence="alpha", got {alpha!r} with {divergence!r}.'
-        )
+        rule = f'it belongs to divergence="alpha", given was {divergence!r}'
+        raise refuse("alpha", alpha, rule, "give both, or another divergence without it")
     margin = pair.margin
     if divergence == "jensen_shannon":
         margin = margin - (jax.nn.softplus(pair.chosen) - jax.nn.softplus(pair.rejected))
     elif divergence != "reverse_kl":
         power = 1.0 if alpha is None else alpha
-        require_positive_scalars(pair.owner, alpha=power)
+        check_scalars(check_positive, alpha=power)
         margin = (_excess_power(pair.rejected, power) - _excess_power(pair.chosen, power)) / power
-    return pair.finish(smoothed_logistic(pair, beta * margin, label_smoothing), weights)
+    return pair.finish(smoothed_logistic(beta * margin, label_smoothing), weights)
 
 
 def aot(
@@ -198,39 +284,45 @@ def aot(
     label_smoothing: Number = 0.0,
     weights: Float[Array, " batch"] | None = None,
 ) -> Float[Array, " batch"]:
-    """Return (1) between values of equal rank: alignment of distributions by optimal transport.
+    """Return the loss of AOT, alignment of distributions by optimal transport.
 
-    The chosen values need not be paired with the rejected ones: asked for is that their
-    distribution dominates. With margins log pi(y_w) - log pi(y_l) of the policy in the place of the
-    chosen and those of the reference in the place of the rejected it is the form for paired data.
-    The one loss here whose value for an example depends on the others.
+    (1 - epsilon) l(beta m) + epsilon l(-beta m), with l(s) = -log sigmoid(s),
+    epsilon = label_smoothing and m between values of equal rank, the i-th smallest chosen one less
+    the i-th smallest rejected one. The chosen values need not be paired with the rejected ones:
+    asked for is that their distribution dominates. With margins log pi(y_w) - log pi(y_l) of the
+    policy in the place of the chosen and those of the reference in the place of the rejected it is
+    the form for paired data. The one loss here whose value for an example depends on the others.
 
     Args:
-        log_ratio_chosen: as in `dpo`; the value returned at i belongs to this example.
-        log_ratio_rejected: as in `dpo`, in any order.
-        beta: inverse temperature.
-        label_smoothing: epsilon, in [0, 0.5).
+        log_ratio_chosen: log pi - log pi_ref of the chosen answers, summed over their tokens; the
+            value returned at i belongs to this example.
+        log_ratio_rejected: the same of rejected answers, in any order.
+        beta: inverse temperature, positive.
+        label_smoothing: share of wrong labels, in [0, 0.5).
         weights: optional weight of each chosen example.
 
+    Returns:
+        One value per chosen example, in the shape and dtype of the log-ratios.
+
     Raises:
-        ValueError: as `dpo`.
+        ValueError: a shape or dtype is wrong, beta is not positive, label_smoothing out of range.
+
+    Source: Melnyk et al. 2024 (arXiv 2406.05882).
     """
-    pair = read_pair("aot", log_ratio_chosen, log_ratio_rejected, beta=beta)
+    pair = read_pair("log_ratio", log_ratio_chosen, log_ratio_rejected, beta=beta)
     if pair.chosen.ndim != 1:
-        raise ValueError(
-            "aot: log-ratios must have one axis, along which they are ranked, got shape "
-            f"{list(pair.chosen.shape)}; ravel them, or use vmap."
-        )
+        rule = "log-ratios must have one axis, along which they are ranked"
+        raise refuse("log_ratio_chosen", log_ratio_chosen, rule, "ravel them, or use vmap")
     rank = jnp.argsort(jnp.argsort(pair.chosen))
     margin = pair.chosen - jnp.sort(pair.rejected)[rank]
-    return pair.finish(smoothed_logistic(pair, beta * margin, label_smoothing), weights)
+    return pair.finish(smoothed_logistic(beta * margin, label_smoothing), weights)
 
 
-def smoothed_logistic(pair: Pair, s: Array, label_smoothing: Number) -> Array:
+def smoothed_logistic(s: Array, label_smoothing: Number) -> Array:
     """Return (1 - epsilon) l(s) + epsilon l(-s), after a check of epsilon."""
-    require_label_smoothing(pair.owner, label_smoothing)
+    check_scalars(check_label_smoothing, label_smoothing=label_smoothing)
     right = -jax.nn.log_sigmoid(s)
-    if concrete(label_smoothing) == 0:  # nor 0 times infinity where a margin is infinite
+    if known_values(label_smoothing) == 0:  # nor 0 times infinity where a margin is infinite
         return right
     return (1 - label_smoothing) * right - label_smoothing * jax.nn.log_sigmoid(-s)
 

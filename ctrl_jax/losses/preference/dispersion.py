@@ -21,11 +21,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from ctrl_jax._checks import check_count, check_positive, refuse
 from ctrl_jax.losses.preference.pair import (
     Number,
+    check_scalars,
     known_values,
     require_floating,
-    require_positive_scalars,
+    require_known,
     working_dtype,
 )
 
@@ -42,7 +44,10 @@ def dispersion_index(
     *,
     chunk: int,
 ) -> Float[Array, " batch"]:
-    """Return H / log|V| of each pair (1), without ever holding its logits at once.
+    """Return H / log|V| of each pair, without ever holding its logits at once.
+
+    H is the entropy of the reference model's next token in nats, averaged over the response tokens
+    of both answers, V the vocabulary. None of it has a gradient.
 
     Args:
         hidden: last hidden states of the reference model, both answers of a pair in one row; the
@@ -59,6 +64,8 @@ def dispersion_index(
     Raises:
         ValueError: a shape or dtype is wrong, chunk is below 1, the vocabulary has one token, or a
             row of a concrete mask has no token.
+
+    Source: Chen et al. 2024 (arXiv 2405.14953), section 4, with a mean for the paper's sum.
     """
     _check_index_arguments(hidden, head, mask, chunk)
     mask = jax.lax.stop_gradient(mask)
@@ -69,7 +76,14 @@ def dispersion_index(
 def relative_entropies(
     hidden: Float[Array, "batch length width"], head: Head, *, chunk: int
 ) -> Float[Array, "batch length"]:
-    """Return H / log|V| of the next token at every position; arguments as `dispersion_index`."""
+    """Return H / log|V| of the next token at every position, without a gradient.
+
+    Args:
+        hidden: last hidden states of the reference model.
+        head: the matrix from states to logits, or the function, (batch, chunk, width) to
+            (batch, chunk, vocabulary).
+        chunk: positions whose logits are held together, for the whole batch.
+    """
     hidden = jax.lax.stop_gradient(hidden)
     to_logits = head if callable(head) else _product(jax.lax.stop_gradient(head))
     greatest = math.log(jax.eval_shape(to_logits, hidden[:, :1]).shape[-1])
@@ -92,17 +106,22 @@ def mean_index(total: Float[Array, "*batch"], number: Array) -> Float[Array, "*b
 
 
 def dispersion_from_index(index: Float[Array, "*batch"], scale: Number) -> Float[Array, "*batch"]:
-    """Return phi = index^scale (1).
+    """Return the dispersion phi = index^scale of each pair, as Mallows losses take it.
 
     Args:
         index: by `dispersion_index`, in (0, 1]; held above 1e-6.
-        scale: by `dispersion_scale`.
+        scale: positive, by `dispersion_scale`.
+
+    Returns:
+        Shape of the indices, in (0, 1] and in float32 at least.
 
     Raises:
         ValueError: the dtype is wrong, the scale is not positive, a concrete index leaves (0, 1].
+
+    Source: Chen et al. 2024 (arXiv 2405.14953), section 4.
     """
-    require_positive_scalars("dispersion_from_index", scale=scale)
-    index = _read_index("dispersion_from_index", index)
+    check_scalars(check_positive, scale=scale)
+    index = _read_index(index)
     # Not below the least normal number: phi is positive.
     return jnp.maximum(jnp.exp(scale * jnp.log(index)), jnp.finfo(index.dtype).tiny)
 
@@ -110,7 +129,9 @@ def dispersion_from_index(index: Float[Array, "*batch"], scale: Number) -> Float
 def dispersion_scale(
     index: Float[Array, " data"], *, weights: Float[Array, " data"] | None = None
 ) -> Float[Array, ""]:
-    """Return 1 / (2 mean(-log index)), which makes the mean of c over the data one (2).
+    """Return 1 / (2 mean(-log index)), by which Mallows weights have the mean one over the data.
+
+    The weight of a pair is c = -2 log phi, phi = index^scale.
 
     Args:
         index: indices of the data set, by `dispersion_index`.
@@ -120,32 +141,23 @@ def dispersion_scale(
         ValueError: there is no index, one leaves (0, 1], or all are 1; the weights are not one
             floating number per index, or concrete ones are negative or all zero.
     """
-    index = _read_index("dispersion_scale", index)
+    index = _read_index(index)
     if index.size == 0:
-        raise ValueError("dispersion_scale: index is empty; give the indices of the data set.")
+        raise refuse("index", index, "it is empty", "give the indices of the data set")
     weights = jnp.ones_like(index) if weights is None else _read_weights(weights, index)
     mean = jnp.sum(-weights * jnp.log(index)) / jnp.sum(weights)
-    known = known_values(mean)
-    if known is not None and not known > 0:
-        raise ValueError(
-            "dispersion_scale: every index that counts is 1, so no scale gives c a mean of one."
-        )
+    rule = "every index that counts is 1, so no scale gives c a mean of one"
+    require_known("index", mean, lambda m: m > 0, rule, "give data that differ")
     return 1 / (2 * mean)
 
 
 def _read_weights(weights: Array, index: Array) -> Array:
-    require_floating("dispersion_scale", weights=weights)
+    require_floating(weights=weights)
     if weights.shape != index.shape:
-        raise ValueError(
-            f"dispersion_scale: weights must be one per index, shape {list(index.shape)}, "
-            f"got {list(weights.shape)}."
-        )
-    known = known_values(weights)
-    if known is not None and not (np.all(known >= 0) and known.any()):
-        raise ValueError(
-            "dispersion_scale: weights must be 0 or more, and one of them positive, got values "
-            f"from {float(known.min()):g} to {float(known.max()):g}."
-        )
+        rule = f"they must be one per index, shape {list(index.shape)}"
+        raise refuse("weights", weights, rule, "leave them out for equal shares")
+    rule, repair = "they must be 0 or more, and one of them positive", "give shares"
+    require_known("weights", weights, lambda w: (w >= 0) & w.any(), rule, repair)
     return jnp.asarray(weights).astype(index.dtype)
 
 
@@ -171,55 +183,38 @@ def _entropy(logits: Array) -> Array:
     return jnp.log(total) - moment / total
 
 
-def _read_index(owner: str, index: Array) -> Array:
-    require_floating(owner, index=index)
-    known = known_values(index)
-    if known is not None and not np.all((known > 0) & (known <= 1)):
-        raise ValueError(
-            f"{owner}: index must lie in (0, 1], got values from {float(known.min()):g} to "
-            f"{float(known.max()):g}; `dispersion_index` gives such values."
-        )
+def _read_index(index: Array) -> Array:
+    require_floating(index=index)
+    rule, repair = "it must lie in (0, 1]", "`dispersion_index` gives such values"
+    require_known("index", index, lambda v: (v > 0) & (v <= 1), rule, repair)
     return jnp.maximum(index.astype(working_dtype(index)), LEAST_INDEX)
 
 
 def _check_index_arguments(hidden: Array, head: Head, mask: Array, chunk: int) -> None:
-    require_floating("dispersion_index", hidden=hidden)
+    require_floating(hidden=hidden)
     if hidden.ndim != 3 or 0 in hidden.shape:
-        raise ValueError(
-            "dispersion_index: hidden must have shape (batch, length, width), none of them 0, "
-            f"got {list(hidden.shape)}."
-        )
+        rule = "it must have shape (batch, length, width), none of them 0"
+        raise refuse("hidden", hidden, rule, "give the states of every position")
     if getattr(mask, "dtype", None) != jnp.bool_ or mask.shape != hidden.shape[:2]:
-        received = f"{getattr(mask, 'dtype', type(mask).__name__)}{list(jnp.shape(mask))}"
-        raise ValueError(
-            f"dispersion_index: mask must be booleans of shape {list(hidden.shape[:2])}, "
-            f"got {received}."
-        )
-    if not isinstance(chunk, int) or chunk < 1:
-        raise ValueError(
-            f"dispersion_index: chunk must be a whole number, at least 1, got {chunk!r}."
-        )
+        rule = f"it must hold booleans of shape {list(hidden.shape[:2])}"
+        raise refuse("mask", mask, rule, "give true where a response token follows")
+    check_count("chunk", chunk)
     _check_head(head, hidden)
     known = known_values(mask)
     if known is not None and not known.any(axis=1).all():
         rows = np.flatnonzero(~known.any(axis=1)).tolist()
-        raise ValueError(
-            f"dispersion_index: rows {rows} of mask hold no response token; leave these pairs out."
-        )
+        raise refuse("mask", mask, f"its rows {rows} hold no response token", "leave them out")
 
 
 def _check_head(head: Head, hidden: Array) -> None:
     if callable(head):
         vocabulary = jax.eval_shape(head, hidden[:, :1]).shape[-1]
     else:
-        require_floating("dispersion_index", head=head)
+        require_floating(head=head)
         if head.ndim != 2 or head.shape[0] != hidden.shape[2] or head.dtype != hidden.dtype:
-            raise ValueError(
-                f"dispersion_index: head must have shape ({hidden.shape[2]}, vocabulary) and dtype "
-                f"{hidden.dtype}, got {head.dtype}{list(head.shape)}."
-            )
+            rule = f"it must have shape ({hidden.shape[2]}, vocabulary) and dtype {hidden.dtype}"
+            raise refuse("head", head, rule, "transpose it, or convert it")
         vocabulary = head.shape[1]
     if vocabulary < 2:
-        raise ValueError(
-            f"dispersion_index: the vocabulary must have two tokens or more, got {vocabulary}."
-        )
+        rule = "it must have two tokens or more"
+        raise refuse("the vocabulary", vocabulary, rule, "give the whole head")

@@ -41,12 +41,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ctrl_jax._checks import check_choice, refuse
 from ctrl_jax.losses.preference.pair import (
     Number,
-    known_values,
     require_beside,
     require_dispersion,
     require_floating,
+    require_known,
 )
 
 Link = Literal["exact", "sigmoid", "cubic"]
@@ -67,23 +68,30 @@ def mallows_link(
     link: Link = "exact",
     epsilon: Float[Array, "*batch"] | Number | None = None,
 ) -> Float[Array, "*batch"]:
-    """Return g(s), the probability of the observed order: (1), or the surrogate (5) or (6).
+    """Return g(s), the probability that a pair is ranked in its observed order.
+
+    For s > 0 and phi = dispersion the exact link is
+    g(s) = (s + 1)/(1 - phi^{s+1}) - s/(1 - phi^s), and g(-s) = 1 - g(s); at s = 0, where it jumps,
+    it is the limit from the right. "sigmoid" is sigmoid(-log(phi) s); "cubic" is
+    1/2 + a_1 s + a_3 s^3 on [-epsilon, epsilon], meeting value and slope of the exact link at
+    epsilon, and the exact link beyond.
 
     Args:
         s: scaled margin, beta times the difference of log-ratios.
         dispersion: phi in (0, 1], one or one per example; float32 also where s has less.
-        link: "exact" (1), "sigmoid" (5) or "cubic" (6).
-        epsilon: half-width of the cubic, 0.1 by default (-2 log phi has been used as well).
+        link: "exact", "sigmoid" or "cubic".
+        epsilon: half-width of the cubic, positive; 0.1 by default (-2 log phi has been used too).
 
     Returns:
-        Shape and dtype of s. At s = 0 the exact link is its limit from the right.
+        Shape and dtype of s.
 
     Raises:
         ValueError: a shape or dtype is wrong, a concrete dispersion leaves (0, 1], the link is
             unknown, or epsilon is not positive or given to another link.
+
+    Source: Chen et al. 2024 (arXiv 2405.14953), section 3.
     """
-    phi, width = _read("mallows_link", s, dispersion, link, epsilon)
-    return _link(s, phi, width, link, log=False)
+    return _link(s, *_read(s, dispersion, link, epsilon), link, log=False)
 
 
 def mallows_log_link(
@@ -93,9 +101,28 @@ def mallows_log_link(
     link: Link = "exact",
     epsilon: Float[Array, "*batch"] | Number | None = None,
 ) -> Float[Array, "*batch"]:
-    """Return log g(s), also where g underflows; arguments, errors as `mallows_link`."""
-    phi, width = _read("mallows_log_link", s, dispersion, link, epsilon)
-    return _link(s, phi, width, link, log=True)
+    """Return log g(s), also where g underflows: minus the loss of Mallows-phi-DPO.
+
+    For s > 0 and phi = dispersion, g(s) = (s + 1)/(1 - phi^{s+1}) - s/(1 - phi^s) and
+    g(-s) = 1 - g(s), the probability that a pair is ranked in its observed order; at s = 0, where
+    it jumps, value and slope are those from the right.
+
+    Args:
+        s: scaled margin, beta times the difference of log-ratios.
+        dispersion: phi in (0, 1], one or one per example; float32 also where s has less.
+        link: "exact" for g, or "sigmoid" or "cubic" for the surrogates of `mallows_link`.
+        epsilon: half-width of the cubic, positive; 0.1 by default.
+
+    Returns:
+        Shape and dtype of s.
+
+    Raises:
+        ValueError: a shape or dtype is wrong, a concrete dispersion leaves (0, 1], the link is
+            unknown, or epsilon is not positive or given to another link.
+
+    Source: Chen et al. 2024 (arXiv 2405.14953), section 3.
+    """
+    return _link(s, *_read(s, dispersion, link, epsilon), link, log=True)
 
 
 def negative_log(dispersion: Array) -> Array:
@@ -106,22 +133,19 @@ def negative_log(dispersion: Array) -> Array:
     return jnp.where(dispersion <= 1, alpha, jnp.nan)
 
 
-def _read(owner: str, s, dispersion, link: Link, epsilon) -> tuple[Array, Array]:
+def _read(s: Array, dispersion, link: Link, epsilon) -> tuple[Array, Array]:
     """Check the arguments; return the dispersion and the cubic's width in at least float32."""
-    require_floating(owner, s=s)
-    dispersion = require_dispersion(owner, dispersion, s)
-    if link not in ("exact", "sigmoid", "cubic"):
-        raise ValueError(f'{owner}: link must be "exact", "sigmoid" or "cubic", got {link!r}.')
+    require_floating(s=s)
+    phi = require_dispersion(dispersion, s)
+    check_choice("link", link, ("exact", "sigmoid", "cubic"))
     if epsilon is not None and link != "cubic":
-        raise ValueError(f'{owner}: epsilon is the width of link="cubic", got link={link!r}.')
+        rule = f'it is the width of link="cubic", given was {link!r}'
+        raise refuse("epsilon", epsilon, rule, "leave it out")
     epsilon = CUBIC_WIDTH if epsilon is None else epsilon
-    width = require_beside(owner, "epsilon", epsilon, s)
-    known = known_values(epsilon)
-    if known is not None and not np.all((known > 0) & np.isfinite(known)):
-        raise ValueError(
-            f"{owner}: epsilon must be positive and finite, got {float(known.min()):g}."
-        )
-    return dispersion, width
+    width = require_beside("epsilon", epsilon, s)
+    rule, repair = "it must be positive and finite", f"give {CUBIC_WIDTH}"
+    require_known("epsilon", epsilon, lambda v: (v > 0) & np.isfinite(v), rule, repair)
+    return phi, width
 
 
 @partial(jax.jit, static_argnames=("link", "log"))
@@ -143,9 +167,8 @@ def _link(s: Array, phi: Array, width: Array, link: Link, log: bool) -> Array:
 def _log_tail(s: Array, alpha: Array) -> Array:
     """log(1 - g(s)) for s >= 0: (4) where alpha < 1 and (3) elsewhere."""
     spread = alpha < 1
-    held = jnp.minimum(
-        s, math.sqrt(jnp.finfo(s.dtype).max)
-    )  # beyond, these are lost beside alpha s
+    # Beyond, these are lost beside alpha s.
+    held = jnp.minimum(s, math.sqrt(jnp.finfo(s.dtype).max))
     averaged = _log_averaged(held, jnp.where(spread, alpha, 0.5))
     closed = _log_closed(held, jnp.where(spread, 1.0, alpha))
     return -alpha * s + jnp.where(spread, averaged, closed)

@@ -4,7 +4,7 @@ Values of less than float32 are widened before anything is computed and the loss
 at the end, to the type it was asked in. Weights act before that rounding.
 """
 
-import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -13,6 +13,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
+from ctrl_jax._checks import check_fraction, check_positive, refuse
 from ctrl_jax.losses.weighting import weighted
 
 Number = Float[Array, ""] | float | int
@@ -22,7 +23,6 @@ Number = Float[Array, ""] | float | int
 class Pair(NamedTuple):
     """One value for each answer, in the type of the computation; the type to return."""
 
-    owner: str
     chosen: Array
     rejected: Array
     dtype: jnp.dtype
@@ -34,33 +34,37 @@ class Pair(NamedTuple):
 
     def finish(self, loss: Array, weights: Array | None) -> Array:
         """Return the loss, weighted where asked, in the type of the arguments."""
-        return finish(self.owner, loss, weights, self.dtype)
+        return finish(loss, weights, self.dtype)
 
 
-def read_pair(owner: str, chosen: Array, rejected: Array, **positive: Number) -> Pair:
+def read_pair(kind: str, chosen: Array, rejected: Array, **positive: Number) -> Pair:
     """Check the leading arguments of a loss, and that its `positive` scalars are.
+
+    Args:
+        kind: what the arguments are called before ``_chosen`` and ``_rejected``.
+        chosen: of the chosen answers.
+        rejected: of the rejected ones.
+        **positive: hyperparameters.
 
     Raises:
         ValueError: shapes or dtypes differ or are not floating, or a scalar is not positive.
     """
-    require_same(owner, chosen=chosen, rejected=rejected)
-    require_positive_scalars(owner, **positive)
-    return Pair(owner, widened(chosen), widened(rejected), jnp.asarray(chosen).dtype)
+    require_same(**{f"{kind}_chosen": chosen, f"{kind}_rejected": rejected})
+    check_scalars(check_positive, **positive)
+    return Pair(widened(chosen), widened(rejected), jnp.asarray(chosen).dtype)
 
 
-def finish(owner: str, loss: Array, weights: Array | None, dtype: jnp.dtype) -> Array:
+def finish(loss: Array, weights: Array | None, dtype: jnp.dtype) -> Array:
     """Return the loss times its weights in `dtype`.
 
     Raises:
         ValueError: the weights are not one floating number per example.
     """
     if weights is not None:
-        require_floating(owner, weights=weights)
+        require_floating(weights=weights)
         if weights.shape != loss.shape:
-            raise ValueError(
-                f"{owner}: weights must be one per example, shape {list(loss.shape)}, "
-                f"got {list(weights.shape)}."
-            )
+            rule = f"they must be one per example, shape {list(loss.shape)}"
+            raise refuse("weights", weights, rule, "broadcast them, or leave them out")
         weights = jnp.asarray(weights).astype(loss.dtype)
     return weighted(loss, weights).astype(dtype)
 
@@ -76,89 +80,58 @@ def widened(value: Array) -> Array:
     return jnp.asarray(value).astype(working_dtype(value))
 
 
-def require_floating(owner: str, **arrays: Array) -> None:
+def require_floating(**arrays: Array) -> None:
     """Raise ValueError unless every argument is an array of floating type."""
     for name, value in arrays.items():
         dtype = getattr(value, "dtype", None)
         if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
-            received = type(value).__name__ if dtype is None else f"dtype {dtype}"
-            raise ValueError(
-                f"{owner}: {name} must be an array of floating type, got {received}; "
-                "convert it with astype."
-            )
+            rule = "it must be an array of floating type"
+            raise refuse(name, value, rule, "convert it, for instance by jnp.asarray(value, float)")
 
 
-def require_same(owner: str, **arrays: Array) -> None:
+def require_same(**arrays: Array) -> None:
     """Raise ValueError unless all are floating arrays of one shape and one dtype."""
-    require_floating(owner, **arrays)
-    if len({(value.shape, value.dtype) for value in arrays.values()}) > 1:
-        received = [f"{value.dtype}{list(value.shape)}" for value in arrays.values()]
-        raise ValueError(
-            f"{owner}: {' and '.join(arrays)} must have one shape and one dtype, got "
-            f"{' and '.join(received)}."
-        )
+    require_floating(**arrays)
+    (first, like), *others = arrays.items()
+    for name, value in others:
+        if (value.shape, value.dtype) != (like.shape, like.dtype):
+            rule = f"it must have the shape and dtype of {first}, {like.dtype}{list(like.shape)}"
+            raise refuse(name, value, rule, "give one value for each example, in one type")
 
 
-def require_positive_scalars(owner: str, **values: Number) -> None:
-    """Raise ValueError unless every value is a scalar that, where concrete, is positive."""
+def check_scalars(check: Callable[[str, object], None], **values: Number) -> None:
+    """Raise ValueError unless every value is one number that, where known, passes the check."""
     for name, value in values.items():
-        require_scalar(owner, name, value)
-        number = concrete(value)
-        if number is not None and not (math.isfinite(number) and number > 0):
-            raise ValueError(f"{owner}: {name} must be a positive finite number, got {value!r}.")
+        if getattr(value, "ndim", 0):
+            raise refuse(name, value, "it must be one number", "give one, or use vmap")
+        check(name, value)
 
 
-def require_nonnegative(owner: str, **values: Number) -> None:
-    """Raise ValueError unless every value is a scalar that, where concrete, is at least 0."""
-    for name, value in values.items():
-        require_scalar(owner, name, value)
-        number = concrete(value)
-        if number is not None and not (math.isfinite(number) and number >= 0):
-            raise ValueError(f"{owner}: {name} must be a finite number >= 0, got {value!r}.")
+def check_label_smoothing(name: str, value: object) -> None:
+    """Raise ValueError unless a known value lies in [0, 0.5)."""
+    check_fraction(name, value)
+    if not isinstance(value, Tracer) and float(value) >= 0.5:  # pyright: ignore[reportArgumentType]
+        rule = "it must lie in [0, 0.5): else half of the labels or more would be wrong"
+        raise refuse(name, value, rule, "give less than 0.5")
 
 
-def require_label_smoothing(owner: str, value: Number) -> None:
-    """Raise ValueError unless a concrete value lies in [0, 0.5)."""
-    require_scalar(owner, "label_smoothing", value)
-    number = concrete(value)
-    if number is not None and not 0 <= number < 0.5:
-        raise ValueError(f"{owner}: label_smoothing must lie in [0, 0.5), got {value!r}.")
-
-
-def require_scalar(owner: str, name: str, value: Number) -> None:
-    """Raise ValueError unless the value is a number, with no axes."""
-    if not (isinstance(value, float | int) or hasattr(value, "dtype")):
-        raise ValueError(f"{owner}: {name} must be a number, got {value!r}.")
-    if jnp.ndim(value) != 0:
-        raise ValueError(f"{owner}: {name} must be one number, got shape {list(jnp.shape(value))}.")
-
-
-def concrete(value: Number) -> float | None:
-    """Return the number, or None while it is traced."""
-    return None if isinstance(value, Tracer) else float(value)
-
-
-def require_dispersion(owner: str, dispersion: Array | float, like: Array) -> Array:
+def require_dispersion(dispersion: Array | float, like: Array) -> Array:
     """Return phi in the type of the computation.
 
     Raises:
         ValueError: it is neither a scalar nor of the shape of `like`, or a concrete one leaves
             (0, 1].
     """
-    phi = require_beside(owner, "dispersion", dispersion, like)
-    known = known_values(dispersion)
+    phi = require_beside("dispersion", dispersion, like)
     # What is below the least normal number is zero to the compiler.
     least = float(jnp.finfo(phi.dtype).tiny)
-    if known is not None and not np.all((known >= least) & (known <= 1)):
-        raise ValueError(
-            f"{owner}: dispersion must lie in (0, 1], from {least:.2g} on in {phi.dtype}, got "
-            f"values from {float(known.min()):g} to {float(known.max()):g}; "
-            "`dispersion_from_index` gives such values."
-        )
+    rule = f"it must lie in (0, 1], from {least:.2g} on in {phi.dtype}"
+    repair = "`dispersion_from_index` gives such values"
+    require_known("dispersion", dispersion, lambda v: (v >= least) & (v <= 1), rule, repair)
     return phi
 
 
-def require_beside(owner: str, name: str, value: Array | Number, like: Array) -> Array:
+def require_beside(name: str, value: Array | Number, like: Array) -> Array:
     """Return one value or one per example in the type of the computation.
 
     Raises:
@@ -167,13 +140,20 @@ def require_beside(owner: str, name: str, value: Array | Number, like: Array) ->
     dtype = working_dtype(like)
     if isinstance(value, float | int):
         return jnp.asarray(value, dtype)
-    require_floating(owner, **{name: value})
+    require_floating(**{name: value})
     if value.shape not in ((), like.shape):
-        raise ValueError(
-            f"{owner}: {name} must be one number or have shape {list(like.shape)}, "
-            f"got {list(value.shape)}."
-        )
+        rule = f"it must be one number or have shape {list(like.shape)}"
+        raise refuse(name, value, rule, "give one for all or one for each example")
     return jnp.asarray(value).astype(dtype)
+
+
+def require_known(
+    name: str, value: Array | Number, holds: Callable[[np.ndarray], np.ndarray], rule, repair
+) -> None:
+    """Raise ValueError, with a value that breaks the rule, unless it holds of all known ones."""
+    known = known_values(value)
+    if known is not None and not np.all(right := holds(known)):
+        raise refuse(name, known[~right].flat[0], rule, repair)
 
 
 def known_values(value: Array | Number) -> np.ndarray | None:

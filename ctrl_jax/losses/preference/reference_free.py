@@ -17,13 +17,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ctrl_jax._checks import check_non_negative
 from ctrl_jax.losses.preference.direct import smoothed_logistic
 from ctrl_jax.losses.preference.pair import (
     Number,
-    known_values,
+    check_scalars,
     read_pair,
     require_beside,
-    require_nonnegative,
+    require_known,
 )
 
 
@@ -36,26 +37,33 @@ def cpo(
     nll_weight: Float[Array, "*batch"] | Number = 0.0,
     weights: Float[Array, "*batch"] | None = None,
 ) -> Float[Array, "*batch"]:
-    """Return (1), contrastive preference optimization.
+    """Return the loss of contrastive preference optimization.
+
+    (1 - epsilon) l(beta m) + epsilon l(-beta m) - nll_weight log_prob_chosen, with
+    l(s) = -log sigmoid(s), m = log_prob_chosen - log_prob_rejected and epsilon = label_smoothing.
 
     Args:
         log_prob_chosen: log pi of the chosen answer, summed over its tokens.
         log_prob_rejected: the same of the rejected answer.
-        beta: inverse temperature.
-        label_smoothing: epsilon, in [0, 0.5).
-        nll_weight: nu, at least 0, one or one per example. The paper has 1; one over the number of
+        beta: inverse temperature, positive.
+        label_smoothing: share of wrong labels, in [0, 0.5).
+        nll_weight: at least 0, one or one per example. The paper has 1; one over the number of
             tokens makes it the likelihood per token that most programs add.
         weights: optional weight of each example.
 
+    Returns:
+        One value per example, in the shape and dtype of the log-probabilities.
+
     Raises:
         ValueError: a shape or dtype is wrong, beta is not positive, another number out of range.
+
+    Source: Xu et al. 2024 (arXiv 2401.08417).
     """
-    pair = read_pair("cpo", log_prob_chosen, log_prob_rejected, beta=beta)
-    share = require_beside(pair.owner, "nll_weight", nll_weight, pair.chosen)
-    known = known_values(nll_weight)
-    if known is not None and not np.all((known >= 0) & np.isfinite(known)):
-        raise ValueError(f"cpo: nll_weight must be a finite number >= 0, got {nll_weight!r}.")
-    preference = smoothed_logistic(pair, beta * pair.margin, label_smoothing)
+    pair = read_pair("log_prob", log_prob_chosen, log_prob_rejected, beta=beta)
+    share = require_beside("nll_weight", nll_weight, pair.chosen)
+    rule, repair = "it must be a finite number, zero or above", "give 0 or 1"
+    require_known("nll_weight", nll_weight, lambda v: (v >= 0) & np.isfinite(v), rule, repair)
+    preference = smoothed_logistic(beta * pair.margin, label_smoothing)
     return pair.finish(preference - share * pair.chosen, weights)
 
 
@@ -68,23 +76,30 @@ def simpo(
     label_smoothing: Number = 0.0,
     weights: Float[Array, "*batch"] | None = None,
 ) -> Float[Array, "*batch"]:
-    """Return (2), simple preference optimization.
+    """Return the loss of simple preference optimization.
+
+    (1 - epsilon) l(beta m - gamma) + epsilon l(gamma - beta m), with l(s) = -log sigmoid(s),
+    m = log_prob_chosen - log_prob_rejected and epsilon = label_smoothing.
 
     Args:
         log_prob_chosen: mean over the tokens of the chosen answer of log pi.
         log_prob_rejected: the same of the rejected answer.
-        beta: inverse temperature.
+        beta: inverse temperature, positive.
         gamma: margin that is aimed at, at least 0, in units of beta m.
-        label_smoothing: epsilon, in [0, 0.5).
+        label_smoothing: share of wrong labels, in [0, 0.5).
         weights: optional weight of each example.
+
+    Returns:
+        One value per example, in the shape and dtype of the log-probabilities.
 
     Raises:
         ValueError: a shape or dtype is wrong, beta is not positive, another number out of range.
+
+    Source: Meng et al. 2024 (arXiv 2405.14734).
     """
-    pair = read_pair("simpo", log_prob_chosen, log_prob_rejected, beta=beta)
-    require_nonnegative(pair.owner, gamma=gamma)
-    loss = smoothed_logistic(pair, beta * pair.margin - gamma, label_smoothing)
-    return pair.finish(loss, weights)
+    pair = read_pair("log_prob", log_prob_chosen, log_prob_rejected, beta=beta)
+    check_scalars(check_non_negative, gamma=gamma)
+    return pair.finish(smoothed_logistic(beta * pair.margin - gamma, label_smoothing), weights)
 
 
 def orpo(
@@ -95,20 +110,28 @@ def orpo(
     nll_weight: Number = 1.0,
     weights: Float[Array, "*batch"] | None = None,
 ) -> Float[Array, "*batch"]:
-    """Return (3), odds-ratio preference optimization.
+    """Return the loss of odds-ratio preference optimization.
+
+    -nll_weight log_prob_chosen - beta log sigmoid(log odds_w - log odds_l), with the odds
+    e^q / (1 - e^q) of the chosen and the rejected answer's log-probabilities q.
 
     Args:
         log_prob_chosen: mean over the tokens of the chosen answer of log pi, at most 0.
         log_prob_rejected: the same of the rejected answer.
-        beta: weight of the odds ratio.
-        nll_weight: nu, at least 0; 0 leaves the odds ratio alone.
+        beta: weight of the odds ratio, positive.
+        nll_weight: weight of the likelihood, at least 0; 0 leaves the odds ratio alone.
         weights: optional weight of each example.
+
+    Returns:
+        One value per example, in the shape and dtype of the log-probabilities.
 
     Raises:
         ValueError: a shape or dtype is wrong, beta is not positive, nll_weight is negative.
+
+    Source: Hong et al. 2024 (arXiv 2403.07691).
     """
-    pair = read_pair("orpo", log_prob_chosen, log_prob_rejected, beta=beta)
-    require_nonnegative(pair.owner, nll_weight=nll_weight)
+    pair = read_pair("log_prob", log_prob_chosen, log_prob_rejected, beta=beta)
+    check_scalars(check_non_negative, nll_weight=nll_weight)
     log_odds = _log_odds(pair.chosen) - _log_odds(pair.rejected)
     loss = -beta * jax.nn.log_sigmoid(log_odds) - nll_weight * pair.chosen
     return pair.finish(loss, weights)

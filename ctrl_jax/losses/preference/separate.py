@@ -19,18 +19,17 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from ctrl_jax._checks import check_choice, check_non_negative, check_positive, refuse
 from ctrl_jax.losses.preference.pair import (
     Number,
+    check_scalars,
     finish,
-    known_values,
     read_pair,
     require_beside,
     require_floating,
-    require_nonnegative,
-    require_positive_scalars,
+    require_known,
     widened,
 )
 
@@ -43,23 +42,32 @@ def sppo(
     win_probability: Float[Array, "*batch"] | Number = 1.0,
     weights: Float[Array, "*batch"] | None = None,
 ) -> Float[Array, "*batch"]:
-    """Return (1), self-play preference optimization.
+    """Return the loss of self-play preference optimization.
+
+    (log_ratio_chosen - (p - 1/2)/beta)^2 + (log_ratio_rejected + (p - 1/2)/beta)^2, with
+    p = win_probability.
 
     Args:
         log_ratio_chosen: log pi - log pi_ref of the chosen answer, summed over its tokens.
         log_ratio_rejected: the same of the rejected answer.
-        beta: inverse temperature.
-        win_probability: p in [0, 1], one or one per example; 1 is the form with hard labels.
+        beta: inverse temperature, positive.
+        win_probability: probability that the chosen answer beats the rejected one, in [0, 1], one
+            or one per example; 1 is the form with hard labels.
         weights: optional weight of each example.
 
+    Returns:
+        One value per example, in the shape and dtype of the log-ratios.
+
     Raises:
-        ValueError: a shape or dtype is wrong, beta is not positive, a concrete p leaves [0, 1].
+        ValueError: a shape or dtype is wrong, beta is not positive, a concrete win_probability
+            leaves [0, 1].
+
+    Source: Wu et al. 2024 (arXiv 2405.00675).
     """
-    pair = read_pair("sppo", log_ratio_chosen, log_ratio_rejected, beta=beta)
-    chance = require_beside(pair.owner, "win_probability", win_probability, pair.chosen)
-    known = known_values(win_probability)
-    if known is not None and not np.all((known >= 0) & (known <= 1)):
-        raise ValueError(f"sppo: win_probability must lie in [0, 1], got {win_probability!r}.")
+    pair = read_pair("log_ratio", log_ratio_chosen, log_ratio_rejected, beta=beta)
+    chance = require_beside("win_probability", win_probability, pair.chosen)
+    rule, repair = "it must lie in [0, 1]", "give a probability"
+    require_known("win_probability", win_probability, lambda p: (p >= 0) & (p <= 1), rule, repair)
     target = (chance - 0.5) / beta
     return pair.finish((pair.chosen - target) ** 2 + (pair.rejected + target) ** 2, weights)
 
@@ -71,8 +79,25 @@ def nca(
     beta: Number,
     weights: Float[Array, "*batch"] | None = None,
 ) -> Float[Array, "*batch"]:
-    """Return (2), noise-contrastive alignment of pairs; arguments and errors as `sppo`."""
-    pair = read_pair("nca", log_ratio_chosen, log_ratio_rejected, beta=beta)
+    """Return the loss of noise-contrastive alignment of pairs, l(r_w) + [l(-r_w) + l(-r_l)] / 2.
+
+    l(s) = -log sigmoid(s), and r = beta log_ratio of the chosen and the rejected answer.
+
+    Args:
+        log_ratio_chosen: log pi - log pi_ref of the chosen answer, summed over its tokens.
+        log_ratio_rejected: the same of the rejected answer.
+        beta: inverse temperature, positive.
+        weights: optional weight of each example.
+
+    Returns:
+        One value per example, in the shape and dtype of the log-ratios.
+
+    Raises:
+        ValueError: a shape or dtype is wrong, or beta is not positive.
+
+    Source: Chen et al. 2024 (arXiv 2402.05369).
+    """
+    pair = read_pair("log_ratio", log_ratio_chosen, log_ratio_rejected, beta=beta)
     chosen, rejected = beta * pair.chosen, beta * pair.rejected
     pushed_down = jax.nn.log_sigmoid(-chosen) + jax.nn.log_sigmoid(-rejected)
     return pair.finish(-jax.nn.log_sigmoid(chosen) - pushed_down / 2, weights)
@@ -86,15 +111,29 @@ def apo(
     variant: Literal["zero", "down"] = "zero",
     weights: Float[Array, "*batch"] | None = None,
 ) -> Float[Array, "*batch"]:
-    """Return anchored preference optimization; arguments and errors as `sppo`.
+    """Return the loss of anchored preference optimization.
+
+    sigmoid(-r_w) + sigmoid(r_l) for "zero" and sigmoid(r_w) + sigmoid(r_l - r_w) for "down", with
+    r = beta log_ratio of the chosen and the rejected answer.
 
     Args:
-        variant: "zero" (3) raises the chosen answer, for data better than the model; "down" (4)
-            lowers both, the rejected one more, for data worse than the model.
+        log_ratio_chosen: log pi - log pi_ref of the chosen answer, summed over its tokens.
+        log_ratio_rejected: the same of the rejected answer.
+        beta: inverse temperature, positive.
+        variant: "zero" raises the chosen answer, for data better than the model; "down" lowers
+            both, the rejected one more, for data worse than the model.
+        weights: optional weight of each example.
+
+    Returns:
+        One value per example, in the shape and dtype of the log-ratios.
+
+    Raises:
+        ValueError: a shape or dtype is wrong, beta is not positive, the variant is unknown.
+
+    Source: D'Oosterlinck et al. 2024 (arXiv 2408.06266).
     """
-    pair = read_pair("apo", log_ratio_chosen, log_ratio_rejected, beta=beta)
-    if variant not in ("zero", "down"):
-        raise ValueError(f'apo: variant must be "zero" or "down", got {variant!r}.')
+    pair = read_pair("log_ratio", log_ratio_chosen, log_ratio_rejected, beta=beta)
+    check_choice("variant", variant, ("zero", "down"))
     if variant == "zero":
         loss = jax.nn.sigmoid(-beta * pair.chosen) + jax.nn.sigmoid(beta * pair.rejected)
     else:
@@ -112,34 +151,41 @@ def kto(
     undesirable_weight: Number = 1.0,
     weights: Float[Array, "*batch"] | None = None,
 ) -> Float[Array, "*batch"]:
-    """Return (5), Kahneman-Tversky optimization of answers that come alone.
+    """Return the loss of Kahneman-Tversky optimization, of answers that come alone.
+
+    desirable_weight sigmoid(beta (kl - log_ratio)) where the answer is desirable, and
+    undesirable_weight sigmoid(beta (log_ratio - kl)) where it is not.
 
     Args:
         log_ratio: log pi - log pi_ref of each answer, summed over its tokens.
         desirable: whether the answer is a good one.
-        kl: estimate of KL(pi || pi_ref) in nats, at least 0, held fixed by the caller: the mean
-            log-ratio of answers to other prompts, cut at 0.
-        beta: inverse temperature.
-        desirable_weight: lambda_d, at least 0.
-        undesirable_weight: lambda_u, at least 0.
+        kl: estimate of KL(pi || pi_ref) in nats, at least 0, one or one per example, held fixed by
+            the caller: the mean log-ratio of answers to other prompts, cut at 0.
+        beta: inverse temperature, positive.
+        desirable_weight: at least 0.
+        undesirable_weight: at least 0.
         weights: optional weight of each example.
+
+    Returns:
+        One value per example, in the shape and dtype of the log-ratios.
 
     Raises:
         ValueError: a shape or dtype is wrong, beta is not positive, a weight is negative.
+
+    Source: Ethayarajh et al. 2024 (arXiv 2402.01306).
     """
-    require_floating("kto", log_ratio=log_ratio)
-    require_positive_scalars("kto", beta=beta)
-    require_nonnegative(
-        "kto", desirable_weight=desirable_weight, undesirable_weight=undesirable_weight
+    require_floating(log_ratio=log_ratio)
+    check_scalars(check_positive, beta=beta)
+    check_scalars(
+        check_non_negative, desirable_weight=desirable_weight, undesirable_weight=undesirable_weight
     )
     if getattr(desirable, "dtype", None) != jnp.bool_ or desirable.shape != log_ratio.shape:
-        raise ValueError(
-            f"kto: desirable must be booleans of shape {list(log_ratio.shape)}, got {desirable!r}."
-        )
-    gain = beta * (widened(log_ratio) - require_beside("kto", "kl", kl, log_ratio))
+        rule = f"it must hold booleans of shape {list(log_ratio.shape)}"
+        raise refuse("desirable", desirable, rule, "give one for each example")
+    gain = beta * (widened(log_ratio) - require_beside("kl", kl, log_ratio))
     loss = jnp.where(
         desirable,
         desirable_weight * jax.nn.sigmoid(-gain),
         undesirable_weight * jax.nn.sigmoid(gain),
     )
-    return finish("kto", loss, weights, jnp.asarray(log_ratio).dtype)
+    return finish(loss, weights, jnp.asarray(log_ratio).dtype)

@@ -110,7 +110,7 @@ def test_bfloat16_states_are_summed_in_float32():
 
 def test_an_empty_response():
     empty = MASK.at[1].set(False)
-    with pytest.raises(ValueError, match=r"rows \[1\] of mask hold no response token"):
+    with pytest.raises(ValueError, match=r"mask: .* its rows \[1\] hold no response token"):
         preference.dispersion_index(HIDDEN, HEAD, empty, chunk=4)
     traced = jax.jit(lambda m: preference.dispersion_index(HIDDEN, HEAD, m, chunk=4))
     index = traced(empty)
@@ -145,25 +145,40 @@ def test_the_scale_makes_the_mean_weight_one():
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        (lambda: preference.dispersion_index(HIDDEN[0], HEAD, MASK, chunk=4), "hidden must have"),
-        (lambda: preference.dispersion_index(HIDDEN, HEAD.T, MASK, chunk=4), "head must have"),
-        (lambda: preference.dispersion_index(HIDDEN, HEAD[:, :1], MASK, chunk=4), "two tokens"),
-        (lambda: preference.dispersion_index(HIDDEN, HEAD, MASK[:2], chunk=4), "mask must be"),
+        (
+            lambda: preference.dispersion_index(HIDDEN[0], HEAD, MASK, chunk=4),
+            "hidden: .* it must have",
+        ),
+        (
+            lambda: preference.dispersion_index(HIDDEN, HEAD.T, MASK, chunk=4),
+            "head: .* it must have",
+        ),
+        (
+            lambda: preference.dispersion_index(HIDDEN, HEAD[:, :1], MASK, chunk=4),
+            "vocabulary: received 1; it must have two tokens",
+        ),
+        (
+            lambda: preference.dispersion_index(HIDDEN, HEAD, MASK[:2], chunk=4),
+            "mask: .* booleans of",
+        ),
         (
             lambda: preference.dispersion_index(HIDDEN, HEAD, MASK.astype(float), chunk=4),
-            "mask must be",
+            "mask: .* booleans of",
         ),
-        (lambda: preference.dispersion_index(HIDDEN, HEAD, MASK, chunk=0), "chunk must be"),
+        (lambda: preference.dispersion_index(HIDDEN, HEAD, MASK, chunk=0), "chunk: received 0; it"),
         (lambda: preference.dispersion_index(HIDDEN[:, :0], HEAD, MASK[:, :0], chunk=1), "none of"),
         (lambda: preference.dispersion_from_index(jnp.asarray([0.0]), 0.3), r"lie in \(0, 1\]"),
-        (lambda: preference.dispersion_from_index(jnp.asarray([0.5]), -0.3), "scale must be"),
+        (
+            lambda: preference.dispersion_from_index(jnp.asarray([0.5]), -0.3),
+            "scale: received -0.3",
+        ),
         (lambda: preference.dispersion_from_index(jnp.asarray([1]), 0.3), "array of floating"),
-        (lambda: preference.dispersion_index(HIDDEN, HEAD, MASK, chunk=2.0), "chunk must be"),  # type: ignore
+        (lambda: preference.dispersion_index(HIDDEN, HEAD, MASK, chunk=2.0), "chunk: received 2.0"),  # type: ignore
         (lambda: preference.dispersion_scale(jnp.ones(3)), "every index that counts is 1"),
-        (lambda: preference.dispersion_scale(HALF, weights=jnp.ones(2)), "weights must be one"),
-        (lambda: preference.dispersion_scale(HALF, weights=HALF - 1), "weights must be 0 or more"),
+        (lambda: preference.dispersion_scale(HALF, weights=jnp.ones(2)), "weights: .* one per"),
+        (lambda: preference.dispersion_scale(HALF, weights=HALF - 1), "weights: received -0.5"),
         (lambda: preference.dispersion_scale(HALF, weights=0 * HALF), "one of them positive"),
-        (lambda: preference.dispersion_scale(jnp.ones(0)), "index is empty"),
+        (lambda: preference.dispersion_scale(jnp.ones(0)), "index: .* it is empty"),
     ],
 )
 def test_what_is_refused(call, said, unchecked):
