@@ -19,9 +19,17 @@ from flax import nnx
 from benchmarks.harness import Case, Contender, Runner, compile_jax
 from ctrl_jax._numerics import expand
 from ctrl_jax._typing import Model
-from ctrl_jax.algorithms import Batch, DiffusionControl, UpdateConfig, make_ddpo, make_ppo
+from ctrl_jax.algorithms import (
+    Batch,
+    Critic,
+    DiffusionControl,
+    PolicyUpdate,
+    ValueUpdate,
+    make_ddpo,
+    make_ppo,
+)
+from ctrl_jax.algorithms.diffusion.ddpo import standardize
 from ctrl_jax.algorithms.diffusion.policy_update import minibatch_order, minibatch_passes
-from ctrl_jax.algorithms.diffusion.terminal_reward import standardize
 from ctrl_jax.losses import policy as policy_losses
 from ctrl_jax.networks import MLP, DiT, UNet, ValueMLP, as_model
 from ctrl_jax.processes import VP, grids
@@ -29,6 +37,7 @@ from ctrl_jax.solvers import girsanov
 
 CLAIM = "Rollout and update in one compiled program beat the same arithmetic in eager PyTorch."
 LEARNING_RATE = 1e-4
+TRACE, CLIP, VALUE = 0.9, 0.2, ValueUpdate()
 SHAPES = {"perceptron": (2,), "mlp": (2,), "dit": (8, 8, 1), "unet": (16, 16, 3)}
 TINY: dict[str, dict[str, int]] = {
     "perceptron": {"width": 8},
@@ -125,11 +134,12 @@ def set_up(algorithm: str, network: str, steps: int, tiny: bool):
         grid=grids.uniform(VP(), steps, end=5e-3),
         penalty=0.0 if algorithm == "ddpo" else 0.1,
     )
-    config = UpdateConfig()
-    adam = optax.adam(LEARNING_RATE)
+    config, adam = PolicyUpdate(), optax.adam(LEARNING_RATE)
     if algorithm == "ddpo":
-        return problem, policy, value, config, make_ddpo(problem, policy, adam, config)
-    made = make_ppo(problem, policy, value, adam, optax.adam(LEARNING_RATE), config)
+        made = make_ddpo(problem, policy, adam, clip=CLIP, update=config)
+    else:
+        critic = Critic(value, optax.adam(LEARNING_RATE), VALUE)
+        made = make_ppo(problem, policy, adam, critic, trace=TRACE, clip=CLIP, update=config)
     return problem, policy, value, config, made
 
 
@@ -183,7 +193,7 @@ def from_host(algorithm: str, network: str, batch: int, steps: int, tiny: bool) 
         def loss_fn(params):
             acted = policy.apply(params, times[flat], pick(states))
             log_ratio = -girsanov.log_ratio(coefficients, pick(noises), pick(scored), acted)
-            return jnp.mean(policy_losses.clipped_surrogate(log_ratio, repeated, clip=config.clip))
+            return jnp.mean(policy_losses.clipped_surrogate(log_ratio, repeated, clip=CLIP))
 
         loss, gradient = jax.value_and_grad(loss_fn)(learner.params)
         updates, moved = optimizer.update(gradient, learner.optimizer, learner.params)
@@ -284,10 +294,10 @@ def port(algorithm: str, network: str, batch: int, steps: int, tiny: bool, lean:
         penalty=float(problem.penalty),
         epochs=config.epochs,
         minibatches=config.minibatches,
-        value_epochs=config.value_epochs,
-        value_minibatches=config.value_minibatches,
-        trace=config.trace,
-        clip=config.clip,
+        value_epochs=VALUE.epochs,
+        value_minibatches=VALUE.minibatches,
+        trace=TRACE,
+        clip=CLIP,
         lean=lean,
     )
     policy = torch_rollout.Learner(state.policy.params, LEARNING_RATE)
@@ -309,9 +319,7 @@ def draws(algorithm: str, network: str, batch: int, steps: int, tiny: bool) -> d
         return order, minibatch_passes(pass_key, parts, epochs)
 
     order, passes = minibatches(policy_key, steps, config.minibatches, config.epochs)
-    value_order, value_passes = minibatches(
-        value_key, steps + 1, config.value_minibatches, config.value_epochs
-    )
+    value_order, value_passes = minibatches(value_key, steps + 1, VALUE.minibatches, VALUE.epochs)
     noise = [jax.random.normal(jax.random.fold_in(path_key, i), shape) for i in range(steps)]
     return {
         "x_0": problem.process.prior_std() * jax.random.normal(start_key, shape),

@@ -18,7 +18,7 @@ from benchmarks.peers import torch_networks
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """The data of a `DiffusionControl` and of its `UpdateConfig`, as tensors and numbers.
+    """The data of a `DiffusionControl` and of how its learners are updated, as tensors and numbers.
 
     Fields:
         network, value: score and value networks, ``network(params, t, x)``.

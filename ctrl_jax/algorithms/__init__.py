@@ -1,36 +1,37 @@
 """Algorithms: pairs of pure functions (init, step)."""
 
-from ctrl_jax.algorithms.base import Algorithm
-from ctrl_jax.algorithms.control.actor_critic import (
-    ContinuousControl,
-    ContinuousState,
-    OccupationConfig,
-)
+from ctrl_jax.algorithms.base import Algorithm, Learner, RunState
+from ctrl_jax.algorithms.control.actor_critic import ContinuousControl, OccupationConfig
 from ctrl_jax.algorithms.control.cpg import make_cpg
 from ctrl_jax.algorithms.control.cppo import ProximalConfig, make_cppo
 from ctrl_jax.algorithms.control.discrete import (
     make_discrete_policy_gradient,
     make_discrete_ppo,
 )
-from ctrl_jax.algorithms.diffusion.actor_critic import ControlState, UpdateConfig
+from ctrl_jax.algorithms.diffusion.actor_critic import (
+    Control,
+    generalized_advantage,
+    make_control,
+)
+from ctrl_jax.algorithms.diffusion.critic import Critic, ValueUpdate
+from ctrl_jax.algorithms.diffusion.ddpo import make_ddpo
+from ctrl_jax.algorithms.diffusion.dpok import make_dpok
 from ctrl_jax.algorithms.diffusion.offline_preference import PairBatch, make_offline_preference
 from ctrl_jax.algorithms.diffusion.online_preference import PreferenceUpdate, make_online_preference
+from ctrl_jax.algorithms.diffusion.policy_gradient import make_policy_gradient
+from ctrl_jax.algorithms.diffusion.policy_update import PolicyUpdate, Surrogate
+from ctrl_jax.algorithms.diffusion.ppo import make_ppo
 from ctrl_jax.algorithms.diffusion.problem import Batch, DiffusionControl, Rollout, roll_out
-from ctrl_jax.algorithms.diffusion.score_as_action import (
-    make_policy_gradient,
-    make_ppo,
-    make_value_gradient,
-)
-from ctrl_jax.algorithms.diffusion.terminal_reward import make_ddpo, make_dpok
+from ctrl_jax.algorithms.diffusion.value_gradient import make_value_gradient
 from ctrl_jax.algorithms.language.answer_scores import (
     AnswerScores,
     Reference,
     make_reference_pass,
     score_answers,
 )
-from ctrl_jax.algorithms.language.preference import LMPreference, LMState, make_lm_preference
+from ctrl_jax.algorithms.language.preference import LMPreference, make_lm_preference, whole_params
 from ctrl_jax.algorithms.language.sampling import divergence_along, sample_answers
-from ctrl_jax.algorithms.q_learning.little_q import QLearningConfig, QLearningState, make_q_learning
+from ctrl_jax.algorithms.q_learning.little_q import QLearningConfig, make_q_learning
 from ctrl_jax.algorithms.q_learning.problem import RewardDirection, known_score
 from ctrl_jax.algorithms.training.consistency_training import (
     ConsistencyConfig,
@@ -49,26 +50,30 @@ __all__ = [
     "Batch",
     "ConsistencyConfig",
     "ContinuousControl",
-    "ContinuousState",
-    "ControlState",
+    "Control",
+    "Critic",
     "DataBatch",
     "DiffusionControl",
     "LMPreference",
-    "LMState",
+    "Learner",
     "OccupationConfig",
     "PairBatch",
     "Pairs",
+    "PolicyUpdate",
     "PreferenceUpdate",
     "ProximalConfig",
     "QLearningConfig",
-    "QLearningState",
     "Reference",
     "RewardDirection",
     "Rollout",
-    "UpdateConfig",
+    "RunState",
+    "Surrogate",
+    "ValueUpdate",
     "divergence_along",
+    "generalized_advantage",
     "known_score",
     "make_consistency_training",
+    "make_control",
     "make_cpg",
     "make_cppo",
     "make_ddpo",
@@ -89,4 +94,5 @@ __all__ = [
     "sample_answers",
     "score_answers",
     "uniform_times",
+    "whole_params",
 ]

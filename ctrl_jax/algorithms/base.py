@@ -1,36 +1,145 @@
-"""What an algorithm is: a pair of pure functions, and the pieces of state that they share."""
+"""What an algorithm is, and the one state that all of them run on.
 
-from collections.abc import Callable
+A step of any algorithm has the same ends: `start` makes the first state, `finish` the next one.
+Between them a step rolls out, differentiates and moves its learners with `apply_gradient`, which
+leaves alone what a gradient that is not finite would spoil; `finish` counts that as a skip.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
+
+from ctrl_jax._typing import Params
+
+Metrics = dict[str, Array]
+"""Scalars by name, "what/which"; the same name means the same in every algorithm."""
+
+Init = Callable[[Array], Params]
+"""``init(key)`` returns parameters."""
 
 
-class Algorithm(NamedTuple):
-    """A pair of pure functions that never call the host.
+class Learner(NamedTuple):
+    """Parameters with the state of what moves them, an optimizer's as a rule."""
+
+    params: Params
+    optimizer: Any
+
+
+class Skips(NamedTuple):
+    """How many steps had an update that was not finite: in all, and since the last finite one."""
+
+    total: Int[Array, ""]
+    in_a_row: Int[Array, ""]
+
+
+class RunState(NamedTuple):
+    """State of a run.
 
     Fields:
+        key: PRNG key of the next step.
+        update: number of steps taken.
+        learners: what learns, by name: "policy" and "value", or "model" where there is one only.
+        average: moving average of the parameters of the policy or model; None where none is kept.
+        reference: parameters that no gradient moves, such as those of the pretrained score.
+        skips: steps that were not finite.
+    """
+
+    key: Array
+    update: Int[Array, ""]
+    learners: dict[str, Learner]
+    average: Params | None
+    reference: Params | None
+    skips: Skips
+
+    @property
+    def policy(self) -> Learner:
+        """The learner "policy"."""
+        return self.learners["policy"]
+
+    @property
+    def value(self) -> Learner | None:
+        """The learner "value"; None for algorithms without one."""
+        return self.learners.get("value")
+
+    @property
+    def params(self) -> Params:
+        """What the run is after: the average where one is kept, else the trained parameters."""
+        return _trained(self.learners).params if self.average is None else self.average
+
+
+@dataclasses.dataclass(frozen=True)
+class Algorithm:
+    """A pair of pure functions that never call the host.
+
+    Args:
         init: ``state = init(key)``.
         step: ``state, metrics = step(state, batch)``, metrics a flat dict of scalars.
     """
 
-    init: Callable[[Array], Any]
-    step: Callable[[Any, Any], tuple[Any, dict[str, Array]]]
+    init: Callable[[Array], RunState]
+    step: Callable[[RunState, Any], tuple[RunState, Metrics]]
 
 
-class Learner(NamedTuple):
-    """Parameters with the state of their optimizer."""
+def start(
+    key: Array,
+    learners: Mapping[str, tuple[Init, Callable[[Params], Any]]],
+    *,
+    reference: Init | None = None,
+    averaged: bool = False,
+) -> RunState:
+    """Return the first state of a run, every leaf a buffer of its own so that it can be donated.
 
-    params: Any
-    optimizer: Any
+    Args:
+        key: PRNG key.
+        learners: by name, ``init(key)`` of the parameters and ``init(params)`` of what moves them.
+        reference: how the parameters begin that no gradient moves.
+        averaged: whether a moving average of the policy or model is kept.
+    """
+    key, *keys = jax.random.split(key, len(learners) + 2)
+    made = {
+        name: _begin(own_buffers(init(own)), first)
+        for own, (name, (init, first)) in zip(keys, learners.items(), strict=False)
+    }
+    average = own_buffers(_trained(made).params) if averaged else None
+    held = None if reference is None else own_buffers(reference(keys[-1]))
+    update, *skips = (jnp.zeros((), jnp.int32) for _ in range(3))
+    return RunState(key, update, made, average, held, Skips(*skips))
 
 
-def start_learner(params: Any, optimizer: optax.GradientTransformation) -> Learner:
-    """Return a learner at its first step."""
-    return Learner(params, optimizer.init(params))
+def finish(
+    state: RunState,
+    key: Array,
+    learners: dict[str, Learner],
+    finite: Bool[Array, ""],
+    *,
+    decay: float | Array = 0.0,
+) -> tuple[RunState, Metrics]:
+    """Return the state after a step, and the metrics ``update/*`` of its finiteness.
+
+    Args:
+        state: before the step.
+        key: of the next step.
+        learners: after the step.
+        finite: whether every update of the step was finite; the average rests where not.
+        decay: of the moving average, per step.
+    """
+    skips = Skips(state.skips.total + ~finite, jnp.where(finite, 0, state.skips.in_a_row + 1))
+    average = state.average
+    if average is not None:
+        moved = move_average(average, _trained(learners).params, decay)
+        average = keep_if(finite, moved, average)
+    metrics = {
+        "update/finite": finite,
+        "update/skipped": skips.total,
+        "update/skipped_in_a_row": skips.in_a_row,
+    }
+    moved = RunState(key, state.update + 1, learners, average, state.reference, skips)
+    return moved, metrics
 
 
 def apply_gradient(
@@ -57,24 +166,40 @@ def move_average(average: Any, params: Any, decay: float | Array) -> Any:
     return jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, average, params)
 
 
-def count_skips(state: Any, finite: Array) -> dict[str, Array]:
-    """Return the next `skipped` and `skipped_in_a_row` of a state, after an update.
-
-    Args:
-        state: has both fields.
-        finite: whether the update was finite, as a boolean, 0 or 1.
-    """
-    missed = 1 - finite.astype(jnp.int32)
-    in_a_row = jnp.where(missed > 0, state.skipped_in_a_row + 1, 0)
-    return {"skipped": state.skipped + missed, "skipped_in_a_row": in_a_row}
+def growing_decay(decay: float, update: Int[Array, ""]) -> Float[Array, ""]:
+    """Return a decay whose window grows with the run, so that no average remembers its start."""
+    return jnp.minimum(decay, (1 + update) / (10 + update))
 
 
-def skip_metrics(skips: dict[str, Array]) -> dict[str, Array]:
-    """Return the counts as metrics, under "update/"."""
-    return {f"update/{name}": count for name, count in skips.items()}
+def own_buffers(tree: Any) -> Any:
+    """Return a copy of a tree in which no two leaves share memory."""
+    return jax.tree.map(jnp.copy, tree)
 
 
 def weighted_mean(values: Float[Array, "batch ..."], weights: Float[Array, " batch"]) -> Array:
     """Return the mean over examples with weights, and over any later axes."""
     values = values.reshape(values.shape[0], -1).mean(axis=1)
     return jnp.sum(weights * values) / jnp.sum(weights)
+
+
+def weighted_means(values: Metrics, weights: Float[Array, " batch"]) -> Metrics:
+    """Return the weighted mean of each of several values per example."""
+    return {name: weighted_mean(each, weights) for name, each in values.items()}
+
+
+def pair_metrics(chosen: Float[Array, " pairs"], rejected: Float[Array, " pairs"]) -> Metrics:
+    """Return ``rewards/*`` of every pair, in TRL's names, from rewards or log-ratios."""
+    return {
+        "rewards/chosen": chosen,
+        "rewards/rejected": rejected,
+        "rewards/margins": chosen - rejected,
+        "rewards/accuracies": (chosen > rejected).astype(chosen.dtype),
+    }
+
+
+def _begin(params: Params, first: Callable[[Params], Any]) -> Learner:
+    return Learner(params, first(params))
+
+
+def _trained(learners: dict[str, Learner]) -> Learner:
+    return learners["policy"] if "policy" in learners else learners["model"]

@@ -10,9 +10,10 @@ trace = 0 is the difference quotient of continuous-time q, A_i = delta_i; trace 
 G_i - V_i. Time is the leading axis. Source: arXiv 2305.18901, section 3; 1506.02438.
 """
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from ctrl_jax._numerics import discounted_sums
 
 
 def returns_to_go(
@@ -38,11 +39,4 @@ def generalized(
         trace: in [0, 1]: 0 trusts the value, 1 trusts the trajectory.
     """
     next_values = jnp.concatenate([values[1:], terminal[None]])
-    deltas = next_values + running - values
-
-    def backwards(later, delta):
-        advantage = delta + trace * later
-        return advantage, advantage
-
-    _, advantages = jax.lax.scan(backwards, jnp.zeros_like(terminal), deltas, reverse=True)
-    return advantages
+    return discounted_sums(next_values + running - values, trace)

@@ -24,6 +24,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ctrl_jax._numerics import discounted_sums
+
 ValueFn = Callable[[Array], Array]
 """``value(x)`` returns one value per state, (batch,) for x (batch, d)."""
 
@@ -104,11 +106,7 @@ def generalized(
     inverse = jnp.where(memory > 0, 1 / jnp.maximum(memory, jnp.finfo(rates.dtype).tiny), jnp.inf)
     decay = jnp.exp(-(discount + inverse) * dt)
 
-    def backwards(later, rate):
-        total = rate + decay * later
-        return total, total
-
-    return jax.lax.scan(backwards, jnp.zeros_like(rates[0]), rates, reverse=True)[1]
+    return discounted_sums(rates, decay)
 
 
 def generator(

@@ -79,20 +79,20 @@ def main(config: Config) -> Path:
     key = jax.random.key(config.run.seed + 1000)
 
     def snapshot(k: int, state) -> dict[str, Any]:
-        pictures = draw(jax.random.fold_in(key, k), state.average, 64, config.evaluation.batch)
+        pictures = draw(jax.random.fold_in(key, k), state.params, 64, config.evaluation.batch)
         _draw(run.folder / f"samples-{k}.png", pictures)
         return {}
 
     state, traces = train_score(config, model, images, run, mesh, snapshot)
     notes = {"experiment": NAME, "solver_steps": config.solver_steps}
     save_model(
-        run.folder / "model", spec, shape, state.average, notes, precision=config.run.precision
+        run.folder / "model", spec, shape, state.params, notes, precision=config.run.precision
     )
-    samples = draw(key, state.average, options.samples, options.batch, show=show)
+    samples = draw(key, state.params, options.samples, options.batch, show=show)
     metrics = measure(samples, images, inception, show=show)
     if held_out is not None:
         bits = functools.partial(mean_bits_per_dim, batch=min(64, len(held_out)), show=show)
-        average = jax.device_get(state.average)  # every process computes the same by itself
+        average = jax.device_get(state.params)  # every process computes the same by itself
         metrics |= bits(jax.random.fold_in(key, 0), spec.process(), model, average, held_out)
     metrics |= {"traces": traces, "samples": len(samples), "loss": _last_loss(run)}
     write_results(
@@ -103,7 +103,7 @@ def main(config: Config) -> Path:
         metrics=metrics,
         expected=REPORTED[config.process],
         config=dataclasses.asdict(config),
-        digest=state_digest(state.average),
+        digest=state_digest(state.params),
         seconds=time.monotonic() - began,
     )
     if jax.process_index() == 0:

@@ -7,8 +7,7 @@ import numpy as np
 import optax
 
 from ctrl_jax._typing import Model
-from ctrl_jax.algorithms import make_score_pretraining, uniform_times
-from ctrl_jax.algorithms.training.score_pretraining import PretrainingState
+from ctrl_jax.algorithms import RunState, make_score_pretraining, uniform_times
 from ctrl_jax.runtime import Checkpoints, CountTraces, LoopOptions, MetricsLog, Run, train
 from experiments.cifar10.config import Config, Optimization
 from experiments.cifar10.data import make_batches
@@ -27,8 +26,8 @@ def train_score(
     images: np.ndarray,
     run: Run,
     mesh,
-    snapshot: Callable[[int, PretrainingState], dict],
-) -> tuple[PretrainingState, int]:
+    snapshot: Callable[[int, RunState], dict],
+) -> tuple[RunState, int]:
     """Run the main loop; return its last state and how often the update was traced."""
     options, process = config.optimization, config.spec().process()
     algorithm = make_score_pretraining(

@@ -52,7 +52,7 @@ def score_model(task: Task, network: Model) -> Model:
     """Return the score model of a network."""
 
     def apply(params, t, x, *conditions):
-        score_fn = consistency_function.score_from_velocity(
+        score_fn = consistency_function.score_from_normalized_v(
             task.process, lambda t, x: network.apply(params, t, x), data_std=task.data_std
         )
         return score_fn(t, x)
@@ -64,7 +64,7 @@ def consistency_model(task: Task, network: Model, params: Params | None = None) 
     """Return the consistency model of a network, started from `params` where given."""
 
     def apply(params, t, x, *conditions):
-        function = consistency_function.from_velocity(
+        function = consistency_function.from_normalized_v(
             task.process,
             lambda t, x: network.apply(params, t, x),
             end=task.end,
@@ -157,7 +157,7 @@ def run_stage(config: Config, task: Task, name: str, algorithm, steps: int, fold
                     mesh=mesh,
                 ),
             )
-    return jax.device_get(state.average)
+    return jax.device_get(state.params)
 
 
 def fingerprint(config: Config, mesh) -> str:

@@ -100,7 +100,11 @@ def reach_optimum(
     @jax.vmap
     def simulate(key, params):
         found = roll_out(key, problem, policy, params, (), batch_of(SAMPLES))
-        return found.states[-1], jnp.mean(found.rewards), jnp.mean(jnp.sum(found.kl, axis=0))
+        return (
+            found.states[-1],
+            jnp.mean(problem.rewards(found)),
+            jnp.mean(jnp.sum(found.kl, axis=0)),
+        )
 
     ends, rewards, kls = jax.device_get(simulate(keys, params))
     found = [

@@ -119,11 +119,11 @@ def learn_reward(
         keys = jax.random.split(row_key, updates)
         state, _ = jax.lax.scan(body, algorithm.init(init_key), keys)
         one, two = (
-            model.apply(state.learner.params, jnp.zeros(()), x, checked_labels) for x in checked[:2]
+            model.apply(state.params, jnp.zeros(()), x, checked_labels) for x in checked[:2]
         )
         right = (one > two) == (checked[2][0] > checked[2][1])
         members = checked_labels[:, None] == jnp.arange(CLASSES)[None]
-        return state.learner.params, jnp.sum(right[:, None] * members, axis=0) / members.sum(axis=0)
+        return state.params, jnp.sum(right[:, None] * members, axis=0) / members.sum(axis=0)
 
     params, right = fit(keys, jnp.asarray(opinions.dispersion))
     return params, np.asarray(right)

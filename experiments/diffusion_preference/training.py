@@ -9,7 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ctrl_jax.algorithms import PairBatch, PreferenceUpdate, UpdateConfig, make_ppo
+from ctrl_jax.algorithms import (
+    Critic,
+    PairBatch,
+    PolicyUpdate,
+    PreferenceUpdate,
+    ValueUpdate,
+    make_ppo,
+)
 from ctrl_jax.rewards import learned
 from ctrl_jax.runtime import check_count, check_positive, refuse
 from experiments.diffusion_preference.annotators import Opinions, make_annotator
@@ -173,12 +180,13 @@ def train_ppo(
         rate: peak step size.
         show: see `Show`.
     """
-    config = UpdateConfig(trace=0.0, average_decay=0.9)
-    per_update = config.epochs * config.minibatches
+    update, of_value = PolicyUpdate(average_decay=0.9), ValueUpdate()
+    per_update = update.epochs * update.minibatches
     optimizer = adam(rate, training.updates * per_update, resting=2 * per_update)
-    value_updates = training.updates * config.value_epochs * config.value_minibatches
+    value_updates = training.updates * of_value.epochs * of_value.minibatches
     # Ink is linear in the image: what it will be is nearly linear in the state, and soon learned.
-    value = model = reward_model(world)
+    model = reward_model(world)
+    critic = Critic(model, adam(2e-3, value_updates), of_value)
 
     def make(run):
         penalty, reward_params, gold, _ = run
@@ -187,14 +195,8 @@ def train_ppo(
         def reward_fn(x, label):
             return jnp.where(gold, world.reward_fn(x, label), own(x, label))
 
-        return make_ppo(
-            world.problem(penalty, reward_fn),
-            world.policy,
-            value,
-            optimizer,
-            adam(2e-3, value_updates),
-            config,
-        )
+        problem = world.problem(penalty, reward_fn)
+        return make_ppo(problem, world.policy, optimizer, critic, trace=0.0, update=update)
 
     def step(state, run):
         return make(run).step(state, label_batch(2 * training.pairs))
@@ -253,9 +255,9 @@ def repeat(init, step, runs: Any, updates: int, show: Show) -> tuple[Any, dict[s
     for k in range(1, updates + 1):
         state, metrics = advance(state, runs)
         history.append(jax.block_until_ready(metrics))
-        show(k, state.average)
+        show(k, state.params)
     kept = jax.tree.map(lambda *parts: np.stack(parts, axis=1), *jax.device_get(history))
-    return jax.device_get(state.average), kept
+    return jax.device_get(state.params), kept
 
 
 def adam(rate: float, updates: int, resting: int = 0) -> optax.GradientTransformation:

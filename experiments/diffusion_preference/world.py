@@ -110,7 +110,7 @@ def draw_base(world: World, key: jax.Array, number: int) -> tuple[np.ndarray, np
     def draw(key):
         batch = label_batch(PER_CALL)
         found = roll_out(key, problem, world.model, params, params, batch)
-        return found.states[-1], found.rewards
+        return found.states[-1], problem.rewards(found)
 
     keys = jax.random.split(key, -(-number * CLASSES // PER_CALL))
     samples, rewards = zip(*(jax.device_get(draw(k)) for k in keys), strict=True)

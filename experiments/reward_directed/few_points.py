@@ -69,7 +69,7 @@ def learn(m: int | None, paired: bool, keys: jax.Array) -> Law:
             return algorithm.step(state, Batch(jnp.ones(BATCH)))[0], None
 
         state, _ = jax.lax.scan(body, algorithm.init(key), None, UPDATES)
-        return end_law(direction, lambda t, x: policy.apply(state.average, t, x))
+        return end_law(direction, lambda t, x: policy.apply(state.params, t, x))
 
     return Law(*(np.asarray(c) for c in jax.jit(jax.vmap(one))(keys)))
 

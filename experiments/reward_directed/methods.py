@@ -24,9 +24,9 @@ from ctrl_jax.algorithms import (
     Batch,
     DataBatch,
     DiffusionControl,
+    PolicyUpdate,
     QLearningConfig,
     RewardDirection,
-    UpdateConfig,
     known_score,
     make_ddpo,
     make_dpok,
@@ -96,7 +96,7 @@ def score_model(task: Task) -> Model:
 
     def apply(params, t, x, *conditions):
         velocity = partial(network.apply, params)
-        return parameterization.from_velocity(PROCESS, velocity)(t, x, *conditions)
+        return parameterization.from_v(PROCESS, velocity)(t, x, *conditions)
 
     return Model(network.init, apply)
 
@@ -140,7 +140,7 @@ def pretrain(task: Task, training: Training, seed: int) -> Any:
 
         start_key, data_key = jax.random.split(key)
         keys = jax.random.split(data_key, steps)
-        return jax.lax.scan(body, algorithm.init(start_key), keys)[0].average
+        return jax.lax.scan(body, algorithm.init(start_key), keys)[0].params
 
     return run(jax.random.key(seed))
 
@@ -185,13 +185,13 @@ def train(
         samples = sample(
             sample_key,
             PROCESS,
-            partial(policy.apply, state.average),
+            partial(policy.apply, state.params),
             (number, *task.shape),
             grid=grid,
             probability_flow=flow,
             conditions=labels_of(number),
         )
-        return samples, history, state.average
+        return samples, history, state.params
 
     samples, history, params = jax.jit(jax.vmap(one_seed))(keys)
     labels = np.asarray(labels_of(number)[0]) if task.classes else None
@@ -249,15 +249,10 @@ def _fine_tuning(task: Task, name: str, training: Training, grid, policy: Model)
     penalty = 0.0 if name == "ddpo" else 2 / task.weight
     problem = DiffusionControl(PROCESS, policy, task.reward_fn, task.shape, grid, penalty)
     minibatches = min(5, problem.steps)
-    config = UpdateConfig(
-        epochs=training.fine_tuning_epochs,
-        minibatches=minibatches,
-        value_minibatches=1,
-        average_decay=0.9,
-    )
-    updates = training.updates * config.epochs * minibatches
+    update = PolicyUpdate(training.fine_tuning_epochs, minibatches, average_decay=0.9)
+    updates = training.updates * update.epochs * minibatches
     make = make_ddpo if name == "ddpo" else make_dpok
-    return make(problem, policy, _adam(training.fine_tuning_rate, updates), config)
+    return make(problem, policy, _adam(training.fine_tuning_rate, updates), update=update)
 
 
 def _adam(rate: float, updates: int) -> optax.GradientTransformation:

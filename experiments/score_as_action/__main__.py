@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ctrl_jax.algorithms import Batch, ControlState
+from ctrl_jax.algorithms import Batch, RunState
 from ctrl_jax.metrics import frontier as frontiers
 from ctrl_jax.models import DiffusionSpec, SteeringSpec
 from ctrl_jax.runtime import (
@@ -76,7 +76,7 @@ def main(config: Config) -> Path:
         return comparison.compare(config, task, base, run, mesh, began)
     before = evaluate(key, task.policy.init(key))
     state, traces = fine_tune(config, task, run, mesh, before)
-    after = evaluate(key, state.average)
+    after = evaluate(key, state.params)
     metrics = summarize(config, task, base, before, after)
     metrics |= {"reward_queries": config.updates() * config.optimization.batch, "traces": traces}
     metrics |= at_other_steps(config, task, mesh, key, state)
@@ -88,14 +88,14 @@ def main(config: Config) -> Path:
         metrics=metrics,
         expected=EXPECTED if config.environment == "digits" else EXPECTED_ANALYTIC,
         config=dataclasses.asdict(config),
-        digest=state_digest(state.average),
+        digest=state_digest(state.params),
         seconds=time.monotonic() - began,
     )
     save_model(
         run.folder / "model",
         spec_of(config),
         task.shape,
-        state.average,
+        state.params,
         {"experiment": NAME, "solver_steps": config.grid_steps()},
         precision=config.run.precision,
     )
@@ -133,7 +133,7 @@ def draw_base(config: Config, task: Task, evaluate, key) -> BaseSamples:
 
 def fine_tune(
     config: Config, task: Task, run: Run, mesh, before: Evaluation
-) -> tuple[ControlState, int]:
+) -> tuple[RunState, int]:
     """Run the main loop; return its last state and how often the step was traced."""
     algorithm = make_algorithm(config, task, config.algorithm, penalty_of(config, config.algorithm))
     state, start = algorithm.init(jax.random.key(config.run.seed)), 0
@@ -203,12 +203,12 @@ def summarize(
     return metrics
 
 
-def at_other_steps(config: Config, task: Task, mesh, key, state: ControlState) -> dict[str, Any]:
+def at_other_steps(config: Config, task: Task, mesh, key, state: RunState) -> dict[str, Any]:
     """Return success, reward and path KL of the trained policy under other numbers of steps."""
     metrics = {}
     for steps in config.evaluation_solver_steps:
         evaluate = make_evaluation(task, steps, mesh, number=config.evaluation_samples)
-        for when, params in (("before", task.policy.init(key)), ("after", state.average)):
+        for when, params in (("before", task.policy.init(key)), ("after", state.params)):
             found = evaluate(key, params)
             metrics[f"gold_success/{when}/steps={steps}"] = found.success
             metrics[f"proxy_reward/{when}/steps={steps}"] = found.reward

@@ -5,6 +5,7 @@ import optax
 
 from ctrl_jax.algorithms import (
     Algorithm,
+    Critic,
     make_ddpo,
     make_dpok,
     make_policy_gradient,
@@ -14,12 +15,7 @@ from ctrl_jax.algorithms import (
 from experiments.score_as_action.config import Config
 from experiments.score_as_action.task import Task
 
-WITH_VALUE = {
-    "ppo": make_ppo,
-    "value_gradient": make_value_gradient,
-    "policy_gradient": make_policy_gradient,
-}
-WITHOUT_VALUE = {"ddpo": make_ddpo, "dpok": make_dpok}
+WITHOUT_VALUE = ("ddpo", "dpok")
 LEARNING_RATE = {
     "ppo": 3e-4,
     "value_gradient": 5e-4,
@@ -47,23 +43,30 @@ def make_algorithm(config: Config, task: Task, name: str, penalty: float | jax.A
         penalty: lambda, a number or a traced scalar.
     """
     problem = task.problem(config.grid_steps(), penalty)
-    policy_optimizer = _policy_optimizer(config, name)
-    if name in WITHOUT_VALUE:
-        make = WITHOUT_VALUE[name]
-        return make(problem, task.policy, policy_optimizer, config.update)
+    policy = problem, task.policy, _policy_optimizer(config, name)
     value_optimizer = optax.chain(
         optax.clip_by_global_norm(config.optimization.gradient_clip),
         optax.adam(_value_schedule(config)),
     )
-    make = WITH_VALUE[name]
-    return make(problem, task.policy, task.value, policy_optimizer, value_optimizer, config.update)
+    critic = Critic(task.value, value_optimizer, config.value)
+    update, clip, trace = config.update, config.clip, config.trace
+    if name == "ddpo":
+        return make_ddpo(*policy, clip=clip, update=update)
+    if name == "dpok":
+        return make_dpok(*policy, clip=clip, update=update)
+    if name == "value_gradient":
+        return make_value_gradient(*policy, critic, update=update)
+    if name == "policy_gradient":
+        return make_policy_gradient(*policy, critic, trace=trace, update=update)
+    variate = config.control_variate
+    return make_ppo(*policy, critic, trace=trace, clip=clip, control_variate=variate, update=update)
 
 
 def _value_schedule(config: Config) -> optax.Schedule:
     peak = config.optimization.value_learning_rate
     if config.optimization.schedule == "constant":
         return optax.constant_schedule(peak)
-    updates = config.updates() * config.update.value_epochs * config.update.value_minibatches
+    updates = config.updates() * config.value.epochs * config.value.minibatches
     return optax.cosine_decay_schedule(peak, updates, alpha=0.05)
 
 
@@ -72,7 +75,7 @@ def _policy_optimizer(config: Config, name: str) -> optax.GradientTransformation
     options = config.optimization
     peak = LEARNING_RATE[name] if options.learning_rate is None else options.learning_rate
     per_update = config.update.epochs * config.update.minibatches
-    resting = (options.warmup if name in WITH_VALUE else 0) * per_update
+    resting = (0 if name in WITHOUT_VALUE else options.warmup) * per_update
     moving = max(1, config.updates() * per_update - resting)
     course = optax.constant_schedule(peak)
     if options.schedule == "cosine":

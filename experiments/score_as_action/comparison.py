@@ -189,7 +189,7 @@ def _sweep(config: Config, task: Task, name: str, penalty: float, mesh: Mesh, ti
         objectives[same],
         skipped=int(found["update/skipped"][-1].sum()),
         diverged=not found["states/finite"].all(),
-        params=jax.device_get(state.average),
+        params=jax.device_get(state.params),
     )
 
 
@@ -215,7 +215,7 @@ def _check_reward(name: str, found: dict[str, np.ndarray]) -> None:
 
 
 def _point(evaluate, key, state, i: int) -> tuple[float, float]:
-    found = evaluate(key, jax.tree.map(lambda leaf: leaf[i], state.average))
+    found = evaluate(key, jax.tree.map(lambda leaf: leaf[i], state.params))
     return found.path_kl, found.success
 
 

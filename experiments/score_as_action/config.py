@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from ctrl_jax.algorithms import UpdateConfig
+from ctrl_jax.algorithms import PolicyUpdate, ValueUpdate
 from ctrl_jax.models import DiffusionSpec
 from ctrl_jax.runtime import (
     RunOptions,
@@ -127,14 +127,20 @@ class Optimization:
 
 
 _OF_ONE_RUN = ("algorithm", "evaluation_solver_steps", "evaluate_every", "checkpoint_every")
+DEFAULT_UPDATE, DEFAULT_VALUE = PolicyUpdate(average_decay=0.9), ValueUpdate(epochs=4)
 _OF_THE_VALUE = (
     "optimization.warmup",
     "optimization.value_learning_rate",
-    "update.trace",
-    "update.value_epochs",
-    "update.value_minibatches",
+    "value.epochs",
+    "value.minibatches",
 )
-DEFAULT_UPDATE = UpdateConfig(trace=0.0, value_epochs=4, average_decay=0.9)
+_IGNORED: dict[Algorithm, tuple[str, ...]] = {
+    "ppo": (),
+    "value_gradient": ("trace", "clip", "control_variate"),
+    "policy_gradient": ("clip", "control_variate"),
+    "ddpo": ("trace", "control_variate", *_OF_THE_VALUE),
+    "dpok": ("trace", "control_variate", *_OF_THE_VALUE),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,6 +159,17 @@ class Config:
 
     environment: Literal["digits", "gaussian", "mixture"] = "digits"
     """digits (or --data); gaussian and mixture are analytic, with a known optimum."""
+
+    trace: float = 0.0
+    """Decay of the advantage, for ppo and policy_gradient: 0 trusts the value network, 1 the
+    trajectory."""
+
+    clip: float = 0.2
+    """Half-width of the interval for the ratio of a step, for ppo, ddpo and dpok."""
+
+    control_variate: bool = True
+    """Whether ppo takes what the value network predicts of the advantage out of the ratio's noise
+    and adds its exact gradient instead."""
 
     target_class: int = 3
     """The class the annotator wants."""
@@ -196,7 +213,8 @@ class Config:
     pretraining: Pretraining = dataclasses.field(default_factory=Pretraining)
     preferences: Preferences = dataclasses.field(default_factory=Preferences)
     optimization: Optimization = dataclasses.field(default_factory=Optimization)
-    update: UpdateConfig = DEFAULT_UPDATE
+    update: PolicyUpdate = DEFAULT_UPDATE
+    value: ValueUpdate = DEFAULT_VALUE
     run: Annotated[RunOptions, tyro.conf.arg(name="")] = dataclasses.field(
         default_factory=RunOptions
     )
@@ -230,10 +248,11 @@ class Config:
         if self.environment != "digits" and self.penalty == 0 and self.algorithm != "ddpo":
             rule = f"--environment {self.environment} has a known optimum for penalties above zero"
             raise refuse("penalty", self.penalty, rule, "give a positive one")
-        if self.update.value_minibatches > self.grid_steps() + 1:
+        check_fraction("trace", self.trace)
+        check_positive("clip", self.clip)
+        if self.value.minibatches > self.grid_steps() + 1:
             rule = f"there are {self.grid_steps() + 1} grid points to divide"
-            value = self.update.value_minibatches
-            raise refuse("update.value_minibatches", value, rule, "give a smaller one")
+            raise refuse("value.minibatches", self.value.minibatches, rule, "give a smaller one")
         pieces = self.update.minibatches * self.update.chunks
         if self.grid_steps() % pieces:
             rule = f"minibatches must divide the solver steps, {self.grid_steps()} (times chunks)"
@@ -250,9 +269,10 @@ class Config:
             check_unused(self, names, rule, "leave it out, or take --environment digits")
         if self.compare:
             self._refuse_what_a_comparison_ignores()
-        elif self.algorithm in ("ddpo", "dpok"):
-            rule = f"{self.algorithm} learns no value"
-            check_unused(self, _OF_THE_VALUE, rule, "leave it out, or take another --algorithm")
+        else:
+            rule = f"{self.algorithm} does not use it"
+            ignored = _IGNORED[self.algorithm]
+            check_unused(self, ignored, rule, "leave it out, or take another --algorithm")
 
     def _refuse_what_a_comparison_ignores(self) -> None:
         if self.run.resume != "never":

@@ -255,7 +255,7 @@ def _train_reward(config: Config, model: Model, pairs: Pairs, held_out: int, che
             mesh=mesh,
         ),
     )
-    return jax.device_get(state.learner.params)
+    return jax.device_get(state.params)
 
 
 def _user_reward(spec: str, function: Callable, base) -> tuple[RewardFn, dict]:

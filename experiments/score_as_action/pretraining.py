@@ -73,7 +73,7 @@ def _train_score(config: Config, images: np.ndarray, folder: Path, mesh):
                 mesh=mesh,
             ),
         )
-    return jax.device_get(state.average)
+    return jax.device_get(state.params)
 
 
 def _optimizer(options: Pretraining) -> optax.GradientTransformation:

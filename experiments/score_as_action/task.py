@@ -107,7 +107,7 @@ def make_evaluation(task: Task, steps: int, mesh: Mesh, *, number: int, chunk: i
     @partial(jax.jit, out_shardings=NamedSharding(mesh, PartitionSpec()))
     def simulate(key, params, reference, batch):
         rollout = roll_out(key, problem, task.policy, params, reference, batch)
-        return rollout.states[-1], rollout.rewards, jnp.sum(rollout.kl, axis=0)
+        return rollout.states[-1], problem.rewards(rollout), jnp.sum(rollout.kl, axis=0)
 
     def evaluate(key, params) -> Evaluation:
         params, reference = replicate(mesh, (params, task.reference.init(key)))

@@ -178,7 +178,8 @@ MISTAKES = {
     "unknown option": (["--learning_rat", "1"], "learning"),
     "unknown algorithm": (["--algorithm", "trpo"], "trpo"),
     "minibatches": (["--update.minibatches", "3"], "minibatches must divide the solver steps"),
-    "clip": (["--update.clip", "0"], "clip must be positive"),
+    "clip": (["--clip", "0"], "clip: received 0"),
+    "clip of no use": (["--algorithm", "value_gradient", "--clip", "0.1"], "clip: received 0.1"),
     "class": (["--target-class", "11"], "target_class must be one of the classes"),
     "seeds alone": (["--seeds", "3"], "add --compare"),
     "one algorithm compared": (["--compare", "--algorithm", "dpok"], "leave out this option"),
@@ -195,7 +196,7 @@ MISTAKES = {
     "reward in numpy": (["--reward", f"{HERE}:numpy_reward"], "jax.numpy"),
     "data with an environment": (["--environment", "gaussian", "--data", "x.npz"], "its own data"),
     "network of no use": (["--environment", "gaussian"], "has an exact score and a known reward"),
-    "value of no use": (["--algorithm", "ddpo"], "optimization.warmup: received 1; ddpo learns no"),
+    "value of no use": (["--algorithm", "ddpo"], "optimization.warmup: received 1; ddpo does not"),
     "network": (["--model.network", "dit", "--model.patch", "3"], "patch must divide"),
     "noise rate": (["--model.beta-max", "-1"], "beta_max must be a positive"),
 }
@@ -232,6 +233,6 @@ def test_help_names_every_option(capsys):
         command(Config, main, ["--help"])
     text = capsys.readouterr().out
     assert stopped.value.code == 0
-    for option in ("--penalty", "--solver-steps", "--compare", "--resume", "--update.trace"):
+    for option in ("--penalty", "--solver-steps", "--compare", "--resume", "--trace", "--value.epochs"):
         assert option in text
     assert jax.devices()

@@ -7,7 +7,7 @@ TINY_ANALYTIC = """
 """Where the score and the reward are known."""
 
 _LEARNED = """
---update.value-epochs 1 --optimization.warmup 1 --pretraining.steps 20 --pretraining.batch 32
+--value.epochs 1 --optimization.warmup 1 --pretraining.steps 20 --pretraining.batch 32
 --preferences.pairs 50 --preferences.steps 10 --model.width 16 --model.depth 1 --evaluate-every 2
 --checkpoint-every 1
 """.split()  # noqa: SIM905

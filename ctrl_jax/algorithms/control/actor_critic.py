@@ -21,22 +21,23 @@ Source: arXiv 2305.18901, sections 3-4; Jia and Zhou 2022.
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from ctrl_jax._checks import check_all_positive, check_unused
 from ctrl_jax._typing import Model, Params
 from ctrl_jax.algorithms.base import (
     Algorithm,
     Learner,
+    Metrics,
+    RunState,
     apply_gradient,
-    count_skips,
-    skip_metrics,
-    start_learner,
+    finish,
+    start,
 )
 from ctrl_jax.environments import ControlledPath, ControlledSDE, simulate_control
 from ctrl_jax.losses import advantage_rate, gaussian, value
@@ -134,47 +135,30 @@ class Samples(NamedTuple):
     weights: Float[Array, " samples"]
 
 
-class ContinuousState(NamedTuple):
-    """State of a run.
+@dataclasses.dataclass(frozen=True)
+class PolicyRule:
+    """How samples move a policy, as a pair of functions like an optax transformation.
 
-    Fields:
-        key: PRNG key of the next step.
-        update: number of steps taken.
-        policy: policy parameters and optimizer.
-        value: critic's parameters and optimizer.
-        penalty: C of the next update.
-        backtracked: updates that were shortened to keep their trust region.
-        skipped: steps with an update that was not finite.
-        skipped_in_a_row: the same since the last finite one.
+    Args:
+        init: of parameters, the state that outlives an update.
+        update: ``update(learner, samples)`` returns the learner, whether all was finite, and
+            metrics.
     """
 
-    key: Array
-    update: Int[Array, ""]
-    policy: Learner
-    value: Learner
-    penalty: Float[Array, ""]
-    backtracked: Int[Array, ""]
-    skipped: Int[Array, ""]
-    skipped_in_a_row: Int[Array, ""]
-
-
-PolicyUpdate = Callable[[ContinuousState, Samples], tuple[ContinuousState, dict[str, Array]]]
-"""``update(state, samples)`` returns the state with policy and penalty moved, and metrics, among
-them update/finite."""
+    init: Callable[[Params], Any]
+    update: Callable[[Learner, Samples], tuple[Learner, Bool[Array, ""], Metrics]]
 
 
 def make_continuous_control(
     problem: ContinuousControl,
     policy_model: Model,
     value_model: Model,
-    optimizer: optax.GradientTransformation,
     value_optimizer: optax.GradientTransformation,
-    update: PolicyUpdate,
+    rule: PolicyRule,
     *,
     occupation: OccupationConfig,
-    penalty: float = 0.0,
 ) -> Algorithm:
-    """Return the actor-critic of this module's page for any update of the policy.
+    """Return the actor-critic of this module's page for any rule that moves the policy.
 
     ``step(state, x_0)`` takes start states (batch, d).
 
@@ -183,11 +167,9 @@ def make_continuous_control(
         policy_model: ``apply(params, t, x)`` returns mean and std (batch, m).
         value_model: ``apply(params, t, x)`` returns values (batch,), at `observe(t, x)` if it has
             one.
-        optimizer: of the policy.
         value_optimizer: of the critic.
-        update: of the policy, from samples.
+        rule: what moves the policy.
         occupation: how samples are made.
-        penalty: first C.
 
     Raises:
         ValueError: dt or horizon is not positive, or the horizon is shorter than a step.
@@ -199,42 +181,26 @@ def make_continuous_control(
             f"{problem.dt}; make it a few times 1 / discount."
         )
 
-    def init(key: Array) -> ContinuousState:
-        key, policy_key, value_key = jax.random.split(key, 3)
-        # Counters are buffers of their own, so that the state can be donated.
-        update, backtracked, skipped, in_a_row = (jnp.zeros((), jnp.int32) + 0 for _ in range(4))
-        return ContinuousState(
-            key=key,
-            update=update,
-            policy=start_learner(policy_model.init(policy_key), optimizer),
-            value=start_learner(value_model.init(value_key), value_optimizer),
-            penalty=jnp.asarray(penalty, float),
-            backtracked=backtracked,
-            skipped=skipped,
-            skipped_in_a_row=in_a_row,
-        )
+    def init(key: Array) -> RunState:
+        policy, value = (policy_model.init, rule.init), (value_model.init, value_optimizer.init)
+        return start(key, {"policy": policy, "value": value})
 
-    def step(state: ContinuousState, x_0: Float[Array, "batch d"]):
+    def step(state: RunState, x_0: Float[Array, "batch d"]) -> tuple[RunState, Metrics]:
         key, rollout_key, time_key = jax.random.split(state.key, 3)
-        policy_fn = partial(policy_model.apply, state.policy.params, jnp.zeros(()))
+        policy, critic = state.learners["policy"], state.learners["value"]
+        policy_fn = partial(policy_model.apply, policy.params, jnp.zeros(()))
         path = simulate_control(
             rollout_key, problem.environment, policy_fn, x_0, dt=problem.dt, steps=problem.steps
         )
-        value_fn = partial(evaluate_value, value_model, state.value.params)
+        value_fn = partial(evaluate_value, value_model, critic.params)
         samples, metrics = sample_occupation(time_key, problem, path, value_fn, occupation)
-        moved, policy_metrics = update(state._replace(key=key), samples)
-        learner, value_metrics = fit_values(
-            value_model, state.value, value_optimizer, samples, occupation
+        policy, finite, moved = rule.update(policy, samples)
+        critic, value_finite, fitted = fit_values(
+            value_model, critic, value_optimizer, samples, occupation
         )
-        finite = jnp.minimum(policy_metrics.pop("update/finite"), value_metrics.pop("value/finite"))
-        skips = count_skips(state, finite)
-        moved = moved._replace(
-            update=state.update + 1,
-            value=learner,
-            **skips,
-        )
-        metrics |= {"update/finite": finite, **skip_metrics(skips)}
-        return moved, {**metrics, **policy_metrics, **value_metrics}
+        learners = {"policy": policy, "value": critic}
+        state, counts = finish(state, key, learners, finite & value_finite)
+        return state, metrics | moved | fitted | counts
 
     return Algorithm(init, step)
 
@@ -251,7 +217,7 @@ def sample_occupation(
     path: ControlledPath,
     value_fn: Callable[[Array], Array],
     config: OccupationConfig,
-) -> tuple[Samples, dict[str, Array]]:
+) -> tuple[Samples, Metrics]:
     """Return samples of the occupation measure, with advantages and targets, and metrics."""
     environment, h = problem.environment, problem.dt
     gamma, beta = environment.temperature, environment.discount
@@ -288,7 +254,7 @@ def fit_values(
     optimizer: optax.GradientTransformation,
     samples: Samples,
     config: OccupationConfig,
-) -> tuple[Learner, dict[str, Array]]:
+) -> tuple[Learner, Bool[Array, ""], Metrics]:
     """Take gradient steps on the martingale loss (2) or the temporal difference (3)."""
 
     def loss_fn(params):
@@ -308,8 +274,7 @@ def fit_values(
         return learner, (loss, finite)
 
     learner, (losses, finite) = jax.lax.scan(body, learner, length=config.value_epochs)
-    metrics = {"value/loss": losses[0], "value/finite": jnp.min(finite.astype(losses.dtype))}
-    return learner, metrics
+    return learner, jnp.all(finite), {"value/loss": losses[0]}
 
 
 def _residual_rates(problem, path, value_fn, bonus, config):

@@ -2,7 +2,7 @@ r"""Policy gradient in continuous time (CPG): one optimizer step per batch along
 
     \nabla \eta = E_{d, \pi}[\nabla log \pi(a|x) (q - \gamma log \pi)]/\beta,              (1)
 
-with samples of the occupation measure d and q estimated by the critic (`continuous_control`). The
+with samples of the occupation measure d and q estimated by the critic (`actor_critic`). The
 entropy bonus has no gradient of its own: E_\pi \nabla log \pi = 0. The factor 1/beta is left to the
 learning rate. Source: arXiv 2305.18901, section 3.
 """
@@ -17,7 +17,7 @@ from ctrl_jax.algorithms.control.actor_critic import (
     DEFAULT_OCCUPATION,
     ContinuousControl,
     OccupationConfig,
-    PolicyUpdate,
+    PolicyRule,
     make_continuous_control,
 )
 from ctrl_jax.losses import gaussian, policy
@@ -31,34 +31,40 @@ def make_cpg(
     value_optimizer: optax.GradientTransformation,
     occupation: OccupationConfig = DEFAULT_OCCUPATION,
 ) -> Algorithm:
-    """Return CPG; arguments and errors as in `continuous_control.make_continuous_control`."""
+    """Return CPG: one step per batch along E[A grad log pi] over the occupation measure.
+
+    Args:
+        problem: what to control.
+        policy_model: ``apply(params, t, x)`` returns mean and std of the action, (batch, m) each.
+        value_model: ``apply(params, t, x)`` returns values (batch,).
+        optimizer: of the policy.
+        value_optimizer: of the critic.
+        occupation: how trajectories become samples.
+
+    Returns:
+        The algorithm; its batch is an array of start states, (batch, d).
+
+    Raises:
+        ValueError: dt or horizon of the problem is not positive, or the horizon is shorter than dt.
+    """
+    rule = gradient_rule(policy_model, optimizer)
     return make_continuous_control(
-        problem,
-        policy_model,
-        value_model,
-        optimizer,
-        value_optimizer,
-        gradient_update(policy_model, optimizer),
-        occupation=occupation,
+        problem, policy_model, value_model, value_optimizer, rule, occupation=occupation
     )
 
 
-def gradient_update(policy_model: Model, optimizer: optax.GradientTransformation) -> PolicyUpdate:
-    """Return the update that takes one optimizer step along (1)."""
+def gradient_rule(policy_model: Model, optimizer: optax.GradientTransformation) -> PolicyRule:
+    """Return the rule that takes one optimizer step along (1)."""
 
-    def update(state, samples):
+    def update(learner, samples):
         def loss_fn(params):
             mean, std = policy_model.apply(params, jnp.zeros(()), samples.states)
             log_prob = gaussian.log_prob(mean, std, samples.actions)
             losses = policy.policy_gradient(log_prob, samples.advantages, weights=samples.weights)
             return jnp.sum(losses)
 
-        gradient = jax.grad(loss_fn)(state.policy.params)
-        learner, finite = apply_gradient(state.policy, gradient, optimizer)
-        metrics = {
-            "policy/gradient_norm": optax.tree.norm(gradient),
-            "update/finite": finite.astype(samples.weights.dtype),
-        }
-        return state._replace(policy=learner), metrics
+        gradient = jax.grad(loss_fn)(learner.params)
+        learner, finite = apply_gradient(learner, gradient, optimizer)
+        return learner, finite, {"policy/gradient_norm": optax.tree.norm(gradient)}
 
-    return update
+    return PolicyRule(optimizer.init, update)

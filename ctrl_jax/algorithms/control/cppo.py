@@ -18,21 +18,21 @@ trust region. Source: arXiv 2305.18901, section 4, algorithm 2.
 """
 
 import dataclasses
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array
+from jaxtyping import Array, Float, Int
 
 from ctrl_jax._checks import check_all_positive, check_unused
 from ctrl_jax._typing import Model
-from ctrl_jax.algorithms.base import Algorithm, apply_gradient, start_learner
+from ctrl_jax.algorithms.base import Algorithm, Learner, apply_gradient, keep_if
 from ctrl_jax.algorithms.control.actor_critic import (
     DEFAULT_OCCUPATION,
     ContinuousControl,
     OccupationConfig,
-    PolicyUpdate,
+    PolicyRule,
     make_continuous_control,
 )
 from ctrl_jax.losses import gaussian, policy
@@ -102,36 +102,50 @@ def make_cppo(
     config: ProximalConfig = DEFAULT_PROXIMAL,
     occupation: OccupationConfig = DEFAULT_OCCUPATION,
 ) -> Algorithm:
-    """Return CPPO; errors as in `continuous_control.make_continuous_control`.
+    """Return CPPO: some steps per batch on clipped or penalized ratios, within a trust region.
 
     Args:
-        problem, policy_model, value_model, value_optimizer, occupation: as there.
+        problem: what to control.
+        policy_model: ``apply(params, t, x)`` returns mean and std of the action, (batch, m) each.
+        value_model: ``apply(params, t, x)`` returns values (batch,).
         optimizer: of the policy, started afresh in every update.
+        value_optimizer: of the critic.
         config: penalty and trust region.
+        occupation: how trajectories become samples.
+
+    Returns:
+        The algorithm; its batch is an array of start states, (batch, d).
+
+    Raises:
+        ValueError: dt or horizon of the problem is not positive, or the horizon is shorter than dt.
     """
+    temperature = problem.environment.temperature
+    rule = proximal_rule(policy_model, optimizer, config, temperature=temperature)
     return make_continuous_control(
-        problem,
-        policy_model,
-        value_model,
-        optimizer,
-        value_optimizer,
-        proximal_update(
-            policy_model, optimizer, config, temperature=problem.environment.temperature
-        ),
-        occupation=occupation,
-        penalty=config.start,
+        problem, policy_model, value_model, value_optimizer, rule, occupation=occupation
     )
 
 
-def proximal_update(
+class TrustRegion(NamedTuple):
+    """What a penalized update leaves to the next.
+
+    Fields:
+        penalty: C.
+        backtracked: updates that were shortened to keep their trust region.
+    """
+
+    penalty: Float[Array, ""]
+    backtracked: Int[Array, ""]
+
+
+def proximal_rule(
     policy_model: Model,
     optimizer: optax.GradientTransformation,
     config: ProximalConfig,
     *,
     temperature: Array | float,
-) -> PolicyUpdate:
-    """Return the update of this module's page; `temperature` weighs the second term of (1)."""
-    constrained = config.penalty != "clipped"
+) -> PolicyRule:
+    """Return the rule of this module's page; `temperature` weighs the second term of (1)."""
 
     def divergences(params, samples):
         mean, std = policy_model.apply(params, jnp.zeros(()), samples.states)
@@ -143,68 +157,66 @@ def proximal_update(
         values = jnp.sqrt(kl) if config.penalty == "sqrt_kl" else kl
         return jnp.sum(samples.weights * values)
 
-    def loss_fn(params, samples, penalty):
+    def loss_fn(params, samples, region):
         mean, std, kl = divergences(params, samples)
         old = gaussian.log_prob(samples.means, samples.stds, samples.actions)
         log_ratio = gaussian.log_prob(mean, std, samples.actions) - old
-        losses = _surrogate(config, log_ratio, samples.advantages, kl, penalty)
+        losses = _surrogate(config, log_ratio, samples.advantages, kl, region)
         loss = jnp.sum(samples.weights * (losses + temperature * kl))
         outside = jnp.abs(jnp.expm1(log_ratio)) > config.clip
         return loss, jnp.sum(samples.weights * outside)
 
-    def update(state, samples):
-        old = state.policy.params
+    def init(params):
+        if config.penalty == "clipped":
+            return ()
+        return TrustRegion(jnp.asarray(config.start, float), jnp.zeros((), jnp.int32))
+
+    def update(learner, samples):
+        old, region = learner
 
         def body(learner, _):
-            gradient, outside = jax.grad(loss_fn, has_aux=True)(
-                learner.params, samples, state.penalty
-            )
+            gradient, outside = jax.grad(loss_fn, has_aux=True)(learner.params, samples, region)
             learner, finite = apply_gradient(learner, gradient, optimizer)
             return learner, (outside, finite, optax.tree.norm(gradient))
 
-        learner, (outside, finite, norms) = jax.lax.scan(
-            body, start_learner(old, optimizer), length=config.epochs
+        (new, _), (outside, finite, norms) = jax.lax.scan(
+            body, Learner(old, optimizer.init(old)), length=config.epochs
         )
-        reached = distance(learner.params, samples)
-        metrics = {
-            "kl/reached": reached,
-            "policy/gradient_norm": jnp.mean(norms),
-            "update/finite": jnp.min(finite.astype(reached.dtype)),
-        }
-        if not constrained:
+        reached = distance(new, samples)
+        metrics = {"kl/reached": reached, "policy/gradient_norm": jnp.mean(norms)}
+        if config.penalty == "clipped":
             metrics["ppo/clip_fraction"] = outside[-1]
-            return state._replace(policy=learner), metrics
+            return Learner(new, ()), jnp.all(finite), metrics
         limit = (1 + config.tolerance) * config.target
-        scale = _admissible_scale(lambda p: distance(p, samples), old, learner.params, limit)
-        params = _interpolate(old, learner.params, scale)
-        penalty = policy.adapt_penalty(
-            state.penalty,
-            reached,
-            config.target,
-            tolerance=config.tolerance,
-            factor=config.factor,
-        )
-        shortened = (scale < 1) & jnp.isfinite(reached)
-        backtracked = state.backtracked + shortened.astype(jnp.int32)
+        scale = _admissible_scale(lambda p: distance(p, samples), old, new, limit)
+        params = _interpolate(old, new, scale)
+        region = keep_if(jnp.all(finite), _adapted(config, region, reached, scale), region)
         metrics |= {
             "kl/accepted": distance(params, samples),
             "trust_region/scale": scale,
-            "trust_region/backtracked": backtracked,
-            "penalty": penalty,
+            "trust_region/backtracked": region.backtracked,
+            "trust_region/penalty": region.penalty,
         }
-        moved = learner._replace(params=params)
-        return state._replace(policy=moved, penalty=penalty, backtracked=backtracked), metrics
+        return Learner(params, region), jnp.all(finite), metrics
 
-    return update
+    return PolicyRule(init, update)
 
 
-def _surrogate(config, log_ratio, advantages, kl, penalty) -> Array:
+def _adapted(config: ProximalConfig, region: TrustRegion, reached, scale) -> TrustRegion:
+    penalty = policy.adapt_penalty(
+        region.penalty, reached, config.target, tolerance=config.tolerance, factor=config.factor
+    )
+    shortened = (scale < 1) & jnp.isfinite(reached)
+    return TrustRegion(penalty, region.backtracked + shortened.astype(jnp.int32))
+
+
+def _surrogate(config, log_ratio, advantages, kl, region) -> Array:
     if config.penalty == "clipped":
         return policy.clipped_surrogate(log_ratio, advantages, clip=config.clip)
     if config.penalty == "linear_kl":
-        return policy.linear_kl_surrogate(log_ratio, advantages, kl, penalty=penalty)
+        return policy.linear_kl_surrogate(log_ratio, advantages, kl, penalty=region.penalty)
     return policy.sqrt_kl_surrogate(
-        log_ratio, advantages, kl, penalty=penalty, epsilon=config.rounding
+        log_ratio, advantages, kl, penalty=region.penalty, epsilon=config.rounding
     )
 
 

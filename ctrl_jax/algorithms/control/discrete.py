@@ -23,11 +23,11 @@ from ctrl_jax.algorithms.control.actor_critic import (
     DEFAULT_OCCUPATION,
     ContinuousControl,
     OccupationConfig,
-    PolicyUpdate,
+    PolicyRule,
     make_continuous_control,
 )
-from ctrl_jax.algorithms.control.cpg import gradient_update
-from ctrl_jax.algorithms.control.cppo import ProximalConfig, proximal_update
+from ctrl_jax.algorithms.control.cpg import gradient_rule
+from ctrl_jax.algorithms.control.cppo import ProximalConfig, proximal_rule
 
 
 def make_discrete_policy_gradient(
@@ -43,23 +43,24 @@ def make_discrete_policy_gradient(
     """Return the advantage actor-critic of discrete time, with the generalized advantages (1).
 
     Args:
-        problem, policy_model, value_model, optimizer, value_optimizer: as in
-            `continuous_control.make_continuous_control`.
+        problem: what to control.
+        policy_model: ``apply(params, t, x)`` returns mean and std of the action, (batch, m) each.
+        value_model: ``apply(params, t, x)`` returns values (batch,).
+        optimizer: of the policy.
+        value_optimizer: of the critic.
         trace: in (0, 1), decay per step.
         occupation: gives `draws` and `value_epochs`; the rest is discrete time's.
+
+    Returns:
+        The algorithm; its batch is an array of start states, (batch, d).
 
     Raises:
         ValueError: trace is not in (0, 1), `occupation` sets what discrete time decides.
     """
-    update = gradient_update(policy_model, optimizer)
+    rule = _per_step(problem, gradient_rule(policy_model, optimizer), standardize=False)
+    samples = discrete_occupation(problem, trace, occupation)
     return make_continuous_control(
-        problem,
-        policy_model,
-        value_model,
-        optimizer,
-        value_optimizer,
-        _per_step(problem, update, standardize=False),
-        occupation=discrete_occupation(problem, trace, occupation),
+        problem, policy_model, value_model, value_optimizer, rule, occupation=samples
     )
 
 
@@ -75,25 +76,32 @@ def make_discrete_ppo(
     epochs: int = 10,
     occupation: OccupationConfig = DEFAULT_OCCUPATION,
 ) -> Algorithm:
-    """Return PPO with clipped ratios and standardized advantages (1); the rest as above.
+    """Return PPO of discrete time: clipped ratios with standardized generalized advantages (1).
 
     Args:
-        problem, policy_model, value_model, value_optimizer, trace, occupation: as above.
+        problem: what to control.
+        policy_model: ``apply(params, t, x)`` returns mean and std of the action, (batch, m) each.
+        value_model: ``apply(params, t, x)`` returns values (batch,).
         optimizer: of the policy, started afresh in every update.
+        value_optimizer: of the critic.
+        trace: in (0, 1), decay per step.
         clip: half-width of the interval of the ratio.
         epochs: optimizer steps per update.
+        occupation: gives `draws` and `value_epochs`; the rest is discrete time's.
+
+    Returns:
+        The algorithm; its batch is an array of start states, (batch, d).
+
+    Raises:
+        ValueError: trace is not in (0, 1), `occupation` sets what discrete time decides.
     """
     config = ProximalConfig(penalty="clipped", clip=clip, epochs=epochs)
     # Without the exact second term of CPPO, which PPO does not have.
-    update = proximal_update(policy_model, optimizer, config, temperature=0.0)
+    rule = proximal_rule(policy_model, optimizer, config, temperature=0.0)
+    samples = discrete_occupation(problem, trace, occupation)
+    rule = _per_step(problem, rule, standardize=True)
     return make_continuous_control(
-        problem,
-        policy_model,
-        value_model,
-        optimizer,
-        value_optimizer,
-        _per_step(problem, update, standardize=True),
-        occupation=discrete_occupation(problem, trace, occupation),
+        problem, policy_model, value_model, value_optimizer, rule, occupation=samples
     )
 
 
@@ -118,12 +126,12 @@ def discrete_occupation(
     )
 
 
-def _per_step(problem: ContinuousControl, update: PolicyUpdate, *, standardize: bool):
-    def per_step(state, samples):
+def _per_step(problem: ContinuousControl, rule: PolicyRule, *, standardize: bool) -> PolicyRule:
+    def per_step(learner, samples):
         advantages = problem.dt * samples.advantages
         if standardize:
             centered = advantages - jnp.mean(advantages)
             advantages = centered / (jnp.std(advantages) + 1e-8)
-        return update(state, samples._replace(advantages=advantages))
+        return rule.update(learner, samples._replace(advantages=advantages))
 
-    return per_step
+    return dataclasses.replace(rule, update=per_step)

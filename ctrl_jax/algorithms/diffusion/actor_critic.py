@@ -1,113 +1,93 @@
-r"""One step of fine-tuning, for any surrogate and any advantage.
+r"""Fine-tuning a diffusion model by continuous-time RL, the score as the action (2409.08400).
 
-Roll out the policy, score the end states, evaluate the critic, estimate advantages, take minibatch
-updates of the policy, fit the critic: one pure function of state and batch.
+One step: roll out the policy, score the end states, estimate the advantage of every transition,
+take minibatch updates of the policy with the penalty acting directly through the mean, then fit the
+value network, where there is one,
+
+    A_i = \sum_k trace^k [V(t_{i+k+1}, x_{i+k+1}) - lambda KL_{i+k} - V(t_{i+k}, x_{i+k})],    (1)
+    policy:  E \sum_i [surrogate(ratio_i, A_i) + lambda KL_i(mu_theta)],                        (2)
+    value:   E \sum_i (R - lambda \sum_{j>=i} KL_j - V(t_i, x_i))^2 / 2.                        (3)
+
+With trace = 1, or with the true value, (1) and (2) give the exact gradient of the penalized
+objective for the chain: KL_i inside (1) is the price of the future, KL_i in (2) the direct
+derivative.
+
+An algorithm is a surrogate and an advantage: `make_ppo` (clipped ratio), `make_policy_gradient`
+(score function), `make_value_gradient` (q is linear in the action, so its gradient is \nabla V),
+and `make_ddpo` and `make_dpok`, which use terminal rewards only. All of a step is one pure
+function, `learn` after `collect`; with rewards from outside JAX the two are called by themselves:
+
+    rollout = collect(state, batch)
+    state, metrics = learn(state, rollout, rewards_of(rollout.states[-1]))
 """
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float
 
+from ctrl_jax._checks import check_fraction
 from ctrl_jax._typing import Model
-from ctrl_jax.algorithms.base import (
-    Algorithm,
-    Learner,
-    count_skips,
-    move_average,
-    skip_metrics,
-    start_learner,
-    weighted_mean,
-)
+from ctrl_jax.algorithms.base import Algorithm, Metrics, RunState, finish, start
 from ctrl_jax.algorithms.diffusion.critic import (
     Critic,
+    Evaluated,
     evaluate_critic,
-    explained_variance,
     fit_critic,
     remove_martingale,
+    returns_from,
 )
 from ctrl_jax.algorithms.diffusion.policy_update import (
-    Passes,
+    PolicyUpdate,
     Surrogate,
     Transitions,
     update_policy,
 )
-from ctrl_jax.algorithms.diffusion.problem import Batch, DiffusionControl, Rollout, roll_out
+from ctrl_jax.algorithms.diffusion.problem import (
+    Batch,
+    DiffusionControl,
+    Rollout,
+    mask_rewards,
+    path_metrics,
+    roll_out,
+)
 from ctrl_jax.losses import advantage
+
+DEFAULT_POLICY_UPDATE = PolicyUpdate()
+
+AdvantageFn = Callable[[DiffusionControl, Rollout, Array, Array | None], Array]
+"""``advantage(problem, rollout, rewards, values)`` of every step, (steps, batch)."""
 
 
 @dataclasses.dataclass(frozen=True)
-class UpdateConfig:
-    """How one batch of trajectories is used.
+class Control(Algorithm):
+    """An algorithm whose step is cut where rewards are asked for.
 
     Args:
-        epochs: policy passes over the transitions.
-        minibatches: policy updates per pass; divides the number of solver steps.
-        chunks: pieces that each policy minibatch is computed in, their gradients added up;
-            minibatches * chunks divides the number of solver steps.
-        value_epochs: value passes over the transitions.
-        value_minibatches: value updates per pass, at most the number of solver steps + 1.
-        trace: in [0, 1], decay of (1): 0 trusts the value network, 1 the trajectory.
-        clip: half-width of PPO's interval for the ratio of a step.
-        average_decay: decay per step of the moving average of the policy's parameters; 0 for none.
-        control_variate: whether PPO takes what the critic predicts of the advantage out of the
-            ratio's noise and adds its exact gradient instead.
+        init: ``state = init(key)``.
+        step: ``learn(state, rollout, rewards)`` of ``rollout = collect(state, batch)`` and of the
+            rewards of the problem; one pure function.
+        collect: ``rollout = collect(state, batch)``, the trajectories of a batch.
+        learn: ``state, metrics = learn(state, rollout, rewards)``, the state as `collect` saw it.
     """
 
-    epochs: int = 1
-    minibatches: int = 5
-    chunks: int = 1
-    value_epochs: int = 2
-    value_minibatches: int = 5
-    trace: float = 0.9
-    clip: float = 0.2
-    average_decay: float = 0.0
-    control_variate: bool = True
-
-    def __post_init__(self):
-        for name in ("epochs", "minibatches", "chunks", "value_epochs", "value_minibatches"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        for name in ("trace", "average_decay"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}.")
-        if not self.clip > 0:
-            raise ValueError(f"clip must be positive, got {self.clip}.")
+    collect: Callable[[RunState, Batch], Any]
+    learn: Callable[[RunState, Any, Any], tuple[RunState, Metrics]]
 
 
-DEFAULT_UPDATE = UpdateConfig()
+def generalized_advantage(trace: float) -> AdvantageFn:
+    """Return the advantage (1); `trace` in [0, 1]: 0 trusts the value, 1 the trajectory."""
+    check_fraction("trace", trace)
 
+    def advantages(problem, rollout, rewards, values):
+        running = -problem.penalty * rollout.kl
+        return advantage.generalized(values, running, rewards, trace=trace)
 
-class ControlState(NamedTuple):
-    """State of a fine-tuning run.
-
-    Fields:
-        key: PRNG key of the next step.
-        update: number of steps taken.
-        policy: policy parameters and optimizer.
-        value: value parameters and optimizer; None without a value network.
-        average: moving average of the policy's parameters.
-        reference: parameters of the reference score.
-        skipped: steps whose update was not finite.
-        skipped_in_a_row: the same since the last finite one.
-    """
-
-    key: Array
-    update: Int[Array, ""]
-    policy: Learner
-    value: Learner | None
-    average: Any
-    reference: Any
-    skipped: Int[Array, ""]
-    skipped_in_a_row: Int[Array, ""]
-
-
-AdvantageFn = Callable[[Rollout, Array | None, Batch], Array]
-"""``advantage(rollout, values, batch)`` returns (steps, batch)."""
+    return advantages
 
 
 def make_control(
@@ -115,100 +95,97 @@ def make_control(
     policy_model: Model,
     optimizer: optax.GradientTransformation,
     surrogate: Surrogate,
+    advantage_fn: AdvantageFn | None,
     *,
-    critic: Critic | None,
-    config: UpdateConfig,
-    advantage_fn: AdvantageFn | None = None,
-    clip: float | None = None,
-) -> Algorithm:
+    critic: Critic | None = None,
+    update: PolicyUpdate = DEFAULT_POLICY_UPDATE,
+) -> Control:
     """Return the algorithm of this module's page for any surrogate and advantage.
 
     Args:
         problem: what to control.
-        policy_model: the acting score.
+        policy_model: the acting score; its ``init`` returns the pretrained parameters.
         optimizer: of the policy.
-        surrogate: per-row policy loss.
+        surrogate: what the policy descends.
+        advantage_fn: the advantage of every step; None for a surrogate that reads none.
         critic: value network; None for algorithms without one.
-        config: how a batch is used.
-        advantage_fn: the advantage of every step; (1) by default.
-        clip: where the surrogate clips ratios, if it does; for the metric ppo/clip_fraction.
+        update: how the policy learns from a batch.
+
+    Returns:
+        The algorithm; its batch is a `Batch`.
 
     Raises:
-        ValueError: minibatches do not divide the solver steps.
+        ValueError: the minibatches do not fit the solver steps.
     """
-    _check_minibatches(problem, config)
+    update.check_steps(problem.steps)
+    if critic is not None:
+        critic.update.check_steps(problem.steps)
 
-    def default_advantage(rollout, values, batch):
-        running = -problem.penalty * rollout.kl
-        return advantage.generalized(values, running, rollout.rewards, trace=config.trace)
-
-    advantage_fn = advantage_fn or default_advantage
-
-    def init(key: Array) -> ControlState:
-        key, policy_key, value_key, reference_key = jax.random.split(key, 4)
-        # Every leaf is a buffer of its own, so that the state can be donated.
-        params = jax.tree.map(jnp.copy, policy_model.init(policy_key))
-        return ControlState(
-            key=key,
-            update=jnp.zeros((), jnp.int32),
-            policy=start_learner(params, optimizer),
-            value=critic and start_learner(critic.model.init(value_key), critic.optimizer),
-            average=jax.tree.map(jnp.copy, params),
-            reference=jax.tree.map(jnp.copy, problem.reference.init(reference_key)),
-            skipped=jnp.zeros((), jnp.int32),
-            skipped_in_a_row=jnp.zeros((), jnp.int32),
-        )
-
-    def step(state: ControlState, batch: Batch) -> tuple[ControlState, dict[str, Array]]:
-        key, rollout_key, policy_key, value_key = jax.random.split(state.key, 4)
-        rollout = roll_out(
-            rollout_key, problem, policy_model, state.policy.params, state.reference, batch
-        )
-        values, gradients = None, None
+    def init(key: Array) -> RunState:
+        learners = {"policy": (policy_model.init, optimizer.init)}
         if critic is not None:
-            assert state.value is not None
-            evaluated = evaluate_critic(critic, state.value, problem, rollout, batch)
-            values, gradients = evaluated.values, evaluated.gradients
-        advantages = advantage_fn(rollout, values, batch)
-        if critic is not None and critic.gradient_at == "mean":
-            advantages = remove_martingale(advantages, evaluated, problem, rollout)
-        learner, metrics = update_policy(
+            learners["value"] = (critic.model.init, critic.optimizer.init)
+        averaged = update.average_decay > 0
+        return start(key, learners, reference=problem.reference.init, averaged=averaged)
+
+    def collect(state: RunState, batch: Batch) -> Rollout:
+        params, rollout_key = state.policy.params, jax.random.split(state.key, 4)[1]
+        return roll_out(rollout_key, problem, policy_model, params, state.reference, batch)
+
+    def learn(state: RunState, rollout: Rollout, rewards) -> tuple[RunState, Metrics]:
+        key, _, policy_key, value_key = jax.random.split(state.key, 4)
+        rewards = mask_rewards(rewards, rollout.states[-1], rollout.batch)
+        learners, evaluated = dict(state.learners), None
+        if critic is not None:
+            at = surrogate.gradient_at
+            evaluated = evaluate_critic(critic, learners["value"], problem, rollout, at)
+        transitions = _transitions(problem, rollout, rewards, evaluated, surrogate, advantage_fn)
+        learners["policy"], finite, metrics = update_policy(
             policy_key,
             policy_model,
             state.policy,
             optimizer,
-            _transitions(problem, rollout, advantages, gradients, batch),
+            transitions,
             surrogate,
             problem.penalty,
-            Passes(config.epochs, config.minibatches, config.chunks, clip),
+            update,
         )
-        value_learner = state.value
         if critic is not None:
-            value_learner, value_metrics = fit_critic(
-                value_key, critic, state.value, problem, rollout, evaluated, batch, config
+            assert evaluated is not None
+            returns = returns_from(problem, rollout, rewards)
+            learners["value"], fitted, value_metrics = fit_critic(
+                value_key, critic, learners["value"], problem, rollout, evaluated, returns
             )
-            finite = jnp.minimum(metrics["update/finite"], value_metrics.pop("value/finite"))
-            metrics = {**metrics, **value_metrics, "update/finite": finite}
-            metrics["value/explained_variance"] = explained_variance(
-                problem, rollout, values, batch
-            )
-        skips = count_skips(state, metrics["update/finite"])
-        moved = ControlState(
-            key=key,
-            update=state.update + 1,
-            policy=learner,
-            value=value_learner,
-            average=move_average(state.average, learner.params, config.average_decay),
-            reference=state.reference,
-            **skips,
-        )
-        metrics |= skip_metrics(skips)
-        return moved, {**_rollout_metrics(problem, rollout, batch), **metrics}
+            finite, metrics = finite & fitted, metrics | value_metrics
+        kl = jnp.sum(rollout.kl, axis=0)
+        metrics |= path_metrics(problem, rewards, kl, rollout.ok, rollout.batch)
+        state, counts = finish(state, key, learners, finite, decay=update.average_decay)
+        return state, metrics | counts
 
-    return Algorithm(init, step)
+    def step(state: RunState, batch: Batch) -> tuple[RunState, Metrics]:
+        rollout = collect(state, batch)
+        return learn(state, rollout, problem.rewards(rollout))
+
+    return Control(init, step, collect, learn)
 
 
-def _transitions(problem, rollout, advantages, gradients, batch) -> Transitions:
+def _transitions(
+    problem: DiffusionControl,
+    rollout: Rollout,
+    rewards: Float[Array, " batch"],
+    evaluated: Evaluated | None,
+    surrogate: Surrogate,
+    advantage_fn: AdvantageFn | None,
+) -> Transitions:
+    values = None if evaluated is None else evaluated.values
+    gradients = None if evaluated is None else evaluated.gradients
+    advantages = jnp.zeros_like(rollout.kl)
+    if advantage_fn is not None:
+        advantages = advantage_fn(problem, rollout, rewards, values)
+    if surrogate.gradient_at == "mean":
+        assert evaluated is not None
+        advantages = remove_martingale(advantages, evaluated, problem, rollout)
+
     def batch_major(array):
         return jnp.swapaxes(array, 0, 1)
 
@@ -221,35 +198,6 @@ def _transitions(problem, rollout, advantages, gradients, batch) -> Transitions:
         reference=batch_major(rollout.reference),
         advantages=batch_major(advantages),
         gradients=None if gradients is None else batch_major(gradients),
-        weights=batch.weights,
-        conditions=batch.conditions,
+        weights=rollout.batch.weights,
+        conditions=rollout.batch.conditions,
     )
-
-
-def _rollout_metrics(problem, rollout, batch):
-    reward = weighted_mean(rollout.rewards, batch.weights)
-    spread = weighted_mean((rollout.rewards - reward) ** 2, batch.weights)
-    path_kl = weighted_mean(jnp.sum(rollout.kl, axis=0), batch.weights)
-    moved = rollout.ok | (batch.weights == 0)
-    return {
-        "reward/mean": reward,
-        "reward/std": jnp.sqrt(spread),
-        "states/finite": jnp.all(moved),
-        # Of a state that is not finite the reward may say anything.
-        "reward/finite": jnp.all(jnp.isfinite(rollout.rewards) | ~rollout.ok),
-        "kl/path": path_kl,
-        "objective": reward - problem.penalty * path_kl,
-    }
-
-
-def _check_minibatches(problem, config):
-    if problem.steps % (config.minibatches * config.chunks):
-        raise ValueError(
-            "minibatches must divide the solver steps, and minibatches * chunks too, got "
-            f"{config.minibatches} * {config.chunks} for {problem.steps} steps; choose divisors."
-        )
-    if config.value_minibatches > problem.steps + 1:
-        raise ValueError(
-            f"value_minibatches must be at most the {problem.steps + 1} grid points, got "
-            f"{config.value_minibatches}."
-        )

@@ -7,38 +7,57 @@ Fitting minimizes the martingale loss (`losses.value`) of the penalized return t
 over minibatches of grid points, the terminal one included.
 """
 
+import dataclasses
 from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
+from ctrl_jax._checks import check_count, refuse
 from ctrl_jax._typing import Model
-from ctrl_jax.algorithms.base import Learner, apply_gradient
+from ctrl_jax.algorithms.base import Learner, Metrics, apply_gradient
 from ctrl_jax.algorithms.diffusion.policy_update import arrange, minibatch_order, minibatch_passes
-from ctrl_jax.algorithms.diffusion.problem import (
-    Batch,
-    DiffusionControl,
-    Rollout,
-    along_path,
-)
+from ctrl_jax.algorithms.diffusion.problem import DiffusionControl, Rollout, along_path
 from ctrl_jax.losses import advantage, value
 
 
+@dataclasses.dataclass(frozen=True)
+class ValueUpdate:
+    """How the value learns from one batch of trajectories.
+
+    Args:
+        epochs: passes over the grid points.
+        minibatches: optimizer steps per pass, at most the number of solver steps + 1.
+    """
+
+    epochs: int = 2
+    minibatches: int = 5
+
+    def __post_init__(self):
+        for name in ("epochs", "minibatches"):
+            check_count(name, getattr(self, name))
+
+    def check_steps(self, steps: int) -> None:
+        """Raise ValueError where there are more minibatches than grid points."""
+        if self.minibatches > steps + 1:
+            rule = f"there are {steps + 1} grid points to divide"
+            raise refuse("the value's minibatches", self.minibatches, rule, "give a smaller one")
+
+
 class Critic(NamedTuple):
-    """A value network and its optimizer.
+    """A value network and how it learns.
 
     Fields:
-        model: V(t, x, *conditions).
+        model: V(t, x, *conditions), one value per example.
         optimizer: optax transformation.
-        gradient_at: where the policy loss needs the gradient of V(t_{i+1}, .): at the next state
-            x_{i+1} itself, at its conditional mean m_i (a control variate), or nowhere.
+        update: how it learns from one batch of trajectories.
     """
 
     model: Model
     optimizer: optax.GradientTransformation
-    gradient_at: Literal["next", "mean"] | None = None
+    update: ValueUpdate = ValueUpdate()
 
 
 class Evaluated(NamedTuple):
@@ -47,7 +66,7 @@ class Evaluated(NamedTuple):
     Fields:
         observations: what the value network sees of every state, x_i itself by default.
         values: V(t_i, x_i) for i < n.
-        expected: V(t_{i+1}, .) at ``gradient_at``; None where no gradient is needed.
+        expected: V(t_{i+1}, .) where its gradient is needed; None where it is not.
         gradients: its gradient there; None likewise.
     """
 
@@ -58,9 +77,14 @@ class Evaluated(NamedTuple):
 
 
 def evaluate_critic(
-    critic: Critic, learner: Learner, problem: DiffusionControl, rollout: Rollout, batch: Batch
+    critic: Critic,
+    learner: Learner,
+    problem: DiffusionControl,
+    rollout: Rollout,
+    gradient_at: Literal["next", "mean"] | None,
 ) -> Evaluated:
-    """Evaluate the critic, and its gradient where asked for, along a rollout."""
+    """Evaluate the critic along a rollout, and its gradient at x_{i+1} or m_i where asked for."""
+    batch = rollout.batch
 
     def observe(t, x):
         return x if critic.model.observe is None else critic.model.observe(t, x, *batch.conditions)
@@ -75,10 +99,10 @@ def evaluate_critic(
     times = problem.forward_times()
     observations = along_path(observe, times, rollout.states)
     values = along_path(value_fn, times[:-1], observations[:-1])
-    if critic.gradient_at is None:
+    if gradient_at is None:
         return Evaluated(observations, values, None, None)
     states = rollout.states[1:]
-    if critic.gradient_at == "mean":
+    if gradient_at == "mean":
         states = states - _noise_step(problem, rollout)
     expected, gradients = along_path(value_and_gradient, times[1:], states)
     return Evaluated(observations, values, expected, gradients)
@@ -109,20 +133,44 @@ def _noise_step(problem, rollout):
     return std.reshape((-1,) + (1,) * (rollout.noise.ndim - 1)) * rollout.noise
 
 
-def returns_from(problem, rollout) -> Float[Array, "points batch"]:
-    """Penalized return from every grid point on; the last is the reward."""
-    to_go = advantage.returns_to_go(-problem.penalty * rollout.kl, rollout.rewards)
-    return jnp.concatenate([to_go, rollout.rewards[None]])
+def returns_from(
+    problem: DiffusionControl, rollout: Rollout, rewards: Float[Array, " batch"]
+) -> Float[Array, "points batch"]:
+    """Return the penalized return from every grid point on; the last is the reward."""
+    to_go = advantage.returns_to_go(-problem.penalty * rollout.kl, rewards)
+    return jnp.concatenate([to_go, rewards[None]])
 
 
-def fit_critic(key, critic, learner, problem, rollout, evaluated, batch, config):
-    """Minimize (1) over minibatches of the grid points of every trajectory."""
-    observations = jnp.swapaxes(evaluated.observations, 0, 1)
-    returns = jnp.swapaxes(returns_from(problem, rollout), 0, 1)
+def fit_critic(
+    key: Array,
+    critic: Critic,
+    learner: Learner,
+    problem: DiffusionControl,
+    rollout: Rollout,
+    evaluated: Evaluated,
+    returns: Float[Array, "points batch"],
+) -> tuple[Learner, Bool[Array, ""], Metrics]:
+    """Minimize (1) over minibatches of the grid points of every trajectory.
+
+    Args:
+        key: PRNG key of the minibatches.
+        critic: the value network.
+        learner: its parameters and optimizer state.
+        problem: gives the times.
+        rollout: gives weights and conditions.
+        evaluated: what the network sees of every state.
+        returns: what it is to predict, as from `returns_from`.
+
+    Returns:
+        The learner, whether every update was finite, and metrics.
+    """
+    batch, update = rollout.batch, critic.update
     order_key, pass_key = jax.random.split(key)
-    size, points = returns.shape
-    order = minibatch_order(order_key, size, points, config.value_minibatches)
-    seen, targets = arrange(observations, order), arrange(returns, order)
+    points, size = returns.shape
+    order = minibatch_order(order_key, size, points, update.minibatches)
+    seen, targets = (
+        arrange(jnp.swapaxes(field, 0, 1), order) for field in (evaluated.observations, returns)
+    )
     times = problem.forward_times()[order.reshape(order.shape[0], -1)]
     k = order.shape[2]
     share = jnp.repeat(batch.weights / jnp.sum(batch.weights) / k, k, axis=0)
@@ -137,18 +185,18 @@ def fit_critic(key, critic, learner, problem, rollout, evaluated, batch, config)
         learner, finite = apply_gradient(learner, gradient, critic.optimizer)
         return learner, (loss, finite)
 
-    passes = minibatch_passes(pass_key, config.value_minibatches, config.value_epochs)
+    passes = minibatch_passes(pass_key, update.minibatches, update.epochs)
     learner, (losses, finite) = jax.lax.scan(body, learner, passes)
-    metrics = {"value/loss": jnp.mean(losses), "value/finite": jnp.min(finite.astype(losses.dtype))}
-    return learner, metrics
+    explained = _explained_variance(returns[:-1], evaluated.values, batch.weights)
+    metrics = {"value/loss": jnp.mean(losses), "value/explained_variance": explained}
+    return learner, jnp.all(finite), metrics
 
 
-def explained_variance(problem, rollout, values, batch):
+def _explained_variance(returns, values, weights):
     """Share of the variance of the returns, over steps and trajectories, that the values hold."""
-    share = batch.weights / (jnp.sum(batch.weights) * values.shape[0])
+    share = weights / (jnp.sum(weights) * values.shape[0])
 
     def variance(x):
         return jnp.sum(jnp.square(x - jnp.sum(x @ share)) @ share)
 
-    returns = returns_from(problem, rollout)[:-1]
     return 1 - variance(returns - values) / jnp.maximum(variance(returns), 1e-12)

@@ -1,6 +1,6 @@
 r"""Preference optimization of a diffusion model, offline: pairs of data, no sampling.
 
-The sibling of `diffusion_preference`, which draws its own pairs.
+The sibling of `online_preference`, which draws its own pairs.
 
 Both examples of a pair are noised to the same random time with the same noise eps; with the mean
 squared errors of the noise e = |eps - eps_theta|^2/d and e_ref of the pretrained model one descends
@@ -13,24 +13,26 @@ Source: Wallace et al. 2023 (arXiv 2311.12908); Mallows forms: 2405.14953.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from ctrl_jax._numerics import expand
 from ctrl_jax._typing import Model
 from ctrl_jax.algorithms.base import (
     Algorithm,
-    Learner,
+    Metrics,
+    RunState,
     apply_gradient,
-    count_skips,
-    move_average,
-    skip_metrics,
-    start_learner,
+    finish,
+    own_buffers,
+    pair_metrics,
+    start,
     weighted_mean,
+    weighted_means,
 )
 from ctrl_jax.processes import LinearProcess
 
@@ -54,18 +56,6 @@ class PairBatch(NamedTuple):
     conditions: tuple[Array, ...] = ()
 
 
-class OfflineState(NamedTuple):
-    """State of a run: `reference` holds the parameters that it started from."""
-
-    key: Array
-    update: Int[Array, ""]
-    policy: Learner
-    average: Any
-    reference: Any
-    skipped: Int[Array, ""]
-    skipped_in_a_row: Int[Array, ""]
-
-
 def make_offline_preference(
     process: LinearProcess,
     model: Model,
@@ -87,17 +77,11 @@ def make_offline_preference(
         average_decay: decay per step of the moving average of the parameters; 0 for none.
     """
 
-    def init(key: Array) -> OfflineState:
-        key, params_key = jax.random.split(key)
-        # Every leaf is a buffer of its own, so that the state can be donated.
-        params = jax.tree.map(jnp.copy, model.init(params_key))
-        zeros = [jnp.zeros((), jnp.int32) + 0 for _ in range(3)]
-        copies = [jax.tree.map(jnp.copy, params) for _ in range(2)]
-        return OfflineState(
-            key, zeros[0], start_learner(params, optimizer), copies[0], copies[1], *zeros[1:]
-        )
+    def init(key: Array) -> RunState:
+        state = start(key, {"policy": (model.init, optimizer.init)}, averaged=average_decay > 0)
+        return state._replace(reference=own_buffers(state.policy.params))
 
-    def step(state: OfflineState, batch: PairBatch) -> tuple[OfflineState, dict[str, Array]]:
+    def step(state: RunState, batch: PairBatch) -> tuple[RunState, Metrics]:
         key, time_key, noise_key = jax.random.split(state.key, 3)
         t = sample_times(time_key, batch.weights.shape[0])
         (x_w, noise), (x_l, _) = (
@@ -117,29 +101,10 @@ def make_offline_preference(
 
         (loss, found), gradient = jax.value_and_grad(objective, has_aux=True)(state.policy.params)
         policy, finite = apply_gradient(state.policy, gradient, optimizer)
-        skips = count_skips(state, finite)
-        moved = OfflineState(
-            key=key,
-            update=state.update + 1,
-            policy=policy,
-            average=move_average(state.average, policy.params, average_decay),
-            reference=state.reference,
-            **skips,
-        )
         gains = [(ref - own) / 2 for own, ref in zip(found, reference, strict=True)]
-        metrics = {
-            "loss": loss,
-            "rewards/chosen": weighted_mean(gains[0], batch.weights),
-            "rewards/rejected": weighted_mean(gains[1], batch.weights),
-            "rewards/margins": weighted_mean(gains[0] - gains[1], batch.weights),
-            "rewards/accuracies": weighted_mean(
-                (gains[0] > gains[1]).astype(loss.dtype), batch.weights
-            ),
-            "policy/gradient_norm": optax.tree.norm(gradient),
-            "update/finite": finite.astype(loss.dtype),
-            **skip_metrics(skips),
-        }
-        return moved, metrics
+        state, metrics = finish(state, key, {"policy": policy}, finite, decay=average_decay)
+        metrics |= {"loss": loss, "gradient_norm": optax.tree.norm(gradient)}
+        return state, metrics | weighted_means(pair_metrics(*gains), batch.weights)
 
     return Algorithm(init, step)
 

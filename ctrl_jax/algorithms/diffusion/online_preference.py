@@ -11,7 +11,7 @@ whatever law the pairs were drawn from: the law of paths of the penalized contro
 
     dP* ~ e^{R/lambda} dP_pre given the start,   lambda = beta,                              (2)
 
-the same optimum that `score_as_action` has. Two starts would spoil it: the constant of (2) depends
+the same optimum that `actor_critic` has. Two starts would spoil it: the constant of (2) depends
 on the start. Mallows-theta has lambda = c beta, c = -2 log phi. Nothing is learned but the policy:
 there is no value and no reward model, and the annotator may be anybody. Pairs of data, not of own
 paths: `offline_preference`.
@@ -30,21 +30,22 @@ from jaxtyping import Array, Bool, Float
 
 from ctrl_jax._typing import Model
 from ctrl_jax.algorithms.base import (
-    Algorithm,
+    Metrics,
+    RunState,
     apply_gradient,
-    count_skips,
-    move_average,
-    skip_metrics,
-    start_learner,
-    weighted_mean,
+    finish,
+    pair_metrics,
+    start,
+    weighted_means,
 )
-from ctrl_jax.algorithms.diffusion.actor_critic import ControlState
+from ctrl_jax.algorithms.diffusion.actor_critic import Control
 from ctrl_jax.algorithms.diffusion.problem import (
     Batch,
     DiffusionControl,
     Rollout,
     along_path,
-    draw_start,
+    mask_rewards,
+    path_metrics,
     roll_out,
 )
 from ctrl_jax.losses import path_log_ratio
@@ -96,8 +97,11 @@ def make_online_preference(
     *,
     annotator: Annotator = bradley_terry,
     config: PreferenceUpdate = DEFAULT_PREFERENCE_UPDATE,
-) -> Algorithm:
+) -> Control:
     """Return the algorithm of this page; its batch is a `Batch`, a row for each pair.
+
+    `collect` returns the two rollouts of every pair, and `learn` takes the rewards of both, arrays
+    (batch,): what the annotator sees.
 
     Args:
         problem: what to control; its penalty counts in the metric "objective" only.
@@ -108,69 +112,55 @@ def make_online_preference(
         config: how a batch is used.
     """
 
-    def init(key: Array) -> ControlState:
-        key, policy_key, reference_key = jax.random.split(key, 3)
-        # Every leaf is a buffer of its own, so that the state can be donated.
-        params = jax.tree.map(jnp.copy, policy_model.init(policy_key))
-        return ControlState(
-            key=key,
-            update=jnp.zeros((), jnp.int32),
-            policy=start_learner(params, optimizer),
-            value=None,
-            average=jax.tree.map(jnp.copy, params),
-            reference=jax.tree.map(jnp.copy, problem.reference.init(reference_key)),
-            skipped=jnp.zeros((), jnp.int32),
-            skipped_in_a_row=jnp.zeros((), jnp.int32),
-        )
+    def init(key: Array) -> RunState:
+        policy, averaged = (policy_model.init, optimizer.init), config.average_decay > 0
+        return start(key, {"policy": policy}, reference=problem.reference.init, averaged=averaged)
 
-    def step(state: ControlState, batch: Batch) -> tuple[ControlState, dict[str, Array]]:
-        key, start_key, path_key, annotator_key = jax.random.split(state.key, 4)
-        x_0 = draw_start(start_key, problem, batch)
-        first, second = (
-            roll_out(
-                jax.random.fold_in(path_key, i),
-                problem,
-                policy_model,
-                state.policy.params,
-                state.reference,
-                batch,
-                x_0=x_0,
-            )
-            for i in range(2)
-        )
-        first_wins = annotator(annotator_key, first.rewards, second.rewards, batch)
+    def collect(state: RunState, batch: Batch) -> tuple[Rollout, Rollout]:
+        _, start_key, path_key, _ = jax.random.split(state.key, 4)
+        x_0 = problem.start(start_key, batch)
+
+        def draw(i):
+            key, params = jax.random.fold_in(path_key, i), state.policy.params
+            return roll_out(key, problem, policy_model, params, state.reference, batch, x_0=x_0)
+
+        return draw(0), draw(1)
+
+    def learn(state: RunState, rollouts: tuple[Rollout, Rollout], rewards):
+        key, _, _, annotator_key = jax.random.split(state.key, 4)
+        first, second = rollouts
+        batch, ends = first.batch, (first.states[-1], second.states[-1])
+        one, two = (mask_rewards(r, x, batch) for r, x in zip(rewards, ends, strict=True))
+        first_wins = annotator(annotator_key, one, two, batch)
         log_ratios = partial(_log_ratios, problem, policy_model, state.reference, batch)
 
         def objective(params):
-            one, two = (log_ratios(params, rollout) for rollout in (first, second))
+            one, two = (log_ratios(params, rollout) for rollout in rollouts)
             chosen, rejected = jnp.where(first_wins, one, two), jnp.where(first_wins, two, one)
-            loss = weighted_mean(loss_fn(chosen, rejected, batch), batch.weights)
-            return loss, _pair_metrics(loss, chosen, rejected, batch)
+            metrics = pair_metrics(chosen, rejected) | {"loss": loss_fn(chosen, rejected, batch)}
+            metrics = weighted_means(metrics, batch.weights)
+            return metrics["loss"], metrics
 
         def update(learner, _):
             gradient, metrics = jax.grad(objective, has_aux=True)(learner.params)
             learner, finite = apply_gradient(learner, gradient, optimizer)
-            metrics["update/finite"] = finite.astype(x_0.dtype)
-            metrics["policy/gradient_norm"] = optax.tree.norm(gradient)
-            return learner, metrics
+            return learner, (finite, metrics | {"gradient_norm": optax.tree.norm(gradient)})
 
-        learner, history = jax.lax.scan(update, state.policy, length=config.epochs)
+        learner, (finite, history) = jax.lax.scan(update, state.policy, length=config.epochs)
+        # The metrics of the first pass.
         metrics = {name: values[0] for name, values in history.items()}
-        metrics["update/finite"] = jnp.min(history["update/finite"])
-        skips = count_skips(state, metrics["update/finite"])
-        moved = ControlState(
-            key=key,
-            update=state.update + 1,
-            policy=learner,
-            value=None,
-            average=move_average(state.average, learner.params, config.average_decay),
-            reference=state.reference,
-            **skips,
-        )
-        metrics |= skip_metrics(skips)
-        return moved, {**_rollout_metrics(problem, (first, second), batch), **metrics}
+        kl = jnp.stack([jnp.sum(rollout.kl, axis=0) for rollout in rollouts], axis=1)
+        ok = jnp.stack([rollout.ok for rollout in rollouts], axis=1)
+        metrics |= path_metrics(problem, jnp.stack([one, two], axis=1), kl, ok, batch)
+        decay = config.average_decay
+        state, counts = finish(state, key, {"policy": learner}, jnp.all(finite), decay=decay)
+        return state, metrics | counts
 
-    return Algorithm(init, step)
+    def step(state: RunState, batch: Batch) -> tuple[RunState, Metrics]:
+        rollouts = collect(state, batch)
+        return learn(state, rollouts, [problem.rewards(rollout) for rollout in rollouts])
+
+    return Control(init, step, collect, learn)
 
 
 def _log_ratios(
@@ -199,28 +189,3 @@ def _log_ratios(
     # At the pretrained policy the sign of rounding would choose a side of the exact link's jump.
     rounding = jnp.where(jnp.abs(rho) < ROUNDING, rho, 0.0)
     return rho - jax.lax.stop_gradient(rounding)
-
-
-def _pair_metrics(loss, chosen, rejected, batch: Batch) -> dict[str, Array]:
-    """Metrics of the first pass, in TRL's names; log-ratios in nats, not times beta."""
-    return {
-        "loss": loss,
-        "rewards/chosen": weighted_mean(chosen, batch.weights),
-        "rewards/rejected": weighted_mean(rejected, batch.weights),
-        "rewards/margins": weighted_mean(chosen - rejected, batch.weights),
-        "rewards/accuracies": weighted_mean((chosen > rejected).astype(loss.dtype), batch.weights),
-    }
-
-
-def _rollout_metrics(problem: DiffusionControl, rollouts, batch: Batch) -> dict[str, Array]:
-    rewards = jnp.stack([r.rewards for r in rollouts], axis=1)
-    kl = jnp.stack([jnp.sum(r.kl, axis=0) for r in rollouts], axis=1)
-    ok = rollouts[0].ok & rollouts[1].ok
-    reward, path_kl = (weighted_mean(values, batch.weights) for values in (rewards, kl))
-    return {
-        "reward/mean": reward,
-        "states/finite": jnp.all(ok | (batch.weights == 0)),
-        "reward/finite": jnp.all(jnp.isfinite(rewards).all(axis=1) | ~ok),
-        "kl/path": path_kl,
-        "objective": reward - problem.penalty * path_kl,
-    }

@@ -12,17 +12,20 @@ one, whatever the sizes of rollout and update batches. The derivative is behind 
 scoring pass costs one forward evaluation.
 """
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
+from ctrl_jax._checks import check_count, check_fraction, check_positive, refuse
 from ctrl_jax._typing import Model
-from ctrl_jax.algorithms.base import Learner, apply_gradient, keep_if
+from ctrl_jax.algorithms.base import Learner, Metrics, apply_gradient, keep_if
+from ctrl_jax.losses import policy
 from ctrl_jax.solvers import Kernel, girsanov
 
 
@@ -54,25 +57,60 @@ class Transitions(NamedTuple):
     conditions: tuple[Array, ...]
 
 
-class Passes(NamedTuple):
-    """How often stored transitions are used, and in which pieces.
+@dataclasses.dataclass(frozen=True)
+class PolicyUpdate:
+    """How the policy learns from one batch of trajectories.
 
-    Fields:
+    Args:
         epochs: passes over the transitions.
         minibatches: optimizer steps per pass.
         chunks: pieces that each minibatch is computed in, their gradients added up: bounds the
             memory, and keeps a CPU within its cache. minibatches * chunks divides the steps.
-        clip: where the surrogate clips ratios, for the metric of how many it clips; or None.
+        average_decay: decay per step of the moving average of the parameters; 0 for none.
     """
 
-    epochs: int
-    minibatches: int
+    epochs: int = 1
+    minibatches: int = 5
     chunks: int = 1
+    average_decay: float = 0.0
+
+    def __post_init__(self):
+        for name in ("epochs", "minibatches", "chunks"):
+            check_count(name, getattr(self, name))
+        check_fraction("average_decay", self.average_decay)
+
+    def check_steps(self, steps: int) -> None:
+        """Raise ValueError unless the minibatches and their chunks divide the solver steps."""
+        if steps % (self.minibatches * self.chunks):
+            rule = f"minibatches times chunks ({self.chunks}) must divide the {steps} solver steps"
+            raise refuse("minibatches", self.minibatches, rule, "choose divisors")
+
+
+class Surrogate(NamedTuple):
+    """What the policy descends, and what that needs.
+
+    Fields:
+        loss: ``loss(rows, score, log_ratio)`` returns one number per row of `Transitions`, from the
+            policy's score there and its log-ratio (1).
+        clip: where it clips ratios, for the metric ppo/clip_fraction; None where it does not.
+        gradient_at: where it needs the gradient of V(t_{i+1}, .), as ``rows.gradients``: at the
+            next state x_{i+1}, or at its conditional mean m_i. With "mean" the noise that this
+            gradient explains is taken out of the advantage (`critic.remove_martingale`).
+    """
+
+    loss: Callable[[Transitions, Array, Array], Array]
     clip: float | None = None
+    gradient_at: Literal["next", "mean"] | None = None
 
 
-Surrogate = Callable[[Transitions, Array, Array], Array]
-"""``surrogate(rows, score, log_ratio)`` returns one loss per row."""
+def clipped(clip: float) -> Surrogate:
+    """Return PPO's surrogate, -min(ratio A, clip(ratio, 1 - clip, 1 + clip) A)."""
+    check_positive("clip", clip)
+
+    def loss(rows, score, log_ratio):
+        return policy.clipped_surrogate(log_ratio, rows.advantages, clip=clip)
+
+    return Surrogate(loss, clip)
 
 
 def lay_out(transitions: Transitions, order: Array) -> Transitions:
@@ -133,30 +171,30 @@ def minibatch_passes(key: Array, minibatches: int, epochs: int) -> Array:
 
 def update_policy(
     key: Array,
-    policy: Model,
+    model: Model,
     learner: Learner,
     optimizer: optax.GradientTransformation,
     transitions: Transitions,
     surrogate: Surrogate,
     penalty: Float[Array, ""] | float,
-    passes: Passes,
-) -> tuple[Learner, dict[str, Array]]:
+    update: PolicyUpdate,
+) -> tuple[Learner, Bool[Array, ""], Metrics]:
     """Minimize mean(surrogate + penalty * KL step) over minibatches.
 
     Args:
         key: PRNG key of the minibatches.
-        policy: the policy's score model.
+        model: the policy's score model.
         learner: its parameters and optimizer state.
         optimizer: optax transformation.
         transitions: what was stored at rollout.
-        surrogate: per-row loss.
+        surrogate: the loss of each row.
         penalty: lambda, the weight of each step's divergence from the reference, through the mean.
-        passes: how often the transitions are used, and in which pieces.
+        update: how often the transitions are used, and in which pieces.
 
     Returns:
-        The learner and metrics, averaged over minibatches.
+        The learner, whether every update was finite, and metrics, averaged over minibatches.
     """
-    minibatches, chunks = passes.minibatches, passes.chunks
+    minibatches, chunks = update.minibatches, update.chunks
     order_key, pass_key = jax.random.split(key)
     batch, steps = transitions.advantages.shape
     order = minibatch_order(order_key, batch, steps, minibatches * chunks)
@@ -166,23 +204,23 @@ def update_policy(
         lay_out(transitions, order),
     )
     which = jnp.concatenate(
-        [jnp.arange(minibatches), minibatch_passes(pass_key, minibatches, passes.epochs)]
+        [jnp.arange(minibatches), minibatch_passes(pass_key, minibatches, update.epochs)]
     )
     scoring = jnp.arange(which.shape[0]) < minibatches
 
     def add_chunk(scoring, params, gradient, inputs):
         rows, old = inputs
         score, pull_back = jax.vjp(
-            lambda params: policy.apply(params, rows.times, rows.states, *rows.conditions), params
+            lambda params: model.apply(params, rows.times, rows.states, *rows.conditions), params
         )
 
         def differentiate(_):
-            loss = lambda s: _loss(surrogate, rows, s, old, penalty, total, passes.clip)  # noqa: E731
+            loss = lambda s: _loss(surrogate, rows, s, old, penalty, total)  # noqa: E731
             gradient_score, metrics = jax.grad(loss, has_aux=True)(score)
             return jax.tree.map(jnp.add, gradient, pull_back(gradient_score)[0]), metrics
 
         gradient, metrics = jax.lax.cond(
-            scoring, lambda _: (gradient, _blank_metrics(passes.clip)), differentiate, None
+            scoring, lambda _: (gradient, _blank_metrics(surrogate.clip)), differentiate, None
         )
         return gradient, (score, metrics)
 
@@ -201,32 +239,30 @@ def update_policy(
         metrics = {name: jnp.sum(values) for name, values in metrics.items()}
         metrics["ratio/max_deviation"] = deviation
         metrics["policy/gradient_norm"] = optax.tree.norm(gradient)
-        metrics["update/finite"] = (finite | scoring).astype(deviation.dtype)
-        return (learner, scored), metrics
+        return (learner, scored), (finite | scoring, metrics)
 
     start = (learner, jnp.zeros_like(laid_out.actions))
-    (learner, scored), history = jax.lax.scan(body, start, (which, scoring))
+    (learner, scored), (finite, history) = jax.lax.scan(body, start, (which, scoring))
     history = jax.tree.map(lambda values: values[minibatches:], history)
     metrics = {name: jnp.mean(values) for name, values in history.items()}
-    metrics["update/finite"] = jnp.min(history["update/finite"])
     metrics["ratio/max_deviation"] = history["ratio/max_deviation"][0]
     metrics["ratio/rollout_deviation"] = _rollout_deviation(laid_out, scored)
-    return learner, metrics
+    return learner, jnp.all(finite), metrics
 
 
-def _loss(surrogate, rows, score, old, penalty, total, clip):
+def _loss(surrogate: Surrogate, rows, score, old, penalty, total):
     log_ratio = -girsanov.log_ratio(rows.kernel, rows.noise, old, score)
     kl = girsanov.kl_rate(rows.kernel.kl_rate, score, rows.reference)
     share = rows.weights / total
-    loss = jnp.sum(share * (surrogate(rows, score, log_ratio) + penalty * kl))
+    loss = jnp.sum(share * (surrogate.loss(rows, score, log_ratio) + penalty * kl))
     ratio = jnp.exp(log_ratio)
     metrics = {
         "policy/loss": loss,
         "policy/approx_kl": jnp.sum(share * (ratio - 1 - log_ratio)),
         "ratio/max_deviation": jnp.max(jnp.abs(ratio - 1)),
     }
-    if clip is not None:
-        metrics["ppo/clip_fraction"] = jnp.sum(share * (jnp.abs(ratio - 1) > clip))
+    if surrogate.clip is not None:
+        metrics["ppo/clip_fraction"] = jnp.sum(share * (jnp.abs(ratio - 1) > surrogate.clip))
     return loss, metrics
 
 

@@ -5,8 +5,9 @@ with the score a = mu(t, x, c) of a policy as its action, from x_0 ~ N(0, start_
 
     E[R(x_n, c)] - lambda E \sum_i KL_i(x_i),   KL_i = rate_i |mu - s_pre|^2 / 2,        (1)
 
-with s_pre the reference (pretrained) score and rate_i from `solvers.kernels`. `roll_out` draws the
-trajectories of one batch and what every algorithm needs of them.
+with s_pre the reference (pretrained) score and rate_i from `solvers.gaussian_step`. `roll_out`
+draws the trajectories of one batch and what every algorithm needs of them; what their ends are
+worth is asked afterwards, here or by anybody else.
 """
 
 from typing import NamedTuple
@@ -16,10 +17,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
-from ctrl_jax._numerics import expand
+from ctrl_jax._checks import check_non_negative, refuse
+from ctrl_jax._numerics import all_each, expand
 from ctrl_jax._typing import Model, Params, RewardFn
+from ctrl_jax.algorithms.base import Metrics, weighted_mean
 from ctrl_jax.processes import LinearProcess
 from ctrl_jax.solvers import ExponentialEuler, GaussianSolver, Kernel, girsanov, simulate
 
@@ -46,7 +49,8 @@ class DiffusionControl(eqx.Module):
     Args:
         process: the forward process.
         reference: the pretrained score; ``reference.init`` returns its parameters.
-        reward_fn: R(x, *conditions), one value per example.
+        reward_fn: R(x, *conditions), one value per example; `Control.collect` and `Control.learn`
+            do without it.
         shape: shape of one example.
         grid: increasing reverse times, shape (steps + 1,).
         penalty: lambda >= 0, in units of the reward per nat.
@@ -69,17 +73,14 @@ class DiffusionControl(eqx.Module):
 
     def __check_init__(self):
         if not isinstance(self.solver, GaussianSolver) or getattr(self.solver, "eta", 1.0) == 0:
-            raise ValueError(
-                f"DiffusionControl: solver must take Gaussian steps with noise, got {self.solver}; "
-                "use EulerMaruyama() or ExponentialEuler(eta=1.0)."
+            raise refuse(
+                "DiffusionControl.solver",
+                self.solver,
+                "it must take Gaussian steps with noise",
+                "use EulerMaruyama() or ExponentialEuler(eta=1.0)",
             )
-        require_increasing("DiffusionControl", self.grid)
-        if not isinstance(self.penalty, Tracer):
-            penalty = float(self.penalty)
-            if not (np.isfinite(penalty) and penalty >= 0):
-                raise ValueError(
-                    f"DiffusionControl: penalty must be finite and at least 0, got {penalty}."
-                )
+        check_increasing("DiffusionControl.grid", self.grid)
+        check_non_negative("DiffusionControl.penalty", self.penalty)
 
     @property
     def steps(self) -> int:
@@ -94,28 +95,39 @@ class DiffusionControl(eqx.Module):
         """Return the forward time of each grid point."""
         return self.process.horizon - self.grid
 
+    def start(self, key: Array, batch: Batch) -> Float[Array, "batch ..."]:
+        """Draw where the trajectories of a batch start; padding starts at the origin."""
+        std = self.process.prior_std() if self.start_std is None else self.start_std
+        return draw_start(key, batch, self.shape, std)
+
+    def rewards(self, rollout: "Rollout") -> Float[Array, " batch"]:
+        """Return the rewards of the ends of trajectories, zero for padding.
+
+        Raises:
+            ValueError: `reward_fn` does not return one value per example.
+        """
+        return terminal_rewards(self.reward_fn, rollout.states[-1], rollout.batch)
+
 
 class Rollout(NamedTuple):
-    """Trajectories of one batch and their rewards; time-major where there is a time axis.
+    """Trajectories of one batch; time-major where there is a time axis.
 
     Fields:
-        states: (steps + 1, batch, ...).
+        batch: what was asked for.
+        states: (steps + 1, batch, ...); the last are the ends that are rewarded.
         noise: standard normals of the steps, (steps, batch, ...).
-        log_probs: log-density of each transition as the sampler drew it, (steps, batch).
         actions: the score that made each step, (steps, batch, ...).
         reference: the reference score at the same states.
         kl: divergence of each step from the reference, (steps, batch), in nats.
-        rewards: terminal rewards (batch,).
         ok: whether every state of the example is finite, (batch,).
     """
 
+    batch: Batch
     states: Float[Array, "steps+1 batch ..."]
     noise: Float[Array, "steps batch ..."]
-    log_probs: Float[Array, "steps batch"]
     actions: Float[Array, "steps batch ..."]
     reference: Float[Array, "steps batch ..."]
     kl: Float[Array, "steps batch"]
-    rewards: Float[Array, " batch"]
     ok: Bool[Array, " batch"]
 
 
@@ -129,7 +141,7 @@ def roll_out(
     *,
     x_0: Array | None = None,
 ) -> Rollout:
-    """Simulate one batch of trajectories under the policy and score them.
+    """Simulate one batch of trajectories under the policy, beside the reference score.
 
     Args:
         key: PRNG key; the noise of an example depends on the key, the step and its row only.
@@ -138,17 +150,13 @@ def roll_out(
         params: its parameters.
         reference_params: parameters of ``problem.reference``.
         batch: weights and conditions, leading axis batch.
-        x_0: where to start, by default `draw_start` with a part of the key.
-
-    Raises:
-        ValueError: the reward does not return one value per example.
+        x_0: where to start, by default `DiffusionControl.start` with a part of the key.
     """
     start_key, path_key = jax.random.split(key)
-    x_0 = draw_start(start_key, problem, batch) if x_0 is None else x_0
+    x_0 = problem.start(start_key, batch) if x_0 is None else x_0
     sde = problem.process.reverse(lambda t, x: policy.apply(params, t, x, *batch.conditions))
     path = simulate(path_key, sde, x_0, problem.grid, solver=problem.solver, save="path")
-    assert path.noise is not None and path.log_probs is not None
-    kernel = problem.kernel()
+    assert path.noise is not None
 
     def compare(kernel_i, t, x, x_next, noise):
         moved = x_next - kernel_i.state_gain * x - kernel_i.std * noise
@@ -157,21 +165,16 @@ def roll_out(
         kl = girsanov.kl_rate(kernel_i.kl_rate, action, reference)
         return action, reference, kl
 
-    times = problem.forward_times()[:-1]
-    actions, reference, kl = along_path(
-        compare, kernel, times, path.states[:-1], path.states[1:], path.noise
-    )
-    rewards = terminal_rewards(problem.reward_fn, path.states[-1], batch)
-    return Rollout(
-        path.states, path.noise, path.log_probs, actions, reference, kl, rewards, path.ok
-    )
+    kernel, times, states = problem.kernel(), problem.forward_times()[:-1], path.states
+    actions, reference, kl = along_path(compare, kernel, times, states[:-1], states[1:], path.noise)
+    return Rollout(batch, states, path.noise, actions, reference, kl, path.ok)
 
 
-def draw_start(key: Array, problem: DiffusionControl, batch: Batch) -> Float[Array, "batch ..."]:
-    """Draw where the trajectories of a batch start; padding starts at the origin."""
-    size = batch.weights.shape[0]
-    std = problem.process.prior_std() if problem.start_std is None else problem.start_std
-    x_0 = std * jax.random.normal(key, (size, *problem.shape))
+def draw_start(
+    key: Array, batch: Batch, shape: tuple[int, ...], std: Array | float
+) -> Float[Array, "batch ..."]:
+    """Draw start states of N(0, std^2), one of `shape` for every row; padding is at the origin."""
+    x_0 = std * jax.random.normal(key, (batch.weights.shape[0], *shape))
     return x_0 * expand((batch.weights > 0).astype(x_0.dtype), x_0)
 
 
@@ -193,26 +196,59 @@ def along_path(function, *arrays, rows: int = 4096):
     return jax.lax.map(lambda inputs: function(*inputs), arrays, batch_size=together)
 
 
-def require_increasing(owner: str, grid: Float[Array, "..."]) -> None:
+def check_increasing(name: str, grid: Float[Array, "..."]) -> None:
     """Raise ValueError unless a concrete grid is a vector of at least two increasing times."""
     if isinstance(grid, Tracer):
         return
     times = np.asarray(grid)
     if times.ndim != 1 or times.size < 2 or not (np.diff(times) > 0).all():
-        raise ValueError(
-            f"{owner}: grid must be a vector of at least two increasing times, got shape "
-            f"{times.shape}."
-        )
+        rule = "it must be a vector of at least two increasing times"
+        raise refuse(name, times, rule, "make it with processes.grids")
 
 
 def terminal_rewards(reward_fn: RewardFn, x: Array, batch: Batch) -> Float[Array, " batch"]:
     """Return the rewards of end states, checked for shape."""
-    rewards = reward_fn(x, *batch.conditions)
-    shape, expected = jnp.shape(rewards), (x.shape[0],)
+    return mask_rewards(reward_fn(x, *batch.conditions), x, batch)
+
+
+def mask_rewards(rewards: ArrayLike, x: Array, batch: Batch) -> Float[Array, " batch"]:
+    """Return rewards of end states in their type, zero for padding.
+
+    Raises:
+        ValueError: there is not one reward per example.
+    """
+    shape, expected = jnp.shape(rewards), batch.weights.shape
     if shape != expected:
-        raise ValueError(
-            f"reward_fn must return one reward per example, shape {expected}; it returned shape "
-            f"{shape}. Sum or average the remaining axes inside reward_fn."
-        )
+        rule = f"a reward function must return one value per example, shape {expected}"
+        repair = "sum or average the remaining axes in it"
+        raise refuse("the rewards' shape", shape, rule, repair)
     # What a reward says of a padding row is nobody's business, NaN included.
     return jnp.where(batch.weights > 0, jnp.asarray(rewards, x.dtype), 0.0)
+
+
+def reward_metrics(
+    rewards: Float[Array, "batch ..."], ok: Bool[Array, "batch ..."], batch: Batch
+) -> Metrics:
+    """Return mean and standard deviation of the rewards, and whether all was finite."""
+    mean = weighted_mean(rewards, batch.weights)
+    spread = weighted_mean((rewards - mean) ** 2, batch.weights)
+    return {
+        "reward/mean": mean,
+        "reward/std": jnp.sqrt(spread),
+        "states/finite": jnp.all(all_each(ok) | (batch.weights == 0)),
+        # Of a state that is not finite the reward may say anything.
+        "reward/finite": jnp.all(jnp.isfinite(rewards) | ~ok),
+    }
+
+
+def path_metrics(
+    problem: DiffusionControl,
+    rewards: Float[Array, "batch ..."],
+    kl: Float[Array, "batch ..."],
+    ok: Bool[Array, "batch ..."],
+    batch: Batch,
+) -> Metrics:
+    """Return `reward_metrics`, the divergence of whole paths in nats, and the objective (1)."""
+    metrics, path_kl = reward_metrics(rewards, ok, batch), weighted_mean(kl, batch.weights)
+    objective = metrics["reward/mean"] - problem.penalty * path_kl
+    return metrics | {"kl/path": path_kl, "objective": objective}

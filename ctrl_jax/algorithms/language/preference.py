@@ -14,22 +14,21 @@ Source: Rafailov et al. 2023 (arXiv 2305.18290); Mallows: Chen et al. 2024 (arXi
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array
 
 from ctrl_jax._typing import Params
 from ctrl_jax.algorithms.base import (
     Algorithm,
-    Learner,
+    Metrics,
+    RunState,
     apply_gradient,
-    count_skips,
-    move_average,
-    skip_metrics,
-    start_learner,
+    finish,
+    pair_metrics,
+    start,
 )
 from ctrl_jax.algorithms.language.answer_scores import AnswerScores, score_answers
 from ctrl_jax.data.preferences.rows import CHOSEN, REJECTED, PreferenceRows
@@ -69,31 +68,6 @@ class LMPreference:
             raise ValueError(f"average_decay must lie in [0, 1), got {self.average_decay}.")
 
 
-class LMState(NamedTuple):
-    """State of a run.
-
-    Fields:
-        update: how many updates there were.
-        policy: the parameters that are trained.
-        average: their moving average; None for none.
-        frozen: the parameters that are not trained.
-        skipped: updates left out for a gradient that was not finite.
-        skipped_in_a_row: those since the last one taken.
-    """
-
-    update: Int[Array, ""]
-    policy: Learner
-    average: Params | None
-    frozen: Params
-    skipped: Int[Array, ""]
-    skipped_in_a_row: Int[Array, ""]
-
-    @property
-    def params(self) -> Params:
-        """The whole parameters, averaged where there is an average."""
-        return _whole(self.policy.params if self.average is None else self.average, self.frozen)
-
-
 def make_lm_preference(
     model: LanguageModel,
     optimizer: optax.GradientTransformation,
@@ -120,20 +94,20 @@ def make_lm_preference(
             "adapters_only: the model has no adapters; make it with `lora`, or train all of it"
         )
 
-    def init(key: Array) -> LMState:
-        # Every leaf is a buffer of its own, so that the state can be donated.
-        params = jax.tree.map(jnp.copy, model.init(key))
+    def init(key: Array) -> RunState:
+        params = model.init(key)
         trained, frozen = lora.split(params) if config.adapters_only else (params, {})
-        average = jax.tree.map(jnp.copy, trained) if config.average_decay else None
-        zeros = [jnp.zeros((), jnp.int32) + 0 for _ in range(3)]
-        return LMState(zeros[0], start_learner(trained, optimizer), average, frozen, *zeros[1:])
+        policy = (lambda _: trained, optimizer.init)
+        averaged = config.average_decay > 0
+        return start(key, {"policy": policy}, reference=lambda _: frozen, averaged=averaged)
 
-    def step(state: LMState, rows: PreferenceRows) -> tuple[LMState, dict[str, Array]]:
+    def step(state: RunState, rows: PreferenceRows) -> tuple[RunState, Metrics]:
         def objective(trained, part):
-            scores = score_answers(model, _whole(trained, state.frozen), part, chunk=config.chunk)
+            params = _whole(trained, state.reference)
+            scores = score_answers(model, params, part, chunk=config.chunk)
             weights = part.weights.reshape(-1)
             loss = jnp.sum(weights * loss_fn(scores))
-            metrics = pair_metrics(scores, config.beta)
+            metrics = answer_metrics(scores, config.beta)
             return loss, {"loss": loss} | {
                 name: jnp.sum(weights * value) for name, value in metrics.items()
             }
@@ -143,19 +117,17 @@ def make_lm_preference(
         held = jnp.where(weight > 0, weight, 1.0)
         gradient = jax.tree.map(lambda g: g / held.astype(g.dtype), gradient)
         policy, finite = apply_gradient(state.policy, gradient, optimizer)
-        average = state.average
-        if average is not None:
-            average = move_average(average, policy.params, config.average_decay)
-        skips = count_skips(state, finite)
-        metrics = {name: total / weight for name, total in sums.items()}
-        metrics |= {
-            "policy/gradient_norm": optax.tree.norm(gradient),
-            "update/finite": finite.astype(weight.dtype),
-            **skip_metrics(skips),
-        }
-        return LMState(state.update + 1, policy, average, state.frozen, **skips), metrics
+        decay = config.average_decay
+        state, metrics = finish(state, state.key, {"policy": policy}, finite, decay=decay)
+        metrics |= {name: total / weight for name, total in sums.items()}
+        return state, metrics | {"gradient_norm": optax.tree.norm(gradient)}
 
     return Algorithm(init, step)
+
+
+def whole_params(state: RunState) -> Params:
+    """Return all parameters of a model in training: those of the run, and those held fixed."""
+    return _whole(state.params, state.reference)
 
 
 def _whole(trained: Params, frozen: Params) -> Params:
@@ -190,7 +162,7 @@ def _accumulated(objective: Callable, params: Params, rows: PreferenceRows, part
     return jax.lax.scan(add, zeros, split_rows)[0]
 
 
-def pair_metrics(scores: AnswerScores, beta: float) -> dict[str, Float[Array, " all_pairs"]]:
+def answer_metrics(scores: AnswerScores, beta: float) -> Metrics:
     """Return what TRL's names stand for, of every pair: ``logps/*``, and of what the rows have.
 
     Args:
@@ -202,13 +174,7 @@ def pair_metrics(scores: AnswerScores, beta: float) -> dict[str, Float[Array, " 
         "logps/rejected": scores.log_probs[REJECTED],
     }
     if scores.ratios is not None:
-        chosen, rejected = (beta * ratio for ratio in scores.ratios)
-        values |= {
-            "rewards/chosen": chosen,
-            "rewards/rejected": rejected,
-            "rewards/margins": chosen - rejected,
-            "rewards/accuracies": (chosen > rejected).astype(chosen.dtype),
-        }
+        values |= pair_metrics(*(beta * ratio for ratio in scores.ratios))
     if scores.phi is not None:
         values["dispersion/mean"] = scores.phi
         values["weights/mean"] = -2 * jnp.log(scores.phi)  # c of Mallows-theta

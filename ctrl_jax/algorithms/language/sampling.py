@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from ctrl_jax._checks import check_count, check_positive
 from ctrl_jax._typing import Params
-from ctrl_jax.losses.preference.pair import Number, require_positive_scalars
 from ctrl_jax.networks.language.decoder import LanguageModel
 from ctrl_jax.networks.language.decoding import Decoding
 
@@ -25,7 +25,7 @@ def sample_answers(
     prompts: Int[Array, "batch prompt"],
     length: int,
     *,
-    temperature: Number = 1.0,
+    temperature: Float[Array, ""] | float = 1.0,
 ) -> Int[Array, "batch length"]:
     """Draw an answer to every prompt, token by token; an answer does not depend on its batch-mates.
 
@@ -41,9 +41,8 @@ def sample_answers(
         ValueError: `length` is below 1, `temperature` not positive, or the text too long for the
             model.
     """
-    if length < 1:
-        raise ValueError(f"sample_answers: length must be at least 1, got {length}.")
-    require_positive_scalars("sample_answers", temperature=temperature)
+    check_count("length", length)
+    check_positive("temperature", temperature)
     batch, first = prompts.shape
     head = decoding.head(params)
     hidden, memory = decoding.read(params, decoding.start(batch, first + length), prompts, 0)

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from ctrl_jax._checks import refuse
+from ctrl_jax._numerics import all_each
 from ctrl_jax._typing import Model, Params
 from ctrl_jax.algorithms.diffusion.problem import Batch
 from ctrl_jax.algorithms.q_learning.problem import Coefficients, RewardDirection
@@ -90,17 +92,16 @@ def run_episodes(
 
     inputs = (jnp.arange(problem.steps), problem.coefficients())
     last, transitions = jax.lax.scan(body, x_0, inputs)
-    finite = jnp.isfinite(transitions.states).reshape(problem.steps, x_0.shape[0], -1)
-    ok = jnp.all(finite, axis=(0, 2)) & jnp.isfinite(last).reshape(x_0.shape[0], -1).all(axis=1)
+    finite = jnp.isfinite(jnp.concatenate([transitions.states, last[None]]))
+    ok = all_each(jnp.swapaxes(finite, 0, 1))
     return Episodes(transitions, last, problem.end_values(last, batch), ok)
 
 
 def _check_shape(name, value, x):
     if jnp.shape(value) != jnp.shape(x):
-        raise ValueError(
-            f"{name} must return an array of x's shape {jnp.shape(x)}; it returned shape "
-            f"{jnp.shape(value)}."
-        )
+        rule = f"it must be x's shape {jnp.shape(x)}"
+        repair = f"return an array of that shape from the {name}"
+        raise refuse(f"the {name}'s shape", jnp.shape(value), rule, repair)
 
 
 def penalty_rates(

@@ -20,24 +20,26 @@ An estimate \hat s that is noisy pays for its variance in (2), g^2 tr Var(\hat s
 steep in x where the points are few. `paired` takes two independent estimates and the product
 (\hat s - a) . (\hat s' - a), whose mean is |E \hat s - a|^2.
 
-On a grid a step is x' = state_gain x + action_gain a + std z (`solvers.kernels`), and g^2 dt in (2)
-and (3) is (action_gain/std)^2, which makes the penalty twice the divergence of the chain itself;
-for the flow, which has no such divergence, it is g^2 at the middle of the step.
+On a grid a step is x' = state_gain x + action_gain a + std z (`solvers.gaussian_step`), and g^2 dt
+in (2) and (3) is (action_gain/std)^2, which makes the penalty twice the divergence of the chain
+itself; for the flow, which has no such divergence, it is g^2 at the middle of the step.
 """
 
 from collections.abc import Callable
 from typing import NamedTuple
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
-from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from ctrl_jax._checks import check_all_positive
-from ctrl_jax._numerics import expand
+from ctrl_jax._checks import check_all_positive, refuse
 from ctrl_jax._typing import RewardFn, ScoreFn
-from ctrl_jax.algorithms.diffusion.problem import Batch, require_increasing, terminal_rewards
+from ctrl_jax.algorithms.diffusion.problem import (
+    Batch,
+    check_increasing,
+    draw_start,
+    terminal_rewards,
+)
 from ctrl_jax.processes import LinearProcess
 from ctrl_jax.solvers import EulerMaruyama, ExponentialEuler, GaussianSolver, Kernel
 
@@ -95,17 +97,16 @@ class RewardDirection(eqx.Module):
     paired: bool = eqx.field(default=False, static=True)
 
     def __check_init__(self):
-        require_increasing("RewardDirection", self.grid)
-        if not isinstance(self.weight, Tracer) and not isinstance(self.temperature, Tracer):
-            check_all_positive(
-                "RewardDirection", weight=float(self.weight), temperature=float(self.temperature)
-            )
+        check_increasing("RewardDirection.grid", self.grid)
+        check_all_positive("RewardDirection", weight=self.weight, temperature=self.temperature)
         solvers = (EulerMaruyama, ExponentialEuler)
         noisy = self.probability_flow or getattr(self.solver, "eta", 1.0) > 0
         if not isinstance(self.solver, solvers) or not noisy:
-            raise ValueError(
-                f"RewardDirection: solver must be EulerMaruyama() or ExponentialEuler(), for the "
-                f"SDE with noise, got {self.solver}; for the ODE set probability_flow=True."
+            raise refuse(
+                "RewardDirection.solver",
+                self.solver,
+                "it must be EulerMaruyama() or ExponentialEuler(), for the SDE with noise",
+                "take one of them, or set probability_flow=True for the ODE",
             )
 
     @property
@@ -138,8 +139,7 @@ class RewardDirection(eqx.Module):
     def start(self, key: Array, batch: Batch) -> Float[Array, "batch ..."]:
         """Draw start states; those of padding rows are at the origin."""
         std = self.process.prior_std() if self.start_std is None else self.start_std
-        x_0 = std * jax.random.normal(key, (batch.weights.shape[0], *self.shape))
-        return x_0 * expand((batch.weights > 0).astype(x_0.dtype), x_0)
+        return draw_start(key, batch, self.shape, std)
 
     def end_values(self, x: Array, batch: Batch) -> Float[Array, " batch"]:
         """Return w h of end states."""

@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from ctrl_jax._numerics import discounted_sums
 from ctrl_jax._typing import Model
 from ctrl_jax.algorithms.diffusion.problem import Batch
 from ctrl_jax.algorithms.q_learning.episodes import Transition, penalty_rates
@@ -139,18 +140,6 @@ def value_along(
         values, increments = jax.jvp(values_of, (states,), (noise,))
         return ValueAlong(values, increments[:-1], None)
     return ValueAlong(values_of(states), 0.0, None)
-
-
-def discounted_sums(residuals: Float[Array, "k batch"], trace: float) -> Float[Array, "k batch"]:
-    """Return (1)."""
-    if trace == 0:
-        return residuals
-
-    def backwards(later, residual):
-        total = residual + trace * later
-        return total, total
-
-    return jax.lax.scan(backwards, jnp.zeros_like(residuals[0]), residuals, reverse=True)[1]
 
 
 def _apply(model: Model, params, times, states, batch):

@@ -6,16 +6,16 @@ by the same data and noise (training). It minimizes
 
     E w(t, s) d(f_theta(t, x_t), f_{theta^-}(s, x_s)),                                   (1)
 
-theta^- a moving average of theta without gradient. Levels u in [0, 1] are even in tau^{1/7},
-tau = std / a; t is drawn from u >= 1/N and s lies 1/N below. N starts at `first_levels` and doubles
-now and then: few levels learn fast with a bias of order 1/N, many have little bias and much
-variance. Source: arXiv 2303.01469, algorithms 2-3; 2310.14189 for the doubling, theta^- = theta
+theta^- a moving average of theta without gradient, `RunState.reference`. Levels u in [0, 1] are
+even in tau^{1/7}, tau = std / a; t is drawn from u >= 1/N and s lies 1/N below. N starts at
+`first_levels` and doubles now and then: few levels learn fast with a bias of order 1/N, many have
+little bias and much variance.
+Source: arXiv 2303.01469, algorithms 2-3; 2310.14189 for the doubling, theta^- = theta
 (target_decay = 0), the weights and the robust distance.
 """
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,11 +25,14 @@ from jaxtyping import Array, Float, Int
 from ctrl_jax._typing import Model, ScoreFn
 from ctrl_jax.algorithms.base import (
     Algorithm,
-    Learner,
+    RunState,
     apply_gradient,
+    finish,
+    growing_decay,
     keep_if,
     move_average,
-    start_learner,
+    own_buffers,
+    start,
 )
 from ctrl_jax.algorithms.training.score_pretraining import DataBatch
 from ctrl_jax.losses import consistency, time_weighting
@@ -78,17 +81,6 @@ class ConsistencyConfig:
         return self.first_levels * 2.0**stage
 
 
-class ConsistencyState(NamedTuple):
-    """Key, number of updates, learner, target and averaged parameters."""
-
-    key: Array
-    update: Int[Array, ""]
-    learner: Learner
-    target: Any
-    average: Any
-    skipped_in_a_row: Int[Array, ""]
-
-
 def make_consistency_training(
     process: LinearProcess,
     model: Model,
@@ -103,7 +95,7 @@ def make_consistency_training(
 
     Args:
         process: the forward process.
-        model: the consistency function f(t, x), as from `processes.consistency.from_velocity`.
+        model: the consistency function f(t, x), as from `consistency_function.from_normalized_v`.
         optimizer: optax transformation.
         end: the time at which the model ends trajectories.
         config: levels, target and distance.
@@ -114,17 +106,9 @@ def make_consistency_training(
     time_of_level = level_times(process, end=end)
     weighting = weighting or time_weighting.inverse_gap(process)
 
-    def init(key: Array) -> ConsistencyState:
-        key, params_key = jax.random.split(key)
-        params = model.init(params_key)
-        return ConsistencyState(
-            key=key,
-            update=jnp.zeros((), jnp.int32),
-            learner=start_learner(params, optimizer),
-            target=jax.tree.map(jnp.copy, params),
-            average=jax.tree.map(jnp.copy, params),
-            skipped_in_a_row=jnp.zeros((), jnp.int32),
-        )
+    def init(key: Array) -> RunState:
+        state = start(key, {"model": (model.init, optimizer.init)}, averaged=True)
+        return state._replace(reference=own_buffers(state.learners["model"].params))
 
     def neighbors(key: Array, levels: Array, batch: DataBatch):
         level_key, noise_key = jax.random.split(key)
@@ -144,11 +128,11 @@ def make_consistency_training(
         order = config.teacher_order
         return t, s, x_t, consistency.teacher_step(process, score_fn, x_t, t, s, order=order)
 
-    def step(state: ConsistencyState, batch: DataBatch):
+    def step(state: RunState, batch: DataBatch):
         key, pair_key = jax.random.split(state.key)
         levels = config.levels(state.update)
         t, s, x_t, x_s = neighbors(pair_key, levels, batch)
-        target = model.apply(state.target, s, x_s, *batch.conditions)
+        target = model.apply(state.reference, s, x_s, *batch.conditions)
         weights = weighting(t, s)
         distance = consistency.training if teacher is None else consistency.distillation
 
@@ -156,27 +140,14 @@ def make_consistency_training(
             prediction = model.apply(params, t, x_t, *batch.conditions)
             return jnp.mean(distance(prediction, target, huber=config.huber, weights=weights))
 
-        loss, gradient = jax.value_and_grad(loss_fn)(state.learner.params)
-        learner, finite = apply_gradient(state.learner, gradient, optimizer)
-        # The average's window grows with the run, so that it never remembers the initial values.
-        decay = jnp.minimum(config.average_decay, (1 + state.update) / (10 + state.update))
-        moved_target = move_average(state.target, learner.params, config.target_decay)
-        skipped = jnp.where(finite, 0, state.skipped_in_a_row + 1)
-        moved = ConsistencyState(
-            key=key,
-            update=state.update + 1,
-            learner=learner,
-            target=keep_if(finite, moved_target, state.target),
-            average=move_average(state.average, learner.params, decay),
-            skipped_in_a_row=skipped,
-        )
-        metrics = {
-            "loss": loss,
-            "gradient_norm": optax.tree.norm(gradient),
-            "levels": levels,
-            "update/finite": finite.astype(loss.dtype),
-            "update/skipped_in_a_row": skipped,
-        }
-        return moved, metrics
+        learner = state.learners["model"]
+        loss, gradient = jax.value_and_grad(loss_fn)(learner.params)
+        learner, finite = apply_gradient(learner, gradient, optimizer)
+        moved = move_average(state.reference, learner.params, config.target_decay)
+        state = state._replace(reference=keep_if(finite, moved, state.reference))
+        decay = growing_decay(config.average_decay, state.update)
+        state, metrics = finish(state, key, {"model": learner}, finite, decay=decay)
+        norm = optax.tree.norm(gradient)
+        return state, {"loss": loss, "gradient_norm": norm, "levels": levels, **metrics}
 
     return Algorithm(init, step)

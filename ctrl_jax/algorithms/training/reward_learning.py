@@ -5,10 +5,17 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from ctrl_jax._typing import Model
-from ctrl_jax.algorithms.base import Algorithm, Learner, apply_gradient, start_learner
+from ctrl_jax.algorithms.base import (
+    Algorithm,
+    RunState,
+    apply_gradient,
+    finish,
+    pair_metrics,
+    start,
+)
 from ctrl_jax.losses import preference
 
 
@@ -23,14 +30,6 @@ class Pairs(NamedTuple):
     conditions: tuple[Array, ...] = ()
 
 
-class RewardState(NamedTuple):
-    """State of reward learning."""
-
-    update: Int[Array, ""]
-    learner: Learner
-    skipped_in_a_row: Int[Array, ""]
-
-
 def make_reward_learning(model: Model, optimizer: optax.GradientTransformation) -> Algorithm:
     """Return the algorithm that fits ``model.apply(params, 0, x, *conditions)`` to `Pairs`.
 
@@ -39,28 +38,22 @@ def make_reward_learning(model: Model, optimizer: optax.GradientTransformation) 
         optimizer: optax transformation.
     """
 
-    def init(key: Array) -> RewardState:
-        zero = jnp.zeros((), jnp.int32)
-        return RewardState(zero, start_learner(model.init(key), optimizer), zero)
+    def init(key: Array) -> RunState:
+        return start(key, {"model": (model.init, optimizer.init)})
 
-    def step(state: RewardState, batch: Pairs):
+    def step(state: RunState, batch: Pairs):
         def loss_fn(params):
             chosen, rejected = (
                 model.apply(params, jnp.zeros(()), x, *batch.conditions)
                 for x in (batch.chosen, batch.rejected)
             )
-            accuracy = jnp.mean(chosen > rejected)
-            return jnp.mean(preference.bradley_terry(chosen, rejected)), accuracy
+            return jnp.mean(preference.bradley_terry(chosen, rejected)), (chosen, rejected)
 
-        (loss, accuracy), gradient = jax.value_and_grad(loss_fn, has_aux=True)(state.learner.params)
-        learner, finite = apply_gradient(state.learner, gradient, optimizer)
-        skipped = jnp.where(finite, 0, state.skipped_in_a_row + 1)
-        metrics = {
-            "loss": loss,
-            "accuracy": accuracy,
-            "update/finite": finite,
-            "update/skipped_in_a_row": skipped,
-        }
-        return RewardState(state.update + 1, learner, skipped), metrics
+        learner = state.learners["model"]
+        (loss, rewards), gradient = jax.value_and_grad(loss_fn, has_aux=True)(learner.params)
+        learner, finite = apply_gradient(learner, gradient, optimizer)
+        state, metrics = finish(state, state.key, {"model": learner}, finite)
+        metrics |= {"loss": loss, "gradient_norm": optax.tree.norm(gradient)}
+        return state, metrics | jax.tree.map(jnp.mean, pair_metrics(*rewards))
 
     return Algorithm(init, step)

@@ -11,33 +11,24 @@ averaged parameters are meant for `Model.apply`, which has none.
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from ctrl_jax._typing import Model
 from ctrl_jax.algorithms.base import (
     Algorithm,
-    Learner,
+    RunState,
     apply_gradient,
-    move_average,
-    start_learner,
+    finish,
+    growing_decay,
+    start,
 )
 from ctrl_jax.losses import score_matching
 from ctrl_jax.processes import LinearProcess
-
-
-class PretrainingState(NamedTuple):
-    """State of score pre-training: key, number of updates, learner, averaged parameters."""
-
-    key: Array
-    update: Int[Array, ""]
-    learner: Learner
-    average: Any
-    skipped_in_a_row: Int[Array, ""]
 
 
 class DataBatch(NamedTuple):
@@ -77,18 +68,10 @@ def make_score_pretraining(
         average_decay: decay per step of the moving average of the parameters.
     """
 
-    def init(key: Array) -> PretrainingState:
-        key, params_key = jax.random.split(key)
-        params = model.init(params_key)
-        return PretrainingState(
-            key=key,
-            update=jnp.zeros((), jnp.int32),
-            learner=start_learner(params, optimizer),
-            average=jax.tree.map(jnp.copy, params),
-            skipped_in_a_row=jnp.zeros((), jnp.int32),
-        )
+    def init(key: Array) -> RunState:
+        return start(key, {"model": (model.init, optimizer.init)}, averaged=True)
 
-    def step(state: PretrainingState, batch: DataBatch):
+    def step(state: RunState, batch: DataBatch):
         key, time_key, noise_key = jax.random.split(state.key, 3)
         score_fn = _with_dropout(model, jax.random.fold_in(noise_key, 1))
         t = sample_times(time_key, batch.x_0.shape[0])
@@ -100,25 +83,12 @@ def make_score_pretraining(
             score = score_fn(params, t, x_t, *batch.conditions)
             return jnp.mean(score_matching.denoising(score, noise, std, weights=weights))
 
-        loss, gradient = jax.value_and_grad(loss_fn)(state.learner.params)
-        learner, finite = apply_gradient(state.learner, gradient, optimizer)
-        # The average's window grows with the run, so that it never remembers the initial values.
-        decay = jnp.minimum(average_decay, (1 + state.update) / (10 + state.update))
-        skipped = jnp.where(finite, 0, state.skipped_in_a_row + 1)
-        moved = PretrainingState(
-            key=key,
-            update=state.update + 1,
-            learner=learner,
-            average=move_average(state.average, learner.params, decay),
-            skipped_in_a_row=skipped,
-        )
-        metrics = {
-            "loss": loss,
-            "gradient_norm": optax.tree.norm(gradient),
-            "update/finite": finite.astype(loss.dtype),
-            "update/skipped_in_a_row": skipped,
-        }
-        return moved, metrics
+        learner = state.learners["model"]
+        loss, gradient = jax.value_and_grad(loss_fn)(learner.params)
+        learner, finite = apply_gradient(learner, gradient, optimizer)
+        decay = growing_decay(average_decay, state.update)
+        state, metrics = finish(state, key, {"model": learner}, finite, decay=decay)
+        return state, {"loss": loss, "gradient_norm": optax.tree.norm(gradient), **metrics}
 
     return Algorithm(init, step)
 

@@ -11,7 +11,7 @@ from jaxtyping import Array
 
 from ctrl_jax._typing import Params
 from ctrl_jax.algorithms import score_answers
-from ctrl_jax.algorithms.language.preference import ScoreLoss, pair_metrics
+from ctrl_jax.algorithms.language.preference import ScoreLoss, answer_metrics
 from ctrl_jax.commands.preference.divergence import make_divergence, pad_prompts
 from ctrl_jax.data import PreferenceRows
 from ctrl_jax.data.preferences.rows import take_rows
@@ -48,7 +48,7 @@ def make_evaluation(
     def measure(params, rows):
         scores = score_answers(model, params, rows, chunk=chunk)
         weights = rows.weights.reshape(-1)
-        values = {"loss": loss_fn(scores)} | pair_metrics(scores, beta)
+        values = {"loss": loss_fn(scores)} | answer_metrics(scores, beta)
         return {name: jnp.sum(weights * v) for name, v in values.items()}, jnp.sum(weights)
 
     batches = [

@@ -11,12 +11,11 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 
 from ctrl_jax._typing import Params
-from ctrl_jax.algorithms import LMPreference, LMState, make_lm_preference
-from ctrl_jax.algorithms.language.preference import ScoreLoss
-from ctrl_jax.commands.preference.config import Config, Objective, Optimization
+from ctrl_jax.algorithms import LMPreference, RunState, make_lm_preference, whole_params
+from ctrl_jax.algorithms.language.named_loss import named_loss
+from ctrl_jax.commands.preference.config import Config, Optimization
 from ctrl_jax.commands.preference.data import Data, batch_of, check_rows, load_data
 from ctrl_jax.commands.preference.evaluation import make_evaluation, make_kl
-from ctrl_jax.commands.preference.losses import make_loss
 from ctrl_jax.commands.preference.model import Trained, load_model, state_shardings
 from ctrl_jax.commands.preference.reference import Referred, estimate_dispersion, refer
 from ctrl_jax.runtime import (
@@ -109,7 +108,8 @@ def tune(settings: Config, inputs: Inputs, run: Run) -> Outcome:
     options, (trained, data, mesh) = settings.optimization, inputs
     batch, seed = options.batch, settings.run.seed
     steps = settings.run.steps or max(1, round(options.epochs * len(data.train.tokens) / batch))
-    loss_fn = make_objective(settings.objective)
+    objective = settings.objective
+    loss_fn = named_loss(objective.loss, beta=objective.beta, **objective.options)
     algorithm = make_lm_preference(
         trained.model,
         make_optimizer(options, steps),
@@ -152,7 +152,7 @@ def tune(settings: Config, inputs: Inputs, run: Run) -> Outcome:
     before = evaluate(base)
     step = CountTraces(algorithm.step)
 
-    def begin(checkpoints: Checkpoints) -> tuple[int, LMState]:
+    def begin(checkpoints: Checkpoints) -> tuple[int, RunState]:
         if run.resumed:
             return checkpoints.restore(jax.tree.map(_abstract, abstract, shardings))[:2]
         return 0, algorithm.init(key)
@@ -173,7 +173,7 @@ def tune(settings: Config, inputs: Inputs, run: Run) -> Outcome:
                 options=LoopOptions(
                     checkpoint_every=settings.evaluation.checkpoint_every,
                     evaluate_every=settings.evaluation.every,
-                    evaluate=lambda k, s: evaluate(s.params),
+                    evaluate=lambda k, s: evaluate(whole_params(s)),
                     progress=settings.run.progress,
                     description=settings.objective.loss,
                     mesh=mesh,
@@ -182,17 +182,8 @@ def tune(settings: Config, inputs: Inputs, run: Run) -> Outcome:
             )
     facts |= {**data.counts, "updates": steps, "traces": step.traces}
     index = parts["train"].index[data.train.numbers >= 0]
-    return Outcome(state.params, before, evaluate(state.params), index, facts)
-
-
-def make_objective(objective: Objective) -> ScoreLoss:
-    """Return the loss that the options ask for."""
-    return make_loss(
-        objective.loss,
-        beta=objective.beta,
-        label_smoothing=objective.label_smoothing,
-        gamma=objective.gamma,
-    )
+    tuned = whole_params(state)
+    return Outcome(tuned, before, evaluate(tuned), index, facts)
 
 
 def make_optimizer(options: Optimization, steps: int) -> optax.GradientTransformation:

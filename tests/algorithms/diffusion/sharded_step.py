@@ -8,7 +8,7 @@ import optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from ctrl_jax._typing import Model
-from ctrl_jax.algorithms import UpdateConfig, make_ppo, roll_out
+from ctrl_jax.algorithms import Critic, PolicyUpdate, make_ppo, roll_out
 from ctrl_jax.networks import MLP, ValueMLP, as_model
 from tests.algorithms.diffusion.steering import make_setting, one_prompt
 
@@ -31,8 +31,8 @@ def apply(params, t, x):
 
 
 policy = Model(network.init, apply)
-optimizers = optax.adam(1e-3), optax.adam(1e-3)
-algorithm = make_ppo(problem, policy, value, *optimizers, UpdateConfig(minibatches=2))
+critic, update = Critic(value, optax.adam(1e-3)), PolicyUpdate(minibatches=2)
+algorithm = make_ppo(problem, policy, optax.adam(1e-3), critic, update=update)
 
 state, batch = algorithm.init(jax.random.key(0)), one_prompt(BATCH)
 sharded_state, sharded_batch = jax.device_put(state, whole), jax.device_put(batch, rows)

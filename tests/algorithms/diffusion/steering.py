@@ -108,11 +108,11 @@ def quadratic_value(problem: DiffusionControl, coefficients=None) -> Model:
     return Model(lambda key: _tables(start), apply)
 
 
-def make_algorithm(name, problem, policy, value, optimizer, value_optimizer, config):
-    """Any of the algorithms by name, with one signature."""
+def make_algorithm(name, problem, policy, optimizer, critic, update, **own):
+    """Any of the algorithms by name, with one signature; `own` are options of its own."""
     if name in WITHOUT_CRITIC:
-        return WITHOUT_CRITIC[name](problem, policy, optimizer, config)
-    return WITH_CRITIC[name](problem, policy, value, optimizer, value_optimizer, config)
+        return WITHOUT_CRITIC[name](problem, policy, optimizer, update=update, **own)
+    return WITH_CRITIC[name](problem, policy, optimizer, critic, update=update, **own)
 
 
 def one_prompt(size: int) -> Batch:

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 
-from ctrl_jax.algorithms import UpdateConfig
+from ctrl_jax.algorithms import Critic, PolicyUpdate, ValueUpdate
 from ctrl_jax.solvers import EulerMaruyama, ExponentialEuler
 from tests.algorithms.diffusion.steering import (
     START_VARIANCE,
@@ -26,16 +26,17 @@ from tests.oracles import chains
 
 STEPS, BATCH, BATCHES = 6, 512, 200
 SLOPE, INTERCEPT = np.linspace(-0.3, 0.1, STEPS), np.linspace(0.4, 0.1, STEPS)
-ONCE = {"epochs": 1, "minibatches": 1, "value_epochs": 1, "value_minibatches": 1}
+ONCE = PolicyUpdate(1, 1), ValueUpdate(1, 1)
 
 
 def estimates(name, setting, critic, **options):
     """The step's estimates of dJ/d(intercept, slope), (BATCHES, 2 * STEPS)."""
     policy = affine_policy(setting.problem, SLOPE, INTERCEPT)
     value = quadratic_value(setting.problem, critic)
-    config = UpdateConfig(**ONCE, **options)
+    update, of_value = ONCE
+    critic = Critic(value, optax.sgd(0.0), of_value)
     algorithm = make_algorithm(
-        name, setting.problem, policy, value, optax.sgd(1.0), optax.sgd(0.0), config
+        name, setting.problem, policy, optax.sgd(1.0), critic, update, **options
     )
     batch = one_prompt(BATCH)
 

@@ -6,11 +6,7 @@ import numpy as np
 import pytest
 
 from ctrl_jax._typing import Model
-from ctrl_jax.algorithms import (
-    DiffusionControl,
-    UpdateConfig,
-    roll_out,
-)
+from ctrl_jax.algorithms import Critic, DiffusionControl, PolicyUpdate, ValueUpdate, roll_out
 from ctrl_jax.environments import GaussianSteering
 from ctrl_jax.metrics import distances
 from ctrl_jax.networks import MLP, ValueMLP, as_model
@@ -41,16 +37,10 @@ def test_the_optimum_is_reached(name):
         solver=EulerMaruyama(),
         start_std=env.start_std(),
     )
-    config = UpdateConfig(minibatches=MINIBATCHES, value_minibatches=4)
-    algorithm = make_algorithm(
-        name,
-        problem,
-        policy,
-        value,
-        cosine(3e-3, UPDATES * MINIBATCHES),
-        cosine(1e-2, UPDATES * 4 * config.value_epochs),
-        config,
-    )
+    optimizer = cosine(3e-3, UPDATES * MINIBATCHES)
+    critic = Critic(value, cosine(1e-2, UPDATES * 4 * 2), ValueUpdate(2, 4))
+    update = PolicyUpdate(minibatches=MINIBATCHES)
+    algorithm = make_algorithm(name, problem, policy, optimizer, critic, update)
 
     @jax.jit
     def run(key):
@@ -74,7 +64,7 @@ def test_the_optimum_is_reached(name):
 
     state = run(jax.random.key(0))
     rollout = fresh(jax.random.key(1), state.policy.params)
-    returns = np.asarray(rollout.rewards - 0.8 * rollout.kl.sum(axis=0), float)
+    returns = np.asarray(problem.rewards(rollout) - 0.8 * rollout.kl.sum(axis=0), float)
     assert abs(returns.mean() / VALUE - 1) < 0.02
     exact = optimal(jax.random.key(2))
     assert float(distances.wasserstein_1d(rollout.states[-1][:, 0], exact[:, 0])) < 0.05

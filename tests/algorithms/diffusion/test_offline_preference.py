@@ -115,7 +115,7 @@ def test_a_pair_that_is_not_finite_moves_nothing_and_is_counted():
     state = algorithm.init(jax.random.key(0))
     broken = batch._replace(chosen=batch.chosen.at[0].set(jnp.nan))
     moved, metrics = jax.jit(algorithm.step)(state, broken)
-    assert int(moved.skipped) == int(moved.skipped_in_a_row) == 1
+    assert int(moved.skips.total) == int(moved.skips.in_a_row) == 1
     assert float(metrics["update/finite"]) == 0.0
     np.testing.assert_array_equal(moved.policy.params["mean"], 0.0)
 

@@ -93,7 +93,7 @@ def test_the_optimum_of_the_penalized_problem_is_reached(loss_fn):
     ends = [(means[-1], variances[-1]) for means, variances in laws]
     assert chains.wasserstein(*ends[0], *ends[1]) < 0.05
     assert abs(achieved / value - 1) < 0.02
-    assert int(state.skipped) == 0 and metrics["reward/finite"].all()
+    assert int(state.skips.total) == 0 and metrics["reward/finite"].all()
 
 
 def test_the_paths_of_a_pair_share_their_start():
@@ -143,7 +143,7 @@ def test_one_trace_and_more_updates_on_the_same_pairs():
         state, metrics = step(state, batch)
     assert len(traces) == 1
     assert float(metrics["update/finite"]) == 1.0
-    moved, average = (jax.tree.leaves(tree)[0] for tree in (state.policy.params, state.average))
+    moved, average = (jax.tree.leaves(tree)[0] for tree in (state.policy.params, state.params))
     assert not np.allclose(moved, average)
 
 

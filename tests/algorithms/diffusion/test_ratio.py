@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from ctrl_jax._typing import Model
-from ctrl_jax.algorithms import Batch, DiffusionControl, UpdateConfig, make_dpok, make_ppo
+from ctrl_jax.algorithms import Batch, Critic, DiffusionControl, PolicyUpdate, make_dpok, make_ppo
 from ctrl_jax.networks import MLP, DiT, ValueMLP, as_model
 from ctrl_jax.processes import VP, grids
 from ctrl_jax.processes import parameterization as parameterization
@@ -32,7 +32,7 @@ def score_model(make) -> Model:
         return tree.unflatten(moved)
 
     def apply(params, t, x, *conditions):
-        predict = parameterization.from_velocity(PROCESS, lambda *a: network.apply(params, *a))
+        predict = parameterization.from_v(PROCESS, lambda *a: network.apply(params, *a))
         return predict(t, x, *conditions)
 
     return Model(init, apply)
@@ -84,8 +84,8 @@ def check(algorithm):
 )
 def test_the_ratio_starts_at_exactly_one(network, minibatches):
     policy = score_model(MODELS[network])
-    config = UpdateConfig(minibatches=minibatches)
-    check(make_dpok(problem_with(policy), policy, optax.adam(1e-3), config))
+    update = PolicyUpdate(minibatches=minibatches)
+    check(make_dpok(problem_with(policy), policy, optax.adam(1e-3), update=update))
 
 
 @pytest.mark.slow
@@ -94,6 +94,5 @@ def test_the_ratio_starts_at_exactly_one_beside_a_critic():
     value = as_model(
         lambda rngs: ValueMLP(SHAPE, width=8, depth=1, embedding=8, classes=CLASSES, rngs=rngs)
     )
-    config = UpdateConfig(minibatches=5, epochs=2)
-    optimizers = optax.adam(1e-3), optax.adam(1e-3)
-    check(make_ppo(problem_with(policy), policy, value, *optimizers, config))
+    update, critic = PolicyUpdate(minibatches=5, epochs=2), Critic(value, optax.adam(1e-3))
+    check(make_ppo(problem_with(policy), policy, optax.adam(1e-3), critic, update=update))

@@ -17,6 +17,7 @@ from ctrl_jax.algorithms import (
     make_lm_preference,
     make_reference_pass,
     score_answers,
+    whole_params,
 )
 from ctrl_jax.data import TokenPair, pack_pairs
 from ctrl_jax.data.preferences.rows import pad_rows
@@ -206,7 +207,7 @@ def test_adapters_learn_alone(rows):
     config = LMPreference(adapters_only=True)
     state, metrics = one_step(adapted_rows, config=config, model=model)
     assert abs(float(metrics["loss"]) - np.log(2)) < 1e-7
-    same = jax.tree.map(lambda a, b: bool((a == b).all()), state.params, init(None))
+    same = jax.tree.map(lambda a, b: bool((a == b).all()), whole_params(state), init(None))
     for path, unmoved in jax.tree_util.tree_leaves_with_path(same):
         assert unmoved is (path[-1].key != "lora_b"), path
     trained = jax.tree_util.tree_leaves_with_path(state.policy.params)

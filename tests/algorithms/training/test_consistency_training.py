@@ -60,9 +60,10 @@ def test_the_target_is_the_average_it_is_said_to_be():
     algorithm = build(ConsistencyConfig(steps=10, target_decay=0.9))
     state, batch = algorithm.init(jax.random.key(0)), DataBatch(jnp.ones((16, 1)))
     moved, _ = jax.jit(algorithm.step)(state, batch)
-    expected = 0.9 * state.target["power"] + 0.1 * moved.learner.params["power"]
-    np.testing.assert_allclose(moved.target["power"], expected, rtol=1e-6)
-    assert float(moved.learner.params["power"]) != 0.3
+    power = moved.learners["model"].params["power"]
+    expected = 0.9 * state.reference["power"] + 0.1 * power
+    np.testing.assert_allclose(moved.reference["power"], expected, rtol=1e-6)
+    assert float(power) != 0.3
 
 
 def test_weights_scale_the_loss():
@@ -79,9 +80,9 @@ def test_data_that_are_not_finite_move_nothing_and_are_counted():
     algorithm = build()
     step, start = jax.jit(algorithm.step), algorithm.init(jax.random.key(0))
     state, metrics = step(start, DataBatch(jnp.full((8, 1), jnp.nan)))
-    assert float(metrics["update/finite"]) == 0.0 and int(state.skipped_in_a_row) == 1
-    jax.tree.map(np.testing.assert_array_equal, state.learner, start.learner)
-    jax.tree.map(np.testing.assert_array_equal, state.target, start.target)
+    assert float(metrics["update/finite"]) == 0.0 and int(state.skips.in_a_row) == 1
+    jax.tree.map(np.testing.assert_array_equal, state.learners, start.learners)
+    jax.tree.map(np.testing.assert_array_equal, state.reference, start.reference)
 
 
 @pytest.mark.parametrize(

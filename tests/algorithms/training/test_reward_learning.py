@@ -34,7 +34,7 @@ def test_a_reward_of_each_label_is_learned():
     state, metrics = run(jax.random.key(0))
     np.testing.assert_allclose(metrics["loss"][0], np.log(2), rtol=1e-6)
     # One batch's slope has an error of about 0.2; Adam averages over some ten.
-    np.testing.assert_allclose(state.learner.params, [2.0, -2.0], atol=0.5)
-    reward_fn = learned(model, state.learner.params)
+    np.testing.assert_allclose(state.params, [2.0, -2.0], atol=0.5)
+    reward_fn = learned(model, state.params)
     found = reward_fn(jnp.ones((2, 1)), jnp.asarray([0, 1]))
     assert found[0] > 1 and found[1] < -1

@@ -50,7 +50,7 @@ def test_the_score_of_gaussian_data_is_learned(weighting):
 
     state, metrics = run(jax.random.key(0))
     # 300 batches of 512 draws at a decaying step size: statistical errors are near .01.
-    for params in (state.learner.params, state.average):
+    for params in (state.learners["model"].params, state.average):
         np.testing.assert_allclose(params["mean"], MEAN, atol=0.05)
         np.testing.assert_allclose(jnp.exp(params["log_variance"]), VARIANCE, atol=0.05)
     assert float(metrics["loss"][-50:].mean()) < float(metrics["loss"][:10].mean())
@@ -69,11 +69,11 @@ def test_data_that_are_not_finite_move_nothing_and_are_counted():
     start = algorithm.init(jax.random.key(0))
     state, metrics = step(start, DataBatch(jnp.full((8, 1), jnp.nan)))
     assert float(metrics["update/finite"]) == 0.0
-    assert int(metrics["update/skipped_in_a_row"]) == int(state.skipped_in_a_row) == 1
-    jax.tree.map(np.testing.assert_array_equal, state.learner, start.learner)
+    assert int(metrics["update/skipped_in_a_row"]) == int(state.skips.in_a_row) == 1
+    jax.tree.map(np.testing.assert_array_equal, state.learners, start.learners)
     state, metrics = step(state, DataBatch(jnp.ones((8, 1))))
     assert float(metrics["update/finite"]) == 1.0
-    assert int(state.skipped_in_a_row) == 0
+    assert int(state.skips.in_a_row) == 0
 
 
 def test_dropout_is_drawn_anew_each_step_and_never_in_evaluation():

@@ -1,0 +1,51 @@
+r"""The pathwise form of the policy gradient, <\nabla V, dX>, without noise (2409.08400).
+
+q is linear in the action, so its gradient is that of the value at the next state; no advantage is
+estimated.
+"""
+
+import optax
+
+from ctrl_jax._typing import Model
+from ctrl_jax.algorithms.diffusion.actor_critic import (
+    DEFAULT_POLICY_UPDATE,
+    Control,
+    make_control,
+)
+from ctrl_jax.algorithms.diffusion.critic import Critic
+from ctrl_jax.algorithms.diffusion.policy_update import PolicyUpdate, Surrogate
+from ctrl_jax.algorithms.diffusion.problem import DiffusionControl
+from ctrl_jax.losses import policy
+
+
+def make_value_gradient(
+    problem: DiffusionControl,
+    policy_model: Model,
+    optimizer: optax.GradientTransformation,
+    critic: Critic,
+    *,
+    update: PolicyUpdate = DEFAULT_POLICY_UPDATE,
+) -> Control:
+    r"""Return ascent of V(t_{i+1}, .) through the mean of every step: E \nabla V . dm_i(theta).
+
+    Args:
+        problem: what to control.
+        policy_model: the acting score; its ``init`` returns the pretrained parameters.
+        optimizer: of the policy.
+        critic: value network, differentiable in the state.
+        update: how the policy learns from a batch.
+
+    Returns:
+        The algorithm; its batch is a `Batch`.
+
+    Raises:
+        ValueError: the minibatches do not fit the solver steps.
+    """
+
+    def loss(rows, score, log_ratio):
+        return policy.value_gradient(rows.kernel.mean(rows.states, score), rows.gradients)
+
+    surrogate = Surrogate(loss, gradient_at="next")
+    return make_control(
+        problem, policy_model, optimizer, surrogate, None, critic=critic, update=update
+    )
