@@ -19,6 +19,7 @@ from typing import Any
 from flax import nnx
 from jaxtyping import Array
 
+from ctrl_jax._checks import check_count, check_positive, refuse
 from ctrl_jax._typing import Params
 from ctrl_jax.networks.layers.linear import ZERO, Linear, at_least_single
 
@@ -45,16 +46,11 @@ class LoRA:
 
     def __post_init__(self):
         unknown = sorted({*self.targets} - {*LINEARS})
-        if self.rank < 1 or not self.alpha > 0:
-            raise ValueError(
-                f"LoRA: received rank {self.rank!r} and alpha {self.alpha!r}; the rank must be at "
-                "least 1 and alpha positive; change them"
-            )
+        check_count("LoRA.rank", self.rank)
+        check_positive("LoRA.alpha", self.alpha)
         if unknown or not self.targets:
-            raise ValueError(
-                f"LoRA: targets received {self.targets!r}; they must be names of linear layers; "
-                f"give some of {', '.join(LINEARS)}"
-            )
+            rule, repair = "they must be names of linear layers", "give some of "
+            raise refuse("LoRA.targets", self.targets, rule, repair + ", ".join(LINEARS))
 
     @property
     def scale(self) -> float:
@@ -123,10 +119,8 @@ def combine(adapters: Params, base: Params) -> Params:
         elif isinstance(base.get(name), dict):
             whole[name] = combine(value, base[name])
         else:
-            raise ValueError(
-                f"adapters: received some for {name!r}, which the parameters do not have; give the "
-                "parameters they were split from"
-            )
+            repair = "give those that they were split from"
+            raise refuse("adapters", name, "the parameters have no such layer", repair)
     return whole
 
 
@@ -146,10 +140,8 @@ def merge(params: Params, lora: LoRA) -> Params:
     if A in params:
         kernel, a, b = (params[name] for name in ("kernel", A, B))
         if a.shape[1] != lora.rank:
-            raise ValueError(
-                f"merge: received adapters of rank {a.shape[1]}; lora has rank {lora.rank}; give "
-                "the description they were made with"
-            )
+            rule = f"the adapters have rank {a.shape[1]}"
+            raise refuse("lora.rank", lora.rank, rule, "give the LoRA they were made with")
         exact = at_least_single(kernel.dtype)
         merged = kernel.astype(exact) + lora.scale * (a.astype(exact) @ b.astype(exact))
         plain = {name: value for name, value in params.items() if name not in (A, B)}

@@ -15,6 +15,8 @@ from typing import Any
 import jax
 from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 
+from ctrl_jax._checks import refuse
+
 DATA, MODEL = "data", "model"
 Axes = tuple[str | None, ...]
 
@@ -55,10 +57,8 @@ def partition_specs(tree: Any, mesh: Mesh | AbstractMesh, *, fully: bool = False
     """
     missing = {DATA, MODEL} - {*mesh.shape}
     if missing:
-        raise ValueError(
-            f"mesh: received axes {tuple(mesh.shape)}; it must have {DATA!r} and {MODEL!r}; make "
-            "it with both, of size 1 where nothing is divided"
-        )
+        repair = "make it with both, of size 1 where nothing is divided"
+        raise refuse("mesh", tuple(mesh.shape), f"it must have {DATA!r} and {MODEL!r}", repair)
     used = (DATA, MODEL) if fully else (MODEL,)
 
     def spec(path, leaf) -> PartitionSpec:

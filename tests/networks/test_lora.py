@@ -95,10 +95,10 @@ def test_gradients_of_adapters_are_those_of_the_kernel(params):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"rank": 0}, "received rank 0 and alpha 16.0; the rank must be at least 1"),
-        ({"alpha": 0.0}, "alpha 0.0"),
-        ({"targets": ("query", "keys")}, r"targets received \('query', 'keys'\); .* query, key"),
-        ({"targets": ()}, r"targets received \(\)"),
+        ({"rank": 0}, "LoRA.rank: received 0; it must be a whole number of at least 1"),
+        ({"alpha": 0.0}, "LoRA.alpha: received 0.0; it must be above zero"),
+        ({"targets": ("query", "keys")}, r"targets: received \('query', 'keys'\); .* query, key"),
+        ({"targets": ()}, r"targets: received \(\)"),
     ],
 )
 def test_wrong_descriptions_are_refused(fields, message):
@@ -108,11 +108,13 @@ def test_wrong_descriptions_are_refused(fields, message):
 
 def test_a_layer_that_the_network_lacks_is_refused(params):
     with pytest.raises(
-        ValueError, match=r"LoRA: targets received \('gate',\); this decoder has no gate"
+        ValueError, match=r"LoRA.targets: received \('gate',\); this decoder has no gate"
     ):
         language_model(GPT2, lora=LoRA(targets=("gate",)))
     adapters, base = split(params)
-    with pytest.raises(ValueError, match="adapters of rank 2; lora has rank 3"):
+    with pytest.raises(ValueError, match=r"lora.rank: received 3; the adapters have rank 2"):
         merge(params, LoRA(rank=3))
-    with pytest.raises(ValueError, match="received some for 'blocks', which the parameters do not"):
+    with pytest.raises(
+        ValueError, match="adapters: received 'blocks'; the parameters have no such layer"
+    ):
         combine(adapters, {"tokens": base["tokens"]})

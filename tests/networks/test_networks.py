@@ -160,8 +160,8 @@ def test_times_are_seen_relative_to_the_horizon():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"patch": 4}, r"DiT: patch must divide the image \(4, 6\), got 4"),
-        ({"heads": 3}, "DiT: heads must divide the width 16, got 3"),
+        ({"patch": 4}, r"DiT.patch: received 4; it must divide the image \(4, 6\)"),
+        ({"heads": 3}, "DiT.heads: received 3; they must divide the width 16"),
     ],
 )
 def test_bad_sizes_are_named(options, message):

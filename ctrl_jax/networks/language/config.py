@@ -21,6 +21,8 @@ Sources: Radford et al. 2019 (GPT-2); Black et al. 2022 (2204.06745); Touvron et
 import dataclasses
 from typing import Literal
 
+from ctrl_jax._checks import check_count, check_positive, refuse
+
 Norm = Literal["layer", "rms"]
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
 
@@ -133,24 +135,27 @@ class DecoderConfig:
     def __post_init__(self):
         sizes = ("vocabulary", "width", "depth", "heads", "key_heads", "head_width", "hidden")
         for name in (*sizes, *(["window"] if self.window is not None else [])):
-            if getattr(self, name) < 1:
-                raise _refuse(name, getattr(self, name), "it must be at least 1")
+            check_count(f"DecoderConfig.{name}", getattr(self, name))
+        check_positive("DecoderConfig.epsilon", self.epsilon)
         if self.heads % self.key_heads:
-            raise _refuse("key_heads", self.key_heads, f"it must divide the {self.heads} heads")
-        if not self.epsilon > 0:
-            raise _refuse("epsilon", self.epsilon, "it must be positive")
+            rule = f"it must divide the {self.heads} heads"
+            raise refuse("DecoderConfig.key_heads", self.key_heads, rule, "give a divisor")
         if isinstance(self.positions, Learned):
-            if self.positions.length < 1:
-                raise _refuse("positions.length", self.positions.length, "it must be at least 1")
-            return
-        scaling = self.positions.scaling
-        if not (self.positions.base > 0 and (scaling is None or scaling.factor > 0)):
-            raise _refuse("positions", self.positions, "base and factor must be positive")
+            check_count("DecoderConfig.positions.length", self.positions.length)
+        else:
+            self._check_rotary(self.positions)
+
+    def _check_rotary(self, rotary: Rotary) -> None:
+        scaling, name = rotary.scaling, "DecoderConfig.positions"
+        check_positive(f"{name}.base", rotary.base)
+        if scaling is not None:
+            check_positive(f"{name}.scaling.factor", scaling.factor)
         if isinstance(scaling, Llama3Scaling) and not scaling.low < scaling.high:
-            raise _refuse("positions", self.positions, "low must be below high")
+            bounds = (scaling.low, scaling.high)
+            raise refuse(f"{name}.scaling", bounds, "low must be below high", "swap them")
         if self.rotated < 2 or self.rotated % 2 or self.rotated > self.head_width:
             rule = f"it must rotate an even part, at least 2, of a head of {self.head_width}"
-            raise _refuse("positions.fraction", self.positions.fraction, rule)
+            raise refuse(f"{name}.fraction", rotary.fraction, rule, "give e.g. 1")
 
     @property
     def rotated(self) -> int:
@@ -158,7 +163,3 @@ class DecoderConfig:
         if isinstance(self.positions, Learned):
             return 0
         return int(self.head_width * self.positions.fraction)
-
-
-def _refuse(name: str, value: object, rule: str) -> ValueError:
-    return ValueError(f"DecoderConfig: {name} received {value!r}; {rule}; change it")

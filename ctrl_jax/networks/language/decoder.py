@@ -13,6 +13,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
+from ctrl_jax._checks import refuse
 from ctrl_jax._typing import Params
 from ctrl_jax.networks.language.block import Block, Linears, Norm
 from ctrl_jax.networks.language.config import DecoderConfig, Learned, Rotary
@@ -114,9 +115,7 @@ def language_model(
         ValueError: `lora` names a layer that the decoder does not have.
     """
     if lora is not None and "gate" in lora.targets and not config.gated:
-        raise ValueError(
-            f"LoRA: targets received {lora.targets!r}; this decoder has no gate; leave it out"
-        )
+        raise refuse("LoRA.targets", lora.targets, "this decoder has no gate", "leave it out")
 
     def make(rngs: nnx.Rngs) -> Decoder:
         dtypes = jnp.dtype(dtype), jnp.dtype(param_dtype)
@@ -152,26 +151,24 @@ def _rows(table: Array, indices: Array) -> Array:
 
 def _check(config: DecoderConfig, tokens: Array, positions: Array | None, mask: Array | None):
     if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
-        raise _refuse("tokens", tokens, "they must be integers (batch, tokens)")
+        raise refuse("tokens", tokens, "they must be integers (batch, tokens)", "tokenize the text")
     square = (*tokens.shape, tokens.shape[1])
     if mask is not None and (mask.shape != square or mask.dtype != bool):
-        raise _refuse("mask", mask, f"it must be booleans {square}")
+        raise refuse("mask", mask, f"it must be booleans {square}", "make it by text_mask")
     if positions is not None:
         whole = jnp.issubdtype(positions.dtype, jnp.integer)
         if positions.shape != tokens.shape or not whole:
-            raise _refuse("positions", positions, f"they must be integers {tokens.shape}")
+            raise refuse(
+                "positions", positions, f"they must be integers {tokens.shape}", "leave it out"
+            )
         return
     longest = config.positions.length if isinstance(config.positions, Learned) else None
     if mask is None and longest is not None and tokens.shape[1] > longest:
-        raise _refuse("tokens", tokens, f"the model has {longest} positions")
+        raise refuse("tokens", tokens, f"the model has {longest} positions", "cut the text")
 
 
 def _check_places(tokens: Array, at: Array | None):
     if at is not None and not (
         at.ndim == 2 and at.shape[0] == tokens.shape[0] and jnp.issubdtype(at.dtype, jnp.integer)
     ):
-        raise _refuse("at", at, f"they must be integers ({tokens.shape[0]}, places)")
-
-
-def _refuse(name: str, array: Array, rule: str) -> ValueError:
-    return ValueError(f"{name}: received {array.dtype}{list(array.shape)}; {rule}; change it")
+        raise refuse("at", at, f"they must be integers ({tokens.shape[0]}, places)", "leave it out")

@@ -13,6 +13,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from ctrl_jax._checks import refuse
 from ctrl_jax._typing import Params
 from ctrl_jax.networks.language.block import Linears
 from ctrl_jax.networks.language.config import DecoderConfig, Learned
@@ -76,10 +77,8 @@ def make_decoding(
 
     def start(batch: int, length: int) -> KVCache:
         if isinstance(config.positions, Learned) and length > config.positions.length:
-            raise ValueError(
-                f"start: length received {length}; the model has {config.positions.length} "
-                "positions; ask for shorter texts"
-            )
+            rule = f"the model has {config.positions.length} positions"
+            raise refuse("start.length", length, rule, "ask for shorter texts")
         empty = jnp.zeros((batch, length, config.key_heads, config.head_width), dtype)
         return KVCache((empty,) * config.depth, (empty,) * config.depth)
 

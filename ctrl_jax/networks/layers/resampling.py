@@ -20,6 +20,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from ctrl_jax._checks import refuse
+
 TAPS = (1.0, 3.0, 3.0, 1.0)
 AXES = (1, 2)
 KERNEL_INIT = nnx.initializers.lecun_normal()
@@ -29,10 +31,8 @@ def check_taps(taps: Sequence[float], name: str = "taps") -> None:
     """Raise ValueError unless `taps` are four symmetric numbers with a positive sum."""
     good = len(taps) == 4 and all(math.isfinite(tap) for tap in taps)
     if not good or tuple(taps) != tuple(taps)[::-1] or sum(taps) <= 0:
-        raise ValueError(
-            f"{name} must be four symmetric numbers with a positive sum, such as (1, 3, 3, 1), got "
-            f"{tuple(taps)}."
-        )
+        rule = "they must be four symmetric numbers with a positive sum"
+        raise refuse(name, tuple(taps), rule, "give e.g. (1, 3, 3, 1)")
 
 
 def downsample(
@@ -49,7 +49,7 @@ def downsample(
     """
     check_taps(taps)
     if x.shape[1] % 2 or x.shape[2] % 2:
-        raise ValueError(f"downsample: height and width must be even, got {x.shape[1:3]}.")
+        raise refuse("downsample.x", x.shape, "height and width must be even", "pad or crop it")
     for axis in AXES:
         x = _filter(x, taps, axis, padding=(1, 1), stride=2)
     return x

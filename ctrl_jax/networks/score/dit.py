@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from ctrl_jax._checks import refuse
 from ctrl_jax.networks.layers.linear import ZERO, Conditioning, Linear, normalize
 
 
@@ -76,9 +77,11 @@ class DiT(nnx.Module):
     ):
         rows, columns, channels = shape
         if rows % patch or columns % patch:
-            raise ValueError(f"DiT: patch must divide the image {shape[:2]}, got {patch}.")
+            rule = f"it must divide the image {shape[:2]}"
+            raise refuse("DiT.patch", patch, rule, "give a common divisor")
         if width % heads:
-            raise ValueError(f"DiT: heads must divide the width {width}, got {heads}.")
+            rule = f"they must divide the width {width}"
+            raise refuse("DiT.heads", heads, rule, "give a divisor")
         self.patch, self.grid = patch, (rows // patch, columns // patch)
         tokens, size = self.grid[0] * self.grid[1], patch * patch * channels
         self.condition = Conditioning(

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from ctrl_jax._checks import check_choice, check_count, check_positive, refuse
 from ctrl_jax.networks.layers.convolution import Convolution
 from ctrl_jax.networks.layers.dropout import key_stream
 from ctrl_jax.networks.layers.linear import ZERO
@@ -57,26 +58,22 @@ class NCSNppConfig:
     def validate(self) -> None:
         """Raise ValueError for a size out of range."""
         if self.width < 4 or self.width % 2:
-            raise ValueError(f"width must be even and at least 4, got {self.width}.")
+            raise refuse("width", self.width, "it must be even and at least 4", "give e.g. 32")
         if not self.multipliers or min(self.multipliers) < 1:
-            raise ValueError(f"multipliers must be positive, at least one, got {self.multipliers}.")
+            rule = "there must be at least one, all positive"
+            raise refuse("multipliers", self.multipliers, rule, "give e.g. (1, 2)")
         for multiplier in self.multipliers:
             channels = self.width * multiplier
             if channels % max(min(channels // 4, 32), 1):
-                raise ValueError(
-                    f"width x multiplier must be divisible by its min(channels // 4, 32) groups, "
-                    f"got {channels} channels; use a multiple of 4, of 32 from 128 on."
-                )
-        if self.blocks < 1:
-            raise ValueError(f"blocks must be at least 1, got {self.blocks}.")
+                rule = "its min(channels // 4, 32) groups must divide it"
+                repair = "give a multiple of 4, of 32 from 128 on"
+                raise refuse("width x multiplier", channels, rule, repair)
+        check_count("blocks", self.blocks)
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}.")
-        if self.fourier_scale is not None and not self.fourier_scale > 0:
-            raise ValueError(f"fourier_scale must be positive or None, got {self.fourier_scale}.")
-        if self.progressive_input not in ("residual", "none"):
-            raise ValueError(
-                f"progressive_input must be residual or none, got {self.progressive_input!r}."
-            )
+            raise refuse("dropout", self.dropout, "it must lie in [0, 1)", "give e.g. 0.1")
+        if self.fourier_scale is not None:
+            check_positive("fourier_scale", self.fourier_scale)
+        check_choice("progressive_input", self.progressive_input, ("residual", "none"))
         check_taps(self.taps)
 
     def __post_init__(self):
@@ -163,11 +160,9 @@ def _heights(shape: tuple[int, int, int], config: NCSNppConfig) -> list[int]:
     """Return the height of each resolution."""
     factor = 2 ** (len(config.multipliers) - 1)
     if shape[0] % factor or shape[1] % factor:
-        raise ValueError(
-            f"NCSNpp: {len(config.multipliers)} resolutions need height and width that {factor} "
-            f"divides, got {shape[:2]}."
-        )
+        rule = f"{len(config.multipliers)} resolutions need height and width that {factor} divides"
+        raise refuse("NCSNpp.shape", shape, rule, "give fewer multipliers")
     heights = [shape[0] >> level for level in range(len(config.multipliers))]
     if unknown := sorted(set(config.attention) - set(heights)):
-        raise ValueError(f"NCSNpp: attention must be at heights among {heights}, got {unknown}.")
+        raise refuse("attention", unknown, f"heights are {heights}", "give some of them")
     return heights

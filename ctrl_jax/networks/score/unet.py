@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from ctrl_jax._checks import check_count, refuse
 from ctrl_jax.networks.layers.convolution import Convolution
 from ctrl_jax.networks.layers.linear import ZERO, Conditioning, Linear, normalize
 
@@ -57,12 +58,10 @@ class UNet(nnx.Module):
         rngs: nnx.Rngs,
     ):
         rows, columns, channels = shape
-        if levels < 1:
-            raise ValueError(f"UNet: levels must be at least 1, got {levels}.")
+        check_count("UNet.levels", levels)
         if rows % 2 ** (levels - 1) or columns % 2 ** (levels - 1):
-            raise ValueError(
-                f"UNet: 2**(levels - 1) must divide the image {shape[:2]}, got levels {levels}."
-            )
+            rule = f"2**(levels - 1) must divide the image {shape[:2]}"
+            raise refuse("UNet.levels", levels, rule, "give fewer")
         widths = [width * 2**level for level in range(levels)]
 
         def residual(inputs: int, outputs: int) -> Residual:

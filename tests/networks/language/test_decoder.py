@@ -285,16 +285,20 @@ def test_wrong_arguments_are_refused(arguments, message):
 @pytest.mark.parametrize(
     ("config", "changes", "message"),
     [
-        (NEOX, {"depth": 0}, "depth received 0; it must be at least 1"),
-        (QWEN, {"key_heads": 3}, "key_heads received 3; it must divide the 4 heads"),
-        (QWEN, {"window": 0}, "window received 0"),
-        (QWEN, {"epsilon": 0.0}, "epsilon received 0.0; it must be positive"),
-        (QWEN, {"positions": Rotary(fraction=0.25)}, "positions.fraction received 0.25; .* even"),
-        (QWEN, {"positions": Rotary(fraction=1.5)}, "positions.fraction received 1.5"),
-        (QWEN, {"positions": Rotary(base=0.0)}, "base and factor must be positive"),
-        (QWEN, {"positions": Rotary(scaling=LinearScaling(-1.0))}, "base and factor must be"),
+        (NEOX, {"depth": 0}, "depth: received 0; it must be a whole number of at least 1"),
+        (QWEN, {"key_heads": 3}, "key_heads: received 3; it must divide the 4 heads"),
+        (QWEN, {"window": 0}, "window: received 0"),
+        (QWEN, {"epsilon": 0.0}, "epsilon: received 0.0; it must be above zero"),
+        (QWEN, {"positions": Rotary(fraction=0.25)}, "positions.fraction: received 0.25; .* even"),
+        (QWEN, {"positions": Rotary(fraction=1.5)}, "positions.fraction: received 1.5"),
+        (QWEN, {"positions": Rotary(base=0.0)}, "base: received 0.0; it must be above zero"),
+        (
+            QWEN,
+            {"positions": Rotary(scaling=LinearScaling(-1.0))},
+            "factor: received -1.0; it must",
+        ),
         (QWEN, {"positions": Rotary(scaling=Llama3Scaling(8.0, 4.0, 1.0, 16))}, "low must be bel"),
-        (GPT2, {"positions": Learned(0)}, "positions.length received 0"),
+        (GPT2, {"positions": Learned(0)}, "positions.length: received 0"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(config, changes, message):

@@ -44,5 +44,5 @@ def test_adapters_and_bfloat16():
 
 
 def test_a_text_longer_than_the_table_is_refused():
-    with pytest.raises(ValueError, match="length received 13; the model has 12 positions"):
+    with pytest.raises(ValueError, match=r"start.length: received 13; the model has 12 positions"):
         make_decoding(GPT2).start(1, 13)

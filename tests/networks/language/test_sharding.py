@@ -55,13 +55,18 @@ def test_what_has_no_name_is_replicated():
 
 
 def test_other_meshes_are_refused(shapes):
-    with pytest.raises(ValueError, match=r"received axes \('rows', 'model'\); it must have 'data'"):
+    with pytest.raises(
+        ValueError, match=r"mesh: received \('rows', 'model'\); it must have 'data'"
+    ):
         partition_specs(shapes, abstract(2, 2, ("rows", "model")))
 
 
 def test_eight_devices_agree_with_one():
     status, out, err = run_python(
-        "-m", "tests.networks.language.sharded_decoder", JAX_NUM_CPU_DEVICES="8"
+        "-m",
+        "tests.networks.language.sharded_decoder",
+        JAX_NUM_CPU_DEVICES="8",
+        JAX_DISABLE_MOST_OPTIMIZATIONS="0",  # as for users: the last digits are promised there
     )
     assert status == 0, err[-4000:]
     assert out.strip().endswith("agreed")

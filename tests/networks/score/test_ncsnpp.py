@@ -181,14 +181,14 @@ def test_attention_is_softmax_over_pixels():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"progressive_input": "skip"}, "progressive_input must be"),
-        ({"width": 7}, "width must be even"),
-        ({"width": 130}, "130 channels"),
-        ({"multipliers": ()}, "multipliers must be positive"),
-        ({"blocks": 0}, "blocks must be at least 1"),
-        ({"dropout": 1.0}, r"dropout must lie in \[0, 1\), got 1.0"),
-        ({"fourier_scale": 0.0}, "fourier_scale must be positive"),
-        ({"taps": (1.0, 2.0, 3.0, 4.0)}, "taps must be four symmetric"),
+        ({"progressive_input": "skip"}, "progressive_input: received .skip.; it must be one of"),
+        ({"width": 7}, "width: received 7; it must be even"),
+        ({"width": 130}, "width x multiplier: received 130; its"),
+        ({"multipliers": ()}, r"multipliers: received \(\); there must be at least one"),
+        ({"blocks": 0}, "blocks: received 0; it must be a whole number of at least 1"),
+        ({"dropout": 1.0}, r"dropout: received 1.0; it must lie in \[0, 1\)"),
+        ({"fourier_scale": 0.0}, "fourier_scale: received 0.0; it must be above zero"),
+        ({"taps": (1.0, 2.0, 3.0, 4.0)}, "taps: received .* four symmetric"),
     ],
 )
 def test_bad_sizes_are_named(options, message):
@@ -199,8 +199,12 @@ def test_bad_sizes_are_named(options, message):
 @pytest.mark.parametrize(
     ("shape", "options", "message"),
     [
-        ((30, 32, 3), {}, "8 divides, got"),
-        ((32, 32, 3), {"attention": (16, 7)}, r"heights among \[32, 16, 8, 4\], got \[7\]"),
+        ((30, 32, 3), {}, r"shape: received \(30, 32, 3\); .* 8 divides"),
+        (
+            (32, 32, 3),
+            {"attention": (16, 7)},
+            r"attention: received \[7\]; heights are \[32, 16, 8, 4\]",
+        ),
     ],
 )
 def test_images_that_do_not_fit_are_named(shape, options, message):
