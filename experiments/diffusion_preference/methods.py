@@ -143,7 +143,7 @@ def _loss(run: Runs, chosen, rejected, labels):
     """Return the loss of a run; both forms are computed, so that runs of either are one program."""
     told = run.told[labels]
     theta, phi = (
-        loss(chosen, rejected, beta=run.beta, dispersion=told)
-        for loss in (preference.mallows_theta, preference.mallows_phi)
+        preference.NAMED[name].loss(chosen, rejected, beta=run.beta, dispersion=told)
+        for name in ("mallows_theta", "mallows_phi")
     )
     return jnp.where(run.is_phi, phi, theta)

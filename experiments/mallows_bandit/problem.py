@@ -31,22 +31,15 @@ Loss = Callable[..., Array]
 
 
 def make_losses(dispersion: float) -> dict[str, Loss]:
-    """Return the losses compared, Mallows forms at one dispersion."""
-    phi, losses = {"dispersion": dispersion}, preference
+    """Return every named loss of log-ratios, at its default options and Mallows forms at one phi.
+
+    An arm is one token: sums over tokens and means are the same.
+    """
+    phi = {"dispersion": dispersion}
     return {
-        "dpo": losses.dpo,
-        "mallows_phi": partial(losses.mallows_phi, **phi),
-        "mallows_theta": partial(losses.mallows_theta, **phi),
-        "mallows_phi_sigmoid": partial(losses.mallows_phi, link="sigmoid", **phi),
-        "mallows_phi_cubic": partial(losses.mallows_phi, link="cubic", **phi),
-        "mallows_ipo": partial(losses.mallows_ipo, **phi),
-        "ipo": losses.ipo,
-        "hinge": losses.hinge,
-        "dpo_smoothed": partial(losses.dpo, label_smoothing=0.1),
-        "exo": losses.exo,
-        "sppo": losses.sppo,
-        "nca": losses.nca,
-        "apo": losses.apo,
+        name: partial(row.loss, **row.defaults, **(phi if row.dispersed else {}))
+        for name, row in preference.NAMED.items()
+        if row.inputs in ("log_ratios", "mean_log_ratios")
     }
 
 

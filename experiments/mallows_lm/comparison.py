@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -12,6 +11,7 @@ import optax
 
 from ctrl_jax._typing import Params
 from ctrl_jax.algorithms import make_lm_preference
+from ctrl_jax.algorithms.language.named_loss import named_loss
 from ctrl_jax.data import PreferenceRows, pack_pairs
 from ctrl_jax.losses import preference
 from ctrl_jax.networks import LanguageModel
@@ -64,35 +64,23 @@ class Method(NamedTuple):
 
     Fields:
         label: as plots and tables call it.
-        loss: ``loss(scores, beta)``, one value per pair.
+        loss: its name in `preference.NAMED`.
         source: "true", "estimated" or "ranked" dispersion; "" for none.
     """
 
     label: str
-    loss: Callable
+    loss: str
     source: str
 
 
-def _dpo(scores, beta):
-    return preference.dpo(*scores.log_ratios, beta=beta)
-
-
-def _theta(scores, beta):
-    return preference.mallows_theta(*scores.log_ratios, beta=beta, dispersion=scores.dispersion)
-
-
-def _phi(scores, beta):
-    return preference.mallows_phi(*scores.log_ratios, beta=beta, dispersion=scores.dispersion)
-
-
 METHODS: Mapping[str, Method] = {
-    "dpo": Method("DPO", _dpo, ""),
-    "theta_true": Method("Mallows-θ with the true φ", _theta, "true"),
-    "theta_estimated": Method("Mallows-θ with an estimated φ", _theta, "estimated"),
-    "phi_true": Method("Mallows-φ with the true φ", _phi, "true"),
-    "phi_estimated": Method("Mallows-φ with an estimated φ", _phi, "estimated"),
-    "theta_ranked": Method("Mallows-θ with a ranked φ", _theta, "ranked"),
-    "phi_ranked": Method("Mallows-φ with a ranked φ", _phi, "ranked"),
+    "dpo": Method("DPO", "dpo", ""),
+    "theta_true": Method("Mallows-θ with the true φ", "mallows_theta", "true"),
+    "theta_estimated": Method("Mallows-θ with an estimated φ", "mallows_theta", "estimated"),
+    "phi_true": Method("Mallows-φ with the true φ", "mallows_phi", "true"),
+    "phi_estimated": Method("Mallows-φ with an estimated φ", "mallows_phi", "estimated"),
+    "theta_ranked": Method("Mallows-θ with a ranked φ", "mallows_theta", "ranked"),
+    "phi_ranked": Method("Mallows-φ with a ranked φ", "mallows_phi", "ranked"),
 }
 
 
@@ -148,12 +136,12 @@ def make_trainers(model: LanguageModel, base: Params, training: Training) -> dic
     found = {}
     for name in training.methods:
         loss = METHODS[name].loss
-        same = [other for other in found if METHODS[other].loss is loss]
+        same = [other for other in found if METHODS[other].loss == loss]
         found[name] = found[same[0]] if same else _make_trainer(model, base, training, loss)
     return found
 
 
-def _make_trainer(model: LanguageModel, base: Params, training: Training, loss: Callable):
+def _make_trainer(model: LanguageModel, base: Params, training: Training, loss: str):
     rise = max(1, training.updates // 10)
     schedule = optax.join_schedules(
         [
@@ -167,7 +155,7 @@ def _make_trainer(model: LanguageModel, base: Params, training: Training, loss: 
     @jax.jit
     def descend(params, rows, beta):
         policy = model._replace(init=lambda key: params)
-        algorithm = make_lm_preference(policy, optimizer, partial(loss, beta=beta))
+        algorithm = make_lm_preference(policy, optimizer, named_loss(loss, beta=beta))
         state, metrics = jax.lax.scan(algorithm.step, algorithm.init(jax.random.key(0)), rows)
         return state.params, metrics["update/finite"]
 

@@ -1,5 +1,6 @@
 """Training a model of one's own from preferences, as its users run it."""
 
+import dataclasses
 import itertools
 import json
 import sys
@@ -10,16 +11,17 @@ import numpy as np
 import pytest
 
 from ctrl_jax.algorithms import AnswerScores
+from ctrl_jax.algorithms.language.named_loss import named_loss
 from ctrl_jax.commands.prefer import Config, main
 from ctrl_jax.commands.preference import model as models
-from ctrl_jax.commands.preference.config import Optimization
+from ctrl_jax.commands.preference.config import OPTIONS, Objective, Optimization
 from ctrl_jax.commands.preference.data import batch_of, hold_out
 from ctrl_jax.commands.preference.divergence import make_divergence, pad_prompts
-from ctrl_jax.commands.preference.losses import LOSSES, make_loss
 from ctrl_jax.commands.preference.reference import Referred, estimate_dispersion, refer
 from ctrl_jax.commands.preference.training import make_optimizer
 from ctrl_jax.data.preferences.record import PreferenceRecord
 from ctrl_jax.data.preferences.rows import TokenPair, pack_pairs
+from ctrl_jax.losses.preference import NAMED
 from ctrl_jax.networks import DecoderConfig, Rotary, language_model
 from ctrl_jax.pretrained import load_decoder
 from ctrl_jax.runtime import MeshOptions, command, make_mesh, state_digest
@@ -197,19 +199,22 @@ def test_adapters_average_and_parts(files, tmp_path):
     assert metrics["rows/train"] == metrics["pairs/train"] and "dispersion/scale" not in metrics
 
 
-REFERENCE_FREE = {"cpo", "simpo", "orpo", "mallows_simpo"}
+def loss_of(name, **options):
+    """The loss of a name with those of the options that it takes."""
+    taken = {key: value for key, value in options.items() if key in NAMED[name].options}
+    return named_loss(name, beta=0.1, **taken)
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", NAMED)
 def test_every_loss_pulls_the_answers_apart(name):
     """At equal answers, of every length, its gradient raises the chosen one's share."""
-    loss_fn = make_loss(name, beta=0.1, label_smoothing=0.2, gamma=0.5)
+    loss_fn = loss_of(name, label_smoothing=0.2)
     tokens = jnp.array([3.0, 5.0]), jnp.array([4.0, 2.0])
-    phi = jnp.array([0.3, 0.8]) if "dispersion" in LOSSES[name].options else None
+    phi = jnp.array([0.3, 0.8]) if NAMED[name].dispersed else None
 
     def losses(both):
         log_probs = tuple(-10.0 + part for part in both)
-        ratios = None if name in REFERENCE_FREE else both
+        ratios = both if "ratios" in NAMED[name].inputs else None
         return jnp.sum(loss_fn(AnswerScores(log_probs, tokens, ratios, phi)))
 
     value, (chosen, rejected) = jax.value_and_grad(losses)((jnp.zeros(2), jnp.zeros(2)))
@@ -245,15 +250,40 @@ def test_which_values_a_loss_takes():
         "mallows_simpo": minus_log_sigmoid(c * beta * mean_p - gamma),
     }
     found = {
-        name: make_loss(name, beta=beta, label_smoothing=0.2, gamma=gamma)(
+        name: loss_of(name, label_smoothing=0.2, gamma=gamma)(
             AnswerScores(log_probs, sizes, ratios, jnp.array([phi]))
         )[0]
-        for name in LOSSES
+        for name in NAMED
     }
     for name, value in expected.items():
         assert float(found[name]) == pytest.approx(value, rel=1e-5), name
     links = [float(found[f"mallows_phi{link}"]) for link in ("", "_sigmoid", "_cubic")]
     assert links[1] > links[2] > links[0]  # inside its width the cubic rises from 1/2
+
+
+def test_every_option_of_the_table_is_a_flag(capsys):
+    """With the losses that take it in its help, and refused by any other."""
+    with pytest.raises(SystemExit):
+        command(Config, main, ["--help"])
+    printed = capsys.readouterr().out
+    for key, (option, losses) in OPTIONS.items():
+        assert f"--{key.replace('_', '-')} FLOAT" in printed and key in str(Objective.__doc__)
+        value = option.default + 0.25
+        for name in NAMED:
+            asked = dataclasses.replace(Objective(loss=name), **{key: value})
+            if name in losses:
+                asked.validate()
+                assert asked.options[key] == value
+            else:
+                with pytest.raises(ValueError, match=f"{key}: received .* has no use for it"):
+                    asked.validate()
+
+
+def test_a_name_or_an_option_that_is_not_in_the_table_is_refused():
+    with pytest.raises(ValueError, match=r"name: received 'sigmoid'; .* give dpo\|"):
+        named_loss("sigmoid", beta=0.1)
+    with pytest.raises(ValueError, match="options: received 'gamma'; dpo has no such option; it"):
+        named_loss("dpo", beta=0.1, gamma=0.5)
 
 
 @pytest.mark.parametrize(

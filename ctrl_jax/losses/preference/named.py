@@ -58,6 +58,11 @@ class NamedLoss(NamedTuple):
     options: Mapping[str, Option] = {}
     dispersed: bool = False
 
+    @property
+    def defaults(self) -> dict[str, float]:
+        """The options at their defaults."""
+        return {name: option.default for name, option in self.options.items()}
+
 
 SMOOTHED = {
     "label_smoothing": Option(
