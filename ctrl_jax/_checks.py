@@ -64,7 +64,7 @@ def _default(config: Any, first: str, *rest: str) -> Any:
 
 def check_positive(name: str, value: object) -> None:
     """Raise ValueError, about `name`, unless `value` is a finite number above zero."""
-    if _finite(name, value) <= 0:
+    if check_finite(name, value) <= 0:
         raise refuse(name, value, "it must be above zero", "give a positive number")
 
 
@@ -85,13 +85,13 @@ def check_all_positive(owner: str, **values: object) -> bool:
 
 def check_non_negative(name: str, value: object) -> None:
     """Raise ValueError, about `name`, unless `value` is a finite number, zero or above."""
-    if _finite(name, value) < 0:
+    if check_finite(name, value) < 0:
         raise refuse(name, value, "it must be zero or above", "give 0 or a positive number")
 
 
 def check_fraction(name: str, value: object) -> None:
     """Raise ValueError, about `name`, unless `value` is a finite number in [0, 1]."""
-    if not isinstance(value, Tracer) and not 0 <= _finite(name, value) <= 1:
+    if not isinstance(value, Tracer) and not 0 <= check_finite(name, value) <= 1:
         raise refuse(name, value, "it must lie in [0, 1]", "give a fraction such as 0.5")
 
 
@@ -133,8 +133,12 @@ def check_finite_growth(owner: str, *variances: Any) -> None:
         )
 
 
-def _finite(name: str, value: object) -> float:
-    """Return the number; 1, which every check lets pass, for a tracer."""
+def check_finite(name: str, value: object) -> float:
+    """Return a finite number, or 1, which every check lets pass, for a tracer.
+
+    Raises:
+        ValueError: `value` is no number, or infinite or NaN.
+    """
     if isinstance(value, Tracer):
         return 1.0
     number = value
