@@ -52,6 +52,10 @@ def apo_down(w, r, beta):
     return sigmoid(beta * w) + 1 - sigmoid(beta * (w - r))
 
 
+def bco(w, r, beta, shift):
+    return cost(beta * w - shift) + cost(-(beta * r - shift))
+
+
 def f_dpo(w, r, beta, derivative):
     return cost(beta * (derivative(np.exp(w)) - derivative(np.exp(r))))
 

@@ -5,7 +5,7 @@
 | `direct` | of the difference of log-ratios: DPO, robust, hinge, IPO, EXO, f-DPO, AOT |
 | `mallows` | the same under the dispersion of preferences: theta, phi, MallowsIPO, MallowsSimPO |
 | `link` | g and log g of Mallows-phi, exact and smoothed |
-| `separate` | of each log-ratio by itself: SPPO, NCA, APO, KTO |
+| `separate` | of each log-ratio by itself: SPPO, NCA, APO, BCO, KTO |
 | `reference_free` | of log-probabilities: CPO, SimPO, ORPO |
 | `dispersion` | the dispersion of a prompt from the entropy of the reference model |
 | `named` | the losses of one pair by name, with their inputs and options |
@@ -35,13 +35,14 @@ from ctrl_jax.losses.preference.mallows import (
 )
 from ctrl_jax.losses.preference.named import NAMED, NamedLoss
 from ctrl_jax.losses.preference.reference_free import cpo, orpo, simpo
-from ctrl_jax.losses.preference.separate import apo, kto, nca, sppo
+from ctrl_jax.losses.preference.separate import apo, bco, kto, nca, sppo
 
 __all__ = [
     "NAMED",
     "NamedLoss",
     "aot",
     "apo",
+    "bco",
     "bradley_terry",
     "cpo",
     "dispersion_from_index",

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 from jaxtyping import Array
 
-from ctrl_jax._checks import check_non_negative
+from ctrl_jax._checks import check_finite, check_non_negative
 from ctrl_jax.losses.preference.direct import dpo, exo, f_dpo, hinge, ipo, robust
 from ctrl_jax.losses.preference.mallows import (
     mallows_ipo,
@@ -21,7 +21,7 @@ from ctrl_jax.losses.preference.mallows import (
 )
 from ctrl_jax.losses.preference.pair import check_label_smoothing
 from ctrl_jax.losses.preference.reference_free import cpo, orpo, simpo
-from ctrl_jax.losses.preference.separate import apo, nca, sppo
+from ctrl_jax.losses.preference.separate import apo, bco, nca, sppo
 
 Inputs = Literal["log_ratios", "mean_log_ratios", "log_probs", "mean_log_probs"]
 """Log-ratios to the reference or log-probabilities, summed over an answer's tokens or their mean.
@@ -38,7 +38,7 @@ class Option(NamedTuple):
     """
 
     default: float
-    check: Callable[[str, object], None]
+    check: Callable[[str, object], object]
     meaning: str
 
 
@@ -69,6 +69,13 @@ SMOOTHED = {
         0.1, check_label_smoothing, "share of labels that are taken to be wrong"
     )
 }
+SHIFTED = {
+    "shift": Option(
+        0.0,
+        check_finite,
+        "reward that tells chosen answers from rejected ones; in TRL the running mean of both",
+    )
+}
 AIMED = {
     "gamma": Option(
         0.5,
@@ -90,6 +97,7 @@ NAMED: dict[str, NamedLoss] = {
     "nca": NamedLoss(nca),
     "apo_zero": NamedLoss(partial(apo, variant="zero")),
     "apo_down": NamedLoss(partial(apo, variant="down")),
+    "bco": NamedLoss(bco, options=SHIFTED),
     "cpo": NamedLoss(cpo, "log_probs"),
     "simpo": NamedLoss(simpo, "mean_log_probs", AIMED),
     "orpo": NamedLoss(orpo, "mean_log_probs"),

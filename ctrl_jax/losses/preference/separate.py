@@ -8,11 +8,12 @@ With rho = log pi(y|x) - log pi_ref(y|x) of the chosen and the rejected answer, 
     apo, down:  sigmoid(r_w) + sigmoid(r_l - r_w)                                        (4)
     kto:        lambda_d sigmoid(beta (kl - rho))    where the answer is desirable,      (5)
                 lambda_u sigmoid(beta (rho - kl))    where it is not,
+    bco:        l(r_w - delta) + l(delta - r_l),                                         (6)
 
 p the probability that the chosen answer beats the rejected one, kl the divergence from the
-reference that both kinds of answer are measured from.
+reference that both kinds of answer are measured from, delta the mean reward of both.
 
-Source: arXiv 2405.00675 (1); 2402.05369 (2); 2408.06266 (3), (4); 2402.01306 (5).
+Source: arXiv 2405.00675 (1); 2402.05369 (2); 2408.06266 (3), (4); 2402.01306 (5); 2404.04656 (6).
 """
 
 from typing import Literal
@@ -139,6 +140,44 @@ def apo(
     else:
         loss = jax.nn.sigmoid(beta * pair.chosen) + jax.nn.sigmoid(-beta * pair.margin)
     return pair.finish(loss, weights)
+
+
+def bco(
+    log_ratio_chosen: Float[Array, "*batch"],
+    log_ratio_rejected: Float[Array, "*batch"],
+    *,
+    beta: Number,
+    shift: Float[Array, "*batch"] | Number,
+    weights: Float[Array, "*batch"] | None = None,
+) -> Float[Array, "*batch"]:
+    """Return the loss of binary classifier optimization, l(r_w - shift) + l(shift - r_l).
+
+    l(s) = -log sigmoid(s), and r = beta log_ratio of the chosen and the rejected answer: rewards
+    are the logits of a classifier that tells chosen from rejected answers at the threshold shift.
+    In the paper it is the mean reward of both kinds of answer, held fixed: of one batch
+    ``jax.lax.stop_gradient(beta * (jnp.mean(w) + jnp.mean(l)) / 2)``, in TRL's "bco_pair" the
+    running mean of that over the batches. It is given, so that no pair depends on another; 0 is
+    its value at the reference model, where training starts.
+
+    Args:
+        log_ratio_chosen: log pi - log pi_ref of the chosen answer, summed over its tokens.
+        log_ratio_rejected: the same of the rejected answer.
+        beta: inverse temperature, positive.
+        shift: threshold of the rewards, one or one per example.
+        weights: optional weight of each example.
+
+    Returns:
+        One value per example, in the shape and dtype of the log-ratios.
+
+    Raises:
+        ValueError: a shape or dtype is wrong, or beta is not positive.
+
+    Source: Jung et al. 2024 (arXiv 2404.04656).
+    """
+    pair = read_pair("log_ratio", log_ratio_chosen, log_ratio_rejected, beta=beta)
+    delta = require_beside("shift", shift, pair.chosen)
+    right = jax.nn.log_sigmoid(beta * pair.chosen - delta)
+    return pair.finish(-right - jax.nn.log_sigmoid(delta - beta * pair.rejected), weights)
 
 
 def kto(

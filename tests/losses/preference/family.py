@@ -64,6 +64,7 @@ FAMILY = {
     "sppo_soft": Member(plain(P.sppo, beta=BETA, win_probability=0.7), by(N.sppo, BETA, 0.7)),
     "apo_zero": Member(plain(P.apo, beta=BETA), by(N.apo_zero, BETA)),
     "apo_down": Member(plain(P.apo, beta=BETA, variant="down"), by(N.apo_down, BETA)),
+    "bco": Member(plain(P.bco, beta=BETA, shift=0.4), by(N.bco, BETA, 0.4)),
     "reverse_kl": Member(plain(P.f_dpo, beta=BETA, divergence="reverse_kl"), by(N.dpo, BETA)),
     "reverse_kl_smoothed": Member(
         plain(P.f_dpo, beta=BETA, divergence="reverse_kl", label_smoothing=0.2),
