@@ -1,4 +1,4 @@
-"""Which axes of the mesh the parameters of a decoder are divided over, by their names.
+"""Sharding rules: which axes of the mesh a network's parameters are divided over, by their names.
 
 Over ``model`` (tensor parallelism, 1909.08053) a pair of products is divided inside: the outputs of
 the first (queries, keys, values; gate, up) and the inputs of the second (out; down), so that a
@@ -6,10 +6,14 @@ device computes its heads and its hidden entries alone, and one sum over devices
 block. Over ``data`` (fully sharded data parallelism, 2004.13336) the other axis is divided too: a
 layer's weights are gathered when it is their turn.
 
-An axis of the mesh that does not divide its axis of the parameter, such as 50257 tokens, takes the
-other one if it divides that, and none otherwise.
+A table says it for one kind of network: the end of a parameter's dotted path, as a regular
+expression, and an axis of the mesh or None for each of its axes; the first line that fits counts.
+An axis of the mesh that does not divide its axis of the parameter, such as 50257 tokens, takes
+another one if it divides that, and none otherwise.
 """
 
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -18,52 +22,60 @@ from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 from ctrl_jax._checks import refuse
 
 DATA, MODEL = "data", "model"
-Axes = tuple[str | None, ...]
+Rule = tuple[str | None, ...]
+Rules = Mapping[str, Rule]
 
-FIRST: dict[str, Axes] = {
-    "kernel": (DATA, MODEL),
-    "bias": (MODEL,),
-    "lora_a": (DATA, None),
-    "lora_b": (None, MODEL),
-}
-SECOND: dict[str, Axes] = {"kernel": (MODEL, DATA), "lora_a": (MODEL, None), "lora_b": (None, DATA)}
-TABLES: dict[str, Axes] = {
+LARGEST: Rule = ("largest",)
+"""Over ``data``, on the largest axis that it divides; for parameters of any rank."""
+
+FIRST, SECOND = r"(query|key|value|gate|up)\.", r"(out|down)\."
+DECODER: Rules = {
+    FIRST + "kernel": (DATA, MODEL),
+    FIRST + "bias": (MODEL,),
+    FIRST + "lora_a": (DATA, None),
+    FIRST + "lora_b": (None, MODEL),
+    SECOND + "kernel": (MODEL, DATA),
+    SECOND + "lora_a": (MODEL, None),
+    SECOND + "lora_b": (None, DATA),
     "tokens": (MODEL, DATA),
     "positions": (None, DATA),
     "head": (DATA, MODEL),
 }
-RULES: dict[tuple[str, str], Axes] = {
-    (layer, leaf): axes
-    for layers, rules in (
-        (("query", "key", "value", "gate", "up"), FIRST),
-        (("out", "down"), SECOND),
-    )
-    for layer in layers
-    for leaf, axes in rules.items()
-}
+"""Of `language_model`."""
+
+SCORE: Rules = {"kernel|embedding|positions": LARGEST}
+"""Of `MLP`, `DiT`, `UNet` and `NCSNpp`, whose products are too narrow to be divided inside: kernels
+and tables over ``data``; biases, scales and frequencies are few and replicated."""
 
 
-def partition_specs(tree: Any, mesh: Mesh | AbstractMesh, *, fully: bool = False) -> Any:
-    """Return how a decoder's parameters are divided, as a tree of `PartitionSpec`.
+def partition_specs(
+    tree: Any, mesh: Mesh | AbstractMesh, *, fully: bool = False, rules: Rules = DECODER
+) -> Any:
+    """Return how a network's parameters are divided, as a tree of `PartitionSpec`.
 
     Args:
-        tree: parameters, gradients, or the state of an optimizer: whatever ends in the names of a
-            decoder's parameters; all else is replicated. Abstract arrays will do.
+        tree: parameters, gradients, or the state of an optimizer: whatever ends in the names of the
+            network's parameters; all else is replicated. Abstract arrays will do.
         mesh: with axes ``data`` and ``model``.
         fully: whether parameters are divided over ``data`` too.
+        rules: the network's table: `DECODER`, `SCORE`, or one of the same form.
 
     Raises:
         ValueError: the mesh lacks an axis.
     """
-    missing = {DATA, MODEL} - {*mesh.shape}
-    if missing:
+    if {DATA, MODEL} - {*mesh.shape}:
         repair = "make it with both, of size 1 where nothing is divided"
         raise refuse("mesh", tuple(mesh.shape), f"it must have {DATA!r} and {MODEL!r}", repair)
     used = (DATA, MODEL) if fully else (MODEL,)
+    endings = [(re.compile(rf"(.*\.)?({ending})"), rule) for ending, rule in rules.items()]
 
     def spec(path, leaf) -> PartitionSpec:
-        layer, name = ("", "", *map(_name, path))[-2:]
-        rule = RULES.get((layer, name)) or TABLES.get(name, ())
+        name = ".".join(map(_name, path))
+        rule = next((rule for ending, rule in endings if ending.fullmatch(name)), ())
+        if rule == LARGEST:
+            sizes = [size if size % mesh.shape[DATA] == 0 else 0 for size in leaf.shape]
+            at = max(range(len(sizes)), key=sizes.__getitem__, default=0)
+            rule = tuple(DATA if i == at and size else None for i, size in enumerate(sizes))
         if len(rule) != len(leaf.shape):
             return PartitionSpec()
         return _fit([axis if axis in used else None for axis in rule], leaf.shape, mesh)

@@ -1,4 +1,4 @@
-"""Run by a test on eight simulated devices: a decoder divided over meshes, against one device."""
+"""Run by a test on eight simulated devices: networks divided over meshes, against one device."""
 
 import jax
 import jax.numpy as jnp
@@ -6,10 +6,8 @@ import numpy as np
 import optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from ctrl_jax.networks.language.config import DecoderConfig, Rotary
-from ctrl_jax.networks.language.decoder import language_model
-from ctrl_jax.networks.lora import LoRA
-from ctrl_jax.networks.sharding import partition_specs
+from ctrl_jax.networks import MLP, DecoderConfig, LoRA, Rotary, as_model, language_model
+from ctrl_jax.networks.sharding import SCORE, partition_specs
 
 assert jax.device_count() == 8
 config = DecoderConfig(34, 32, 1, 8, 2, 4, 48, Rotary(), query_bias=True)
@@ -57,4 +55,16 @@ for shape, fully in (((2, 4), True), ((2, 4), False), ((8, 1), True), ((1, 8), F
     for found_leaf, leaf in leaves:
         np.testing.assert_allclose(found_leaf, leaf, rtol=0, atol=1e-5)
     assert partition_specs(state, mesh, fully=fully)[0].nu == specs  # the optimizer's, by name
+
+score = as_model(lambda rngs: MLP((5,), width=32, rngs=rngs))
+params = jax.tree.map(lambda leaf: leaf + 0.1, score.init(jax.random.key(0)))
+x, t = jax.random.normal(jax.random.key(1), (16, 5)), jnp.linspace(0.1, 0.9, 16)
+expected = score.apply(params, t, x)
+mesh = jax.make_mesh((8, 1), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+specs = partition_specs(params, mesh, fully=True, rules=SCORE)
+placed = jax.device_put(params, jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs))
+rows = [jax.device_put(array, NamedSharding(mesh, PartitionSpec("data"))) for array in (t, x)]
+kernel = placed["blocks"][0]["hidden"]["kernel"]
+assert kernel.addressable_shards[0].data.size == 32 * 32 // 8
+np.testing.assert_allclose(jax.jit(score.apply)(placed, *rows), expected, rtol=0, atol=1e-5)
 print("agreed")

@@ -4,9 +4,19 @@ import jax
 import pytest
 from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
-from ctrl_jax.networks.language.config import DecoderConfig, Learned
-from ctrl_jax.networks.language.decoder import language_model
-from ctrl_jax.networks.sharding import partition_specs
+from ctrl_jax.networks import (
+    MLP,
+    DecoderConfig,
+    DiT,
+    Learned,
+    NCSNpp,
+    NCSNppConfig,
+    UNet,
+    as_model,
+    count_parameters,
+    language_model,
+)
+from ctrl_jax.networks.sharding import SCORE, partition_specs
 from tests.runtime.processes import run_python
 
 
@@ -54,6 +64,48 @@ def test_what_has_no_name_is_replicated():
     assert partition_specs(jax.ShapeDtypeStruct((4, 4), float), abstract(2, 2)) == PartitionSpec()
 
 
+SCORE_NETWORKS = {
+    "MLP": lambda rngs: MLP((3,), width=16, classes=2, rngs=rngs),
+    "DiT": lambda rngs: DiT((4, 4, 3), patch=2, width=16, heads=2, rngs=rngs),
+    "UNet": lambda rngs: UNet((4, 4, 3), width=8, rngs=rngs),
+    "NCSNpp": lambda rngs: NCSNpp(
+        (8, 8, 3), NCSNppConfig(width=8, multipliers=(1,), blocks=1, attention=(8,)), rngs=rngs
+    ),
+}
+
+
+@pytest.mark.parametrize("make", SCORE_NETWORKS.values(), ids=SCORE_NETWORKS)
+def test_a_score_network_is_divided_over_data_on_the_largest_axis_that_divides(make):
+    """By hand from the shapes: nothing over model, vectors whole, the rest on its largest axis."""
+    params = jax.eval_shape(as_model(make).init, jax.random.key(0))
+    mesh = abstract(4, 2)
+    specs = partition_specs(params, mesh, fully=True, rules=SCORE)
+    divided = 0
+    for leaf, spec in zip(jax.tree.leaves(params), jax.tree.leaves(specs), strict=True):
+        fitting = [size for size in leaf.shape if size % 4 == 0]
+        places = [axis for axis, name in enumerate(spec) if name is not None]
+        if leaf.ndim < 2 or not fitting:
+            assert places == [], (leaf, spec)
+        else:
+            (at,) = places
+            assert spec[at] == "data" and leaf.shape[at] == max(fitting), (leaf, spec)
+            divided += leaf.size
+    assert divided > 0.8 * count_parameters(params)
+    whole = jax.tree.leaves(partition_specs(params, mesh, rules=SCORE))
+    assert all(spec == PartitionSpec(*[None] * len(spec)) for spec in whole)
+
+
+def test_a_table_of_ones_own_says_which_line_counts():
+    tree = {"a": {"kernel": jax.ShapeDtypeStruct((4, 8), float)}, "kernel": None}
+    mesh = abstract(2, 2)
+    rules = {r"a\.kernel": ("model", None), "kernel": ("data", None)}
+    assert partition_specs(tree, mesh, rules=rules)["a"]["kernel"] == PartitionSpec("model", None)
+    other = {"ba": tree["a"]}
+    assert partition_specs(other, mesh, fully=True, rules=rules)["ba"]["kernel"] == PartitionSpec(
+        "data", None
+    )
+
+
 def test_other_meshes_are_refused(shapes):
     with pytest.raises(
         ValueError, match=r"mesh: received \('rows', 'model'\); it must have 'data'"
@@ -64,7 +116,7 @@ def test_other_meshes_are_refused(shapes):
 def test_eight_devices_agree_with_one():
     status, out, err = run_python(
         "-m",
-        "tests.networks.language.sharded_decoder",
+        "tests.networks.sharded_networks",
         JAX_NUM_CPU_DEVICES="8",
         JAX_DISABLE_MOST_OPTIMIZATIONS="0",  # as for users: the last digits are promised there
     )
