@@ -1,4 +1,12 @@
-r"""Log-ratios of diffusion paths, so that every preference loss is one of diffusion models.
+r"""Log-ratios of diffusion paths, so that every loss of `preference` is one of diffusion models.
+
+| method | log-ratio | loss |
+|---|---|---|
+| Diffusion-DPO, Diffusion-KTO | `from_noise_errors` of an example of a data set | `dpo`, `kto` |
+| D3PO | `from_stored_steps` of a stored trajectory | `dpo` |
+| of paths drawn on the way | `of_steps`, summed | any of pairs |
+
+with `mallows_theta` or `mallows_phi` in the place of `dpo` the Mallows form of each.
 
 A path made with the score a_0 and noise B, dX = (f + g^2 a_0) dr + g dB, has under a model's score
 a and the reference's a_ref, by Girsanov twice,
@@ -16,7 +24,9 @@ a_0 = -eps/std at x_t = a x + std eps. Over them (1) has the mean
     E log dP_a/dP_ref = -1/2 \int (g/std)^2 E(|eps - eps_a|^2 - |eps - eps_ref|^2) dr,       (3)
 
 eps_a = -std a: a weighted difference of noise errors, in place of which Diffusion-DPO takes that of
-one random time with weight one. Source: arXiv 2311.12908 (3); 2409.08400, section 3 (1).
+one random time with weight one.
+
+Source: arXiv 2311.12908 (3); 2409.08400, section 3 (1); 2311.13231 (D3PO); 2404.04465 (KTO).
 """
 
 import jax.numpy as jnp

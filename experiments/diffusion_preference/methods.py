@@ -36,7 +36,7 @@ from ctrl_jax.algorithms import (
     make_offline_preference,
     make_online_preference,
 )
-from ctrl_jax.losses import path_log_ratio, preference
+from ctrl_jax.losses import preference
 from ctrl_jax.processes import grids
 from experiments.diffusion_preference.annotators import Law, make_annotator
 from experiments.diffusion_preference.world import World
@@ -104,11 +104,7 @@ def offline(
     """Return the algorithm of one run on pairs of data."""
     sample_times, nats = log_snr_times(world.shape)
 
-    def loss_fn(chosen, rejected, reference_chosen, reference_rejected, batch: PairBatch):
-        chosen, rejected = (
-            nats * path_log_ratio.from_noise_errors(own, ref)
-            for own, ref in ((chosen, reference_chosen), (rejected, reference_rejected))
-        )
+    def loss_fn(chosen, rejected, batch: PairBatch):
         return _loss(run, chosen, rejected, batch.conditions[0])
 
     return make_offline_preference(
@@ -117,6 +113,7 @@ def offline(
         optimizer,
         loss_fn,
         sample_times=sample_times,
+        nats=nats,
         average_decay=average_decay,
     )
 

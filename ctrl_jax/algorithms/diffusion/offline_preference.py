@@ -3,12 +3,13 @@ r"""Preference optimization of a diffusion model, offline: pairs of data, no sam
 The sibling of `online_preference`, which draws its own pairs.
 
 Both examples of a pair are noised to the same random time with the same noise eps; with the mean
-squared errors of the noise e = |eps - eps_theta|^2/d and e_ref of the pretrained model one descends
+squared errors of the noise e = |eps - eps_theta|^2/d and e_ref of the pretrained model
 
-    E loss(e_w, e_l, e_ref_w, e_ref_l),                                                   (1)
+    rho = -nats (e - e_ref) / 2                                                           (1)
 
-for instance `path_preference.diffusion_dpo`: the noise errors stand for the log-ratios of the paths
-that lead to an example. With the pretrained parameters every log-ratio is exactly zero.
+stands for the log-ratio of the paths that lead to an example (`losses.path_log_ratio`), and one
+descends E loss(rho_w, rho_l): any preference loss of log-ratios, with DPO's Diffusion-DPO. With
+the pretrained parameters every log-ratio is exactly zero.
 Source: Wallace et al. 2023 (arXiv 2311.12908); Mallows forms: 2405.14953.
 """
 
@@ -34,10 +35,12 @@ from ctrl_jax.algorithms.base import (
     weighted_mean,
     weighted_means,
 )
+from ctrl_jax.losses import path_log_ratio
 from ctrl_jax.processes import LinearProcess
 
-ErrorLoss = Callable[[Array, Array, Array, Array, "PairBatch"], Array]
-"""``loss(chosen, rejected, reference_chosen, reference_rejected, batch)``, one value per pair."""
+PairLoss = Callable[[Array, Array, "PairBatch"], Array]
+"""``loss(log_ratio_chosen, log_ratio_rejected, batch)`` returns one loss per pair, for instance
+``lambda chosen, rejected, batch: preference.dpo(chosen, rejected, beta=2000.0)``."""
 
 
 class PairBatch(NamedTuple):
@@ -60,21 +63,28 @@ def make_offline_preference(
     process: LinearProcess,
     model: Model,
     optimizer: optax.GradientTransformation,
-    loss_fn: ErrorLoss,
+    loss_fn: PairLoss,
     *,
     sample_times: Callable[[Array, int], Array],
+    nats: float | Array = 1.0,
     average_decay: float = 0.0,
 ) -> Algorithm:
-    """Return the algorithm of (1); its batch is a `PairBatch`.
+    """Return preference optimization on pairs of data; its batch is a `PairBatch`.
+
+    A preference loss of rho = -nats (e - e_ref) / 2, the mean squared error e of the noise at one
+    random time and that of the pretrained model, at the same time and noise for both examples.
 
     Args:
         process: the forward process.
         model: the score model; its ``init`` returns the pretrained parameters.
         optimizer: of the model.
-        loss_fn: see `ErrorLoss`; ``lambda *errors_and_batch:
-            path_preference.diffusion_dpo(*errors_and_batch[:4], beta=2000.0)``.
+        loss_fn: ``loss_fn(log_ratio_chosen, log_ratio_rejected, batch)`` returns one loss per
+            pair, for instance ``lambda w, l, batch: preference.dpo(w, l, beta=2000.0)``.
         sample_times: ``sample_times(key, batch)`` returns forward times (batch,).
+        nats: unit of the log-ratios; 1 is that of Diffusion-DPO, whose betas are in the thousands.
         average_decay: decay per step of the moving average of the parameters; 0 for none.
+
+    Source: Wallace et al. 2023 (arXiv 2311.12908).
     """
 
     def init(key: Array) -> RunState:
@@ -95,16 +105,15 @@ def make_offline_preference(
         reference = errors(state.reference)
 
         def objective(params):
-            found = errors(params)
-            losses = loss_fn(found[0], found[1], reference[0], reference[1], batch)
-            return weighted_mean(losses, batch.weights), found
+            both = map(path_log_ratio.from_noise_errors, errors(params), reference)
+            ratios = [nats * rho for rho in both]
+            return weighted_mean(loss_fn(*ratios, batch), batch.weights), ratios
 
-        (loss, found), gradient = jax.value_and_grad(objective, has_aux=True)(state.policy.params)
+        (loss, ratios), gradient = jax.value_and_grad(objective, has_aux=True)(state.policy.params)
         policy, finite = apply_gradient(state.policy, gradient, optimizer)
-        gains = [(ref - own) / 2 for own, ref in zip(found, reference, strict=True)]
         state, metrics = finish(state, key, {"policy": policy}, finite, decay=average_decay)
         metrics |= {"loss": loss, "gradient_norm": optax.tree.norm(gradient)}
-        return state, metrics | weighted_means(pair_metrics(*gains), batch.weights)
+        return state, metrics | weighted_means(pair_metrics(*ratios), batch.weights)
 
     return Algorithm(init, step)
 

@@ -9,7 +9,7 @@ import optax
 
 from ctrl_jax._typing import Model
 from ctrl_jax.algorithms import PairBatch, make_offline_preference, uniform_times
-from ctrl_jax.losses import path_preference
+from ctrl_jax.losses import preference
 from ctrl_jax.processes import VP
 
 PROCESS, BETA = VP(0.1, 10.0), 2.0
@@ -23,10 +23,8 @@ def score(params, t, x):
 MODEL = Model(lambda key: {"mean": jnp.zeros(2)}, score)
 
 
-def dpo(chosen, rejected, reference_chosen, reference_rejected, batch):
-    return path_preference.diffusion_dpo(
-        chosen, rejected, reference_chosen, reference_rejected, beta=BETA
-    )
+def dpo(chosen, rejected, batch):
+    return preference.dpo(chosen, rejected, beta=BETA)
 
 
 def make(loss_fn=dpo, optimizer=None, **options):
@@ -90,12 +88,11 @@ def test_padding_and_a_pair_without_agreement_change_nothing():
         jnp.concatenate([batch.rejected, jnp.zeros((4, 2))]),
         jnp.concatenate([batch.weights, jnp.zeros(4)]),
     )
-    theta = partial(path_preference.diffusion_mallows_theta, beta=BETA)
+    theta = partial(preference.mallows_theta, beta=BETA)
     dispersion = jnp.where(jnp.arange(12) < 8, jnp.exp(-0.5), 1.0)
 
-    def loss_fn(*arguments):
-        *errors, batch = arguments
-        return theta(*errors, dispersion=dispersion[: batch.weights.shape[0]])
+    def loss_fn(chosen, rejected, batch):
+        return theta(chosen, rejected, dispersion=dispersion[: batch.weights.shape[0]])
 
     def sample_times(key, size):
         return jnp.linspace(0.1, 0.9, 12)[:size]
@@ -125,3 +122,41 @@ def test_the_state_may_be_donated_and_the_average_follows():
     step = jax.jit(algorithm.step, donate_argnums=0)
     state, _ = step(algorithm.init(jax.random.key(0)), batch)
     np.testing.assert_allclose(state.average["mean"], state.policy.params["mean"] / 2, rtol=1e-6)
+
+
+def test_every_loss_of_log_ratios_works_on_diffusion_paths():
+    """The first step of each is towards what is preferred, and not along what nobody looks at."""
+    batch = pairs(jax.random.key(1), 256)
+    algorithms = {
+        name: make(
+            lambda chosen, rejected, batch, row=row: row.loss(
+                chosen,
+                rejected,
+                beta=BETA,
+                **row.defaults,
+                **({"dispersion": 0.3} if row.dispersed else {}),
+            ),
+            nats=2.0,
+        )
+        for name, row in preference.NAMED.items()
+        if "ratios" in row.inputs
+    }
+
+    @jax.jit
+    def first_steps(key):
+        return {n: a.step(a.init(key), batch)[0].params["mean"] for n, a in algorithms.items()}
+
+    for name, mean in first_steps(jax.random.key(0)).items():
+        assert mean[0] > 0 and abs(mean[1]) < 0.4 * mean[0], name
+
+
+def test_the_unit_of_the_log_ratios_is_that_of_beta():
+    """DPO at beta of rho times nats is DPO at beta nats of rho, and the rewards are in nats."""
+    batch, found = pairs(jax.random.key(1), 8), []
+    for nats, beta in ((4.0, BETA), (1.0, 4 * BETA)):
+        algorithm = make(lambda w, r, batch, b=beta: preference.dpo(w, r, beta=b), nats=nats)
+        state, _ = jax.jit(algorithm.step)(algorithm.init(jax.random.key(0)), batch)
+        again, metrics = jax.jit(algorithm.step)(state, batch)
+        found.append((again.params["mean"], metrics["rewards/margins"] / nats))
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5)

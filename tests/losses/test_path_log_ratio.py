@@ -1,4 +1,4 @@
-"""Preference losses of diffusion models: by hand, as limits of others, and against Girsanov."""
+"""Log-ratios of diffusion paths, and preference losses of them: by hand and against Girsanov."""
 
 from functools import partial
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ctrl_jax.losses import path_log_ratio, path_preference
+from ctrl_jax.losses import path_log_ratio, preference
 from ctrl_jax.processes import VP
 from ctrl_jax.solvers import EulerMaruyama, ExponentialEuler, girsanov
 
@@ -17,92 +17,62 @@ RATIOS = jnp.asarray([[0.01, -0.3, 0.5], [0.02, 0.05, -0.5]])
 PROCESS = VP(0.1, 10.0)
 
 
+def noise_ratios():
+    """Of the chosen and the rejected example."""
+    return map(path_log_ratio.from_noise_errors, ERRORS[:2], ERRORS[2:])
+
+
+def step_ratios(clip=0.1):
+    return (path_log_ratio.from_stored_steps(ratio, clip=clip) for ratio in RATIOS)
+
+
 def test_diffusion_dpo_by_hand():
     # -.5 * 100 * [(.10 - .12) - (.30 - .28)] = 2 and -50 * [-.01 - 0] = .5.
-    found = path_preference.diffusion_dpo(*ERRORS, beta=100.0)
+    found = preference.dpo(*noise_ratios(), beta=100.0)
     np.testing.assert_allclose(found, np.log1p(np.exp([-2.0, -0.5])), rtol=1e-5)
 
 
 def test_d3po_by_hand():
     # Ratios held in [.9, 1.1]: -.3 -> log .9, .5 -> log 1.1, -.5 -> log .9.
     margins = [0.01 - 0.02, np.log(0.9) - 0.05, np.log(1.1) - np.log(0.9)]
-    found = path_preference.d3po(*RATIOS, beta=10.0)
+    found = preference.dpo(*step_ratios(), beta=10.0)
     np.testing.assert_allclose(found, np.log1p(np.exp(-10 * np.array(margins))), rtol=1e-5)
-    slope = jax.grad(lambda w: jnp.sum(path_preference.d3po(w, RATIOS[1], beta=10.0)))(RATIOS[0])
+    wider = preference.dpo(*step_ratios(clip=0.2), beta=10.0)
+    margins = [0.01 - 0.02, np.log(0.8) - 0.05, np.log(1.2) - np.log(0.8)]
+    np.testing.assert_allclose(wider, np.log1p(np.exp(-10 * np.array(margins))), rtol=1e-5)
+
+    def total(chosen):
+        held = path_log_ratio.from_stored_steps(chosen, clip=0.1)
+        return jnp.sum(preference.dpo(held, RATIOS[1], beta=10.0))
+
+    slope = jax.grad(total)(RATIOS[0])
     assert slope[0] < 0 and not slope[1:].any()
 
 
 def test_diffusion_kto_is_kto():
-    good = jnp.asarray([True, False])
-    found = path_preference.diffusion_kto(ERRORS[0], ERRORS[2], good, 0.001, beta=100.0)
+    ratio, _ = noise_ratios()
+    found = preference.kto(ratio, jnp.asarray([True, False]), 0.001, beta=100.0)
     # rho = .01 and .005: sigmoid(-100 * .009), sigmoid(100 * .004).
     np.testing.assert_allclose(found, 1 / (1 + np.exp([0.9, -0.4])), rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("plain", "theta", "phi", "arguments"),
-    [
-        (
-            path_preference.diffusion_dpo,
-            path_preference.diffusion_mallows_theta,
-            path_preference.diffusion_mallows_phi,
-            tuple(ERRORS),
-        ),
-        (
-            path_preference.d3po,
-            path_preference.d3po_mallows_theta,
-            path_preference.d3po_mallows_phi,
-            tuple(RATIOS),
-        ),
-    ],
-    ids=["diffusion", "d3po"],
-)
-def test_mallows_forms(plain, theta, phi, arguments):
-    size = arguments[0].size
-    dpo = plain(*arguments, beta=50.0)
-    np.testing.assert_allclose(theta(*arguments, beta=50.0, dispersion=NEUTRAL), dpo, rtol=1e-6)
-    dispersions = jnp.linspace(0.1, 0.9, size)
+@pytest.mark.parametrize("ratios", [noise_ratios, step_ratios])
+def test_mallows_forms(ratios):
+    pair = tuple(ratios())
+    dpo = preference.dpo(*pair, beta=50.0)
+    theta = partial(preference.mallows_theta, *pair)
+    phi = partial(preference.mallows_phi, *pair)
+    np.testing.assert_allclose(theta(beta=50.0, dispersion=NEUTRAL), dpo, rtol=1e-6)
+    dispersions = jnp.linspace(0.1, 0.9, dpo.size)
     np.testing.assert_allclose(
-        phi(*arguments, beta=50.0, dispersion=dispersions, link="sigmoid"),
-        theta(*arguments, beta=25.0, dispersion=dispersions),
+        phi(beta=50.0, dispersion=dispersions, link="sigmoid"),
+        theta(beta=25.0, dispersion=dispersions),
         rtol=1e-5,
     )
-    exact = phi(*arguments, beta=50.0, dispersion=dispersions)
+    exact = phi(beta=50.0, dispersion=dispersions)
     # Values on the same side of log 2, and none for a pair that nobody agrees on.
     np.testing.assert_array_equal(exact < np.log(2), dpo < np.log(2))
-    np.testing.assert_allclose(phi(*arguments, beta=50.0, dispersion=1.0), np.log(2), rtol=1e-6)
-    weights = jnp.arange(size, dtype=float)
-    np.testing.assert_allclose(
-        phi(*arguments, beta=50.0, dispersion=dispersions, weights=weights), weights * exact
-    )
-
-
-LOSSES = {
-    path_preference.diffusion_dpo: (tuple(ERRORS), {}),
-    path_preference.diffusion_mallows_theta: (tuple(ERRORS), {"dispersion": 0.3}),
-    path_preference.diffusion_mallows_phi: (tuple(ERRORS), {"dispersion": 0.3}),
-    path_preference.diffusion_kto: (
-        (ERRORS[0], ERRORS[2], jnp.asarray([True, False]), 0.001),
-        {"desirable_weight": 3.0, "undesirable_weight": 5.0},
-    ),
-    path_preference.d3po: (tuple(RATIOS), {"clip": 0.2}),
-    path_preference.d3po_mallows_theta: (tuple(RATIOS), {"clip": 0.2, "dispersion": 0.3}),
-    path_preference.d3po_mallows_phi: (tuple(RATIOS), {"clip": 0.2, "dispersion": 0.3}),
-}
-
-
-@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.__name__)
-def test_every_option_reaches_the_loss(loss):
-    arguments, options = LOSSES[loss]
-    plain = loss(*arguments, beta=50.0, **options)
-    weights = 1 + jnp.arange(plain.size, dtype=float)
-    weighted = loss(*arguments, beta=50.0, weights=weights, **options)
-    np.testing.assert_allclose(weighted, weights * plain, rtol=1e-6)
-    for name in options:
-        others = {key: value for key, value in options.items() if key != name}
-        if name == "dispersion":
-            others["dispersion"] = 0.31
-        assert not np.allclose(loss(*arguments, beta=50.0, **others), plain, rtol=1e-4), name
+    np.testing.assert_allclose(phi(beta=50.0, dispersion=1.0), np.log(2), rtol=1e-6)
 
 
 def scores(t, x):
@@ -222,23 +192,18 @@ X = jnp.ones(3)
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        (lambda: path_preference.diffusion_dpo(X, X, X, X, beta=0.0), "beta must be a positive"),
-        (lambda: path_preference.diffusion_dpo(X, X, X[:2], X, beta=1.0), "one shape and one"),
-        (lambda: path_preference.d3po(X, X, beta=1.0, clip=1.0), "clip must lie in"),
+        (lambda: path_log_ratio.from_noise_errors(X, X[:2]), "reference_error: .* the shape and"),
+        (lambda: path_log_ratio.from_noise_errors(X, jnp.arange(3)), "of floating type"),
+        (lambda: path_log_ratio.from_stored_steps(X, clip=1.0), "clip: received 1.0; it must lie"),
+        (lambda: path_log_ratio.from_stored_steps(X > 0, clip=0.1), "of floating type"),
         (
             lambda: path_log_ratio.of_steps(jnp.ones(2), *jnp.ones((4, 3, 2, 1))),
-            r"rate must be float32\[3\]",
+            r"rate: received float32\[2\]; it must be float32\[3\]",
         ),
         (
             lambda: path_log_ratio.of_steps(X, *jnp.ones((4, 3))),
-            r"\(steps, batch, ...\), got \[3\]",
+            r"noise: received float32\[3\]; it must have shape \(steps, batch, ...\)",
         ),
-        (lambda: path_preference.d3po(X, jnp.arange(3), beta=1.0), "array of floating type"),
-        (
-            lambda: path_preference.diffusion_mallows_phi(X, X, X, X, beta=1.0, dispersion=0.0),
-            "dispersion must lie",
-        ),
-        (lambda: path_preference.diffusion_kto(X, X, X, 0.0, beta=1.0), "must be booleans"),
     ],
 )
 def test_what_is_refused(call, said, unchecked):
