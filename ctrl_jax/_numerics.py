@@ -18,7 +18,7 @@ def times(t: Any) -> Array:
     return t if jnp.issubdtype(t.dtype, jnp.floating) else t.astype(float)
 
 
-def constant(value: float | Array, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
+def constant(value: Any, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
     """Return `value` in the shape of t and in its type, or in the default one for integer times."""
     t = times(t)
     return jnp.full(t.shape, value, t.dtype)

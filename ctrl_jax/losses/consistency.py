@@ -22,7 +22,8 @@ Source: Song et al. 2023 (arXiv 2303.01469), theorems 1-2; Song and Dhariwal 202
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ctrl_jax._numerics import expand
+from ctrl_jax._checks import check_positive, refuse
+from ctrl_jax._numerics import expand, mean_each
 from ctrl_jax._typing import ScoreFn
 from ctrl_jax.losses.weighting import weighted
 from ctrl_jax.processes import LinearProcess
@@ -94,7 +95,7 @@ def teacher_step(
         ValueError: the order is neither 1 nor 2.
     """
     if order not in (1, 2):
-        raise ValueError(f"teacher_step: order must be 1 or 2, got {order!r}.")
+        raise refuse("teacher_step.order", order, "it must be 1 or 2", "give 1 (Euler) or 2 (Heun)")
     if order == 2:
         return heun_step(process, score_fn, x_t, t, s)
     (scale_t, std_t), (scale_s, std_s) = (
@@ -105,9 +106,8 @@ def teacher_step(
 
 
 def _distance(prediction, target, huber, weights):
-    square = jnp.mean(jnp.square(prediction - target).reshape(prediction.shape[0], -1), axis=1)
+    square = mean_each(jnp.square(prediction - target))
     if huber is None:
         return weighted(square, weights)
-    if not huber > 0:
-        raise ValueError(f"huber must be positive, or None for the square, got {huber!r}.")
+    check_positive("huber", huber)
     return weighted(jnp.sqrt(square + huber**2) - huber, weights)

@@ -6,23 +6,27 @@ With s the model at (t, x_t), p_t the law of x_t = a x_0 + std noise, and a weig
     implicit:   lambda (|s|^2 + 2 div s) / d,                                            (2)
     sliced:     lambda (|s|^2 + 2 v^T J v) / d,   J = ds/dx,  E v v^T = I,               (3)
     denoising:  lambda |s + noise / std|^2 / d,                                          (4)
+    flow:       lambda |u - (noise - x_0) / T|^2 / d,                                    (6)
 
-where noise / std is minus the score of the kernel. In expectation they differ by constants,
+where noise / std is minus the score of the kernel, and u = b x - sigma^2 s / 2 in (6), the flow of
+the rectified process: there (6) is (4) with lambda sigma^4 / 4. In expectation they differ by
+constants,
 
     (1) = (2) + E lambda |\nabla log p_t|^2 / d                                          (5)
         = (4) - E lambda (|noise / std|^2 - |\nabla log p_t|^2) / d,
 
 and so have one gradient in the model; their variances and costs differ. (1) needs the score of the
 data and serves as a reference; (2) needs d products with the Jacobian, (3) one, (4) none. Weights
-lambda(t) are in `losses.time_weighting`, divergences in `solvers.divergence`.
+lambda(t) are in `losses.time_weighting`, divergences in `solvers.jacobian_trace`.
 
-Source: Hyvarinen 2005 (2); Vincent 2011 (4); Song et al. 2019 (3); arXiv 2402.07487, section 4.
+Source: Hyvarinen 2005 (2); Vincent 2011 (4); Song et al. 2019 (3); Lipman et al. 2023 (6);
+arXiv 2402.07487, section 4.
 """
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ctrl_jax._numerics import expand
+from ctrl_jax._numerics import expand, mean_each, sum_each
 from ctrl_jax.losses.weighting import weighted
 
 
@@ -39,7 +43,7 @@ def explicit(
         target: the true score \nabla log p_t(x_t).
         weights: lambda(t) of each example; 1 by default.
     """
-    return weighted(_mean_square(score - target), weights)
+    return weighted(mean_each(jnp.square(score - target)), weights)
 
 
 def implicit(
@@ -55,7 +59,7 @@ def implicit(
         divergence: div s(t, x_t), for instance by `divergence.exact`.
         weights: lambda(t) of each example; 1 by default.
     """
-    return weighted(_mean_square(score) + 2 * divergence / score[0].size, weights)
+    return weighted(mean_each(jnp.square(score)) + 2 * divergence / score[0].size, weights)
 
 
 def sliced(
@@ -75,10 +79,9 @@ def sliced(
             first stated; its variance is larger.
         weights: lambda(t) of each example; 1 by default.
     """
-    square = _mean_square(score)
+    square = mean_each(jnp.square(score))
     if direction is not None:
-        product = (score * direction).reshape(score.shape[0], -1)
-        square = jnp.square(jnp.sum(product, axis=1)) / score[0].size
+        square = jnp.square(sum_each(score * direction)) / score[0].size
     return weighted(square + 2 * curvature / score[0].size, weights)
 
 
@@ -97,8 +100,31 @@ def denoising(
         std: sqrt(v(t)), shape (batch,).
         weights: lambda(t) / v(t) of each example (`time_weighting.relative`); 1 by default.
     """
-    return weighted(_mean_square(expand(std, score) * score + noise), weights)
+    return weighted(mean_each(jnp.square(expand(std, score) * score + noise)), weights)
 
 
-def _mean_square(values: Float[Array, "batch ..."]) -> Float[Array, " batch"]:
-    return jnp.mean(jnp.square(values).reshape(values.shape[0], -1), axis=1)
+def flow(
+    prediction: Float[Array, "batch ..."],
+    x_0: Float[Array, "batch ..."],
+    noise: Float[Array, "batch ..."],
+    *,
+    horizon: float = 1.0,
+    weights: Float[Array, " batch"] | None = None,
+) -> Float[Array, " batch"]:
+    """Return the flow-matching loss |u - (noise - x_0) / T|^2 / d per example.
+
+    Its minimizer is E[noise - x_0 | x_t] / T, the flow dx/dt of `RectifiedFlow`.
+
+    Args:
+        prediction: u(t, x_t) of the network, shape (batch, ...).
+        x_0: the data, of the same shape.
+        noise: the standard normal that made x_t = (1 - t/T) x_0 + (t/T) noise.
+        horizon: T of the process.
+        weights: lambda(t) of each example; 1 by default.
+
+    Returns:
+        One value per example, shape (batch,).
+
+    Source: Lipman et al. 2023 (arXiv 2210.02747), eq. 23; Liu, Gong and Liu 2023, eq. 1.
+    """
+    return weighted(mean_each(jnp.square(prediction - (noise - x_0) / horizon)), weights)

@@ -7,7 +7,8 @@ weight on another prediction's error is a lambda. With signal-to-noise ratio snr
 |---|---|---|
 | `noise` | v | of the noise, eps = -std s |
 | `data` | v^2 / a^2 | of the data, x_0 = (x + v s) / a |
-| `velocity` | v (a^2 + v)^2 / a^2 | of a eps - std x_0 |
+| `v` | v (a^2 + v)^2 / a^2 | of a eps - std x_0 |
+| `flow` | sigma^4 / 4 | of dx/dt = b x - sigma^2 s / 2 |
 | `likelihood` | sigma^2 | path divergence: KL <= 1/2 \int sigma^2 E|s - s^*|^2 dt |
 | `min_snr` | v min(1, gamma / snr) | of the data, weighed by min(snr, gamma) |
 
@@ -24,6 +25,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ctrl_jax._checks import check_positive
 from ctrl_jax.processes import LinearProcess
 
 Weighting = Callable[[Float[Array, "*t"]], Float[Array, "*t"]]
@@ -45,7 +47,7 @@ def data(process: LinearProcess) -> Weighting:
     return weighting
 
 
-def velocity(process: LinearProcess) -> Weighting:
+def v(process: LinearProcess) -> Weighting:
     """Return lambda = v (a^2 + v)^2 / a^2, which is v / a^2 for a variance-preserving process."""
 
     def weighting(t):
@@ -53,6 +55,11 @@ def velocity(process: LinearProcess) -> Weighting:
         return (std * (scale**2 + std**2) / scale) ** 2
 
     return weighting
+
+
+def flow(process: LinearProcess) -> Weighting:
+    """Return lambda = sigma^4 / 4, the weight of the flow's error; infinite where sigma is."""
+    return lambda t: process.diffusion(t) ** 4 / 4
 
 
 def likelihood(process: LinearProcess) -> Weighting:
@@ -70,8 +77,7 @@ def min_snr(process: LinearProcess, gamma: float = 5.0) -> Weighting:
     Raises:
         ValueError: gamma is not positive.
     """
-    if not gamma > 0:
-        raise ValueError(f"min_snr: gamma must be positive, got {gamma!r}.")
+    check_positive("min_snr.gamma", gamma)
 
     def weighting(t):
         scale, std = process.marginal(t)

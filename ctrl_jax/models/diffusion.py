@@ -78,6 +78,6 @@ class DiffusionSpec:
             def velocity(t, x, *conditions):
                 return network.apply(params, t, x, *conditions).astype(x.dtype)
 
-            return parameterization.from_velocity(process, velocity)(t, x, *conditions)
+            return parameterization.from_v(process, velocity)(t, x, *conditions)
 
         return Model(network.init, apply)

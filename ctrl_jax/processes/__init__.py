@@ -1,13 +1,15 @@
 """Forward SDEs, their reversal, network parameterizations, time grids and contraction."""
 
-from ctrl_jax.processes import consistency_function, contraction, grids, reuse
+from ctrl_jax.processes import consistency_function, contraction, grids
 from ctrl_jax.processes import parameterization as parameterization
 from ctrl_jax.processes.base import LinearProcess, Marginal, ReverseSDE
 from ctrl_jax.processes.edm import EDM
 from ctrl_jax.processes.ou import OU, ContractiveOU
-from ctrl_jax.processes.ratio_score import DataPoints, RatioScore, ratio_score
+from ctrl_jax.processes.ratio_score import DataPoints, RatioScore, score_from_points
+from ctrl_jax.processes.rectified_flow import RectifiedFlow
 from ctrl_jax.processes.schedules import CosineSchedule, LinearSchedule, NoiseSchedule
 from ctrl_jax.processes.sub_vp import ContractiveSubVP, SubVP
+from ctrl_jax.processes.tabulated_schedule import TabulatedSchedule
 from ctrl_jax.processes.ve import VE
 from ctrl_jax.processes.vp import VP, ContractiveVP
 
@@ -26,12 +28,13 @@ __all__ = [
     "Marginal",
     "NoiseSchedule",
     "RatioScore",
+    "RectifiedFlow",
     "ReverseSDE",
     "SubVP",
+    "TabulatedSchedule",
     "consistency_function",
     "contraction",
     "grids",
     "parameterization",
-    "ratio_score",
-    "reuse",
+    "score_from_points",
 ]

@@ -6,58 +6,94 @@ Every process of the library is linear with scalar coefficients,
 
 so that X_t given x_0 is N(a(t) x_0, v(t) I) with a' = b a and v' = 2 b v + \sigma^2   (2)
 
-and a(0) = 1, v(0) = 0 (`VE` and `EDM` have variants that start elsewhere, and say so).
+and a(0) = 1, v(0) = 0 (`VE` and `EDM` have variants that start elsewhere, and say so). A process is
+its a and v: the coefficients follow from (2) by automatic differentiation,
+
+    b = a' / a,   \sigma^2 = 2 \sqrt{v} (\sqrt{v}' - b \sqrt{v}),                      (3)
+
+and a process writes them out only where (3) would lose digits, as where \sqrt{v}' is infinite.
+Likewise X_t given X_s has the scale a_t / a_s and the variance v_t - (a_t / a_s)^2 v_s.
 
 Read backwards in r = T - t with the score s of the law at time t (Anderson 1982; Song et al. 2021),
+the SDE of noise level l,
 
-    dX = [-b(T-r) X + \sigma^2(T-r) s(T-r, X)] dr + \sigma(T-r) dB,                  (3)
+    dX = [-b X + (1 + l^2) / 2 \sigma^2 s(T-r, X)] dr + l \sigma dB,                  (4)
 
-has the same marginals, and so has the probability-flow ODE
-
-    dX/dr = -b(T-r) X + 1/2 \sigma^2(T-r) s(T-r, X).                                 (4)
+has the same marginals whatever l >= 0: l = 1 is the reversal of (1), l = 0 the probability flow.
 
 Source: arXiv 2402.07487, sections 2-3.
 """
 
 import abc
-from typing import NamedTuple
+import math
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ctrl_jax._numerics import expand
+from ctrl_jax._checks import check_non_negative, refuse
+from ctrl_jax._numerics import expand, square_root, times
 from ctrl_jax._typing import ScoreFn
+
+_FIRST = 1e-12  # time that `time_at` finds, in units of the last
 
 
 class Marginal(NamedTuple):
-    """Law of X_t given x_0: N(scale * x_0, std**2 I)."""
+    """Law of X_t given x_0, or given an earlier state: N(scale * x_0, std**2 I)."""
 
     scale: Float[Array, "*t"]
     std: Float[Array, "*t"]
 
 
 class LinearProcess(eqx.Module):
-    """Interface of the forward SDEs (1); times are in [0, `horizon`]."""
+    """Interface of the forward SDEs (1); times are in [0, `horizon`].
+
+    A process gives its `horizon` and its `marginal`, and its `prior_std` where that is not the std
+    at the horizon; the rest follows.
+    """
 
     horizon: eqx.AbstractVar[float]
-
-    @abc.abstractmethod
-    def contraction_rate(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
-        """Return b(t), also the contraction rate r_b of the backward drift (2401.13115)."""
-
-    @abc.abstractmethod
-    def diffusion(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
-        """Return the diffusion coefficient sigma(t)."""
 
     @abc.abstractmethod
     def marginal(self, t: Float[Array, "*t"]) -> Marginal:
         """Return the scale a(t) and the standard deviation sqrt(v(t)) of (2)."""
 
-    @abc.abstractmethod
     def prior_std(self) -> Float[Array, ""]:
         """Return the standard deviation of the centered Gaussian that sampling starts from."""
+        return self.marginal(jnp.asarray(self.horizon, float)).std
+
+    @property
+    def latest(self) -> Any:
+        """The last time at which the score tells of the data: the horizon, unless a(T) = 0."""
+        return self.horizon
+
+    def forward_time(self, r: Float[Array, "*t"]) -> Float[Array, "*t"]:
+        """Return the forward time T - r of a reverse time, never after `latest`."""
+        return self.horizon - r
+
+    def rates(self, t: Float[Array, "*t"]) -> tuple[Marginal, Marginal]:
+        """Return the marginal and its derivative in time, (a', sqrt(v)')."""
+        t = times(t)
+        return jax.jvp(self.marginal, (t,), (jnp.ones_like(t),))
+
+    def contraction_rate(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
+        """Return b(t), also the contraction rate r_b of the backward drift (2401.13115)."""
+        marginal, rate = self.rates(t)
+        return rate.scale / marginal.scale
+
+    def diffusion(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
+        """Return the diffusion coefficient sigma(t)."""
+        (scale, std), rate = self.rates(t)
+        return square_root(2 * std * (rate.std - rate.scale / scale * std))
+
+    def transition(self, s: Float[Array, "..."], t: Float[Array, "..."]) -> Marginal:
+        """Return scale and std of X_t given X_s, for times s <= t with s not after `latest`."""
+        (scale_s, std_s), (scale, std) = self.marginal(s), self.marginal(t)
+        gain = scale / scale_s
+        kept = jnp.minimum(gain * std_s, std)
+        return Marginal(gain, square_root(std - kept) * square_root(std + kept))
 
     def drift(self, t: Float[Array, "*t"], x: Float[Array, "..."]) -> Float[Array, "..."]:
         """Return b(t) x; t broadcasts against the leading axes of x."""
@@ -68,6 +104,16 @@ class LinearProcess(eqx.Module):
         """Return std / scale, which grows with t for every process."""
         scale, std = self.marginal(t)
         return std / scale
+
+    def time_at(self, ratio: Float[Array, "*t"]) -> Float[Array, "*t"]:
+        """Return the time at which std / scale is `ratio`: the inverse of `noise_to_signal`.
+
+        By bisection, differentiable; a ratio that is never reached gets the nearest time.
+
+        Args:
+            ratio: noise-to-signal ratios, of any shape.
+        """
+        return _time_at(self, times(ratio))
 
     def unscale(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         """Return x / a(0): samples in units of the data. Only a scaled `EDM` has a(0) != 1."""
@@ -92,37 +138,78 @@ class LinearProcess(eqx.Module):
         scale, std = self.marginal(t)
         return expand(scale, x_0) * x_0 + expand(std, x_0) * noise, noise
 
-    def reverse(self, score_fn: ScoreFn) -> "ReverseSDE":
-        """Return the reverse-time SDE (3) driven by `score_fn(t, x)`, t the forward time.
+    def reverse(self, score_fn: ScoreFn, *, noise_level: float = 1.0) -> "ReverseSDE":
+        """Return the reverse-time SDE (4) that a score drives.
 
-        The score must have x's shape, or the first evaluation raises a ValueError.
+        Args:
+            score_fn: ``score_fn(t, x)``, t the forward time; its result must have x's shape, or the
+                first evaluation raises a ValueError.
+            noise_level: l of (4): 1 for the reversal of the process, 0 for its probability flow.
+
+        Raises:
+            ValueError: the noise level is negative or not finite.
         """
-        return ReverseSDE(self, _of_one_shape(score_fn))
+        return ReverseSDE(self, _of_one_shape(score_fn), noise_level)
+
+
+@eqx.filter_jit
+def _time_at(process: LinearProcess, ratio: Array) -> Array:
+    ends = jnp.asarray([_FIRST * process.latest, process.latest], ratio.dtype)
+    ratio = jnp.clip(ratio, *process.noise_to_signal(ends))
+
+    def halve(_, bracket):
+        low, high = bracket
+        middle = low * jnp.sqrt(high / low)
+        below = process.noise_to_signal(middle) < ratio
+        return jnp.where(below, middle, low), jnp.where(below, high, middle)
+
+    bracket = tuple(jnp.broadcast_to(end, ratio.shape) for end in ends)
+    halvings = jnp.finfo(ratio.dtype).nmant + math.ceil(math.log2(-math.log(_FIRST)))
+    t = jax.lax.stop_gradient(jax.lax.fori_loop(0, halvings, halve, bracket)[1])
+    # The value stands, the derivative is Newton's step's, as (log std / a)' = sigma^2 / (2 v).
+    speed = process.diffusion(t) ** 2 / (2 * process.marginal(t).std ** 2)
+    step = (jnp.log(ratio) - jnp.log(process.noise_to_signal(t))) / speed
+    return t + step - jax.lax.stop_gradient(step)
 
 
 class ReverseSDE(eqx.Module):
-    """The reversal (3) of a process in reverse time r = horizon - t, `stochastic=False` for (4)."""
+    """The SDE (4) in reverse time r = horizon - t.
+
+    Args:
+        process: the forward process.
+        score_fn: ``score_fn(t, x)``, t the forward time.
+        noise_level: l of (4), zero or above; every level has the same marginals.
+
+    Raises:
+        ValueError: the noise level is negative or not finite.
+    """
 
     process: LinearProcess
     score_fn: ScoreFn
-    stochastic: bool = eqx.field(default=True, static=True)
+    noise_level: float = eqx.field(default=1.0, static=True)
+
+    def __check_init__(self):
+        check_non_negative("noise_level", self.noise_level)
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether there is noise."""
+        return self.noise_level > 0
 
     def probability_flow(self) -> "ReverseSDE":
-        """Return the probability-flow ODE (4) of the same process and score."""
-        return ReverseSDE(self.process, self.score_fn, stochastic=False)
+        """Return the probability-flow ODE, the level 0, of the same process and score."""
+        return ReverseSDE(self.process, self.score_fn, 0.0)
 
     def drift(self, r: Float[Array, "*t"], x: Float[Array, "..."]) -> Float[Array, "..."]:
-        """Return the drift of (3), or of (4), at reverse time r."""
-        t = self.process.horizon - r
-        variance_rate = self.process.diffusion(t) ** 2
-        if not self.stochastic:
-            variance_rate = variance_rate / 2
-        return expand(variance_rate, x) * self.score_fn(t, x) - self.process.drift(t, x)
+        """Return the drift of (4) at reverse time r."""
+        t = self.process.forward_time(r)
+        gain = (1 + self.noise_level**2) / 2 * self.process.diffusion(t) ** 2
+        return expand(gain, x) * self.score_fn(t, x) - self.process.drift(t, x)
 
     def diffusion(self, r: Float[Array, "*t"]) -> Float[Array, "*t"]:
-        """Return the diffusion coefficient at reverse time r (zero for the ODE)."""
-        sigma = self.process.diffusion(self.process.horizon - r)
-        return sigma if self.stochastic else jnp.zeros_like(sigma)
+        """Return the diffusion coefficient l sigma at reverse time r, zero for the flow."""
+        sigma = self.process.diffusion(self.process.forward_time(r))
+        return self.noise_level * sigma if self.stochastic else jnp.zeros_like(sigma)
 
 
 def _of_one_shape(score_fn: ScoreFn) -> ScoreFn:
@@ -131,9 +218,11 @@ def _of_one_shape(score_fn: ScoreFn) -> ScoreFn:
     def checked(t, x):
         score = score_fn(t, x)
         if jnp.shape(score) != jnp.shape(x):
-            raise ValueError(
-                f"score_fn must return an array of x's shape {jnp.shape(x)}; it returned shape "
-                f"{jnp.shape(score)}."
+            raise refuse(
+                "score_fn",
+                jnp.shape(score),
+                f"the score must have x's shape {jnp.shape(x)}",
+                "return one value per coordinate",
             )
         return score
 

@@ -6,13 +6,13 @@ f(t, x) is the state at the small time `end` of the probability-flow ODE through
 
 For data of standard deviation sigma_d write alpha = sigma_d a and n^2 = alpha^2 + v, so that
 x_0 / sigma_d = (alpha x - n std F) / n^2 and noise = (std x + alpha n F) / n^2 for the normalized
-velocity F = (alpha noise - std x_0 / sigma_d) / n. The DDIM step from t to `end` is then
+v-prediction F = (alpha noise - std x_0 / sigma_d) / n. The DDIM step from t to `end` is then
 
     f(t, x) = c_skip x + c_out F(t, c_in x),   c_in = 1 / n,                             (2)
     c_skip = (alpha_e alpha + std_e std) / n^2,   c_out = (std_e alpha - alpha_e std) / n,
 
 which meets (1) at `end` whatever F, and for `end` -> 0 and a = 1 is the parameterization of EDM. A
-network trained to predict the velocity starts as that one DDIM step (sigma_d = 1, a^2 + v = 1).
+network trained to predict v starts as that one DDIM step (sigma_d = 1, a^2 + v = 1).
 
 In y = x / a and the noise-to-signal ratio tau = std / a the ODE is dy = noise dtau. For Gaussian
 data N(m, S) it scales deviations by the standard deviation of the law, which gives exactly
@@ -30,7 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ctrl_jax._checks import check_end
+from ctrl_jax._checks import check_end, check_positive
 from ctrl_jax._numerics import expand
 from ctrl_jax.processes import grids
 from ctrl_jax.processes.base import LinearProcess
@@ -59,8 +59,7 @@ def coefficients(
         ValueError: end is outside (0, horizon) or data_std is not positive.
     """
     check_end(end, process.horizon)
-    if not data_std > 0:
-        raise ValueError(f"data_std must be positive, got {data_std!r}.")
+    check_positive("data_std", data_std)
     t = jnp.asarray(t)
     scale, std = process.marginal(t)
     scale_end, std_end = process.marginal(jnp.asarray(end, t.dtype))
@@ -72,10 +71,10 @@ def coefficients(
     return Coefficients(jnp.where(later, skip, 1.0), jnp.where(later, out, 0.0), 1 / norm)
 
 
-def from_velocity(
+def from_normalized_v(
     process: LinearProcess, network: Callable[..., Array], *, end: float, data_std: float = 1.0
 ) -> Callable[..., Array]:
-    """Return the consistency function (2) of a network for the normalized velocity.
+    """Return the consistency function (2) of a network for the normalized v-prediction.
 
     Args:
         process: the forward process.
@@ -89,16 +88,16 @@ def from_velocity(
 
     def consistency_fn(t, x, *conditions):
         skip, out, inner = coefficients(process, t, end=end, data_std=data_std)
-        velocity = network(t, expand(inner, x) * x, *conditions)
-        return expand(skip, x) * x + expand(out, x) * velocity
+        v = network(t, expand(inner, x) * x, *conditions)
+        return expand(skip, x) * x + expand(out, x) * v
 
     return consistency_fn
 
 
-def score_from_velocity(
+def score_from_normalized_v(
     process: LinearProcess, network: Callable[..., Array], *, data_std: float = 1.0
 ) -> Callable[..., Array]:
-    """Return the score function of a network for the normalized velocity of (2).
+    """Return the score function of a network for the normalized v-prediction F of (2).
 
     With noise = (std x + alpha n F) / n^2, the score is s = -noise / std.
 
@@ -110,14 +109,13 @@ def score_from_velocity(
     Raises:
         ValueError: data_std is not positive.
     """
-    if not data_std > 0:
-        raise ValueError(f"data_std must be positive, got {data_std!r}.")
+    check_positive("data_std", data_std)
 
     def score_fn(t, x, *conditions):
         scale, std = process.marginal(t)
         norm = jnp.sqrt((data_std * scale) ** 2 + std**2)
-        velocity = network(t, x / expand(norm, x), *conditions)
-        return -(x / expand(norm**2, x) + expand(data_std * scale / (std * norm), x) * velocity)
+        v = network(t, x / expand(norm, x), *conditions)
+        return -(x / expand(norm**2, x) + expand(data_std * scale / (std * norm), x) * v)
 
     return score_fn
 
@@ -138,8 +136,7 @@ def level_times(
         ValueError: end is outside (0, horizon) or the power is not positive.
     """
     check_end(end, process.horizon)
-    if not power > 0:
-        raise ValueError(f"power must be positive, got {power!r}.")
+    check_positive("power", power)
     with jax.ensure_compile_time_eval():  # concrete under jit too
         grid = np.asarray(grids.edm(process, 4000, rho=power, end=end), np.float64)
     times = (process.horizon - grid)[::-1].copy()

@@ -23,8 +23,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ctrl_jax._checks import check_all_positive
-from ctrl_jax._numerics import square_root
+from ctrl_jax._checks import check_all_positive, refuse
 from ctrl_jax.processes.base import LinearProcess, Marginal
 
 
@@ -45,7 +44,9 @@ class EDM(LinearProcess):
     def __check_init__(self):
         concrete = check_all_positive("EDM", sigma_max=self.sigma_max, scale_min=self.scale_min)
         if concrete and self.scale_min > 1:
-            raise ValueError(f"EDM: scale_min must not exceed 1, got {self.scale_min!r}.")
+            raise refuse(
+                "EDM.scale_min", self.scale_min, "it must not exceed 1", "give 1 for plain EDM"
+            )
 
     @property
     def horizon(self) -> Any:  # a float, or a tracer where the process is an argument of jit
@@ -58,19 +59,11 @@ class EDM(LinearProcess):
     def _scale(self, t):
         return self.scale_min + self._slope() * jnp.asarray(t)
 
-    def contraction_rate(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
-        """Return b(t) = s' / s."""
-        return self._slope() / self._scale(t)
-
-    def diffusion(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
-        """Return s sqrt(2 t)."""
-        return self._scale(t) * square_root(2 * jnp.asarray(t))
-
     def marginal(self, t: Float[Array, "*t"]) -> Marginal:
         """Return the scale s and the std s t."""
         scale = self._scale(t)
         return Marginal(scale, scale * t)
 
-    def prior_std(self) -> Float[Array, ""]:
-        """Return the std sigma_max at the horizon."""
-        return jnp.asarray(self.sigma_max, float)
+    def time_at(self, ratio: Float[Array, "*t"]) -> Float[Array, "*t"]:
+        """Return `ratio` itself, kept within [0, sigma_max]: time is the noise-to-signal ratio."""
+        return jnp.clip(jnp.asarray(ratio), 0.0, self.horizon)

@@ -8,12 +8,15 @@ ratio n(t) = std / a, which grows with t for every process, and so mean the same
 for a process whose n is t (`EDM`) `edm` is the grid of Karras et al. 2022, eq. 5.
 """
 
+from collections.abc import Callable
+
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ctrl_jax._checks import check_end
+from ctrl_jax._checks import check_count, check_end, check_positive, refuse
 from ctrl_jax.processes.base import LinearProcess
 
 
@@ -27,6 +30,12 @@ def uniform(
         steps: number of steps, at least 1.
         end: forward time of the last point, in the process's unit, in [0, horizon); a thousandth
             of the horizon by default.
+
+    Returns:
+        Reverse times, shape (steps + 1,).
+
+    Raises:
+        ValueError: an argument is out of range.
     """
     return _polynomial(process, steps, end, power=1)
 
@@ -34,7 +43,20 @@ def uniform(
 def quadratic(
     process: LinearProcess, steps: int, *, end: float | None = None
 ) -> Float[Array, " {steps}+1"]:
-    """Return forward times that are squares of equidistant numbers: finer towards the data."""
+    """Return times whose forward times are squares of equidistant numbers: finer towards the data.
+
+    Args:
+        process: the forward process.
+        steps: number of steps, at least 1.
+        end: forward time of the last point, in the process's unit, in [0, horizon); a thousandth
+            of the horizon by default.
+
+    Returns:
+        Reverse times, shape (steps + 1,).
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
     return _polynomial(process, steps, end, power=2)
 
 
@@ -43,11 +65,19 @@ def log_snr(
 ) -> Float[Array, " {steps}+1"]:
     """Return times at equal distances of the log signal-to-noise ratio log(a / std).
 
-    The inverse is found on the host by interpolation of a fine table: `process` is concrete.
+    Args:
+        process: the forward process, concrete.
+        steps: number of steps, at least 1.
+        end: forward time of the last point, in the process's unit, in (0, horizon); a thousandth
+            of the horizon by default.
+
+    Returns:
+        Reverse times, shape (steps + 1,).
+
+    Raises:
+        ValueError: an argument is out of range.
     """
-    times, log_ratios = _table(process, steps, end)
-    levels = np.linspace(log_ratios[-1], log_ratios[0], steps + 1)
-    return _at_log_ratios(process, times, log_ratios, levels)
+    return _by_ratio(process, steps, end, np.geomspace)
 
 
 def edm(
@@ -63,65 +93,65 @@ def edm(
         end: forward time of the last point, in the process's unit, in (0, horizon); a thousandth
             of the horizon by default.
 
+    Returns:
+        Reverse times, shape (steps + 1,).
+
     Raises:
         ValueError: an argument is out of range.
+
+    Source: Karras et al. 2022, eq. 5.
     """
-    if not (np.isfinite(rho) and rho > 0):
-        raise ValueError(f"rho must be a positive finite number, got {rho!r}.")
-    times, log_ratios = _table(process, steps, end)
-    lowest = np.exp((log_ratios[0] - log_ratios[-1]) / rho)  # relative to the largest
-    levels = log_ratios[-1] + rho * np.log(np.linspace(1.0, lowest, steps + 1))
-    return _at_log_ratios(process, times, log_ratios, levels)
+    check_positive("rho", rho)
+
+    def spaced(largest, smallest, number):
+        lowest = np.exp(np.log(smallest / largest) / rho)
+        return largest * np.exp(rho * np.log(np.linspace(1.0, lowest, number)))
+
+    return _by_ratio(process, steps, end, spaced)
 
 
-def _table(process: LinearProcess, steps: int, end: float | None) -> tuple[np.ndarray, np.ndarray]:
-    """Return increasing times from `end` to the horizon and the log noise-to-signal ratio there."""
+def _by_ratio(
+    process: LinearProcess, steps: int, end: float | None, spaced: Callable[..., np.ndarray]
+) -> Array:
+    """Return times whose noise-to-signal ratios are ``spaced(largest, smallest, steps + 1)``."""
     end = _check(process, steps, end)
     if end == 0:
-        raise ValueError("end must be positive where the ratio of noise to signal is used, got 0.")
-    span = process.horizon - end
-    # Fine at both ends: a cosine schedule's ratio runs away at the horizon.
-    near_horizon = process.horizon - np.geomspace(1e-6 * span, span, 10001)
-    times = np.concatenate([np.geomspace(end, process.horizon, 20001), near_horizon])
-    times = np.unique(times[times >= end])
+        raise refuse("end", end, "where no noise is left the ratio is zero", "give a positive time")
     # In float64, since the ratio of a contractive process flattens; concrete under jit too.
     with jax.ensure_compile_time_eval(), jax.enable_x64(True):
         exact = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), process)
-        scale, std = (np.asarray(c, np.float64) for c in exact.marginal(jnp.asarray(times)))
-    return times, np.log(std) - np.log(scale)
+        ends = _ratios(exact, jnp.asarray([process.latest, end], float))
+        found = np.array(exact.time_at(jnp.asarray(spaced(*np.asarray(ends), steps + 1))))
+    return _reversed(process, found, end)
 
 
-def _at_log_ratios(process, times, log_ratios, levels) -> Array:
-    found = np.exp(np.interp(levels, log_ratios, np.log(times)))
-    found[0], found[-1] = process.horizon, times[0]
-    return _reversed(process, found)
+@eqx.filter_jit
+def _ratios(process: LinearProcess, t: Array) -> Array:
+    return process.noise_to_signal(t)
 
 
 def _polynomial(process: LinearProcess, steps: int, end: float | None, *, power: int) -> Array:
     end = _check(process, steps, end)
     roots = np.linspace(process.horizon ** (1 / power), end ** (1 / power), steps + 1)
-    times = roots**power
+    return _reversed(process, roots**power, end)
+
+
+def _reversed(process: LinearProcess, times: np.ndarray, end: float) -> Array:
     times[0], times[-1] = process.horizon, end
-    return _reversed(process, times)
-
-
-def _reversed(process: LinearProcess, times: np.ndarray) -> Array:
     grid = np.asarray(process.horizon - times, jax.dtypes.canonicalize_dtype(np.float64))
     if not (np.diff(grid) > 0).all():
-        raise ValueError(
-            f"steps: {len(grid) - 1} of them cannot be told apart in {grid.dtype} with end = "
-            f"{times[-1]:.3g}; use fewer, raise end, or enable float64."
+        raise refuse(
+            "steps",
+            len(grid) - 1,
+            f"their times must be distinct in {grid.dtype} down to end = {end:.3g}",
+            "use fewer, raise end, or enable float64",
         )
     return jnp.asarray(grid)
 
 
 def _check(process: LinearProcess, steps: int, end: float | None) -> float:
     """Return `end`, or its default."""
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}.")
-    if steps != int(steps):
-        raise ValueError(f"steps must be a whole number, got {steps}.")
-    if end is None:
-        return 1e-3 * process.horizon
+    check_count("steps", steps)
+    end = 1e-3 * process.horizon if end is None else end
     check_end(end, process.horizon, zero=True)
     return end

@@ -29,7 +29,7 @@ DrawFn = Callable[..., Array]
 """``draw(key, shape, *conditions)`` returns data points (batch, m, ...) for shape (batch, m)."""
 
 
-def ratio_score(
+def score_from_points(
     process: LinearProcess,
     t: Float[Array, "*t"],
     x: Float[Array, "batch ..."],
@@ -86,7 +86,7 @@ class RatioScore(eqx.Module):
     def __call__(self, key: Array, t: Array, x: Array, *conditions: Array) -> Array:
         """Return an estimate of the score; that of a state depends on the key and its row only."""
         points = self.draw(key, (x.shape[0], self.m), *conditions)
-        return ratio_score(self.process, t, x, points, floor=self.floor)
+        return score_from_points(self.process, t, x, points, floor=self.floor)
 
 
 class DataPoints(eqx.Module):

@@ -23,7 +23,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ctrl_jax._checks import check_all_positive
+from ctrl_jax._checks import check_all_positive, check_finite_growth, refuse
 from ctrl_jax.processes.base import LinearProcess
 
 
@@ -90,9 +90,11 @@ class CosineSchedule(NoiseSchedule):
         arguments = {"offset": self.offset, "beta_max": self.beta_max, "horizon": self.horizon}
         concrete = check_all_positive("CosineSchedule", **arguments)
         if concrete and self._clip_angle() <= self._start_angle():
-            raise ValueError(
-                f"CosineSchedule: beta_max must exceed the rate at t = 0, got {self.beta_max!r}; "
-                "give a larger one."
+            raise refuse(
+                "CosineSchedule.beta_max",
+                self.beta_max,
+                "it must exceed the rate at t = 0",
+                "give a larger one, such as 999",
             )
 
     def _start_angle(self):
@@ -126,9 +128,39 @@ class CosineSchedule(NoiseSchedule):
 
 
 class ScheduledProcess(LinearProcess):
-    """What the processes that run on a noise schedule share: their constructors."""
+    """What the processes that run on a noise schedule share: b = sign beta / 2, a = e^{sign B / 2}.
 
-    schedule: eqx.AbstractVar[NoiseSchedule]
+    Each documents its arguments: its rates differ.
+    """
+
+    schedule: NoiseSchedule
+    sign: eqx.AbstractClassVar[int]
+    usual_rates: eqx.AbstractClassVar[tuple[float, float]]
+
+    def __init__(
+        self,
+        beta_min: float | None = None,
+        beta_max: float | None = None,
+        *,
+        horizon: float | None = None,
+        schedule: NoiseSchedule | None = None,
+    ):
+        given = {"beta_min": beta_min, "beta_max": beta_max, "horizon": horizon}
+        given = {name: value for name, value in given.items() if value is not None}
+        if schedule is None:
+            usual = {"beta_min": self.usual_rates[0], "beta_max": self.usual_rates[1]}
+            values = {**usual, "horizon": 1.0, **given}
+            check_all_positive(type(self).__name__, **values)
+            schedule = LinearSchedule(**values)
+        elif given:
+            name, value = next(iter(given.items()))
+            raise refuse(name, value, "the schedule says it", "leave it out, or the schedule")
+        self.schedule = schedule
+
+    def __check_init__(self):
+        end = jnp.asarray(self.horizon, float)
+        sizes = self.marginal(end).std ** 2, self.diffusion(end) ** 2
+        check_finite_growth(type(self).__name__, *sizes)
 
     @property
     def horizon(self) -> Any:  # a float, or a tracer where the process is an argument of jit
@@ -137,7 +169,7 @@ class ScheduledProcess(LinearProcess):
 
     @classmethod
     def cosine(cls, offset: float = 0.008, *, beta_max: float = 999.0, horizon: float = 1.0):
-        """Return the process on the cosine schedule (2).
+        """Return the process on the cosine schedule of Nichol and Dhariwal (2021, eq. 17).
 
         Args:
             offset: o, which keeps the rate away from zero at t = 0.
@@ -149,20 +181,16 @@ class ScheduledProcess(LinearProcess):
             ValueError: an argument is not positive, beta_max is below the rate at t = 0, or the
                 growth to the horizon overflows.
         """
-        schedule = CosineSchedule(offset, beta_max, horizon)
-        process = cls()  # pyright: ignore[reportCallIssue] (every leaf has its own constructor)
-        process = eqx.tree_at(lambda process: process.schedule, process, schedule)
-        process._check_growth()
-        return process
+        return cls(schedule=CosineSchedule(offset, beta_max, horizon))
 
-    def _check_growth(self) -> None:
-        """Raise ValueError if a variance overflows before the horizon."""
+    def contraction_rate(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
+        """Return b(t) = beta(t) / 2 with the sign of the drift."""
+        return self.sign * self.schedule.rate(jnp.asarray(t)) / 2
 
+    def prior_std(self) -> Float[Array, ""]:
+        """Return 1 where the signal decays, and the std at the horizon where it grows."""
+        return jnp.ones(()) if self.sign < 0 else super().prior_std()
 
-def linear_schedule(
-    owner: LinearProcess, beta_min: float, beta_max: float, horizon: float
-) -> LinearSchedule:
-    """Return the schedule (1), its errors in the name of the process that asks for it."""
-    name = type(owner).__name__
-    check_all_positive(name, beta_min=beta_min, beta_max=beta_max, horizon=horizon)
-    return LinearSchedule(beta_min, beta_max, horizon)
+    def _log_growth(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
+        """Return 2 log a."""
+        return self.sign * self.schedule.integral(jnp.asarray(t))

@@ -17,88 +17,54 @@ Source: Song et al. 2021; arXiv 2401.13115, section 3.
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ctrl_jax._checks import require_bounded_growth
-from ctrl_jax._numerics import square_root
 from ctrl_jax.processes.base import Marginal
-from ctrl_jax.processes.schedules import NoiseSchedule, ScheduledProcess, linear_schedule
+from ctrl_jax.processes.schedules import ScheduledProcess
 
 
-class SubVP(ScheduledProcess):
-    """Sub-variance-preserving process (1), on a linear noise rate.
-
-    Args:
-        beta_min: noise rate at t = 0, per unit of time.
-        beta_max: noise rate at t = horizon, per unit of time.
-        horizon: T, in the process's unit of time.
-
-    Raises:
-        ValueError: a rate or the horizon is not positive.
-    """
-
-    schedule: NoiseSchedule
-
-    def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0, *, horizon: float = 1.0):
-        self.schedule = linear_schedule(self, beta_min, beta_max, horizon)
-
-    def contraction_rate(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
-        """Return b(t) = -beta(t) / 2."""
-        return -self.schedule.rate(jnp.asarray(t)) / 2
-
-    def diffusion(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
-        """Return sqrt(beta (1 - exp(-2B)))."""
-        t = jnp.asarray(t)
-        return square_root(self.schedule.rate(t) * -jnp.expm1(-2 * self.schedule.integral(t)))
+class _OfSquaredVariance(ScheduledProcess):
+    """What (1) and (2) share."""
 
     def marginal(self, t: Float[Array, "*t"]) -> Marginal:
-        """Return a(t) = exp(-B/2) and the std 1 - exp(-B)."""
-        integral = self.schedule.integral(jnp.asarray(t))
-        return Marginal(jnp.exp(-integral / 2), -jnp.expm1(-integral))
-
-    def prior_std(self) -> Float[Array, ""]:
-        """Return 1."""
-        return jnp.ones(())
+        """Return a(t) and the std of (1) or (2)."""
+        growth = self._log_growth(t)
+        return Marginal(jnp.exp(growth / 2), self.sign * jnp.expm1(growth))
 
 
-class ContractiveSubVP(ScheduledProcess):
-    """Contractive sub-variance-preserving process (2); its state grows like exp(B).
+class SubVP(_OfSquaredVariance):
+    """Sub-VP: b = -beta/2, sigma^2 = beta (1 - e^{-2B}), a = e^{-B/2}, v = (1 - e^{-B})^2.
 
     Args:
-        beta_min: noise rate at t = 0, per unit of time.
-        beta_max: noise rate at t = horizon, per unit of time; far below that of `SubVP`, whose
-            20 would mean a prior std of 23155.
-        horizon: T, in the process's unit of time.
+        beta_min: noise rate at t = 0, per unit of time; 0.1 by default.
+        beta_max: noise rate at t = horizon, per unit of time; 20 by default.
+        horizon: T, in the process's unit of time; 1 by default.
+        schedule: any `NoiseSchedule` in place of the linear one; it brings its horizon.
 
     Raises:
-        ValueError: a rate or the horizon is not positive, or the growth to the horizon overflows.
+        ValueError: a rate or the horizon is not positive, or one is given beside a schedule.
+
+    Source: Song et al. 2021, section 3.4.
     """
 
-    schedule: NoiseSchedule
+    sign = -1
+    usual_rates = (0.1, 20.0)
 
-    def __check_init__(self):
-        self._check_growth()
 
-    def _check_growth(self):
-        end = jnp.asarray(self.horizon)
-        log_rate = jnp.maximum(jnp.log(self.schedule.rate(end)), 0.0)
-        require_bounded_growth("ContractiveSubVP", 2 * self.schedule.integral(end) + log_rate)
+class ContractiveSubVP(_OfSquaredVariance):
+    """Contractive sub-VP: b = beta/2, sigma^2 = beta (e^{2B} - 1), a = e^{B/2}, v = (e^B - 1)^2.
 
-    def __init__(self, beta_min: float = 0.01, beta_max: float = 8.0, *, horizon: float = 1.0):
-        self.schedule = linear_schedule(self, beta_min, beta_max, horizon)
+    Args:
+        beta_min: noise rate at t = 0, per unit of time; 0.01 by default.
+        beta_max: noise rate at t = horizon, per unit of time; 8 by default, far below that of
+            `SubVP`, whose 20 would mean a prior std of 23155.
+        horizon: T, in the process's unit of time; 1 by default.
+        schedule: any `NoiseSchedule` in place of the linear one; it brings its horizon.
 
-    def contraction_rate(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
-        """Return b(t) = beta(t) / 2."""
-        return self.schedule.rate(jnp.asarray(t)) / 2
+    Raises:
+        ValueError: a rate or the horizon is not positive, one is given beside a schedule, or the
+            growth to the horizon overflows.
 
-    def diffusion(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
-        """Return sqrt(beta (exp(2B) - 1))."""
-        t = jnp.asarray(t)
-        return square_root(self.schedule.rate(t) * jnp.expm1(2 * self.schedule.integral(t)))
+    Source: arXiv 2401.13115, section 3.
+    """
 
-    def marginal(self, t: Float[Array, "*t"]) -> Marginal:
-        """Return a(t) = exp(B/2) and the std exp(B) - 1."""
-        integral = self.schedule.integral(jnp.asarray(t))
-        return Marginal(jnp.exp(integral / 2), jnp.expm1(integral))
-
-    def prior_std(self) -> Float[Array, ""]:
-        """Return the std exp(B(T)) - 1 at the horizon."""
-        return self.marginal(jnp.asarray(self.horizon)).std
+    sign = 1
+    usual_rates = (0.01, 8.0)

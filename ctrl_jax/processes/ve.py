@@ -15,8 +15,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ctrl_jax._checks import check_all_positive
-from ctrl_jax._numerics import constant, square_root
+from ctrl_jax._checks import check_all_positive, refuse
+from ctrl_jax._numerics import square_root
 from ctrl_jax.processes.base import LinearProcess, Marginal
 
 
@@ -42,16 +42,15 @@ class VE(LinearProcess):
         sigmas = {"sigma_min": self.sigma_min, "sigma_max": self.sigma_max}
         concrete = check_all_positive("VE", **sigmas, horizon=self.horizon)
         if concrete and self.sigma_max <= self.sigma_min:
-            raise ValueError(
-                f"VE: sigma_max must exceed sigma_min = {self.sigma_min!r}, got {self.sigma_max!r}."
+            raise refuse(
+                "VE.sigma_max",
+                self.sigma_max,
+                f"it must exceed sigma_min = {self.sigma_min!r}",
+                "exchange them, or give a larger one",
             )
 
     def _log_ratio(self) -> Float[Array, ""]:
         return jnp.log(self.sigma_max / self.sigma_min)
-
-    def contraction_rate(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
-        """Return b = 0."""
-        return constant(0.0, t)
 
     def diffusion(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
         """Return sigma_min r^{t/T} sqrt(2 ln r / T)."""
@@ -64,16 +63,12 @@ class VE(LinearProcess):
         growth = square_root(jnp.expm1(2 * exponent)) if self.zero_start else jnp.exp(exponent)
         return Marginal(jnp.ones_like(exponent), self.sigma_min * growth)
 
-    def prior_std(self) -> Float[Array, ""]:
-        """Return the std at the horizon."""
-        return self.marginal(jnp.asarray(self.horizon)).std
-
-    def time_at_std(self, std: Float[Array, "*t"]) -> Float[Array, "*t"]:
-        """Return the time at which the noise has a given std, the inverse of `marginal`.
+    def time_at(self, ratio: Float[Array, "*t"]) -> Float[Array, "*t"]:
+        """Return the time at which the noise has the std `ratio`, the inverse of `marginal`.
 
         Args:
-            std: standard deviation; below sigma_min the times of (2) are negative.
+            ratio: standard deviations; one that is never reached gets the nearest time.
         """
-        level = jnp.asarray(std) / self.sigma_min
+        level = jnp.asarray(ratio) / self.sigma_min
         exponent = jnp.log1p(level**2) / 2 if self.zero_start else jnp.log(level)
-        return self.horizon * exponent / self._log_ratio()
+        return jnp.clip(self.horizon * exponent / self._log_ratio(), 0.0, self.horizon)

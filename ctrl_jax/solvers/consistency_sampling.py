@@ -15,7 +15,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ctrl_jax._checks import check_end
-from ctrl_jax._numerics import square_root
 from ctrl_jax.processes import LinearProcess
 from ctrl_jax.solvers.brownian import step_noise
 
@@ -83,7 +82,5 @@ def renoise(
         end: an earlier time.
         t: a later time.
     """
-    scale, std = process.marginal(t)
-    scale_end, std_end = process.marginal(jnp.asarray(end, x_end.dtype))
-    gain = scale / scale_end
-    return gain * x_end + square_root(jnp.maximum(std**2 - (gain * std_end) ** 2, 0.0)) * noise
+    gain, std = process.transition(jnp.asarray(end, x_end.dtype), t)
+    return gain * x_end + std * noise

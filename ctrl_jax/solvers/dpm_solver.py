@@ -55,9 +55,9 @@ class DPMSolverPP2M(ReverseSolver):
 
     def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
         """Take one step; its state is the `Previous` of the next one."""
-        process, t = args.process, args.process.horizon - t0
+        process, t = args.process, args.process.forward_time(t0)
         (scale, std), (scale_next, std_next) = (
-            process.marginal(s) for s in (t, process.horizon - t1)
+            process.marginal(s) for s in (t, process.forward_time(t1))
         )
         data = (y0 + std**2 * args.score_fn(t, y0)) / scale
         log_snr = _log_snr(args, jnp.asarray(t0))
@@ -79,5 +79,5 @@ class DPMSolverPP2M(ReverseSolver):
 
 
 def _log_snr(sde: ReverseSDE, r: Array) -> Array:
-    scale, std = sde.process.marginal(sde.process.horizon - r)
+    scale, std = sde.process.marginal(sde.process.forward_time(r))
     return jnp.log(scale / std)

@@ -14,6 +14,7 @@ written for every (a, v).
 import equinox as eqx
 import jax.numpy as jnp
 
+from ctrl_jax._checks import check_fraction, refuse
 from ctrl_jax._numerics import square_root
 from ctrl_jax.processes import LinearProcess
 from ctrl_jax.solvers.gaussian_step import GaussianSolver, Kernel
@@ -23,7 +24,8 @@ from ctrl_jax.solvers.reverse_solver import ReverseSolver, noise_of, stepped
 class ExponentialEuler(GaussianSolver, ReverseSolver):
     """The DDIM step with stochasticity `eta`.
 
-    On a probability flow, which has no noise, every `eta` takes the deterministic step.
+    On a `ReverseSDE` of noise level l the step is that of ``eta * l``; so on a probability flow
+    every `eta` takes the deterministic step.
 
     Args:
         eta: 0 for the deterministic step, 1 for the ancestral one.
@@ -35,25 +37,36 @@ class ExponentialEuler(GaussianSolver, ReverseSolver):
     eta: float = eqx.field(default=1.0, static=True)
 
     def __check_init__(self):
-        if not 0 <= self.eta <= 1:
-            raise ValueError(f"ExponentialEuler: eta must lie in [0, 1], got {self.eta!r}.")
+        check_fraction("ExponentialEuler.eta", self.eta)
 
-    def kernel(self, process: LinearProcess, r_0, r_1) -> Kernel:
-        """Return the coefficients of the step from reverse time r_0 to r_1."""
-        scale, std = process.marginal(process.horizon - r_0)
-        scale_next, std_next = process.marginal(process.horizon - r_1)
+    def kernel(self, process: LinearProcess, r_0, r_1, *, noise_level: float = 1.0) -> Kernel:
+        """Return the coefficients of the step from reverse time r_0 to r_1.
+
+        Args:
+            process: the forward process.
+            r_0: reverse times of the starts, shape () or (steps,).
+            r_1: reverse times of the ends.
+            noise_level: l of the `ReverseSDE` that is stepped, which multiplies eta.
+
+        Raises:
+            ValueError: eta times the noise level exceeds 1.
+        """
+        eta = self.eta * noise_level
+        if eta > 1:
+            rule = f"times eta = {self.eta!r} it must not exceed 1"
+            raise refuse("noise_level", noise_level, rule, "lower one, or take EulerMaruyama()")
+        t, t_next = process.forward_time(r_0), process.forward_time(r_1)
+        (scale, std), (scale_next, std_next) = process.marginal(t), process.marginal(t_next)
         shrink = scale_next / scale
-        added = jnp.maximum(1 - (std_next / (std * shrink)) ** 2, 0.0)
-        step_std = self.eta * std_next * square_root(added)
+        step_std = eta * std_next * (process.transition(t_next, t).std / std)
         kept = square_root(jnp.maximum(std_next**2 - step_std**2, 0.0))
         return Kernel(shrink, shrink * std**2 - kept * std, step_std)
 
     def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
         """Take one step."""
-        noise = noise_of(terms)
-        solver = ExponentialEuler(eta=0.0) if noise is None else self
-        kernel = solver.kernel(args.process, jnp.asarray(t0), jnp.asarray(t1))
-        y1 = kernel.mean(y0, args.score_fn(args.process.horizon - t0, y0))
+        noise, r_0, r_1 = noise_of(terms), jnp.asarray(t0), jnp.asarray(t1)
+        kernel = self.kernel(args.process, r_0, r_1, noise_level=args.noise_level)
+        y1 = kernel.mean(y0, args.score_fn(args.process.forward_time(r_0), y0))
         if noise is not None and self.eta > 0:
             y1 = y1 + kernel.std * noise.noise
         return stepped(y0, y1)

@@ -25,7 +25,7 @@ import diffrax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ctrl_jax._numerics import expand
+from ctrl_jax._numerics import expand, sum_each
 from ctrl_jax.processes import LinearProcess
 
 
@@ -51,13 +51,24 @@ class GaussianSolver(diffrax.AbstractItoSolver):
 
     @abc.abstractmethod
     def kernel(
-        self, process: LinearProcess, r_0: Float[Array, "*steps"], r_1: Float[Array, "*steps"]
+        self,
+        process: LinearProcess,
+        r_0: Float[Array, "*steps"],
+        r_1: Float[Array, "*steps"],
+        *,
+        noise_level: float = 1.0,
     ) -> Kernel:
-        """Return the coefficients of the step from reverse time r_0 to r_1."""
+        """Return the coefficients of the step from reverse time r_0 to r_1.
+
+        Args:
+            process: the forward process.
+            r_0: reverse times of the starts, shape () or (steps,).
+            r_1: reverse times of the ends.
+            noise_level: l of the `ReverseSDE` that is stepped.
+        """
 
 
 def gaussian_log_prob(noise: Float[Array, "batch ..."], std: Float[Array, "*b"]) -> Array:
     """Return log N(noise * std; 0, std^2 I) per example, summed over dimensions."""
     dimension = noise[0].size
-    square = jnp.sum(jnp.square(noise).reshape(noise.shape[0], -1), axis=1)
-    return -square / 2 - dimension * (jnp.log(std) + jnp.log(2 * jnp.pi) / 2)
+    return -sum_each(jnp.square(noise)) / 2 - dimension * (jnp.log(std) + jnp.log(2 * jnp.pi) / 2)

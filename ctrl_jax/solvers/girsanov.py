@@ -15,7 +15,7 @@ On a grid both are exact for the chain of Gaussian steps when the step's own coe
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ctrl_jax._numerics import expand
+from ctrl_jax._numerics import expand, sum_each
 from ctrl_jax.solvers.gaussian_step import Kernel
 
 
@@ -33,8 +33,7 @@ def kl_rate(
     Returns:
         Shape (batch,), in nats (per unit of time for the first weight).
     """
-    square = jnp.square(score - other).reshape(score.shape[0], -1)
-    return weight * jnp.sum(square, axis=1) / 2
+    return weight * sum_each(jnp.square(score - other)) / 2
 
 
 def log_ratio(
@@ -55,5 +54,4 @@ def log_ratio(
         other: the score compared with.
     """
     shift = expand(kernel.action_gain / kernel.std, noise) * (score - other)
-    cross = jnp.sum((noise * shift).reshape(noise.shape[0], -1), axis=1)
-    return cross + jnp.sum(jnp.square(shift).reshape(noise.shape[0], -1), axis=1) / 2
+    return sum_each(noise * shift + jnp.square(shift) / 2)

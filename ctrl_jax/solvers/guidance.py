@@ -107,7 +107,7 @@ class Inpainting(ReverseSolver):
                 "Inpainting: a probability flow has no noise to replace with; simulate the reverse "
                 "SDE with the solver ExponentialEuler(eta=0.0)."
             )
-        times = args.process.horizon - t0, args.process.horizon - t1
+        times = args.process.forward_time(t0), args.process.forward_time(t1)
         y = y0
         for number in range(self.passes):
             own = noise.substep(self.passes + number)

@@ -19,6 +19,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ctrl_jax._numerics import sum_each
+
 Field = Callable[[Array], Array]
 """``field(x)`` maps a batch (batch, ...) to an array of its shape, example by example."""
 
@@ -43,7 +45,7 @@ def exact(
     basis = jnp.eye(size, dtype=x.dtype).reshape(size, 1, *x.shape[1:])
 
     def diagonal(unit):
-        return _dot(unit, push(jnp.broadcast_to(unit, x.shape)))
+        return sum_each(unit * push(jnp.broadcast_to(unit, x.shape)))
 
     return value, jnp.sum(jax.lax.map(diagonal, basis, batch_size=min(at_once, size)), axis=0)
 
@@ -59,7 +61,7 @@ def projected(
         direction: v for each example, of x's shape, by `rademacher` or `gaussian`.
     """
     value, tangent = jax.jvp(field, (x,), (direction,))
-    return value, _dot(direction, tangent)
+    return value, sum_each(direction * tangent)
 
 
 def rademacher(key: Array, like: Float[Array, "batch ..."]) -> Float[Array, "batch ..."]:
@@ -70,7 +72,3 @@ def rademacher(key: Array, like: Float[Array, "batch ..."]) -> Float[Array, "bat
 def gaussian(key: Array, like: Float[Array, "batch ..."]) -> Float[Array, "batch ..."]:
     """Return standard normals of the shape and dtype of `like`."""
     return jax.random.normal(key, like.shape, like.dtype)
-
-
-def _dot(a: Array, b: Array) -> Array:
-    return jnp.sum((a * b).reshape(b.shape[0], -1), axis=1)

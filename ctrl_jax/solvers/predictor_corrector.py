@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from ctrl_jax._checks import check_all_positive
-from ctrl_jax._numerics import expand
+from ctrl_jax._numerics import expand, sum_each
 from ctrl_jax.processes import LinearProcess
 from ctrl_jax.solvers.exponential_euler import ExponentialEuler
 from ctrl_jax.solvers.reverse_solver import ReverseSolver, check_sde_solver, noise_of, on_grid
@@ -80,10 +80,10 @@ class PredictorCorrector(ReverseSolver):
             )
         # The state was moved since the predictor's last step: it must not reuse what it saw there.
         y1, _, _, state, result = self.predictor.step(terms, t0, t1, y0, args, solver_state, True)
-        t = process.horizon - t1
+        t = process.forward_time(t1)
         # Where no noise is left there is nothing to correct, and the score may be singular.
         noisy = process.marginal(t).std > 0
-        t = jnp.where(noisy, t, process.horizon - t0)
+        t = jnp.where(noisy, t, process.forward_time(t0))
         for index in range(self.corrector_steps):
             z, score = noise.normal(2 + index), args.score_fn(t, y1)
             size = expand(self._size(process, t, z, score), y1)
@@ -91,10 +91,7 @@ class PredictorCorrector(ReverseSolver):
         return y1, None, {"y0": y0, "y1": y1}, state, result
 
     def _size(self, process: LinearProcess, t: Array, z: Array, score: Array) -> Array:
-        push = 2 * self.snr**2 * _square(z)
-        least = jnp.maximum(_square(z) / 4, push) / process.marginal(t).std ** 2
-        return push / jnp.maximum(_square(score), least)
-
-
-def _square(x: Array) -> Array:
-    return jnp.sum(jnp.square(x).reshape(x.shape[0], -1), axis=1)
+        noise = sum_each(jnp.square(z))
+        push = 2 * self.snr**2 * noise
+        least = jnp.maximum(noise / 4, push) / process.marginal(t).std ** 2
+        return push / jnp.maximum(sum_each(jnp.square(score)), least)

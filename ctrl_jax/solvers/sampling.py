@@ -21,7 +21,7 @@ def sample(
     steps: int = 50,
     grid: Float[Array, " points"] | None = None,
     solver: diffrax.AbstractSolver | None = None,
-    probability_flow: bool | None = None,
+    noise_level: float | None = None,
     start_std: Float[Array, ""] | float | None = None,
     conditions: tuple[Array, ...] = (),
 ) -> Float[Array, "batch ..."]:
@@ -36,8 +36,9 @@ def sample(
         grid: reverse times (`processes.grids`), in place of `steps`.
         solver: a solver of this library or of diffrax; the ancestral `ExponentialEuler` by
             default.
-        probability_flow: whether the ODE is solved, not the SDE; by default with solvers that are
-            for ODEs only. `diffrax.Euler` and `diffrax.Heun` serve both.
+        noise_level: of the `ReverseSDE`: 0 for the probability flow, 1 for the reversal of the
+            process; by default 0 with solvers that are for ODEs only, else 1. `diffrax.Euler` and
+            `diffrax.Heun` serve both.
         start_std: standard deviation of the start, `process.prior_std()` by default.
         conditions: arrays with leading axis batch, handed to `score_fn`.
 
@@ -50,11 +51,10 @@ def sample(
     """
     grid = grids.log_snr(process, steps) if grid is None else grid
     start_key, path_key = jax.random.split(key)
-    sde = process.reverse(lambda t, x: score_fn(t, x, *conditions))
     solver = solver or ExponentialEuler()
-    if probability_flow is None:
-        probability_flow = not isinstance(solver, SDE_SOLVERS)
-    sde = sde.probability_flow() if probability_flow else sde
+    if noise_level is None:
+        noise_level = 1.0 if isinstance(solver, SDE_SOLVERS) else 0.0
+    sde = process.reverse(lambda t, x: score_fn(t, x, *conditions), noise_level=noise_level)
     start_std = process.prior_std() if start_std is None else start_std
     check_all_positive("sample", start_std=start_std)
     x_0 = start_std * jax.random.normal(start_key, shape)

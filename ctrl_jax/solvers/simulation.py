@@ -136,7 +136,8 @@ def _has_density(solver) -> bool:
 
 
 def _log_prob(solver, sde, r_0, r_1, noise):
-    return gaussian_log_prob(noise, solver.kernel(sde.process, r_0, r_1).std)
+    kernel = solver.kernel(sde.process, r_0, r_1, noise_level=sde.noise_level)
+    return gaussian_log_prob(noise, kernel.std)
 
 
 def _check(x_0, grid, given, save):

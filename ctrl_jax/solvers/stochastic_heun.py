@@ -10,10 +10,8 @@ which Heun's method integrates to second order. Before each step churn raises \s
     y <- y + s_noise \sqrt{((1 + \gamma)^2 - 1) \sigma^2} z,
     \gamma = min(s_churn / N, \sqrt 2 - 1) if s_min <= \sigma <= s_max, else 0,              (2)
 
-so that for s_noise = 1 every marginal is kept, and the solver can forget its errors. The forward
-time of the raised ratio is found by Newton's method on log \sigma, whose derivative in t is
-\sigma_t^2 / (2 v) for every process with diffusion coefficient \sigma_t; it never leaves the
-horizon, so nothing is raised at the start.
+so that for s_noise = 1 every marginal is kept, and the solver can forget its errors. The raised
+time never leaves the horizon, so nothing is raised at the start.
 Source: Karras et al. 2022, algorithm 2 (there x is scaled and \sigma is time itself).
 """
 
@@ -21,13 +19,11 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ctrl_jax._numerics import square_root
+from ctrl_jax._checks import check_non_negative, refuse
 from ctrl_jax.processes import LinearProcess
 from ctrl_jax.solvers.brownian import StepNoise
 from ctrl_jax.solvers.heun_step import heun_step
 from ctrl_jax.solvers.reverse_solver import ReverseSolver, noise_of, stepped
-
-NEWTON_STEPS = 4
 
 
 class StochasticHeun(ReverseSolver):
@@ -56,15 +52,10 @@ class StochasticHeun(ReverseSolver):
     def __check_init__(self):
         for name in ("s_churn", "s_min", "s_noise"):
             value = getattr(self, name)
-            if not 0 <= value < float("inf"):
-                raise ValueError(
-                    f"StochasticHeun: {name} must be finite and at least 0, got {value!r}."
-                )
+            check_non_negative(f"StochasticHeun.{name}", value)
         if not self.s_min <= self.s_max:
-            raise ValueError(
-                f"StochasticHeun: s_max must be at least s_min, got s_min={self.s_min!r} and "
-                f"s_max={self.s_max!r}."
-            )
+            rule = f"it must be at least s_min = {self.s_min!r}"
+            raise refuse("StochasticHeun.s_max", self.s_max, rule, "give inf for no limit")
 
     def on_grid(self, grid):
         """Return the solver with the grid's number of steps."""
@@ -77,7 +68,7 @@ class StochasticHeun(ReverseSolver):
     def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
         """Raise the noise-to-signal ratio, then step down from it."""
         process, noise = args.process, noise_of(terms)
-        t, t_next, x = process.horizon - t0, process.horizon - t1, y0
+        t, t_next, x = process.forward_time(t0), process.forward_time(t1), y0
         if self.s_churn > 0 and noise is not None:
             t, x = self._churn(process, t, x, noise)
         return stepped(y0, heun_step(process, args.score_fn, x, t, t_next))
@@ -85,32 +76,16 @@ class StochasticHeun(ReverseSolver):
     def _churn(
         self, process: LinearProcess, t: Array, x: Array, noise: StepNoise
     ) -> tuple[Array, Array]:
-        scale, std = process.marginal(t)
-        ratio = std / scale
-        raised = raise_ratio(process, t, min(self.s_churn / self._steps(), 2**0.5 - 1))
+        ratio = process.noise_to_signal(t)
+        gamma = min(self.s_churn / self._steps(), 2**0.5 - 1)
+        raised = jnp.clip(process.time_at((1 + gamma) * ratio), t, process.latest)
         chosen = (self.s_min <= ratio) & (ratio <= self.s_max)
         t_raised = jnp.where(chosen, raised, t)
-        scale_raised, std_raised = process.marginal(t_raised)
-        growth = jnp.maximum((std_raised / scale_raised) ** 2 - ratio**2, 0.0)
-        # Not by the growth itself, whose rounding errors have large roots.
-        added = square_root(jnp.where(t_raised > t, growth, 0.0))
-        y = x / scale + self.s_noise * added * noise.noise
-        return t_raised, scale_raised * y
+        gain, std = process.transition(t, t_raised)
+        return t_raised, gain * x + self.s_noise * std * noise.noise
 
     def _steps(self) -> int:
         if self.steps is None:
-            raise ValueError("StochasticHeun: steps is unknown; pass it, or use `simulate`.")
+            rule = "churn is shared by the steps of the grid"
+            raise refuse("StochasticHeun.steps", None, rule, "pass it, or use `simulate`")
         return self.steps
-
-
-def raise_ratio(process: LinearProcess, t: Array, gamma: float) -> Array:
-    """Return the forward time, at most the horizon, of 1 + gamma times the ratio std / a at t."""
-    scale, std = process.marginal(t)
-    target = jnp.log(std / scale) + jnp.log1p(gamma)
-    raised = t
-    for _ in range(NEWTON_STEPS):
-        scale, std = process.marginal(raised)
-        speed = process.diffusion(raised) ** 2 / (2 * std**2)
-        raised = raised + (target - jnp.log(std / scale)) / speed
-        raised = jnp.clip(raised, t, process.horizon)
-    return raised

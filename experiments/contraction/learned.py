@@ -25,7 +25,7 @@ from ctrl_jax._typing import Model, ScoreFn
 from ctrl_jax.algorithms import DataBatch, make_score_pretraining, uniform_times
 from ctrl_jax.networks import MLP, DiT, as_model
 from ctrl_jax.processes import VE, LinearProcess, grids
-from ctrl_jax.processes.reuse import from_variance_exploding
+from ctrl_jax.processes.parameterization import from_process
 from ctrl_jax.runtime import progress
 from ctrl_jax.solvers import simulate
 from experiments.contraction.config import Config
@@ -151,7 +151,7 @@ def _scored(name: str, models: dict[str, Model], params: dict[str, Any]):
         ve_model = models["ve"]
 
         def apply(params, t, x):
-            return from_variance_exploding(process, ve, partial(ve_model.apply, params))(t, x)
+            return from_process(process, ve, partial(ve_model.apply, params))(t, x)
 
         scored["shared"] = (Model(ve_model.init, apply), params["ve"])
     return scored

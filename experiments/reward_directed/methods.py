@@ -188,7 +188,7 @@ def train(
             partial(policy.apply, state.params),
             (number, *task.shape),
             grid=grid,
-            probability_flow=flow,
+            noise_level=0.0 if flow else 1.0,
             conditions=labels_of(number),
         )
         return samples, history, state.params

@@ -11,7 +11,7 @@ from ctrl_jax._typing import RewardFn, ScoreFn
 from ctrl_jax.data import load_digits
 from ctrl_jax.environments import GaussianSteering
 from ctrl_jax.metrics import distances
-from ctrl_jax.processes import VP, DataPoints, ratio_score
+from ctrl_jax.processes import VP, DataPoints, score_from_points
 from experiments.consistency.tasks import draw_roll
 
 PROCESS = VP()
@@ -62,11 +62,11 @@ class Task(NamedTuple):
         """Return the ratio estimate from all points, of its label where there are labels."""
         if self.labels is None:
             points = jnp.asarray(self.points)
-            return lambda t, x: ratio_score(PROCESS, t, x, points)
+            return lambda t, x: score_from_points(PROCESS, t, x, points)
         per_label = [self.points[self.labels == c] for c in range(self.classes)]
         least = min(len(p) for p in per_label)
         table = jnp.asarray(np.stack([p[:least] for p in per_label]))
-        return lambda t, x, label: ratio_score(PROCESS, t, x, table[label])
+        return lambda t, x, label: score_from_points(PROCESS, t, x, table[label])
 
 
 def make_task(name: str, points: int) -> Task:

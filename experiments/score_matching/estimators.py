@@ -15,7 +15,7 @@ from ctrl_jax.environments.mixture import Mixture
 from ctrl_jax.losses import score_matching, time_weighting
 from ctrl_jax.networks import MLP, as_model
 from ctrl_jax.processes import LinearProcess
-from ctrl_jax.processes.consistency_function import score_from_velocity
+from ctrl_jax.processes.consistency_function import score_from_normalized_v
 from ctrl_jax.solvers import jacobian_trace
 
 OBJECTIVES = ("explicit", "implicit", "sliced", "sliced, plain", "denoising")
@@ -49,7 +49,7 @@ def make_model(process: LinearProcess, dimension: int, width: int) -> Model:
     )
 
     def apply(params, t, x, *conditions):
-        return score_from_velocity(process, lambda t, x: network.apply(params, t, x))(t, x)
+        return score_from_normalized_v(process, lambda t, x: network.apply(params, t, x))(t, x)
 
     return Model(network.init, apply)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ctrl_jax.losses import consistency
-from ctrl_jax.processes.consistency_function import from_velocity, level_times
+from ctrl_jax.processes.consistency_function import from_normalized_v, level_times
 from tests.losses.gaussian_consistency import MEAN, VARIANCE, consistency_fn, score_fn
 from tests.processes.one_of_each import PROCESSES
 
@@ -92,7 +92,7 @@ def network_gradient(process, t, x_t, s, x_s, mass):
         def velocity(t, x):
             return params[0] * jnp.tanh(params[1] * x + params[2]) + params[3] * x
 
-        return from_velocity(process, velocity, end=END, data_std=0.7)
+        return from_normalized_v(process, velocity, end=END, data_std=0.7)
 
     params = jnp.asarray([0.5, 0.8, -0.3, 0.2])
     target = function(params)(s, x_s)
@@ -166,7 +166,7 @@ def test_a_teacher_step_treats_examples_alone(name):
 
 def test_bad_arguments_are_refused():
     process, ones = next(iter(PROCESSES.values())), jnp.ones((2, 1))
-    with pytest.raises(ValueError, match=r"huber must be positive, or None .* got 0"):
+    with pytest.raises(ValueError, match=r"huber: received 0.*; it must be above zero"):
         consistency.training(ones, ones, huber=0.0)
-    with pytest.raises(ValueError, match="order must be 1 or 2, got 3"):
+    with pytest.raises(ValueError, match="order: received 3; it must be 1 or 2"):
         consistency.teacher_step(process, score_fn(process), ones, ones[:, 0], ones[:, 0], order=3)

@@ -17,7 +17,7 @@ from ctrl_jax.losses import score_matching, time_weighting
 from ctrl_jax.solvers import jacobian_trace
 from tests.processes.one_of_each import PROCESSES
 
-WEIGHTINGS = ("noise", "data", "velocity", "likelihood", "min_snr")
+WEIGHTINGS = ("noise", "data", "v", "flow", "likelihood", "min_snr")
 FRACTIONS = (0.1, 0.5, 0.9)  # of the horizon
 
 

@@ -12,7 +12,7 @@ from tests.processes.one_of_each import PROCESSES
 
 
 @pytest.mark.parametrize("name", PROCESSES)
-@pytest.mark.parametrize("prediction", ["noise", "data", "velocity"])
+@pytest.mark.parametrize("prediction", ["noise", "data", "v", "flow"])
 def test_weights_of_predictions(name, prediction):
     """A prediction off by e has lambda |s - s'|^2 = |e|^2, whatever the time."""
     process = PROCESSES[name]
@@ -29,7 +29,7 @@ def test_weights_of_predictions(name, prediction):
 @pytest.mark.parametrize("name", PROCESSES)
 def test_min_snr_between_noise_and_data(name):
     process = PROCESSES[name]
-    t = jnp.linspace(0.02, 1.0, 30) * process.horizon
+    t = jnp.linspace(0.02, 1.0, 30) * process.latest
     scale, std = process.marginal(t)
     found = time_weighting.min_snr(process, 2.0)(t)
     snr = (scale / std) ** 2
@@ -46,7 +46,7 @@ def test_min_snr_between_noise_and_data(name):
 
 def test_a_bad_gamma_is_refused():
     process = next(iter(PROCESSES.values()))
-    with pytest.raises(ValueError, match=r"gamma must be positive, got 0\.0"):
+    with pytest.raises(ValueError, match=r"gamma: received 0\.0; it must be above"):
         time_weighting.min_snr(process, 0.0)
 
 

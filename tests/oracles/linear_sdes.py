@@ -50,6 +50,7 @@ class LinearSDE(NamedTuple):
     horizon: float = 1.0
     scale: float = 1.0
     variance: float = 0.0
+    last: float = 1.0  # of the horizon: up to where the coefficients stay bounded
 
     def moments(self, times) -> tuple[np.ndarray, np.ndarray]:
         """a and v at increasing times, by integration of the moment equations."""
@@ -141,3 +142,25 @@ def scaled_noise(sigma_max: float, scale: float) -> LinearSDE:
         return scale + slope * t
 
     return LinearSDE(lambda t: slope / s(t), lambda t: 2 * s(t) ** 2 * t, sigma_max, scale=scale)
+
+
+def straight_lines(horizon: float = 1.0) -> LinearSDE:
+    """(1 - t/T) x_0 + (t/T) e; its coefficients have no bound at the horizon, where a = 0."""
+
+    def pull(t):
+        return 1 / (horizon - t) if t < horizon else np.inf
+
+    return LinearSDE(lambda t: -pull(t), lambda t: 2 * t / horizon * pull(t), horizon, last=0.999)
+
+
+def stepwise_rate(betas, horizon: float = 1.0):
+    """beta constant over each discrete step of a given beta, and B."""
+    steps = -np.log1p(-np.asarray(betas))
+
+    def beta(t):
+        return steps[min(int(t / horizon * len(steps)), len(steps) - 1)] * len(steps) / horizon
+
+    def integral(t):
+        return np.sum(steps * np.clip(t / horizon * len(steps) - np.arange(len(steps)), 0, 1))
+
+    return beta, integral

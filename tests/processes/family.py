@@ -1,5 +1,6 @@
 """Every process of the library under several parameters, beside its oracle: one table of laws."""
 
+import numpy as np
 import pytest
 
 from ctrl_jax.processes import (
@@ -11,7 +12,9 @@ from ctrl_jax.processes import (
     ContractiveSubVP,
     ContractiveVP,
     LinearProcess,
+    RectifiedFlow,
     SubVP,
+    TabulatedSchedule,
 )
 from tests.oracles import linear_sdes as oracle
 
@@ -74,6 +77,14 @@ FAMILY: dict[str, tuple[LinearProcess, oracle.LinearSDE]] = {
     ),
     "edm": (EDM(20.0), oracle.scaled_noise(20.0, 1.0)),
     "edm, contractive": (EDM(80.0, 0.9), oracle.scaled_noise(80.0, 0.9)),
+    "rectified flow": (RectifiedFlow(), oracle.straight_lines()),
+    "rectified flow, horizon 3": (RectifiedFlow(horizon=3.0), oracle.straight_lines(3.0)),
+    "vp, tabulated": (
+        VP(schedule=TabulatedSchedule.linear(1e-2, 0.3, 20, horizon=2.0)),
+        oracle.variance_preserving(
+            oracle.stepwise_rate(np.linspace(1e-2, 0.3, 20), 2.0), horizon=2.0
+        ),
+    ),
 }
 
 every_process = pytest.mark.parametrize("process", [p for p, _ in FAMILY.values()], ids=[*FAMILY])
@@ -83,6 +94,6 @@ every_pair = pytest.mark.parametrize(("process", "sde"), FAMILY.values(), ids=[*
 KINDS = {
     name: pair[0]
     for name, pair in FAMILY.items()
-    if "," not in name or name in ("ve, blurred", "vp, cosine", "edm, contractive")
+    if "," not in name or name in ("ve, blurred", "vp, cosine", "vp, tabulated", "edm, contractive")
 }
 every_kind = pytest.mark.parametrize("process", KINDS.values(), ids=[*KINDS])

@@ -37,5 +37,6 @@ def reversed_law(sde, start, end, *, steps=2000):
         return np.asarray(sde.diffusion(jnp.asarray(r))) ** 2
 
     with jax.enable_x64(True):
-        times = refined(sde.process.horizon, end, steps)
+        first = sde.process.horizon - sde.process.latest
+        times = first + refined(sde.process.latest, end, steps)
         return gaussian_moments(affine, variance_rate, times, *start)

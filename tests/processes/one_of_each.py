@@ -12,5 +12,6 @@ NAMES = (
     "contractive vp",
     "contractive sub-vp",
     "edm, contractive",
+    "rectified flow",
 )
 PROCESSES = {name: FAMILY[name][0] for name in NAMES}

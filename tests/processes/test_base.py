@@ -96,7 +96,7 @@ def test_leaves_may_be_traced(process, unchecked):
     jitted = jax.jit(lambda process, t: process.marginal(t))(process, t)
     np.testing.assert_allclose(jitted, process.marginal(t), rtol=1e-6)
     gradient = jax.grad(lambda process: process.marginal(t).std)(process)
-    assert all(jnp.isfinite(leaf) for leaf in jax.tree.leaves(gradient))
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
 
 
 def test_processes_are_pytrees(unchecked):

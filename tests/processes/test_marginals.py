@@ -13,6 +13,7 @@ from ctrl_jax.processes import (
     ContractiveOU,
     ContractiveSubVP,
     ContractiveVP,
+    RectifiedFlow,
     SubVP,
 )
 from tests.processes.family import every_pair, every_process
@@ -70,7 +71,7 @@ def test_the_table(row):
 
 @every_pair
 def test_marginals_solve_the_moment_equations(process, sde):
-    times = sde.horizon * np.asarray([0.002, 0.05, 0.4, 0.8, 0.9, 1.0])
+    times = sde.horizon * np.asarray([0.002, 0.05, 0.4, 0.8, 0.9, sde.last])
     scale, variance = sde.moments(times)
     with jax.enable_x64(True):
         marginal = process.marginal(jnp.asarray(times))
@@ -123,7 +124,10 @@ def test_the_score_of_data_keeps_its_digits_in_float32(process):
     with jax.enable_x64(True):
         exact = both(jnp.asarray(t, jnp.float64), jnp.asarray(x, jnp.float64))
     assert np.isfinite(exact).all()
-    np.testing.assert_allclose(ours, exact, rtol=2e-6)
+    # The derivative of a rectified flow's is the difference of two terms sixteen times as large.
+    terms = 16 if isinstance(process, RectifiedFlow) else 1
+    np.testing.assert_allclose(ours[0], exact[0], rtol=2e-6)
+    np.testing.assert_allclose(ours[1], exact[1], rtol=2e-6 * terms)
 
 
 @pytest.mark.parametrize(
@@ -199,11 +203,17 @@ def test_bad_arguments_are_named(make, name, value):
 
 
 def test_bad_pairs_of_arguments():
-    with pytest.raises(ValueError, match=r"VE: sigma_max must exceed sigma_min = 2.0, got 1.0"):
+    with pytest.raises(
+        ValueError, match=r"VE.sigma_max: received 1.0; it must exceed sigma_min = 2.0"
+    ):
         VE(2.0, 1.0)
-    with pytest.raises(ValueError, match=r"EDM: scale_min must not exceed 1, got 1.1"):
+    with pytest.raises(ValueError, match=r"EDM.scale_min: received 1.1; it must not exceed 1"):
         EDM(80.0, 1.1)
-    with pytest.raises(ValueError, match=r"CosineSchedule: beta_max must exceed the rate at t = 0"):
+    with pytest.raises(
+        ValueError, match=r"CosineSchedule.beta_max: received .* exceed the rate at t = 0"
+    ):
         VP.cosine(beta_max=0.01)
-    with pytest.raises(ValueError, match=r"CosineSchedule.offset: received -0.1; it must be above zero"):
+    with pytest.raises(
+        ValueError, match=r"CosineSchedule.offset: received -0.1; it must be above zero"
+    ):
         SubVP.cosine(-0.1)

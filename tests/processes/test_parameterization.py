@@ -1,4 +1,4 @@
-"""Noise, data and velocity predictions of Gaussian data, all exact, stand for one score."""
+"""Noise, data, v and flow predictions of Gaussian data, all exact, stand for one score."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from tests.processes.gaussian import MEAN, VARIANCE, exact_score
 
 
 def exact_networks(process):
-    """E[noise | x], E[x_0 | x] and E[a noise - std x_0 | x] for data N(MEAN, VARIANCE)."""
+    """E[noise | x], E[x_0 | x], E[a noise - std x_0 | x] and E[dx/dt | x] for N(MEAN, VARIANCE)."""
 
     def moments(t, x):
         scale, std = (expand(c, x) for c in process.marginal(t))
@@ -27,14 +27,20 @@ def exact_networks(process):
     def data(t, x):
         return moments(t, x)[2]
 
-    def velocity(t, x):
+    def v(t, x):
         scale, std, x_0, eps = moments(t, x)
         return scale * eps - std * x_0
+
+    def flow(t, x):
+        _, _, x_0, eps = moments(t, x)
+        _, slope = jax.jvp(process.marginal, (t,), (jnp.ones_like(t),))
+        return expand(slope.scale, x) * x_0 + expand(slope.std, x) * eps
 
     return {
         parameterization.from_noise: noise,
         parameterization.from_data: data,
-        parameterization.from_velocity: velocity,
+        parameterization.from_v: v,
+        parameterization.from_flow: flow,
     }
 
 
@@ -71,7 +77,8 @@ def test_conditions_reach_the_network(parameterize):
 INVERSE = {
     parameterization.from_noise: parameterization.to_noise,
     parameterization.from_data: parameterization.to_data,
-    parameterization.from_velocity: parameterization.to_velocity,
+    parameterization.from_v: parameterization.to_v,
+    parameterization.from_flow: parameterization.to_flow,
 }
 
 
@@ -85,7 +92,7 @@ def test_round_trips(parameterize, process):
 
     back = INVERSE[parameterize]
     with jax.enable_x64(True):
-        t = jnp.linspace(0.02, 1.0, 4) * process.horizon
+        t = jnp.linspace(0.02, 1.0, 4) * process.latest
         x, label = jnp.linspace(-2.0, 2.0, 12).reshape(4, 3), jnp.linspace(0.0, 1.0, 4)
         again = back(process, parameterize(process, network))
         np.testing.assert_allclose(again(t, x, label), network(t, x, label), rtol=1e-8)
@@ -96,7 +103,7 @@ def test_round_trips(parameterize, process):
 @every_kind
 def test_exact_scores_give_exact_predictions(process):
     with jax.enable_x64(True):
-        t = jnp.linspace(0.02, 1.0, 4) * process.horizon
+        t = jnp.linspace(0.02, 1.0, 4) * process.latest
         x = jnp.linspace(-2.0, 2.0, 12).reshape(4, 3)
         for parameterize, network in exact_networks(process).items():
             ours = INVERSE[parameterize](process, exact_score(process))

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from scipy.special import ndtri
 
-from ctrl_jax.processes import VP, DataPoints, RatioScore, ratio_score
+from ctrl_jax.processes import VP, DataPoints, RatioScore, score_from_points
 from tests.processes.family import every_kind
 
 PROCESS = VP(0.2, 2.0, horizon=3.0)
 MEAN, VARIANCE = 1.0, 0.5
-SCORE = jax.jit(functools.partial(ratio_score, PROCESS))
+SCORE = jax.jit(functools.partial(score_from_points, PROCESS))
 
 
 def quantiles(m):
@@ -35,9 +35,9 @@ def test_the_score_of_the_noised_points(float64, process):
         return jax.nn.logsumexp(-square / 2)
 
     exact = jax.vmap(jax.grad(log_density, argnums=1))(t, x)
-    np.testing.assert_allclose(ratio_score(process, t, x, points), exact, rtol=1e-9)
+    np.testing.assert_allclose(score_from_points(process, t, x, points), exact, rtol=1e-9)
     own = jnp.broadcast_to(points[None], (4, 7, 2))
-    np.testing.assert_allclose(ratio_score(process, t, x, own), exact, rtol=1e-9)
+    np.testing.assert_allclose(score_from_points(process, t, x, own), exact, rtol=1e-9)
 
 
 def test_many_points_give_the_score_of_the_data(float64):
@@ -85,7 +85,9 @@ def test_the_floor_by_the_plain_formula(float64, floor):
     square = ((x[:, None] - scale * points[None]) ** 2).sum(axis=2)
     density = np.exp(-square / (2 * std**2)) / (2 * np.pi * std**2)
     x_bar = density @ points / np.maximum(density.sum(axis=1), 6 * floor)[:, None]
-    found = ratio_score(PROCESS, jnp.asarray(t), jnp.asarray(x), jnp.asarray(points), floor=floor)
+    found = score_from_points(
+        PROCESS, jnp.asarray(t), jnp.asarray(x), jnp.asarray(points), floor=floor
+    )
     np.testing.assert_allclose(found, (scale * x_bar - x) / std**2, rtol=1e-10)
 
 
@@ -95,8 +97,8 @@ def test_far_from_all_points_nothing_overflows():
     x, t = jnp.full((1, 8, 8, 1), 30.0), jnp.asarray(0.01)
     scale, std = PROCESS.marginal(t)
     near = (scale * points[1:] - x) / std**2
-    np.testing.assert_allclose(ratio_score(PROCESS, t, x, points), near, rtol=1e-5)
-    to_origin = ratio_score(PROCESS, t, x, points, floor=1e-3)
+    np.testing.assert_allclose(score_from_points(PROCESS, t, x, points), near, rtol=1e-5)
+    to_origin = score_from_points(PROCESS, t, x, points, floor=1e-3)
     np.testing.assert_allclose(to_origin, -x / std**2, rtol=1e-5)
 
 
@@ -135,7 +137,10 @@ def test_an_estimate_knows_nothing_of_its_batch_mates(labeled):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: ratio_score(PROCESS, jnp.asarray(1.0), jnp.ones((2, 3)), jnp.ones((4, 2))), "pts"),
+        (
+            lambda: SCORE(jnp.asarray(1.0), jnp.ones((2, 3)), jnp.ones((4, 2))),
+            "pts",
+        ),
         (lambda: RatioScore(PROCESS, DataPoints(POINTS), 0), "m must be at least 1, got 0"),
         (lambda: RatioScore(PROCESS, DataPoints(POINTS), 1, floor=-1.0), "floor must be a density"),
         (lambda: DataPoints(np.zeros((0, 2))), "at least one point"),

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 from ctrl_jax.processes import EDM, VE, VP, ContractiveSubVP
-from ctrl_jax.processes.reuse import from_variance_exploding
+from ctrl_jax.processes.parameterization import from_process
 from tests.processes.family import every_kind
 from tests.processes.gaussian import exact_score
 
-CONVENTIONS = [VE(1e-4, 2e3), VE(1e-4, 2e3, zero_start=False, horizon=2.0)]
+CONVENTIONS = [VE(1e-4, 5e3), VE(1e-4, 5e3, zero_start=False, horizon=2.0)]
 
 
 def points(process):
-    t = jnp.linspace(0.05, 1.0, 6) * process.horizon
+    t = jnp.linspace(0.05, 1.0, 6) * process.latest
     return t, jnp.linspace(-2.0, 3.0, 12).reshape(6, 2)
 
 
@@ -23,7 +23,7 @@ def points(process):
 def test_the_exact_score_of_one_gives_that_of_the_other(process, ve):
     with jax.enable_x64(True):
         t, x = points(process)
-        score_fn = from_variance_exploding(process, ve, exact_score(ve))
+        score_fn = from_process(process, ve, exact_score(ve))
         np.testing.assert_allclose(score_fn(t, x), exact_score(process)(t, x), rtol=1e-8)
 
 
@@ -39,14 +39,14 @@ def test_the_factor_is_needed():
         np.testing.assert_allclose(without / f[:, None], exact, rtol=1e-9)
         np.testing.assert_allclose(without / exact, f[:, None] * jnp.ones((6, 2)), rtol=1e-9)
         assert f[-1] > 7.4
-        ours = from_variance_exploding(process, ve, exact_score(ve))
+        ours = from_process(process, ve, exact_score(ve))
         np.testing.assert_allclose(ours(t, x), exact, rtol=1e-9)
 
 
 @pytest.mark.parametrize("ve", CONVENTIONS)
 def test_times_are_the_inverse_of_stds(ve):
     t = jnp.linspace(0.1, 1.0, 5) * ve.horizon
-    np.testing.assert_allclose(ve.time_at_std(ve.marginal(t).std), t, rtol=1e-5)
+    np.testing.assert_allclose(ve.time_at(ve.marginal(t).std), t, rtol=1e-5)
 
 
 def test_conditions_reach_the_network():
@@ -58,10 +58,10 @@ def test_conditions_reach_the_network():
 
     label = jnp.arange(2)
     process = VP(0.1, 2.0)
-    from_variance_exploding(process, VE(), network)(jnp.asarray(0.5), jnp.ones((2, 3)), label)
+    from_process(process, VE(), network)(jnp.asarray(0.5), jnp.ones((2, 3)), label)
     assert seen == [(label,)]
 
 
 def test_noise_that_was_never_seen_is_refused():
-    with pytest.raises(ValueError, match="reaches the noise-to-signal ratio 80, ve only 50"):
-        from_variance_exploding(EDM(80.0), VE(0.01, 50.0), exact_score(VE()))
+    with pytest.raises(ValueError, match="noise-to-signal ratio reaches 80, that of trained_on 50"):
+        from_process(EDM(80.0), VE(0.01, 50.0), exact_score(VE()))

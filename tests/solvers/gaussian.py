@@ -58,14 +58,20 @@ def predictions(process) -> dict:
         residual = (x - scale * MEAN) / (scale**2 * VARIANCE + std**2)
         return scale, std, MEAN + scale * VARIANCE * residual, std * residual
 
-    def velocity(t, x):
+    def v(t, x):
         scale, std, x_0, noise = moments(t, x)
         return scale * noise - std * x_0
+
+    def flow(t, x):
+        _, _, x_0, noise = moments(t, x)
+        _, rate = process.rates(t)
+        return rate.scale * x_0 + rate.std * noise
 
     return {
         "noise": lambda t, x: moments(t, x)[3],
         "data": lambda t, x: moments(t, x)[2],
-        "velocity": velocity,
+        "v": v,
+        "flow": flow,
     }
 
 

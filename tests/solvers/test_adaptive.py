@@ -78,7 +78,9 @@ def test_samples_start_where_samples_do_and_conditions_are_passed_on():
 
 
 def test_errors_at_the_door():
-    with pytest.raises(ValueError, match="tolerance: received .*; it must be above zero"):
+    with pytest.raises(ValueError, match=r"tolerance: received .*; it must be above zero"):
         sample_adaptive(KEY, PROCESS, exact_score, (2, 1), tolerance=0.0)
-    with pytest.raises(ValueError, match=r"end: received 1.0; it must lie in \[0, horizon\) = \[0, 1.0\);"):
+    with pytest.raises(
+        ValueError, match=r"end: received 1.0; it must lie in \[0, horizon\) = \[0, 1.0\);"
+    ):
         sample_adaptive(KEY, PROCESS, exact_score, (2, 1), end=1.0)

@@ -59,7 +59,7 @@ def test_sampling_starts_from_another_std_where_one_is_given():
 
 @pytest.mark.parametrize("start_std", [-2.0, 0.0, float("nan")])
 def test_a_start_std_is_positive(start_std):
-    with pytest.raises(ValueError, match="sample.start_std: received .*; it must be"):
+    with pytest.raises(ValueError, match=r"sample.start_std: received .*; it must be"):
         sample(jax.random.key(0), VP(), zero_score, (3, 2), steps=2, start_std=start_std)
 
 
@@ -115,7 +115,7 @@ def test_a_solver_of_both_kinds_is_told_which():
     process = VP(0.1, 5.0)
     arguments = (KEY, process, score_of(process), (4, 1))
     grid = grids.uniform(process, 8)
-    flow = sample(*arguments, grid=grid, solver=diffrax.Heun(), probability_flow=True)
+    flow = sample(*arguments, grid=grid, solver=diffrax.Heun(), noise_level=0.0)
     start = jax.random.normal(jax.random.split(KEY)[0], (4, 1))
     sde = process.reverse(score_of(process)).probability_flow()
     expected = simulate(KEY, sde, start, grid, solver=diffrax.Heun()).states
@@ -134,7 +134,7 @@ def solve(x=None, grid=None, score_fn=zero_score):
 MISTAKES = {
     "a score of another shape": (
         {"score_fn": lambda t, x: x.sum(-1, keepdims=True)},
-        r"x's shape \(3, 2\); it returned shape \(3, 1\)",
+        r"score_fn: received \(3, 1\); the score must have x's shape \(3, 2\)",
     ),
     "half precision": ({"x": jnp.ones((3, 2), jnp.bfloat16)}, "float32 or float64, got bfloat16"),
     "an empty batch": ({"x": jnp.ones((0, 2))}, r"at least one example, got shape \(0, 2\)"),

@@ -105,7 +105,7 @@ def test_errors_at_the_door():
         PredictorCorrector(diffrax.Tsit5())
     with pytest.raises(ValueError, match="corrector_steps must be at least 1, got 0"):
         PredictorCorrector(corrector_steps=0)
-    with pytest.raises(ValueError, match="PredictorCorrector.snr: received .*; it must be"):
+    with pytest.raises(ValueError, match=r"PredictorCorrector.snr: received .*; it must be"):
         PredictorCorrector(snr=-0.1)
     flow = PROCESS.reverse(exact_score).probability_flow()
     with pytest.raises(ValueError, match="a probability flow has no noise to correct with"):

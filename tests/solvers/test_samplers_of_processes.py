@@ -132,7 +132,7 @@ def test_parameterizations_agree_and_batch_mates_do_not_matter(process, sampler,
     np.testing.assert_allclose(fewer, expected[:2], rtol=1e-5, atol=1e-5)
     for name, network in predictions(process).items():
         score_fn = getattr(parameterization, f"from_{name}")(process, network)
-        other = type(sde)(process, score_fn, sde.stochastic)
+        other = type(sde)(process, score_fn, sde.noise_level)
         found = simulate(KEY, other, x_0, grid, solver=solver).states
         np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-3, err_msg=name)
 

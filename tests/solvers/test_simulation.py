@@ -30,7 +30,8 @@ SCORES = {
     "score": exact_score,
     "noise": parameterization.from_noise(PROCESS, NETWORKS["noise"]),
     "data": parameterization.from_data(PROCESS, NETWORKS["data"]),
-    "velocity": parameterization.from_velocity(PROCESS, NETWORKS["velocity"]),
+    "v": parameterization.from_v(PROCESS, NETWORKS["v"]),
+    "flow": parameterization.from_flow(PROCESS, NETWORKS["flow"]),
 }
 GRID = uniform_grid(6)
 KEY = jax.random.key(5)

@@ -93,7 +93,7 @@ class DiffusionControl(eqx.Module):
 
     def forward_times(self) -> Float[Array, " points"]:
         """Return the forward time of each grid point."""
-        return self.process.horizon - self.grid
+        return self.process.forward_time(self.grid)
 
     def start(self, key: Array, batch: Batch) -> Float[Array, "batch ..."]:
         """Draw where the trajectories of a batch start; padding starts at the origin."""

@@ -116,12 +116,12 @@ class RewardDirection(eqx.Module):
 
     def forward_times(self) -> Float[Array, " points"]:
         """Return the forward time of each grid point."""
-        return self.process.horizon - self.grid
+        return self.process.forward_time(self.grid)
 
     def coefficients(self) -> Coefficients:
         """Return the coefficients of every step."""
         r_0, r_1 = self.grid[:-1], self.grid[1:]
-        time, dt = self.process.horizon - r_0, r_1 - r_0
+        time, dt = self.process.forward_time(r_0), r_1 - r_0
         if not self.probability_flow:
             kernel = self.solver.kernel(self.process, r_0, r_1)
             return Coefficients(time, dt, kernel.kl_rate / dt, kernel)
