@@ -1,22 +1,22 @@
 """A diffusion model as plain data: enough to build its process and its score network again."""
 
 import dataclasses
-from typing import Any, Literal
+from typing import Literal
 
 import jax.numpy as jnp
-from flax import nnx
 
+from ctrl_jax._checks import check_choice, check_count, refuse
 from ctrl_jax._typing import Model
+from ctrl_jax.models.spec import image_shape, score_model
 from ctrl_jax.networks.functional import as_model
 from ctrl_jax.networks.score.dit import DiT
 from ctrl_jax.networks.score.mlp import MLP
-from ctrl_jax.processes import VP, LinearProcess
-from ctrl_jax.processes import parameterization as parameterization
+from ctrl_jax.processes import VP, parameterization
 
 
 @dataclasses.dataclass(frozen=True)
 class DiffusionSpec:
-    """A variance-preserving process and a network that predicts its velocity.
+    """A variance-preserving process and a network that predicts v.
 
     Args:
         network: mlp is the fastest on a CPU; dit is a small diffusion transformer.
@@ -36,48 +36,32 @@ class DiffusionSpec:
     beta_max: float = 20.0
     end: float = 5e-3
 
+    conditions = None  # read by rewards, and by no network here
+    prediction = staticmethod(parameterization.from_v)
+
     def __post_init__(self):
-        if self.network not in ("mlp", "dit"):
-            raise ValueError(f"model.network must be mlp or dit, got {self.network!r}.")
+        check_choice("model.network", self.network, ("mlp", "dit"))
         for name in ("width", "depth", "patch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"model.{name} must be at least 1, got {getattr(self, name)}.")
+            check_count(f"model.{name}", getattr(self, name))
         if not 0 < self.end < 1:
-            raise ValueError(f"model.end must lie in (0, 1), got {self.end}.")
+            raise refuse("model.end", self.end, "it must lie in (0, 1)", "give e.g. 0.005")
 
-    @classmethod
-    def from_record(cls, record: dict[str, Any]) -> "DiffusionSpec":
-        """Return the spec of a record of plain values."""
-        return cls(**record)
-
-    def process(self) -> LinearProcess:
+    def process(self) -> VP:
         """Return the forward process."""
         return VP(self.beta_min, self.beta_max)
 
+    def make_network(self, shape: tuple[int, ...], dtype: jnp.dtype | None = None) -> Model:
+        """Return the network of v for examples of `shape`, its arithmetic in `dtype`.
+
+        Raises:
+            ValueError: a dit is asked for something else than images (height, width, channels).
+        """
+        sizes = {"width": self.width, "depth": self.depth, "dtype": dtype}
+        if self.network == "mlp":
+            return as_model(lambda rngs: MLP(shape, **sizes, rngs=rngs))
+        image = image_shape(shape)
+        return as_model(lambda rngs: DiT(image, patch=self.patch, **sizes, rngs=rngs))
+
     def model(self, shape: tuple[int, ...], dtype: jnp.dtype | None = None) -> Model:
         """Return the score model for examples of `shape`, its arithmetic in `dtype`."""
-        process = self.process()
-
-        def make_network(rngs: nnx.Rngs) -> nnx.Module:
-            if self.network == "mlp":
-                return MLP(shape, width=self.width, depth=self.depth, dtype=dtype, rngs=rngs)
-            if len(shape) != 3:
-                raise ValueError(f"dit needs images (height, width, channels), got {shape}.")
-            return DiT(
-                shape,
-                patch=self.patch,
-                width=self.width,
-                depth=self.depth,
-                dtype=dtype,
-                rngs=rngs,
-            )
-
-        network = as_model(make_network)
-
-        def apply(params, t, x, *conditions):
-            def velocity(t, x, *conditions):
-                return network.apply(params, t, x, *conditions).astype(x.dtype)
-
-            return parameterization.from_v(process, velocity)(t, x, *conditions)
-
-        return Model(network.init, apply)
+        return score_model(self, shape, dtype)

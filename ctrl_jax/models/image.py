@@ -1,15 +1,16 @@
 """A diffusion model of images as plain data: its process, NCSN++ or DDPM++, and how they meet."""
 
 import dataclasses
-from typing import Any, Literal
+from typing import Literal
 
 import jax.numpy as jnp
 
+from ctrl_jax._checks import check_choice, refuse
 from ctrl_jax._typing import Model
+from ctrl_jax.models.spec import image_shape, score_model
 from ctrl_jax.networks.functional import as_model
 from ctrl_jax.networks.score.ncsnpp import NCSNpp, NCSNppConfig
-from ctrl_jax.processes import VE, VP, ContractiveSubVP, LinearProcess, SubVP
-from ctrl_jax.processes import parameterization as parameterization
+from ctrl_jax.processes import VE, VP, ContractiveSubVP, LinearProcess, SubVP, parameterization
 
 Kind = Literal["ve", "vp", "sub_vp", "contractive_sub_vp"]
 
@@ -47,23 +48,17 @@ class ImageDiffusionSpec:
     sampling_end: float | None = None
     network: NCSNppConfig = dataclasses.field(default_factory=NCSNppConfig)
 
-    def __post_init__(self):
-        if self.kind not in COEFFICIENTS:
-            raise ValueError(f"kind must be one of {', '.join(COEFFICIENTS)}, got {self.kind!r}.")
-        if self.coefficients is not None and len(self.coefficients) != 2:
-            raise ValueError(f"coefficients must be two numbers, got {self.coefficients}.")
-        if not 0 < self.end < 1:
-            raise ValueError(f"sampling_end must lie in (0, 1), got {self.end}.")
-        self.process()
-        if self.coefficients is not None and self.coefficients[0] > self.coefficients[1]:
-            raise ValueError(
-                f"coefficients: smallest and largest, got {self.coefficients}; swap them."
-            )
+    conditions = 0
+    prediction = staticmethod(parameterization.from_noise)
 
-    @classmethod
-    def from_record(cls, record: dict[str, Any]) -> "ImageDiffusionSpec":
-        """Return the spec of a record of plain values."""
-        return cls(**{**record, "network": NCSNppConfig(**record["network"])})
+    def __post_init__(self):
+        check_choice("kind", self.kind, tuple(COEFFICIENTS))
+        pair = self.coefficients
+        if pair is not None and (len(pair) != 2 or pair[0] > pair[1]):
+            raise refuse("coefficients", pair, "smallest and largest, two numbers", "swap them")
+        if not 0 < self.end < 1:
+            raise refuse("sampling_end", self.end, "it must lie in (0, 1)", "give e.g. 0.001")
+        self.process()
 
     @property
     def end(self) -> float:
@@ -79,41 +74,32 @@ class ImageDiffusionSpec:
         kinds = {"vp": VP, "sub_vp": SubVP, "contractive_sub_vp": ContractiveSubVP}
         return kinds[self.kind](low, high)
 
-    def model(self, shape: tuple[int, ...], dtype: jnp.dtype | None = None) -> Model:
-        """Return the score model for images of `shape`, its arithmetic in `dtype`.
+    def make_network(self, shape: tuple[int, ...], dtype: jnp.dtype | None = None) -> Model:
+        """Return the network of the noise for images of `shape`, its arithmetic in `dtype`.
 
         Raises:
             ValueError: `shape` is not (height, width, channels), or the network does not fit it.
         """
-        if len(shape) != 3:
-            raise ValueError(f"NCSNpp needs images (height, width, channels), got {shape}.")
-        height, width, channels = shape
-        process = self.process()
+        image, process = image_shape(shape), self.process()
         network = as_model(
-            lambda rngs: NCSNpp((height, width, channels), self.network, dtype=dtype, rngs=rngs),
-            has_dropout=True,
+            lambda rngs: NCSNpp(image, self.network, dtype=dtype, rngs=rngs), has_dropout=True
         )
 
-        def score(predict, t, x, *conditions):
-            if conditions:
-                raise ValueError("NCSNpp takes no conditions; leave them out.")
-
-            def noise(t, x):
-                return predict(self._seen(process, t), x).astype(x.dtype)
-
-            return parameterization.from_noise(process, noise)(t, x)
-
-        def apply(params, t, x, *conditions):
-            return score(lambda u, x: network.apply(params, u, x), t, x, *conditions)
+        def apply(params, t, x):
+            return network.apply(params, self._seen(process, t), x)
 
         dropping = network.train
         if dropping is None or self.network.dropout == 0:
             return Model(network.init, apply)
 
-        def train(key, params, t, x, *conditions):
-            return score(lambda u, x: dropping(key, params, u, x), t, x, *conditions)
+        def train(key, params, t, x):
+            return dropping(key, params, self._seen(process, t), x)
 
         return Model(network.init, apply, train=train)
+
+    def model(self, shape: tuple[int, ...], dtype: jnp.dtype | None = None) -> Model:
+        """Return the score model for images of `shape`, its arithmetic in `dtype`."""
+        return score_model(self, shape, dtype)
 
     def _seen(self, process: LinearProcess, t):
         if self.network.fourier_scale is None:

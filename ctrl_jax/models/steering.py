@@ -1,15 +1,17 @@
 """The policy of a steering environment as plain data: the exact score plus a network."""
 
 import dataclasses
-from typing import Any
+from collections.abc import Callable
 
 import jax.numpy as jnp
+from jaxtyping import Array
 
-from ctrl_jax._typing import Model
+from ctrl_jax._typing import Model, ScoreFn
 from ctrl_jax.environments import GaussianSteering
+from ctrl_jax.models.spec import score_model
 from ctrl_jax.networks.functional import as_model
 from ctrl_jax.networks.score.mlp import MLP
-from ctrl_jax.processes import VP
+from ctrl_jax.processes import VP, LinearProcess
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,10 +46,7 @@ class SteeringSpec:
     width: int = 64
     depth: int = 2
 
-    @classmethod
-    def from_record(cls, record: dict[str, Any]) -> "SteeringSpec":
-        """Return the spec of a record of plain values."""
-        return cls(**record)
+    conditions = 0
 
     def process(self) -> VP:
         """Return the forward process."""
@@ -65,21 +64,16 @@ class SteeringSpec:
             weights=self.weights,
         )
 
+    def make_network(self, shape: tuple[int, ...], dtype: jnp.dtype | None = None) -> Model:
+        """Return an MLP that starts at zero, for states of `shape`, its arithmetic in `dtype`."""
+        sizes = {"width": self.width, "depth": self.depth, "horizon": self.horizon}
+        return as_model(lambda rngs: MLP(shape, **sizes, dtype=dtype, rngs=rngs))
+
+    def prediction(self, process: LinearProcess, network: Callable[..., Array]) -> ScoreFn:
+        """Return the exact score plus the network."""
+        exact = self.environment().score
+        return lambda t, x: exact(t, x) + network(t, x)
+
     def model(self, shape: tuple[int, ...] = (1,), dtype: jnp.dtype | None = None) -> Model:
-        """Return the exact score plus an MLP that starts at zero, its arithmetic in `dtype`."""
-        environment = self.environment()
-        correction = as_model(
-            lambda rngs: MLP(
-                shape,
-                width=self.width,
-                depth=self.depth,
-                horizon=self.horizon,
-                dtype=dtype,
-                rngs=rngs,
-            )
-        )
-
-        def apply(params, t, x):
-            return environment.score(t, x) + correction.apply(params, t, x).astype(x.dtype)
-
-        return Model(correction.init, apply)
+        """Return the score model for states of `shape`, its network's arithmetic in `dtype`."""
+        return score_model(self, shape, dtype)

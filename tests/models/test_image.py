@@ -11,6 +11,7 @@ from flax import nnx
 from ctrl_jax._numerics import expand
 from ctrl_jax.models import ImageDiffusionSpec
 from ctrl_jax.models.image import COEFFICIENTS
+from ctrl_jax.models.spec import from_record
 from ctrl_jax.networks import NCSNppConfig
 from ctrl_jax.networks.layers.noise_embedding import NoiseEmbedding
 
@@ -57,7 +58,7 @@ def test_published_settings():
 
 def test_a_spec_is_its_record():
     spec = ImageDiffusionSpec("vp", (0.1, 5.0), 1e-2, ONE_LEVEL)
-    assert ImageDiffusionSpec.from_record(dataclasses.asdict(spec)) == spec
+    assert from_record(ImageDiffusionSpec, dataclasses.asdict(spec)) == spec
 
 
 def test_without_dropout_training_is_evaluation():
@@ -68,9 +69,9 @@ def test_without_dropout_training_is_evaluation():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"coefficients": (1.0, 0.0)}, "beta_max must be a positive"),
-        ({"kind": "ve", "coefficients": (2.0, 1.0)}, "sigma_max must exceed"),
-        ({"sampling_end": 1.0}, r"sampling_end must lie in \(0, 1\), got 1.0"),
+        ({"coefficients": (1.0, 0.0)}, "coefficients: received .* smallest and largest"),
+        ({"kind": "ve", "coefficients": (-2.0, 1.0)}, "sigma_min: received -2.0; it must be above"),
+        ({"sampling_end": 1.0}, r"sampling_end: received 1.0; it must lie in \(0, 1\)"),
     ],
 )
 def test_bad_options_are_named(options, message):
@@ -81,9 +82,11 @@ def test_bad_options_are_named(options, message):
 def test_conditions_and_flat_data_are_refused():
     spec = ImageDiffusionSpec(network=ONE_LEVEL)
     model = spec.model(SHAPE)
-    with pytest.raises(ValueError, match="takes no conditions"):
+    with pytest.raises(
+        ValueError, match="conditions: received 1; a score of ImageDiffusionSpec takes 0"
+    ):
         model.apply({}, T, jnp.ones((2, *SHAPE)), jnp.zeros(2))
-    with pytest.raises(ValueError, match="needs images"):
+    with pytest.raises(ValueError, match="network needs images"):
         spec.model((8,))
 
 

@@ -1,5 +1,6 @@
-"""Models of images on disk, beside the models that were saved before there were any."""
+"""Models on disk: ours, and any spec that says what ours say."""
 
+import dataclasses
 import json
 
 import jax
@@ -7,8 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ctrl_jax.models import DiffusionSpec, ImageDiffusionSpec, SteeringSpec
+from ctrl_jax._typing import Model
+from ctrl_jax.models import DiffusionSpec, ImageDiffusionSpec, SteeringSpec, score_model
 from ctrl_jax.networks import NCSNppConfig
+from ctrl_jax.processes import OU, VP, parameterization
 from ctrl_jax.runtime import load, load_model, save_model
 
 SHAPE = (8, 8, 3)
@@ -73,5 +76,75 @@ def test_a_model_of_another_format_is_told(tmp_path):
     save_model(tmp_path, spec, (2,), random_params(spec.model((2,))))
     record = json.loads((tmp_path / "model.json").read_text())
     (tmp_path / "model.json").write_text(json.dumps({**record, "format": 1}))
-    with pytest.raises(ValueError, match=r"written in format 1, this version reads 2"):
+    with pytest.raises(ValueError, match=r"format: received 1; this version reads format 2"):
         load_model(tmp_path)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """A part of a spec."""
+
+    widths: tuple[int, ...] = (3, 5)
+
+
+@dataclasses.dataclass(frozen=True)
+class OwnSpec:
+    """What a user may write: a linear network of the data on a process of their own choice."""
+
+    sizes: Sizes
+    sigma: float = 1.5
+    end: float = 0.1
+
+    conditions = 1
+    prediction = staticmethod(parameterization.from_data)
+
+    def process(self):
+        return OU(0.5, self.sigma, horizon=2.0)
+
+    def make_network(self, shape, dtype=None):
+        def init(key):
+            return {"gain": jax.random.normal(key, self.sizes.widths), "shift": jnp.zeros(shape)}
+
+        def apply(params, t, x, label):
+            return x * params["gain"].mean() + params["shift"][None] + label[:, None]
+
+        return Model(init, apply)
+
+
+def test_a_spec_of_ones_own_is_saved_and_loaded(tmp_path):
+    spec = OwnSpec(Sizes((2, 4)), sigma=0.7)
+    model = score_model(spec, (3,))
+    params = random_params(model)
+    save_model(tmp_path, spec, (3,), params)
+    found = load_model(tmp_path, kinds=(OwnSpec,))
+    assert found.spec == spec and found.spec.end == 0.1
+    t, x, label = jnp.asarray([0.2, 0.9]), jnp.ones((2, 3)), jnp.asarray([1.0, 2.0])
+    process = spec.process()
+    predicted = x * params["gain"].mean() + params["shift"][None] + label[:, None]
+    expected = parameterization.from_data(process, lambda t, x: predicted)(t, x)
+    np.testing.assert_allclose(found.score_fn(t, x, label), expected, rtol=1e-6)
+    with pytest.raises(ValueError, match="conditions: received 0; a score of OwnSpec takes 1"):
+        found.score_fn(t, x)
+    with pytest.raises(ValueError, match="kind: received 'OwnSpec'; it must be one of Diffusion"):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("spec", "rule"),
+    [
+        (VP(), "it must be a dataclass with the members of ModelSpec"),
+        (OwnSpec(Sizes(), sigma=float("inf")), "it must be the same after it went through JSON"),
+        (OwnSpec(Sizes([3, 5])), "it must be the same after it went through JSON"),  # pyright: ignore
+    ],
+)
+def test_what_could_not_be_read_is_not_written(tmp_path, spec, rule, unchecked):
+    with pytest.raises(ValueError, match=f"spec: received .*; {rule}"):
+        save_model(tmp_path, spec, (3,), {"gain": jnp.ones((3, 5)), "shift": jnp.zeros(3)})
+    assert not list(tmp_path.iterdir())
+
+
+def test_parameters_of_another_network_are_not_written(tmp_path):
+    params = {"gain": jnp.ones((3, 5)), "shift": jnp.zeros(3)}
+    with pytest.raises(ValueError, match=r"params: .*\['shift'\]: saved \[3\], expected \[4\]"):
+        save_model(tmp_path, OwnSpec(Sizes()), (4,), params)
+    assert not list(tmp_path.iterdir())

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ctrl_jax._checks import check_count
+from ctrl_jax._checks import check_count, refuse
 from ctrl_jax._errors import MissingCheckpointError, RunError, RunWarning
 from ctrl_jax.runtime.checkpoints import digests, stored
 from ctrl_jax.runtime.checkpoints.digests import LeafType
@@ -84,10 +84,10 @@ class Checkpoints:
         """
         check_count("step", step, least=0)
         if self._read_only:
-            raise ValueError(f"checkpoints {self.folder}: opened read_only; open them without it")
+            raise refuse("checkpoints", str(self.folder), "opened read_only", "open without it")
         self.wait()
         if step in self.steps():
-            raise ValueError(f"step: received {step}; {self.folder} holds it; remove it first")
+            raise refuse("step", step, f"{self.folder} holds it", "remove it first")
         leaves = digests.named_leaves(state)
         description = {
             "step": step,
@@ -97,7 +97,8 @@ class Checkpoints:
         }
         arrays = {n: digests.key_bits(leaf) for n, leaf in leaves.items() if np.size(leaf)}
         if not arrays:
-            raise ValueError("state: received a tree without arrays; there is nothing to save")
+            rule = "there is nothing to save"
+            raise refuse("state", "no arrays", rule, "give at least one")
         try:
             self._write(step, arrays, {"content": description, "seal": _seal(description)})
         except (OSError, ValueError, RuntimeError) as error:
@@ -133,7 +134,8 @@ class Checkpoints:
                 return self._read(candidate, target_state)
             except _DamagedError as error:
                 if step is not None:
-                    raise ValueError(f"checkpoint {self.folder / str(step)}: {error}") from error
+                    place = str(self.folder / str(step))
+                    raise refuse("step", place, str(error), "name another") from error
                 self._set_aside(candidate, str(error))
         raise MissingCheckpointError(
             f"checkpoints: {self.folder} holds no checkpoint that can be restored; start afresh "
@@ -207,10 +209,9 @@ class Checkpoints:
         }
         types = {name: digests.leaf_type(leaf) for name, leaf in wanted.items()}
         if difference := digests.tree_diff(saved, types):
-            raise ValueError(
-                f"checkpoint {self.folder / str(step)}: holds another tree than the state to "
-                "restore; use the options it was written with, or another folder:\n" + difference
-            )
+            place, repair = str(self.folder / str(step)), "use the options it was written with"
+            rule = f"it holds another tree than the state to restore ({difference})"
+            raise refuse("checkpoint", place, rule, f"{repair}, or another folder")
         arrays = self._read_arrays(step, wanted)
         leaves = [stored.rebuild(leaf, arrays.get(name)) for name, leaf in wanted.items()]
         for name, leaf in zip(wanted, leaves, strict=True):

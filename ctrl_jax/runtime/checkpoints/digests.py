@@ -97,21 +97,21 @@ def state_digest(tree: Any) -> str:
 
 
 def tree_diff(saved: dict[str, LeafType], wanted: dict[str, LeafType], most: int = 8) -> str:
-    """Return the differences between two trees, one line each.
+    """Return the differences between two trees in one line.
 
     Args:
         saved: names to types of what is there.
         wanted: names to types of what is expected.
-        most: lines shown; the rest is counted.
+        most: differences shown; the rest is counted.
 
     Returns:
-        Lines such as `['w']: saved float32[3], expected float32[4]`; empty for equal trees.
+        Parts such as `['w']: saved float32[3], expected float32[4]`; empty for equal trees.
     """
-    lines = [
+    found = [
         f"{name}: saved {saved.get(name, 'nothing')}, expected {wanted.get(name, 'nothing')}"
         for name in sorted({*saved, *wanted})
         if saved.get(name) != wanted.get(name)
     ]
-    if len(lines) > most:
-        lines[most:] = [f"and {len(lines) - most} more"]
-    return "\n".join(lines)
+    if len(found) > most:
+        found[most:] = [f"and {len(found) - most} more"]
+    return "; ".join(found)
