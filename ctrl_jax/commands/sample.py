@@ -1,4 +1,4 @@
-"""Draw samples from any trained run: a picture, and the arrays."""
+"""`ctrl-jax sample`: draw samples from any trained run, as a picture and as arrays."""
 
 import dataclasses
 import time
@@ -20,25 +20,23 @@ from ctrl_jax.solvers import EulerMaruyama, ExponentialEuler, sample
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Draw samples from a run and write samples.png and samples.npz into it."""
+    """Draw samples from a run and write samples.png and samples.npz into it.
+
+    Args:
+        run: folder of a finished run.
+        number: samples to draw.
+        solver: ancestral and euler_maruyama are stochastic; ddim is the probability flow.
+        solver_steps: steps of the sampler; those of training by default.
+        seed: seed of the noise.
+        out: folder for the files; RUN/samples by default.
+    """
 
     run: Annotated[str, tyro.conf.Positional]
-    """Folder of a finished run."""
-
     number: int = 64
-    """Samples to draw."""
-
     solver: Literal["ancestral", "ddim", "euler_maruyama"] = "ancestral"
-    """ancestral and euler_maruyama are stochastic; ddim is the probability flow."""
-
     solver_steps: int | None = None
-    """Steps of the sampler; those of training by default."""
-
     seed: int = 0
-    """Seed of the noise."""
-
     out: str | None = None
-    """Folder for the files; RUN/samples by default."""
 
     def validate(self) -> None:
         """Raise ValueError for an option out of range."""

@@ -13,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding
 from ctrl_jax._typing import Params
 from ctrl_jax.algorithms import LMPreference, RunState, make_lm_preference, whole_params
 from ctrl_jax.algorithms.language.named_loss import named_loss
+from ctrl_jax.algorithms.training.optimizer import make_schedule
 from ctrl_jax.commands.preference.config import Config, Optimization
 from ctrl_jax.commands.preference.data import Data, batch_of, check_rows, load_data
 from ctrl_jax.commands.preference.evaluation import make_evaluation, make_kl
@@ -189,13 +190,9 @@ def tune(settings: Config, inputs: Inputs, run: Run) -> Outcome:
 def make_optimizer(options: Optimization, steps: int) -> optax.GradientTransformation:
     """Return the optimizer with its clipping and its course of step sizes."""
     warm = min(round(options.warmup * steps), steps - 1)
-    courses = {
-        "linear": optax.linear_schedule(options.learning_rate, 0.0, steps - warm),
-        "cosine": optax.cosine_decay_schedule(options.learning_rate, steps - warm),
-        "constant": optax.constant_schedule(options.learning_rate),
-    }
-    grow = optax.linear_schedule(options.learning_rate / (warm + 1), options.learning_rate, warm)
-    schedule = optax.join_schedules([grow, courses[options.schedule]], [warm])
+    schedule = make_schedule(
+        options.learning_rate, steps, options.schedule, warmup=warm, start=1 / (warm + 1)
+    )
     if options.optimizer == "adamw":
         inner = optax.adamw(schedule, weight_decay=options.weight_decay)
     else:

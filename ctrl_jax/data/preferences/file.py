@@ -30,17 +30,21 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 def read_preferences(
     path: str | os.PathLike[str], *, ignore: Sequence[str] = ()
 ) -> list[PreferenceRecord]:
-    """Reads a user's preference pairs.
+    """Return a user's preference pairs from a file of JSON lines.
+
+    Each line is an object with the keys prompt, chosen and rejected, strings or conversations, and
+    where wanted weight (at least 0) and dispersion (in (0, 1], in all records or in none).
 
     Args:
-        path: A file of JSON lines in UTF-8; blank lines are skipped.
-        ignore: Keys of records and of messages that are left unread; all others must be known.
+        path: a file in UTF-8; blank lines are skipped.
+        ignore: keys of records and of messages that are left unread; all others must be known.
 
     Returns:
-        The records in the file's order, those with equal answers left out.
+        The records in the file's order, those with equal answers left out, of which a warning
+        tells.
 
     Raises:
-        ValueError: A file that is missing, empty or of another kind, or a faulty record: the first
+        ValueError: a file that is missing, empty or of another kind, or a faulty record: the first
             fault is explained, and the next faulty lines are listed.
     """
     path = Path(path)

@@ -18,18 +18,18 @@ REPAIR = "write one JSON object on each line, in UTF-8"
 
 
 def read_line(line: bytes, place: str, ignored: Collection[str]) -> PreferenceRecord | None:
-    """Reads one record.
+    """Return one record.
 
     Args:
-        line: A JSON object in UTF-8.
-        place: The file and the line's number, for errors.
-        ignored: Keys that are left unread.
+        line: a JSON object in UTF-8.
+        place: the file and the line's number, for errors.
+        ignored: keys that are left unread.
 
     Returns:
         The record, or None where both answers are equal.
 
     Raises:
-        ValueError: Anything that is not as `preference_file` describes it.
+        ValueError: anything that is not as `file` describes it.
     """
     fields = _known(place, _parse(line, place), KEYS, ignored)
     missing = [key for key in TEXTS[1:] if key not in fields]

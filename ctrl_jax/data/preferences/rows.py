@@ -18,6 +18,8 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
+from ctrl_jax._checks import check_count, refuse
+
 Rows = Any  # NumPy on the host, JAX in a program
 CHOSEN, REJECTED = 0, 1
 # Weights and dispersions are kept in float32.
@@ -138,7 +140,8 @@ def pad_rows(rows: PreferenceRows, number: int) -> PreferenceRows:
     """Return `number` rows, by empty ones after those given: their pairs weigh nothing."""
     missing = number - rows.tokens.shape[0]
     if missing < 0:
-        raise ValueError(f"pad_rows: received {rows.tokens.shape[0]} rows, more than {number}.")
+        rule = f"there are {rows.tokens.shape[0]} rows already"
+        raise refuse("number", number, rule, "give as many or more")
     empty = _empty(missing, rows.tokens.shape[1], rows.sources.shape[1], rows.weights.shape[1])
     if rows.dispersion is not None:
         empty = empty._replace(dispersion=np.ones(empty.weights.shape, np.float32))
@@ -199,32 +202,25 @@ def _assign(sizes: list[int], length: int, most: int | None) -> list[list[int]]:
 
 def _check(pairs: Sequence[TokenPair], length: int | None, pairs_per_row: int | None) -> None:
     if not pairs:
-        raise ValueError("pack_pairs: pairs is empty; give the pairs of the data.")
+        raise refuse("pairs", pairs, "there must be one or more", "give the pairs of the data")
     for name, value in (("length", length), ("pairs_per_row", pairs_per_row)):
-        if value is not None and value < 1:
-            raise ValueError(f"pack_pairs: {name} must be at least 1, got {value}.")
-    if len({pair.dispersion is None for pair in pairs}) > 1:
-        raise ValueError(
-            "pack_pairs: some pairs have a dispersion and some have none; give it to all or none."
-        )
+        if value is not None:
+            check_count(name, value)
+    without = sum(pair.dispersion is None for pair in pairs)
+    if 0 < without < len(pairs):
+        rule = "pairs must have one, or none of them"
+        raise refuse("dispersion", f"none in {without} of {len(pairs)}", rule, "give it to all")
     for n, pair in enumerate(pairs):
         for name in ("prompt", "chosen", "rejected"):
             if len(getattr(pair, name)) == 0:
-                raise ValueError(
-                    f"pack_pairs: pair {n} has no token in its {name}; leave the pair out."
-                )
+                rule, repair = "it must have a token", "leave the pair out"
+                raise refuse(f"pair {n}: {name}", getattr(pair, name), rule, repair)
         if not 0 <= pair.weight <= GREATEST:
-            raise ValueError(
-                f"pack_pairs: the weight of pair {n} must be finite and at least 0, "
-                f"got {pair.weight!r}."
-            )
+            rule = "it must be finite and zero or above"
+            raise refuse(f"pair {n}: weight", pair.weight, rule, "give 0 to leave the pair out")
         if pair.dispersion is not None and not LEAST <= pair.dispersion <= 1:
-            raise ValueError(
-                f"pack_pairs: the dispersion of pair {n} must lie in (0, 1], from "
-                f"{LEAST:.2g} on, got {pair.dispersion!r}."
-            )
+            rule = f"it must lie in (0, 1], from {LEAST:.2g} on"
+            raise refuse(f"pair {n}: dispersion", pair.dispersion, rule, "mend it")
         if length is not None and pair.tokens > length:
-            raise ValueError(
-                f"pack_pairs: pair {n} has {pair.tokens} tokens, rows have {length}; truncate the "
-                "pair or make rows longer."
-            )
+            repair = "truncate the pair or make rows longer"
+            raise refuse(f"pair {n}: tokens", pair.tokens, f"rows have {length}", repair)

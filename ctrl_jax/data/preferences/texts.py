@@ -10,6 +10,8 @@ does not close a turn, and the answer is open: it needs the tokenizer's EOS.
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from ctrl_jax._checks import refuse
+
 MARK = "0f3c9a517e"
 
 
@@ -45,13 +47,13 @@ class ChatTemplate:
     def __init__(self, tokenizer: Any, template: str | None, example: Any):
         if not hasattr(tokenizer, "apply_chat_template"):
             rule = "it has no apply_chat_template, and the records are conversations"
-            raise ValueError(f"tokenizer: {type(tokenizer).__name__}; {rule}; give strings")
+            raise refuse("tokenizer", type(tokenizer).__name__, rule, "give strings")
         self.tokenizer, self.template = tokenizer, template
         *before, last = [*example.prompt, *example.chosen]
         marked = self._render([*before, {**last, "content": MARK}], example.place)
         if MARK not in marked:
             rule = "the chat template leaves out what the assistant says"
-            raise ValueError(f"{example.place}: {rule}; give another chat_template")
+            raise refuse(example.place, marked, rule, "give another chat_template")
         self._tail = marked.rpartition(MARK)[2]
 
     @property
@@ -85,4 +87,4 @@ class ChatTemplate:
             roles = [message["role"] for message in conversation]
             rule = f"the chat template refuses it ({' '.join(str(error).split())})"
             repair = "repair the record or give another chat_template"
-            raise ValueError(f"{place}: received roles {roles}; {rule}; {repair}") from error
+            raise refuse(f"{place}: roles", roles, rule, repair) from error

@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from ctrl_jax._checks import refuse
+
 
 @runtime_checkable
 class Tokenizer(Protocol):
@@ -59,27 +61,27 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> Any:
     folder = Path(folder)
     if not folder.is_dir():
         rule = "there is no such folder, and nothing is downloaded"
-        raise ValueError(f"tokenizer: received {str(folder)!r}; {rule}; give a local folder")
+        raise refuse("tokenizer", str(folder), rule, "give a local folder")
     try:
         import transformers
     except ImportError as error:
         repair = "run pip install 'ctrl_jax[language]'"
-        raise ValueError(f"tokenizer {folder}: transformers is not installed; {repair}") from error
+        raise refuse("tokenizer", str(folder), "transformers is not installed", repair) from error
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
     except Exception as error:  # whatever its readers raise about damaged files
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise _refuse(folder, f"transformers reads no tokenizer from it ({reason})") from error
+        raise _unread(folder, f"transformers reads no tokenizer from it ({reason})") from error
     # Of a config.json alone some versions make a tokenizer that drops every word.
     if len(tokenizer) <= len(tokenizer.added_tokens_decoder):
-        raise _refuse(folder, "the tokenizer has no vocabulary")
+        raise _unread(folder, "the tokenizer has no vocabulary")
     return tokenizer
 
 
-def _refuse(folder: Path, rule: str) -> ValueError:
+def _unread(folder: Path, rule: str) -> ValueError:
     names = sorted(path.name for path in folder.iterdir())
-    found = f"which holds {', '.join(names[:8]) or 'nothing'}"
+    found = f"it holds {', '.join(names[:8]) or 'nothing'}; {rule}"
     repair = "save the tokenizer there with its save_pretrained"
-    return ValueError(f"tokenizer: received {str(folder)!r}, {found}; {rule}; {repair}")
+    return refuse("tokenizer", str(folder), found, repair)

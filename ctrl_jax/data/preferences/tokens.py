@@ -15,6 +15,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from ctrl_jax._checks import check_choice, check_count, refuse
 from ctrl_jax.data.preferences.boundaries import Ends, Limits, Truncation, cut_parts
 from ctrl_jax.data.preferences.record import PreferenceRecord
 from ctrl_jax.data.preferences.rows import TokenPair
@@ -90,7 +91,7 @@ def _ends(tokenizer: Tokenizer, text: str, template: ChatTemplate | None) -> End
     eos, closed = tokenizer.eos_token_id, template is not None and template.closes
     if eos is None and not closed:
         rule = "it has no EOS, and nothing else ends the answers"
-        raise ValueError(f"tokenizer: eos_token_id received None; {rule}; set its eos_token")
+        raise refuse("tokenizer: eos_token_id", None, rule, "set its eos_token")
     with_marks, plain = (
         list(tokenizer([text], add_special_tokens=marks)["input_ids"][0]) for marks in (True, False)
     )
@@ -102,7 +103,7 @@ def _ends(tokenizer: Tokenizer, text: str, template: ChatTemplate | None) -> End
                 warnings.warn(f"preferences: {text}", stacklevel=3)
             return Ends(begin, tokenizer.bos_token_id, eos, closed)
     rule = "asking for special tokens must not change the other tokens of a text"
-    raise ValueError(f"tokenizer: received {type(tokenizer).__name__}; {rule}; give another")
+    raise refuse("tokenizer", type(tokenizer).__name__, rule, "give another")
 
 
 def _report(notes: Mapping[str, Sequence[str]], total: int, kept: int) -> None:
@@ -112,35 +113,31 @@ def _report(notes: Mapping[str, Sequence[str]], total: int, kept: int) -> None:
         where = ", ".join(places[:SHOWN]) + more
         found.append(f"{len(places)} of {total} pairs: {note} ({where})")
     if not kept:
-        raise ValueError(f"preferences: no pair is left; {'; '.join(found)}")
+        repair = "repair the data, or raise max_length"
+        raise refuse("records", f"{total} pairs", f"no pair is left; {'; '.join(found)}", repair)
     for text in found:
         warnings.warn(f"preferences: {text}", stacklevel=3)
 
 
 def _limits(length: int, prompt: int | None, truncation: Truncation) -> Limits:
-    if length < 2:
-        rule = "a prompt and an answer need 2 tokens or more"
-        raise ValueError(f"max_length: received {length}; {rule}; raise it")
+    check_count("max_length", length, least=2)
     if prompt is not None and not 1 <= prompt < length:
         rule = f"it must lie between 1 and max_length - 1 = {length - 1}"
-        raise ValueError(f"max_prompt_length: received {prompt}; {rule}; change one of the two")
-    if truncation not in ("keep_end", "keep_start"):
-        rule = "it must be one of the known choices"
-        raise ValueError(f"truncation: received {truncation!r}; {rule}; give keep_end|keep_start")
+        raise refuse("max_prompt_length", prompt, rule, "change one of the two")
+    check_choice("truncation", truncation, ("keep_end", "keep_start"))
     if truncation != "keep_end" and prompt is None:
         rule = "prompts are cut only to max_prompt_length"
-        raise ValueError(f"truncation: received {truncation!r}; {rule}; give max_prompt_length")
+        raise refuse("truncation", truncation, rule, "give max_prompt_length")
     return Limits(length, prompt, truncation)
 
 
 def _check(records: Sequence[PreferenceRecord], chat_template: str | None) -> None:
     if not records:
-        raise ValueError("records: received none; there must be one or more; give some")
+        raise refuse("records", records, "there must be one or more", "give some")
     strings = sum(isinstance(record.prompt, str) for record in records)
     if 0 < strings < len(records):
-        rule = "they must be of one kind"
         found = f"{strings} of strings among {len(records)}"
-        raise ValueError(f"records: received {found}; {rule}; divide the data")
+        raise refuse("records", found, "they must be of one kind", "divide the data")
     if strings and chat_template is not None:
         rule = "the records are strings, which no template renders"
-        raise ValueError(f"chat_template: received one; {rule}; leave it out")
+        raise refuse("chat_template", chat_template, rule, "leave it out")

@@ -107,25 +107,33 @@ def test_empty_rows_weigh_nothing():
         np.testing.assert_array_equal(kept, before)
         assert before.dtype == after.dtype and len(after) == 5
     assert padded.weights[3:].sum() == 0 and (padded.answers[3:] == -1).all()
-    with pytest.raises(ValueError, match="3 rows, more than 2"):
+    with pytest.raises(ValueError, match="number: received 2; there are 3 rows already"):
         pad_rows(rows, 2)
 
 
 @pytest.mark.parametrize(
     "pairs, options, message",
     [
-        ([], {}, "pairs is empty"),
-        ([TokenPair([], [1], [2])], {}, "pair 0 has no token in its prompt"),
-        ([PAIRS[0], TokenPair([1], [], [2], 1.0, 0.5)], {}, "pair 1 has no token in its chosen"),
-        ([TokenPair([1], [2], [3], float("nan"))], {}, "weight of pair 0"),
-        ([TokenPair([1], [2], [3], -1.0)], {}, "weight of pair 0"),
-        ([TokenPair([1], [2], [3], 1e39)], {}, "weight of pair 0"),
-        ([TokenPair([1], [2], [3], 1.0, 1e-300)], {}, "dispersion of pair 0"),
-        ([TokenPair([1], [2], [3], 1.0, 0.0)], {}, r"dispersion of pair 0 must lie in \(0, 1\]"),
-        ([PAIRS[0], TokenPair([1], [2], [3])], {}, "to all or none"),
-        (PAIRS, {"length": 7}, "pair 0 has 8 tokens, rows have 7"),
-        (PAIRS, {"length": 0}, "length must be at least 1"),
-        (PAIRS, {"pairs_per_row": 0}, "pairs_per_row must be at least 1"),
+        ([], {}, "pairs: received .*; there must be one or more"),
+        ([TokenPair([], [1], [2])], {}, "pair 0: prompt: received .*; it must have a token"),
+        (
+            [PAIRS[0], TokenPair([1], [], [2], 1.0, 0.5)],
+            {},
+            "pair 1: chosen: received .*; it must have a token",
+        ),
+        ([TokenPair([1], [2], [3], float("nan"))], {}, "pair 0: weight: received"),
+        ([TokenPair([1], [2], [3], -1.0)], {}, "pair 0: weight: received"),
+        ([TokenPair([1], [2], [3], 1e39)], {}, "pair 0: weight: received"),
+        ([TokenPair([1], [2], [3], 1.0, 1e-300)], {}, "pair 0: dispersion: received 1e-300"),
+        ([TokenPair([1], [2], [3], 1.0, 0.0)], {}, r"pair 0: dispersion: .* lie in \(0, 1\]"),
+        (
+            [PAIRS[0], TokenPair([1], [2], [3])],
+            {},
+            "dispersion: received .none in 1 of 2.; .*; give it to all",
+        ),
+        (PAIRS, {"length": 7}, "pair 0: tokens: received 8; rows have 7"),
+        (PAIRS, {"length": 0}, "length: received 0; .* at least 1"),
+        (PAIRS, {"pairs_per_row": 0}, "pairs_per_row: received 0; .* at least 1"),
     ],
 )
 def test_what_cannot_be_packed_is_refused(pairs, options, message):

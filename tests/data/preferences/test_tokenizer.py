@@ -44,7 +44,7 @@ def check_refused(folder, reason):
 
 def test_folders_without_a_tokenizer(tmp_path):
     pytest.importorskip("transformers")
-    check_refused(tmp_path, "which holds nothing; transformers reads no tokenizer")
+    check_refused(tmp_path, "it holds nothing; transformers reads no tokenizer")
 
 
 @pytest.mark.parametrize("model", ["gpt2", "gpt_neox", "llama", "mistral", "qwen2", "qwen3"])
@@ -53,7 +53,7 @@ def test_a_model_without_its_tokenizer(model, tmp_path):
     pytest.importorskip("transformers")
     (tmp_path / "config.json").write_text(json.dumps({"model_type": model}))
     reason = "(reads no tokenizer|the tokenizer has no vocabulary)"
-    check_refused(tmp_path, f"which holds config.json; .*{reason}.*save_pretrained")
+    check_refused(tmp_path, f"it holds config.json; .*{reason}.*save_pretrained")
 
 
 def test_damaged_files(tmp_path):

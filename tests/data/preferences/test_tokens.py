@@ -265,7 +265,7 @@ def test_a_template_that_closes_no_turn_is_closed_by_eos():
     for tail in ("", "\n"):
         pair = only(Chat(tail=tail), [QUESTION], [YES], [NO])
         assert pair[1:3] == ([*ids("Yes"), EOS], [*ids("No"), EOS])
-    with pytest.raises(ValueError, match="eos_token_id received None"):
+    with pytest.raises(ValueError, match="eos_token_id: received None"):
         only(Chat(tail="", eos=None), [QUESTION], [YES], [NO])
     assert only(Chat(eos=None), [QUESTION], [YES], [NO]).chosen == ids("Yes#")
 
@@ -292,7 +292,7 @@ def test_an_answer_may_be_several_messages():
 def test_a_template_given_is_used_and_one_that_would_not_be_is_refused():
     pair = only(Chat(), [QUESTION], [YES], [NO], chat_template="!")
     assert pair[:2] == ([BOS, *ids("u:Is it?!a:")], ids("Yes!"))
-    with pytest.raises(ValueError, match="chat_template: received one; the records are strings"):
+    with pytest.raises(ValueError, match="chat_template: received '!'; the records are strings"):
         only(Chat(), "a", "b", "c", chat_template="!")
 
 
@@ -304,30 +304,32 @@ def test_a_beginning_that_the_template_forgets_is_added_with_a_warning():
 def test_what_a_template_refuses_is_named():
     refused = PreferenceRecord([says("user", "refused")], [YES], [NO], place="pairs.jsonl:3")
     good = PreferenceRecord([QUESTION], [YES], [NO])
-    expected = r"pairs.jsonl:3: received roles .*'user'.*; .* refuses it \(roles must alternate\)"
+    expected = r"pairs.jsonl:3: roles: received .*'user'.*; .* refuses it \(roles must alternate\)"
     for records in ([refused], [good, refused]):
         with pytest.raises(ValueError, match=expected):
             tokenize_preferences(Chat(begin=()), records, max_length=50)
-    with pytest.raises(ValueError, match="Bytes; it has no apply_chat_template"):
+    with pytest.raises(ValueError, match="received 'Bytes'; it has no apply_chat_template"):
         tokenize_preferences(Bytes(), [good], max_length=50)
 
 
 def test_arguments_that_mean_nothing_are_refused():
     record = ("ab", "c", "d")
     for options, message in (
-        ({"max_length": 1}, "max_length: received 1; .* 2 tokens or more"),
+        ({"max_length": 1}, "max_length: received 1; .* of at least 2"),
         ({"max_length": 5, "max_prompt_length": 5}, "max_prompt_length: received 5; .* = 4"),
         ({"max_length": 5, "max_prompt_length": 0}, "max_prompt_length: received 0"),
         ({"truncation": "keep_start"}, "prompts are cut only to max_prompt_length"),
     ):
         with pytest.raises(ValueError, match=message):
             only(Bytes(), *record, **options)
-    with pytest.raises(ValueError, match="eos_token_id received None; it has no EOS"):
+    with pytest.raises(ValueError, match="eos_token_id: received None; it has no EOS"):
         only(Bytes(eos=None), *record)
-    with pytest.raises(ValueError, match="records: received none"):
+    with pytest.raises(ValueError, match=r"records: received \[\]; there must be one"):
         tokenize_preferences(Bytes(), [], max_length=9)
     mixed = [PreferenceRecord(*record), PreferenceRecord([QUESTION], [YES], [NO])]
-    with pytest.raises(ValueError, match="1 of strings among 2; they must be of one kind"):
+    with pytest.raises(
+        ValueError, match="received '1 of strings among 2'; they must be of one kind"
+    ):
         tokenize_preferences(Bytes(), mixed, max_length=9)
 
 
