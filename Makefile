@@ -40,7 +40,7 @@ format: $(VENV)/.stamp-dev ## Format, and repair what ruff can repair
 	$(BIN)/ruff format .
 
 docs: $(VENV)/.stamp-docs $(CACHE) ## Build the site in docs/_build/html, its notebooks run (ARGS go to sphinx)
-	$(TEST_ENV) $(BIN)/python -m sphinx -q -W --keep-going -b html -d docs/_build/doctrees $(ARGS) docs docs/_build/html
+	$(TEST_ENV) $(QUICK_COMPILE) $(BIN)/python -m sphinx -q -W --keep-going -b html -d docs/_build/doctrees $(ARGS) docs docs/_build/html
 	@echo 'docs/_build/html/index.html'
 
 benchmark: $(VENV)/.stamp-base ## List the benchmarks, or run them (ARGS); peers: pip install -e ".[peers]"

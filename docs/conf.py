@@ -27,6 +27,7 @@ exclude_patterns = ["_build", "_ext"]
 
 # Docstrings. They are written for help(), see _ext/plain_docstrings.py.
 default_role = "py:obj"
+add_module_names = False
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 autodoc_typehints = "signature"

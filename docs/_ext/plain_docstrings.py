@@ -44,6 +44,7 @@ CODE = re.compile(r"(``[^`]+``|`[^`]+`)")
 def setup(app):
     """Join the build."""
     app.connect("autodoc-process-docstring", rewrite, priority=100)
+    app.connect("autodoc-process-signature", shorten)
     app.connect("autodoc-skip-member", skip)
     return {"parallel_read_safe": True}
 
@@ -51,6 +52,12 @@ def setup(app):
 def skip(app, what, name, obj, skipped, options):
     """Leave out the fields of named tuples, whose own docstring is "Alias for field number 0"."""
     return True if type(obj).__name__ == "_tuplegetter" else None
+
+
+def shorten(app, what, name, obj, options, signature, returned):
+    """Name arrays as everybody does; autodoc finds them where jax hides them."""
+    texts = (signature, returned)
+    return tuple(text and re.sub(r"\b(jax\.)?jaxlib\._jax\.Array", "Array", text) for text in texts)
 
 
 def rewrite(app, what, name, obj, options, lines):
@@ -71,10 +78,10 @@ def to_rst(lines):
 
 
 def _is_formula(lines):
-    """Yield whether each line is indented and outside of every section."""
+    """Yield whether each line is indented, or a row of a table, and outside of every section."""
     in_section = False
     for line in lines:
-        indented = line.startswith("    ")
+        indented = line.startswith(("    ", "| "))
         if line.strip() and not indented:
             in_section = line.strip() in SECTIONS
         yield indented and not in_section

@@ -1,10 +1,10 @@
-"""One page per study: the README that `python -m experiments.report` writes beside its results."""
+"""One page per study: the README beside its results, or what its module says until there is one."""
 
+import ast
 from pathlib import Path
 
-PAGE = """```{{include}} ../../experiments/{name}/README.md
+README = """```{{include}} ../../../experiments/{name}/README.md
 :relative-images:
-:relative-docs: .
 ```
 """
 
@@ -16,10 +16,18 @@ def setup(app):
 
 
 def write_pages(app):
-    """Write docs/studies/NAME.md for every study that has a README."""
-    folder = Path(app.srcdir) / "studies"
-    folder.mkdir(exist_ok=True)
-    for readme in Path(app.srcdir).parent.glob("experiments/*/README.md"):
-        page, text = folder / f"{readme.parent.name}.md", PAGE.format(name=readme.parent.name)
+    """Write docs/studies/pages/NAME.md for every study; what did not change is left alone."""
+    pages = Path(app.srcdir) / "studies" / "pages"
+    pages.mkdir(exist_ok=True)
+    for module in Path(app.srcdir).parent.glob("experiments/*/__main__.py"):
+        page, text = pages / f"{module.parent.name}.md", page_of(module)
         if not page.exists() or page.read_text() != text:
             page.write_text(text)
+
+
+def page_of(module):
+    """Return the page of the study whose command is `module`."""
+    name = module.parent.name
+    if (module.parent / "README.md").exists():
+        return README.format(name=name)
+    return f"# {name}\n\n{ast.get_docstring(ast.parse(module.read_text()))}\n"

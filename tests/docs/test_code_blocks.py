@@ -13,12 +13,14 @@ import jax.numpy as jnp
 import pytest
 import tyro
 
+from experiments.study import studies
+
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PAGES = [page for page in PAGES if not {"_build", "studies"} & set(page.parts)]
 NOTEBOOK = "file_format: mystnb"
-BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SMALL = (
     (r"\brange\(\d\d+\)", "range(1)"),
     (r"jnp\.ones\(\d\d+\)", "jnp.ones(4)"),
@@ -65,25 +67,25 @@ def test_python_blocks_run(page):
         exec(compile(code, identifier(page), "exec"), names)
 
 
+COMMAND = r"(?:ctrl-jax(?: \w+)?|python -m (?:ctrl_jax|experiments|benchmarks)[\w.]*)"
+
+
 def command_lines() -> list[str]:
-    found = set()
+    """Commands of code blocks with their options, and of sentences without."""
+    found: set[str] = set()
     for page in PAGES:
-        for code in blocks(page, "", "bash", "console"):
-            lines = re.sub(r"\\\n\s*", "", code).splitlines()
-            found |= {re.split(r"\s{3,}|\s#|;", line)[0].strip() for line in lines}
-        found |= set(re.findall(r"`((?:ctrl-jax|python -m) [^`\n]*)`", prose(page)))
-    named = (
-        re.search(r"(ctrl-jax|python -m (ctrl_jax|experiments|benchmarks)\S*)( .*|$)", line)
-        for line in found
-    )
-    return sorted({match[0].strip() for match in named if match})
+        for code in blocks(page, "", "bash"):
+            text = re.sub(r"\\\n\s*", "", code)
+            found |= set(
+                re.findall(rf"^(?:\w+=\w+ )*({COMMAND}(?: [^#\s]\S*)*)", text, re.MULTILINE)
+            )
+        found |= set(re.findall(rf"`({COMMAND})", prose(page)))
+    return sorted(found)
 
 
 @pytest.mark.parametrize("line", command_lines())
 def test_commands_parse(line):
-    if "NAME" in line:
-        return
-    words = shlex.split(line.replace("…", ""))
+    words = shlex.split(line)
     module, args = (words[2], words[3:]) if words[0] == "python" else ("ctrl_jax", words[1:])
     if module == "ctrl_jax" and args and not args[0].startswith("-"):
         module, args = f"ctrl_jax.commands.{args[0]}", args[1:]
@@ -118,3 +120,19 @@ def test_no_cell_is_long():
 def test_quickstarts_are_short():
     for code in blocks(README, "python"):
         assert len([line for line in code.splitlines() if line.strip()]) <= 12
+
+
+def test_minutes_are_those_of_the_studies():
+    quoted = re.findall(r"^python -m experiments\.(\w+) +(\d+) ", README.read_text(), re.MULTILINE)
+    assert {name: int(minutes) for name, minutes in quoted} == {
+        name: study.minutes for name, study in studies().items()
+    }
+
+
+def test_every_metric_is_explained():
+    sources = [*(ROOT / "ctrl_jax").rglob("algorithms/**/*.py")]
+    names = {
+        n for path in sources for n in re.findall(r'"([a-z_]+/[a-z_/]+)"[]:]', path.read_text())
+    }
+    explained = (ROOT / "docs" / "metrics.md").read_text()
+    assert [name for name in sorted(names) if f"`{name}`" not in explained] == []
