@@ -49,6 +49,20 @@ def test_times_are_the_inverse_of_stds(ve):
     np.testing.assert_allclose(ve.time_at(ve.marginal(t).std), t, rtol=1e-5)
 
 
+def test_noise_below_the_least_is_asked_at_the_time_of_the_least():
+    """A blurred VE starts at a std of 0.1; VP(0.1, 2) has 0.033 at t = 0.01, 0.92 at t = 0.75."""
+    seen = []
+
+    def network(tau, y):
+        seen.append(tau)
+        return -y
+
+    score_fn = from_process(VP(0.1, 2.0), VE(0.1, 50.0, zero_start=False), network)
+    score_fn(jnp.asarray([0.0, 0.01, 0.75]), jnp.ones((3, 2)))
+    np.testing.assert_array_equal(seen[0][:2], 0.0)
+    assert seen[0][2] > 0.1
+
+
 def test_conditions_reach_the_network():
     seen = []
 
