@@ -28,6 +28,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float
 
+from ctrl_jax._checks import check_count, check_fraction
 from ctrl_jax._typing import Model
 from ctrl_jax.algorithms.base import (
     Metrics,
@@ -73,10 +74,8 @@ class PreferenceUpdate:
     average_decay: float = 0.0
 
     def __post_init__(self):
-        if self.epochs < 1:
-            raise ValueError(f"epochs must be at least 1, got {self.epochs}.")
-        if not 0 <= self.average_decay <= 1:
-            raise ValueError(f"average_decay must lie in [0, 1], got {self.average_decay}.")
+        check_count("epochs", self.epochs)
+        check_fraction("average_decay", self.average_decay)
 
 
 DEFAULT_PREFERENCE_UPDATE = PreferenceUpdate()
@@ -85,7 +84,14 @@ DEFAULT_PREFERENCE_UPDATE = PreferenceUpdate()
 def bradley_terry(
     key: Array, first: Float[Array, " batch"], second: Float[Array, " batch"], batch: Batch
 ) -> Bool[Array, " batch"]:
-    """Prefer the first end with probability sigmoid(first - second), rewards in units of noise."""
+    """Return whether the first end wins, which it does with probability sigmoid(first - second).
+
+    Args:
+        key: PRNG key.
+        first: rewards of the first ends, in units of the annotator's noise.
+        second: rewards of the second ends.
+        batch: what was asked; not looked at.
+    """
     return jax.random.bernoulli(key, jax.nn.sigmoid(first - second))
 
 
@@ -98,18 +104,25 @@ def make_online_preference(
     annotator: Annotator = bradley_terry,
     config: PreferenceUpdate = DEFAULT_PREFERENCE_UPDATE,
 ) -> Control:
-    """Return the algorithm of this page; its batch is a `Batch`, a row for each pair.
+    """Return preference optimization on own paths; its batch is a `Batch`, a row for each pair.
 
-    `collect` returns the two rollouts of every pair, and `learn` takes the rewards of both, arrays
-    (batch,): what the annotator sees.
+    For every prompt two paths from one start are drawn and compared, and a preference loss of their
+    log-ratios log dP_theta/dP_pre is descended. Under DPO and annotators of Bradley and Terry the
+    optimum is the law e^{R/beta} dP_pre of the paths given their start. `collect` returns the two
+    rollouts of every pair, and `learn` takes the rewards of both, arrays (batch,): what the
+    annotator sees.
 
     Args:
         problem: what to control; its penalty counts in the metric "objective" only.
         policy_model: the acting score; its ``init`` returns the pretrained parameters.
         optimizer: of the policy.
-        loss_fn: the preference loss, see `PairLoss`.
-        annotator: who compares, see `Annotator`; sees nothing but the rewards and the batch.
+        loss_fn: ``loss_fn(log_ratio_chosen, log_ratio_rejected, batch)`` returns one loss per pair,
+            for instance ``lambda w, l, batch: preference.dpo(w, l, beta=0.1)``.
+        annotator: ``annotator(key, reward_first, reward_second, batch)`` says whether the first end
+            wins; of Bradley and Terry by default.
         config: how a batch is used.
+
+    Source: arXiv 2305.18290 (DPO), 2405.14953 (Mallows); on diffusion paths, ours.
     """
 
     def init(key: Array) -> RunState:
