@@ -6,32 +6,27 @@ loss.png, samples.npz and model/ to its folder. A finished run with --resume lat
 again, for example with --evaluation.inception.
 """
 
-import dataclasses
 import functools
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from ctrl_jax.pretrained import load_inception
 from ctrl_jax.runtime import (
     Run,
     check_batch,
     command,
-    open_run,
-    prepare,
     read_metrics,
-    state_digest,
-    write_results,
 )
 from ctrl_jax.runtime.run.figures import draw_images
 from ctrl_jax.runtime.run.tables import print_table
 from ctrl_jax.runtime.saved_models import save_model
-from experiments.cifar10 import plots
+from experiments.cifar10 import STUDY, plots
 from experiments.cifar10.config import TINY, Config
 from experiments.cifar10.data import TINY_SHAPE, load_images, make_tiny_set
 from experiments.cifar10.evaluation import measure
@@ -39,12 +34,6 @@ from experiments.cifar10.likelihood import mean_bits_per_dim
 from experiments.cifar10.sampling import make_sampler, to_floats
 from experiments.cifar10.training import train_score
 
-NAME = "cifar10"
-CLAIM = (
-    "A contractive sub-VP process trains NCSN++ on CIFAR-10 to an FID and an Inception score at "
-    "least as good as VE and VP do, under the same settings."
-)
-SOURCE = "arXiv 2401.13115, CIFAR-10 table; sub_vp: arXiv 2011.13456, table of CIFAR-10"
 REPORTED = {
     "contractive_sub_vp": {"fid": 2.47, "inception_score": 10.18},
     "ve": {"fid": 2.50, "inception_score": 9.68},
@@ -55,26 +44,12 @@ REPORTED = {
 
 def main(config: Config) -> Path:
     """Run the experiment and return the folder of its results."""
-    began = time.monotonic()
-    mesh = prepare(config.run)
-    check_batch(mesh, config.optimization.batch, "optimization.batch")
+    study = STUDY.begin(config, functools.partial(load, config))
+    (inception, data), run, mesh = study.loaded, study.run, study.mesh
     options, show = config.evaluation, config.run.progress
-    inception = None if options.inception is None else load_inception(options.inception)
-
-    def load(folder: str | Path):
-        return load_images(str(folder), config.optimization.batch, options.likelihood)
-
-    data = None if config.data is None else load(config.data)
-    spec, shape = config.spec(), TINY_SHAPE if data is None else data.train.shape[1:]
-    model = spec.model(shape, config.run.dtype)  # a network that does not fit is refused here
-    run = open_run(
-        NAME,
-        dataclasses.asdict(config),
-        out=config.run.out,
-        resume=config.run.resume,
-        seed=config.run.seed,
-    )
-    images, held_out = data or load(make_tiny_set(run.folder / "tiny-cifar-bin"))
+    spec, shape = config.spec(), shape_of(data)
+    model = spec.model(shape, config.run.dtype)
+    images, held_out = data or read(config, make_tiny_set(run.folder / "tiny-cifar-bin"))
     draw = make_sampler(config, model, shape, mesh)
     key = jax.random.key(config.run.seed + 1000)
 
@@ -84,7 +59,7 @@ def main(config: Config) -> Path:
         return {}
 
     state, traces = train_score(config, model, images, run, mesh, snapshot)
-    notes = {"experiment": NAME, "solver_steps": config.solver_steps}
+    notes = {"experiment": STUDY.name, "solver_steps": config.solver_steps}
     save_model(
         run.folder / "model", spec, shape, state.params, notes, precision=config.run.precision
     )
@@ -95,20 +70,29 @@ def main(config: Config) -> Path:
         average = jax.device_get(state.params)  # every process computes the same by itself
         metrics |= bits(jax.random.fold_in(key, 0), spec.process(), model, average, held_out)
     metrics |= {"traces": traces, "samples": len(samples), "loss": _last_loss(run)}
-    write_results(
-        run,
-        experiment=NAME,
-        claim=CLAIM,
-        source=SOURCE,
-        metrics=metrics,
-        expected=REPORTED[config.process],
-        config=dataclasses.asdict(config),
-        digest=state_digest(state.params),
-        seconds=time.monotonic() - began,
-    )
+    study.write(metrics, state.params, expected=REPORTED[config.process])
     if jax.process_index() == 0:
         finish(config, run, samples, metrics)
-    return run.folder
+    return study.close()
+
+
+def load(config: Config, mesh: Mesh):
+    """Return the feature network and the images; refuse a batch or a network that does not fit."""
+    check_batch(mesh, config.optimization.batch, "optimization.batch")
+    inception = config.evaluation.inception and load_inception(config.evaluation.inception)
+    data = config.data and read(config, config.data)
+    config.spec().model(shape_of(data), config.run.dtype)
+    return inception, data
+
+
+def read(config: Config, folder: str | Path):
+    """Return the images of a folder, for training and for the likelihood."""
+    return load_images(str(folder), config.optimization.batch, config.evaluation.likelihood)
+
+
+def shape_of(data) -> tuple[int, ...]:
+    """Return the shape of an image; of the made ones where there is no folder."""
+    return data.train.shape[1:] if data else TINY_SHAPE
 
 
 def finish(config: Config, run: Run, samples: np.ndarray, metrics: dict[str, Any]) -> None:
@@ -120,7 +104,6 @@ def finish(config: Config, run: Run, samples: np.ndarray, metrics: dict[str, Any
     rows = [[name, value, reported.get(name)] for name, value in metrics.items()]
     title = f"{config.process}: {'made images' if config.tiny else config.data}"
     print_table(title, ("", "measured", "reported for CIFAR-10"), rows)
-    print(f"results: {run.folder}")
 
 
 def run_command(args: Sequence[str] | None = None) -> Path:

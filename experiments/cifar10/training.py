@@ -8,6 +8,7 @@ import optax
 
 from ctrl_jax._typing import Model
 from ctrl_jax.algorithms import RunState, make_score_pretraining, uniform_times
+from ctrl_jax.algorithms.training.optimizer import adam, make_schedule
 from ctrl_jax.runtime import Checkpoints, CountTraces, LoopOptions, MetricsLog, Run, train
 from experiments.cifar10.config import Config, Optimization
 from experiments.cifar10.data import make_batches
@@ -15,9 +16,8 @@ from experiments.cifar10.data import make_batches
 
 def make_optimizer(options: Optimization) -> optax.GradientTransformation:
     """Return Adam behind a clip of the gradient's norm, with a linear warm-up."""
-    schedule = optax.linear_schedule(0.0, options.learning_rate, options.warmup)
-    rate = schedule if options.warmup else options.learning_rate
-    return optax.chain(optax.clip_by_global_norm(options.gradient_clip), optax.adam(rate))
+    rate = make_schedule(options.learning_rate, 0, "constant", warmup=options.warmup)
+    return adam(rate, clip=options.gradient_clip)
 
 
 def train_score(

@@ -4,15 +4,13 @@ The stages are in `experiments/consistency_models`. Each run writes config.json,
 training, results.json, quality.png and a picture of samples per data set to its folder.
 """
 
-import dataclasses
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ctrl_jax.runtime import check_batch, command, open_run, prepare, state_digest, write_results
+from ctrl_jax.runtime import check_batch, command
 from ctrl_jax.runtime.run.tables import print_table
-from experiments.consistency import plots
+from experiments.consistency import STUDY, plots
 from experiments.consistency.config import Config
 from experiments.consistency.evaluation import (
     LIMIT,
@@ -29,49 +27,22 @@ from experiments.consistency.training import (
     train_consistency,
 )
 
-NAME = "consistency"
-CLAIM = (
-    "A consistency model ends a trajectory of the probability flow in one evaluation: distilled or "
-    "trained from data alone, it is nearer to the data in one evaluation than DDIM in one or two."
-)
-SOURCE = "arXiv 2303.01469, sections 4-6; 2402.07487, section 5"
-EXPECTED = {
-    "*/distillation/1": "< */ddim/2",
-    "*/training/1": "< */ddim/2",
-    "*/ddim/100": "near */true data",
-}
-
 
 def main(config: Config) -> Path:
     """Run the experiment and return the folder of its results."""
-    began = time.monotonic()
-    mesh = prepare(config.run)
-    check_batch(mesh, config.batch, "batch")
-    settings, options = dataclasses.asdict(config), config.run
-    run = open_run(NAME, settings, out=options.out, resume=options.resume, seed=options.seed)
+    run = STUDY.begin(config, lambda mesh: check_batch(mesh, config.batch, "batch"))
     results, params = [], {}
     for name in config.data:
         task = make_task(name, config.samples)
-        params[name], outcomes = study(config, task, run.folder, mesh)
+        params[name], outcomes = study(config, task, run.folder, run.mesh)
         results.append((task, outcomes))
     metrics = {key: value for task, found in results for key, value in summary(task, found)}
-    write_results(
-        run,
-        experiment=NAME,
-        claim=CLAIM,
-        source=SOURCE,
-        metrics=metrics,
-        expected=EXPECTED,
-        config=settings,
-        digest=state_digest(params),
-        seconds=time.monotonic() - began,
-    )
+    run.write(metrics, params)
     plots.draw_quality(run.folder / "quality.png", results)
     for task, outcomes in results:
         plots.draw_samples(run.folder / f"samples-{task.name}.png", task, outcomes)
         print_outcomes(task, outcomes)
-    print(f"results: {run.folder}")
-    return run.folder
+    return run.close()
 
 
 def study(

@@ -22,6 +22,7 @@ from ctrl_jax.algorithms import (
     make_score_pretraining,
     uniform_times,
 )
+from ctrl_jax.algorithms.training.optimizer import adam, make_schedule
 from ctrl_jax.networks import MLP, as_model
 from ctrl_jax.processes import consistency_function
 from ctrl_jax.runtime import Checkpoints, LoopOptions, MetricsLog, own_part, train, versions
@@ -122,10 +123,9 @@ def train_consistency(
 def make_optimizer(config: Config, rate: float, steps: int) -> optax.GradientTransformation:
     """Return clipped Adam on the schedule of the options."""
     warmup = min(100, steps // 2)
-    schedule = optax.warmup_constant_schedule(0.0, rate, warmup)
-    if config.schedule == "cosine":
-        schedule = optax.warmup_cosine_decay_schedule(0.0, rate, warmup, steps)
-    return optax.chain(optax.clip_by_global_norm(config.gradient_clip), optax.adam(schedule))
+    return adam(
+        make_schedule(rate, steps, config.schedule, warmup=warmup), clip=config.gradient_clip
+    )
 
 
 def run_stage(config: Config, task: Task, name: str, algorithm, steps: int, folder: Path, mesh):

@@ -4,35 +4,21 @@ Each run writes config.json, measurements.csv (every number), results.json (clai
 and pictures to its folder. What is measured is in `experiments/contractive`.
 """
 
-import dataclasses
-import time
 from pathlib import Path
 from typing import Any
 
-from ctrl_jax.runtime import command, open_run, prepare, state_digest, write_results
-from experiments.claims import Claim, print_claims
-from experiments.contraction import claims, data, learned, one_dimension, plots, report
+from ctrl_jax.runtime import command
+from experiments.contraction import STUDY, claims, data, learned, one_dimension, plots, report
 from experiments.contraction.config import Config
 from experiments.contraction.family import PROCESSES
 from experiments.contraction.measurement import Measurement, find, write_csv
-
-NAME = "contraction"
-CLAIM = (
-    "A process whose reversal contracts ends closer to the data when its score is wrong, and the "
-    "distance stays below the bound of theorem 1."
-)
-SOURCE = "arXiv 2401.13115, theorem 1 and section 5"
-EXPECTED = {"claims": "what the paper reports holds; each claim says whether it does here"}
+from experiments.verdicts import Claim
 
 
 def main(config: Config) -> Path:
     """Run the experiments and return the folder of their results."""
-    began = time.monotonic()
-    prepare(config.run)
-    tasks = load_tasks(config)
-    asked = dataclasses.asdict(config)
-    options = config.run
-    run = open_run(NAME, asked, out=options.out, resume=options.resume, seed=options.seed)
+    run = STUDY.begin(config, lambda mesh: load_tasks(config))
+    tasks = run.loaded
     measurements: list[Measurement] = []
     statements: list[Claim] = []
     params: dict[str, Any] = {}
@@ -47,19 +33,8 @@ def main(config: Config) -> Path:
         measurements += found
         statements += told
     write_csv(run.folder / "measurements.csv", measurements)
-    print_claims(statements)
-    write_results(
-        run,
-        experiment=NAME,
-        claim=CLAIM,
-        source=SOURCE,
-        metrics={**summarize(config, measurements), **score_errors, **_told(statements)},
-        expected=EXPECTED,
-        config=asked,
-        digest=state_digest(params),
-        seconds=time.monotonic() - began,
-    )
-    return run.folder
+    run.write({**summarize(config, measurements), **score_errors}, params, statements)
+    return run.close(statements)
 
 
 def load_tasks(config: Config) -> dict[str, data.Task]:
@@ -118,14 +93,6 @@ def _errors(name: str, found: learned.Learned) -> dict[str, float]:
         f"{name}/{process}/score_error/{kind}": value
         for process, values in found.score_errors.items()
         for kind, value in zip(kinds, values, strict=True)
-    }
-
-
-def _told(statements: list[Claim]) -> dict[str, str]:
-    return {
-        f"claim/{claim.name}/{part}": getattr(claim, part)
-        for claim in statements
-        for part in ("holds", "evidence")
     }
 
 

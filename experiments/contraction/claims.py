@@ -5,12 +5,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from experiments.claims import Claim
 from experiments.contraction.config import Config
 from experiments.contraction.family import TWINS
 from experiments.contraction.learned import Learned
 from experiments.contraction.measurement import Measurement, find, margin
 from experiments.contraction.one_dimension import BIAS, POINT_STEPS
+from experiments.verdicts import Claim
 
 # Sliced W2 on the Swiss roll; the authors' later notebooks in brackets.
 REPORTED_SWISS_ROLL = {

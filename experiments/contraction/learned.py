@@ -17,12 +17,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 
 from ctrl_jax._numerics import expand
 from ctrl_jax._typing import Model, ScoreFn
 from ctrl_jax.algorithms import DataBatch, make_score_pretraining, uniform_times
+from ctrl_jax.algorithms.training.optimizer import adam, make_schedule
 from ctrl_jax.networks import MLP, DiT, as_model
 from ctrl_jax.processes import VE, LinearProcess, grids
 from ctrl_jax.processes.parameterization import from_process
@@ -110,13 +110,11 @@ def measure(config: Config, task: Task) -> Learned:
 def _train(config: Config, process: LinearProcess, model: Model, task: Task):
     """Train one network per seed in one program; return their averages."""
     options, steps = config.network, config.updates()
-    schedule = optax.warmup_cosine_decay_schedule(
-        0.0, options.learning_rate, min(100, steps // 2), steps
-    )
+    schedule = make_schedule(options.learning_rate, steps, warmup=min(100, steps // 2))
     algorithm = make_score_pretraining(
         process,
         model,
-        optax.chain(optax.clip_by_global_norm(options.gradient_clip), optax.adam(schedule)),
+        adam(schedule, clip=options.gradient_clip),
         sample_times=uniform_times(process, END * process.horizon),
         weighting=lambda t: 1 + (process.noise_to_signal(t) / task.std) ** 2,
         average_decay=options.average_decay,

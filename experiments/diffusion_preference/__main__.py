@@ -8,9 +8,7 @@ config.json, metrics.jsonl (every run), results.json (with a verdict on every cl
 the stages are in `experiments/divided_opinions`.
 """
 
-import dataclasses
 import json
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,39 +16,22 @@ from typing import Any
 import jax
 import numpy as np
 
-from ctrl_jax.runtime import command, open_run, prepare, progress, state_digest, write_results
+from ctrl_jax.runtime import command, progress
 from ctrl_jax.runtime.run.tables import print_table
-from experiments.claims import Claim, print_claims
-from experiments.diffusion_preference import claims, exact, plots
+from experiments.diffusion_preference import STUDY, claims, exact, plots
 from experiments.diffusion_preference.claims import curves_of
 from experiments.diffusion_preference.config import Config
 from experiments.diffusion_preference.evaluation import GROUPS, MEASURES, Measured, aimed_at
 from experiments.diffusion_preference.learning import Learned, learn_offline, learn_online, set_up
 from experiments.diffusion_preference.world import CLASSES, World, draw_base
-from experiments.verdicts import mean_and_error
+from experiments.verdicts import Claim, mean_and_error
 
-NAME = "diffusion_preference"
-CLAIM = (
-    "Told on which prompts people divide, preference optimization of a diffusion model spends its "
-    "divergence where they agree."
-)
-SOURCE = (
-    "arXiv 2405.14953 (Mallows-DPO), 2305.18290 (DPO), 2311.12908 (offline), 2409.08400 (PPO); on "
-    "paths of a diffusion model, ours"
-)
-EXPECTED = {
-    "claims": "each says whether it holds here",
-    **{f"w2/tilted/exact/{setting}": "< 0.05" for setting in exact.SETTINGS},
-}
 LEARN = {"online": learn_online, "offline": learn_offline}
 
 
 def main(config: Config) -> Path:
     """Run the experiment and return the folder of its results."""
-    began = time.monotonic()
-    prepare(config.run)
-    options, settings = config.run, dataclasses.asdict(config)
-    run = open_run(NAME, settings, out=options.out, resume=options.resume, seed=options.seed)
+    run = STUDY.begin(config)
     metrics: dict[str, Any] = {}
     told: list[Claim] = []
     params: dict[str, Any] = {}
@@ -67,21 +48,8 @@ def main(config: Config) -> Path:
         floor = exact.sampler_error(jax.random.key(config.run.seed + 8))
         told += claims.of_exact(found, floor)
         metrics |= summarize_optima(found, floor)
-    metrics["claims"] = [dataclasses.asdict(claim) for claim in told]
-    write_results(
-        run,
-        experiment=NAME,
-        claim=CLAIM,
-        source=SOURCE,
-        metrics=metrics,
-        expected={name: text for name, text in EXPECTED.items() if name in metrics},
-        config=settings,
-        digest=state_digest(params),
-        seconds=time.monotonic() - began,
-    )
-    print_claims(told)
-    print(f"results: {run.folder}")
-    return run.folder
+    run.write(metrics, params, told)
+    return run.close(told)
 
 
 def describe(config: Config, world: World) -> dict[str, Any]:

@@ -10,9 +10,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from experiments.claims import Claim
 from experiments.diffusion_preference.evaluation import Measured
-from experiments.verdicts import mean_and_error, verdict
+from experiments.verdicts import Claim, mean_and_error, verdict
 
 Curve = Mapping[str, np.ndarray]
 """Measure/group to values, (seeds, temperatures)."""

@@ -19,9 +19,10 @@ import numpy as np
 
 from ctrl_jax._typing import Model
 from ctrl_jax.algorithms import Batch, DiffusionControl, PreferenceUpdate, roll_out
+from ctrl_jax.algorithms.training.optimizer import adam, make_schedule
 from experiments.diffusion_preference.annotators import Law
 from experiments.diffusion_preference.methods import LIKE_DPO, Runs, online
-from experiments.diffusion_preference.training import Show, adam, repeat
+from experiments.diffusion_preference.training import Show, repeat
 from experiments.score_as_action import analytic
 from experiments.score_as_action.task import Task
 
@@ -68,7 +69,7 @@ def reach_optimum(
     task, environment = analytic.make_task(SPEC), SPEC.environment()
     problem = task.problem(STEPS, SPEC.penalty)
     policy = affine_policy(task, problem)
-    optimizer = adam(RATE, updates)
+    optimizer = adam(make_schedule(RATE, updates, final=0.02))
     config = PreferenceUpdate(average_decay=0.95)
 
     def batch_of(size):

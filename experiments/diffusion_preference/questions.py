@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from ctrl_jax._typing import Model
 from ctrl_jax.algorithms import Pairs, make_reward_learning
+from ctrl_jax.algorithms.training.optimizer import adam, make_schedule
 from ctrl_jax.networks import ValueMLP, as_model
 from experiments.diffusion_preference.annotators import (
     Opinions,
@@ -90,11 +90,8 @@ def learn_reward(
         Parameters of `reward_model`, a leading axis of seeds, and the share of the unasked pairs
         of each class that the reward orders as the gold one does.
     """
-    schedule = optax.cosine_decay_schedule(1e-3, updates)
-    optimizer = optax.chain(
-        optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=1e-2)
-    )
     model = reward_model(world)
+    optimizer = adam(make_schedule(1e-3, updates), weight_decay=1e-2)
     algorithm = make_reward_learning(model, optimizer)
     batch = label_batch(len(questions.first))
     labels = batch.conditions[0]

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from ctrl_jax.algorithms import (
     Critic,
@@ -17,6 +16,7 @@ from ctrl_jax.algorithms import (
     ValueUpdate,
     make_ppo,
 )
+from ctrl_jax.algorithms.training.optimizer import adam, make_schedule
 from ctrl_jax.rewards import learned
 from ctrl_jax.runtime import check_count, check_positive, refuse
 from experiments.diffusion_preference.annotators import Opinions, make_annotator
@@ -154,7 +154,7 @@ def train_online(
 ) -> tuple[Any, dict[str, np.ndarray]]:
     """Train every run on comparisons of its own paths; return averaged parameters and metrics."""
     config = PreferenceUpdate(epochs=training.epochs, average_decay=0.9)
-    optimizer = adam(rate, training.updates * training.epochs)
+    optimizer = adam(make_schedule(rate, training.updates * training.epochs, final=0.02))
 
     def make(run):
         return online(
@@ -182,11 +182,13 @@ def train_ppo(
     """
     update, of_value = PolicyUpdate(average_decay=0.9), ValueUpdate()
     per_update = update.epochs * update.minibatches
-    optimizer = adam(rate, training.updates * per_update, resting=2 * per_update)
+    optimizer = adam(
+        make_schedule(rate, training.updates * per_update, rest=2 * per_update, final=0.02)
+    )
     value_updates = training.updates * of_value.epochs * of_value.minibatches
     # Ink is linear in the image: what it will be is nearly linear in the state, and soon learned.
     model = reward_model(world)
-    critic = Critic(model, adam(2e-3, value_updates), of_value)
+    critic = Critic(model, adam(make_schedule(2e-3, value_updates, final=0.02)), of_value)
 
     def make(run):
         penalty, reward_params, gold, _ = run
@@ -211,7 +213,7 @@ def train_offline(
 
     A run whose pairs have weight zero online, since it asked twice, has as many less here.
     """
-    optimizer = adam(rate, training.offline_updates)
+    optimizer = adam(make_schedule(rate, training.offline_updates, final=0.02))
     number, images = training.comparisons(), jnp.asarray(world.images)
     per_class = [np.flatnonzero(world.labels == c) for c in range(CLASSES)]
     least = min(map(len, per_class))
@@ -258,10 +260,3 @@ def repeat(init, step, runs: Any, updates: int, show: Show) -> tuple[Any, dict[s
         show(k, state.params)
     kept = jax.tree.map(lambda *parts: np.stack(parts, axis=1), *jax.device_get(history))
     return jax.device_get(state.params), kept
-
-
-def adam(rate: float, updates: int, resting: int = 0) -> optax.GradientTransformation:
-    """Return Adam with clipping, a rest at first, and a decay to a fiftieth."""
-    course = optax.cosine_decay_schedule(rate, max(1, updates - resting), alpha=0.02)
-    schedule = optax.join_schedules([optax.constant_schedule(0.0), course], [resting])
-    return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))

@@ -8,7 +8,6 @@ to its folder.
 """
 
 import dataclasses
-import time
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,13 +28,11 @@ from ctrl_jax.runtime import (
     check_count,
     check_small_run,
     command,
-    open_run,
-    prepare,
     progress,
 )
 from ctrl_jax.runtime.run.tables import print_table
-from experiments.linear_quadratic import plots
-from experiments.linear_quadratic.methods import (
+from experiments.continuous_control import plots
+from experiments.continuous_control.methods import (
     METHODS,
     VARIANTS,
     Curves,
@@ -44,27 +41,9 @@ from experiments.linear_quadratic.methods import (
     make_method,
     train_seeds,
 )
-from experiments.linear_quadratic.results import Claim, distances, leave, verdict
+from experiments.continuous_control.results import distances, leave
+from experiments.linear_quadratic import STUDY
 
-NAME = "linear_quadratic"
-ABOUT = Claim(
-    NAME,
-    claim=(
-        "With one number of transitions per trajectory at every step, policy gradient and PPO "
-        "formulated in continuous time reach the optimum of linear-quadratic control at any step, "
-        "where those of discrete time lose it as the step goes to zero. This needs q without its "
-        "martingale increment; with the difference quotient the continuous forms lose it too, more "
-        "slowly. Given every transition (training.draws = horizon / step), at a cost that grows "
-        "like 1 / step, those of discrete time keep it as well."
-    ),
-    source="arXiv 2305.18901, sections 3-5 (linear-quadratic; its parameters are not given)",
-    expected={
-        "suboptimality/<cpg or cppo>/dt=<= 0.01": "<= 0.01 of the starting gap",
-        "missed_at/<cpg or cppo>": "no step; those of pg and ppo are the small ones",
-        "estimators/difference/slope": "-1: the variance grows like 1 / dt",
-        "estimators/pathwise/slope": ">= 0: the variance does not grow",
-    },
-)
 START = (0.4, 0.7)
 FIRST = LinearGaussian(-0.3, 0.2, 0.8)
 ESTIMATORS = ("difference", "pathwise", "generalized")
@@ -107,11 +86,7 @@ class Config:
 
 def main(config: Config) -> Path:
     """Run the experiment and return the folder of its results."""
-    began = time.monotonic()
-    prepare(config.run)
-    settings = dataclasses.asdict(config)
-    options = config.run
-    run = open_run(NAME, settings, out=options.out, resume=options.resume, seed=options.seed)
+    run, options = STUDY.begin(config), config.run
     environment = make_environment()
     runs: dict[float, dict[str, Curves]] = {}
     total = len(config.time_steps) * (len(config.methods) + 1)
@@ -129,12 +104,10 @@ def main(config: Config) -> Path:
             done += 1
             show(done)
     metrics = summarize(config, runs, variances)
-    leave(run, ABOUT, config, runs, metrics, began)
+    leave(run, config, runs, metrics)
     plots.draw_variances(run.folder / "estimators.png", config.time_steps, variances)
     print_tables(config, metrics)
-    print(verdict(metrics))
-    print(f"results: {run.folder}")
-    return run.folder
+    return run.close()
 
 
 def make_environment() -> LinearQuadratic:

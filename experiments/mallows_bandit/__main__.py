@@ -7,7 +7,6 @@ Each run writes config.json, results.json and frontier.png to its folder.
 
 import dataclasses
 import itertools
-import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,15 +21,11 @@ from ctrl_jax.runtime import (
     check_positive,
     check_small_run,
     command,
-    open_run,
-    prepare,
     progress,
     refuse,
-    state_digest,
-    write_results,
 )
 from ctrl_jax.runtime.run.tables import print_table
-from experiments.mallows_bandit import plots
+from experiments.mallows_bandit import KNOWN, STUDY, plots
 from experiments.mallows_bandit.problem import (
     LOSSES,
     Descent,
@@ -39,30 +34,6 @@ from experiments.mallows_bandit.problem import (
     make_losses,
     start,
 )
-
-NAME = "mallows_bandit"
-CLAIM = (
-    "DPO with a small beta puts all its weight on one arm of a bandit; Mallows-phi-DPO does not, "
-    "and so has more reward at a smaller divergence."
-)
-SOURCE = "arXiv 2405.14953, the synthetic bandit experiment"
-KNOWN = {
-    "reward/dpo/beta=0.05": 15.53,
-    "kl/dpo/beta=0.05": 1.46,
-    "reward/dpo/beta=0.1": 15.505,
-    "kl/dpo/beta=0.1": 1.58,
-    "reward/dpo/beta=0.5": 15.73,
-    "reward/dpo/beta=1": 15.86,
-    "reward/mallows_phi/beta=0.05": 16.04,
-    "kl/mallows_phi/beta=0.05": 0.44,
-    "reward/mallows_phi/beta=0.1": 15.92,
-    "kl/mallows_phi/beta=0.1": 0.33,
-    "reward/mallows_phi/beta=0.5": 15.87,
-    "reward/mallows_phi/beta=1": 15.77,
-    "probability_of_A1/dpo/beta=0.05": 0.971,
-    "probability_of_A1/dpo/beta=0.1": 0.995,
-}
-"""From the uniform policy, after 500 000 steps of 5e-3 at phi = .05, to .01."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,23 +86,11 @@ class Config:
 
 def main(config: Config) -> Path:
     """Run the experiment and return the folder of its results."""
-    began = time.monotonic()
-    prepare(config.run)
-    settings, options = dataclasses.asdict(config), config.run
-    run = open_run(NAME, settings, out=options.out, resume=options.resume, seed=options.seed)
+    run = STUDY.begin(config)
     state = train(config)
     metrics = summarize(config, state)
-    write_results(
-        run,
-        experiment=NAME,
-        claim=CLAIM,
-        source=SOURCE,
-        metrics=metrics,
-        expected={name: f"{value} ± 0.01" for name, value in known(config).items()},
-        config=settings,
-        digest=state_digest(state.logits),
-        seconds=time.monotonic() - began,
-    )
+    expected = {name: STUDY.expected[name] for name in known(config)}
+    run.write(metrics, state.logits, expected=expected)
     _, reward, kl = evaluate(state.logits)
     plots.draw_frontier(
         run.folder / "frontier.png",
@@ -141,8 +100,7 @@ def main(config: Config) -> Path:
         (reward, kl),
     )
     print_results(config, metrics)
-    print(f"results: {run.folder}")
-    return run.folder
+    return run.close()
 
 
 def train(config: Config) -> Descent:

@@ -8,7 +8,6 @@ claim) and pictures to its folder. Models and data of one's own: `ctrl-jax prefe
 """
 
 import dataclasses
-import time
 from pathlib import Path
 from typing import Annotated
 
@@ -18,22 +17,11 @@ from ctrl_jax.runtime import (
     RunOptions,
     check_small_run,
     command,
-    open_run,
-    prepare,
-    write_results,
 )
-from experiments.mallows_lm import plots, report, study
+from experiments.mallows_lm import STUDY, plots, report, study
 from experiments.mallows_lm.base_model import BaseModel
 from experiments.mallows_lm.comparison import Training
 from experiments.mallows_lm.world import World
-
-NAME = "mallows_lm"
-CLAIM = (
-    "Where people agree on some questions and not on others, Mallows-DPO learns more from as many "
-    "comparisons than DPO, for less divergence from the base model, also out of distribution."
-)
-SOURCE = "arXiv 2405.14953, sections 2-5"
-EXPECTED = {"claims": "what the paper reports holds; each claim says whether it does here"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,35 +59,21 @@ class Config:
 
 def main(config: Config) -> Path:
     """Run the experiment and return the folder of its results."""
-    began = time.monotonic()
-    prepare(config.run)
-    options, settings = config.run, dataclasses.asdict(config)
-    run = open_run(NAME, settings, out=options.out, resume=options.resume, seed=options.seed)
+    run = STUDY.begin(config)
     found = study.conduct(
         config.base,
         config.world,
         config.policies(),
-        run,
-        seed=options.seed,
-        show=options.progress,
+        run.run,
+        seed=config.run.seed,
+        show=config.run.progress,
     )
-    write_results(
-        run,
-        experiment=NAME,
-        claim=CLAIM,
-        source=SOURCE,
-        metrics=report.summarize(found),
-        expected=EXPECTED,
-        config=settings,
-        digest=found.digest,
-        seconds=time.monotonic() - began,
-    )
+    run.write(report.summarize(found), found.digest, found.claims)
     plots.draw_frontiers(run.folder / "frontier.png", found.rows, found.base_gold)
     plots.draw_accuracies(run.folder / "accuracy.png", found.rows)
     plots.draw_dispersions(run.folder / "dispersion.png", found.dispersions)
     report.print_results(found)
-    print(f"results: {run.folder}")
-    return run.folder
+    return run.close(found.claims)
 
 
 if __name__ == "__main__":

@@ -9,10 +9,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from ctrl_jax._typing import Params
-from ctrl_jax.algorithms.base import Learner, apply_gradient, start_learner
+from ctrl_jax.algorithms.base import Learner, apply_gradient
+from ctrl_jax.algorithms.training.optimizer import adam, make_schedule
 from ctrl_jax.losses import token_log_prob
 from ctrl_jax.networks import DecoderConfig, LanguageModel, Rotary, language_model
 from ctrl_jax.runtime import (
@@ -80,7 +80,8 @@ def pretrain(options: BaseModel, corpus: Corpus, run: Run, *, seed: int, progres
     """Train the model, or take it from the run's checkpoints."""
     model = language_model(options.decoder())
     text, step, optimizer = encode(corpus.pretraining), *_make_step(options, model)
-    state = start_learner(model.init(jax.random.key(seed)), optimizer)
+    params = model.init(jax.random.key(seed))
+    state = Learner(params, optimizer.init(params))
     start = 0
 
     def batch(k: int) -> np.ndarray:
@@ -113,12 +114,8 @@ def pretrain(options: BaseModel, corpus: Corpus, run: Run, *, seed: int, progres
 
 def _make_step(options: BaseModel, model: LanguageModel):
     rise = max(1, options.steps // 10)
-    schedule = optax.warmup_cosine_decay_schedule(
-        0.0, options.learning_rate, rise, max(options.steps, rise + 1), options.learning_rate / 50
-    )
-    optimizer = optax.chain(
-        optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.99, weight_decay=0.05)
-    )
+    rate = make_schedule(options.learning_rate, options.steps, warmup=rise, final=0.02)
+    optimizer = adam(rate, weight_decay=0.05, b2=0.99)
 
     def step(state: Learner, tokens):
         objective = lambda params: jnp.mean(bits(model, params, tokens))  # noqa: E731

@@ -10,10 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from scipy import stats
 
-from experiments.claims import Claim
 from experiments.mallows_lm.comparison import METHODS
 from experiments.mallows_lm.evaluation import Row
-from experiments.verdicts import mean_and_error, verdict
+from experiments.verdicts import Claim, mean_and_error, verdict
 
 WORLDS = {
     "text": "divided by the text",

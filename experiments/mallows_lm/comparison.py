@@ -7,11 +7,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from ctrl_jax._typing import Params
 from ctrl_jax.algorithms import make_lm_preference
 from ctrl_jax.algorithms.language.named_loss import named_loss
+from ctrl_jax.algorithms.training.optimizer import adam, make_schedule
 from ctrl_jax.data import PreferenceRows, pack_pairs
 from ctrl_jax.losses import preference
 from ctrl_jax.networks import LanguageModel
@@ -143,14 +143,7 @@ def make_trainers(model: LanguageModel, base: Params, training: Training) -> dic
 
 def _make_trainer(model: LanguageModel, base: Params, training: Training, loss: str):
     rise = max(1, training.updates // 10)
-    schedule = optax.join_schedules(
-        [
-            optax.linear_schedule(0.0, training.learning_rate, rise),
-            optax.linear_schedule(training.learning_rate, 0.0, max(1, training.updates - rise)),
-        ],
-        [rise],
-    )
-    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
+    optimizer = adam(make_schedule(training.learning_rate, training.updates, "linear", warmup=rise))
 
     @jax.jit
     def descend(params, rows, beta):

@@ -1,12 +1,10 @@
 """What the comparison leaves: the metrics of results.json, and tables on the console."""
 
-import dataclasses
 from typing import Any
 
 from rich.markup import escape
 
 from ctrl_jax.runtime.run.tables import print_table
-from experiments.claims import print_claims
 from experiments.mallows_lm import study
 
 SHORT = {"held_out": "in", "elsewhere": "out"}
@@ -21,12 +19,11 @@ def summarize(found: study.Found) -> dict[str, Any]:
             metrics[f"{name}/{row.key}"], metrics[f"{name}/{row.key}/stderr"] = mean, error
     for place, gold in found.base_gold.items():
         metrics[f"gold/{place}/base"] = float(gold.mean())
-    metrics["claims"] = [dataclasses.asdict(claim) for claim in found.claims]
     return metrics
 
 
 def print_results(found: study.Found) -> None:
-    """Print what was measured, and the verdicts."""
+    """Print what was measured."""
     bits = [
         [name.removeprefix("bits_per_byte/"), value]
         for name, value in found.facts.items()
@@ -48,7 +45,6 @@ def print_results(found: study.Found) -> None:
     title = f"mean over seeds ± standard error (gold of the base model: {golds})"
     columns = ("world", "method", "beta", "agreed", "divided", "gold", "KL")
     print_table(title, columns, cells)
-    print_claims(found.claims)
 
 
 def printable(text: str) -> str:

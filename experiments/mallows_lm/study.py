@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ctrl_jax.runtime import Run, state_digest
-from experiments.claims import Claim
 from experiments.mallows_lm import claims
 from experiments.mallows_lm.base_model import BaseModel
 from experiments.mallows_lm.comparison import METHODS, Training, estimate_dispersion
@@ -22,6 +21,7 @@ from experiments.mallows_lm.policies import (
 from experiments.mallows_lm.setting import Setting, prepare_setting
 from experiments.mallows_lm.text import decode
 from experiments.mallows_lm.world import World, gold_score, knows
+from experiments.verdicts import Claim
 
 
 class Dispersions(NamedTuple):

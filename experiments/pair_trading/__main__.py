@@ -7,7 +7,6 @@ config.json, metrics.jsonl, results.json, curves.png and steps.png to its folder
 """
 
 import dataclasses
-import time
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,12 +24,10 @@ from ctrl_jax.runtime import (
     check_count,
     check_small_run,
     command,
-    open_run,
-    prepare,
     progress,
 )
 from ctrl_jax.runtime.run.tables import print_table
-from experiments.linear_quadratic.methods import (
+from experiments.continuous_control.methods import (
     METHODS,
     Curves,
     Training,
@@ -38,21 +35,9 @@ from experiments.linear_quadratic.methods import (
     make_method,
     train_seeds,
 )
-from experiments.linear_quadratic.results import Claim, distances, leave, verdict
+from experiments.continuous_control.results import distances, leave
+from experiments.pair_trading import STUDY
 
-NAME = "pair_trading"
-ABOUT = Claim(
-    NAME,
-    claim=(
-        "Policy gradient and PPO in continuous time learn to trade a pair of stocks at any step of "
-        "time."
-    ),
-    source="arXiv 2305.18901, section 5 (pair trading; its parameters are not given)",
-    expected={
-        "suboptimality/<cpg or cppo>/dt=<= 0.01": "<= 0.01 of the starting gap",
-        "missed_at/<cpg or cppo>": "no step",
-    },
-)
 SPREAD = (0.2, 0.4)
 """Mean and standard deviation of the log-spread at the start; log wealth starts at 0."""
 SCALE = 5.0
@@ -98,11 +83,7 @@ class Config:
 
 def main(config: Config) -> Path:
     """Run the experiment and return the folder of its results."""
-    began = time.monotonic()
-    prepare(config.run)
-    settings = dataclasses.asdict(config)
-    options = config.run
-    run = open_run(NAME, settings, out=options.out, resume=options.resume, seed=options.seed)
+    run, options = STUDY.begin(config), config.run
     pairs = [(dt, name) for dt in config.time_steps for name in config.methods]
     runs: dict[float, dict[str, Curves]] = {dt: {} for dt in config.time_steps}
     with progress(len(pairs), "method and step", enabled=options.progress) as show:
@@ -110,11 +91,9 @@ def main(config: Config) -> Path:
             runs[dt][name] = train_method(config, name, dt)
             show(i + 1)
     metrics = summarize(config, runs)
-    leave(run, ABOUT, config, runs, metrics, began)
+    leave(run, config, runs, metrics)
     print_results(config, metrics)
-    print(verdict(metrics))
-    print(f"results: {run.folder}")
-    return run.folder
+    return run.close()
 
 
 def make_environment() -> PairTrading:

@@ -9,7 +9,6 @@ results.json (with a verdict on every claim) and pictures to its folder; the sta
 
 import dataclasses
 import json
-import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,16 +24,11 @@ from ctrl_jax.runtime import (
     check_positive,
     check_small_run,
     command,
-    open_run,
-    prepare,
     progress,
     refuse,
-    state_digest,
-    write_results,
 )
 from ctrl_jax.runtime.run.tables import print_table
-from experiments.claims import Claim, print_claims
-from experiments.reward_directed import claims, few_points, plots
+from experiments.reward_directed import STUDY, claims, few_points, plots
 from experiments.reward_directed.claims import Row
 from experiments.reward_directed.methods import (
     METHODS,
@@ -47,14 +41,8 @@ from experiments.reward_directed.methods import (
     train,
 )
 from experiments.reward_directed.tasks import Task, make_task
+from experiments.verdicts import Claim
 
-NAME = "reward_directed"
-CLAIM = (
-    "A diffusion is directed by a reward with q-learning in continuous time, its score estimated "
-    "from data points and never pretrained, as well as fine-tuning directs a pretrained one."
-)
-SOURCE = "arXiv 2409.04832, sections 3-6; ideal law: p e^{w h / 2} / Z"
-EXPECTED = {"claims": "what the paper reports holds; each claim says whether it does here"}
 TASKS = ("mixture_1d", "mixture_2d", "swiss_roll", "digits")
 
 
@@ -135,10 +123,7 @@ def _check_training(training: Training) -> None:
 
 def main(config: Config) -> Path:
     """Run the experiment and return the folder of its results."""
-    began = time.monotonic()
-    prepare(config.run)
-    options, settings = config.run, dataclasses.asdict(config)
-    run = open_run(NAME, settings, out=options.out, resume=options.resume, seed=options.seed)
+    run, options = STUDY.begin(config), config.run
     rows: list[Row] = []
     found: list[Claim] = []
     curves: dict[str, dict[str, np.ndarray]] = {}
@@ -155,7 +140,7 @@ def main(config: Config) -> Path:
             for method, sampler, steps in settings_of(config, name):
                 trained = run_one(config, task, method, sampler, steps, pretrained)
                 rows.append(measure(task, method, sampler, steps, trained))
-                record(run.metrics, rows[-1])
+                record(run.run.metrics, rows[-1])
                 params[f"{name}/{method}/{sampler}/{steps}"] = trained.params
                 if sampler == "sde" and steps == shown_steps(config, name):
                     shown[method] = trained
@@ -170,21 +155,10 @@ def main(config: Config) -> Path:
         plots.draw_curves(run.folder / "curves.png", curves, config.training.batch)
     if "mixture_1d" in config.tasks:
         plots.draw_steps(run.folder / "steps.png", rows, "mixture_1d")
-    metrics = summarize(config, rows, found, laws)
-    write_results(
-        run,
-        experiment=NAME,
-        claim=CLAIM,
-        source=SOURCE,
-        metrics=metrics,
-        expected=EXPECTED,
-        config=settings,
-        digest=state_digest(params),
-        seconds=time.monotonic() - began,
-    )
-    print_results(rows, found)
-    print(f"results: {run.folder}")
-    return run.folder
+    metrics = summarize(config, rows, laws)
+    run.write(metrics, params, found)
+    print_results(rows)
+    return run.close(found)
 
 
 def settings_of(config: Config, task: str) -> list[tuple[str, str, int]]:
@@ -287,7 +261,7 @@ def study_few_points(config: Config, folder: Path, show):
     return {**laws[0], **{f"{m} paired": law for m, law in laws[1].items()}, "exact": exact}, limit
 
 
-def summarize(config: Config, rows: list[Row], found: list[Claim], laws) -> dict[str, Any]:
+def summarize(config: Config, rows: list[Row], laws) -> dict[str, Any]:
     """Return the metrics of results.json."""
     metrics: dict[str, Any] = {}
     for row in rows:
@@ -307,12 +281,11 @@ def summarize(config: Config, rows: list[Row], found: list[Claim], laws) -> dict
     if laws:
         metrics["few_points/limit of 1/mean"] = float(laws[1].mean)
         metrics["few_points/limit of 1/variance"] = float(laws[1].variance)
-    metrics["claims"] = [dataclasses.asdict(claim) for claim in found]
     return metrics
 
 
-def print_results(rows: list[Row], found: list[Claim]) -> None:
-    """Print what was measured, and the verdicts."""
+def print_results(rows: list[Row]) -> None:
+    """Print what was measured."""
     cells = [
         [
             row.task,
@@ -326,7 +299,6 @@ def print_results(rows: list[Row], found: list[Claim]) -> None:
     ]
     columns = ("task", "method", "sampler", "steps", "distance to ideal", "reward", "objective")
     print_table("mean over seeds ± standard error", columns, cells)
-    print_claims(found)
 
 
 if __name__ == "__main__":

@@ -9,9 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from experiments.claims import Claim
 from experiments.reward_directed.few_points import Law, world
-from experiments.verdicts import mean_and_error
+from experiments.verdicts import Claim, mean_and_error
 
 
 class Row(NamedTuple):

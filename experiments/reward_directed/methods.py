@@ -34,6 +34,7 @@ from ctrl_jax.algorithms import (
     make_score_pretraining,
     uniform_times,
 )
+from ctrl_jax.algorithms.training.optimizer import adam, make_schedule
 from ctrl_jax.networks import MLP, ValueMLP, as_model
 from ctrl_jax.processes import RatioScore, grids
 from ctrl_jax.processes import parameterization as parameterization
@@ -122,9 +123,7 @@ def pretrain(task: Task, training: Training, seed: int) -> Any:
     algorithm = make_score_pretraining(
         PROCESS,
         score_model(task),
-        optax.chain(
-            optax.clip_by_global_norm(1.0), optax.adam(optax.cosine_decay_schedule(2e-3, steps))
-        ),
+        adam(make_schedule(2e-3, steps)),
         sample_times=uniform_times(PROCESS, END),
         weighting=lambda t: 1 / PROCESS.marginal(t).scale ** 2,
         average_decay=0.99,
@@ -256,8 +255,7 @@ def _fine_tuning(task: Task, name: str, training: Training, grid, policy: Model)
 
 
 def _adam(rate: float, updates: int) -> optax.GradientTransformation:
-    schedule = optax.cosine_decay_schedule(rate, updates, alpha=0.02)
-    return optax.chain(optax.clip_by_global_norm(10.0), optax.adam(schedule))
+    return adam(make_schedule(rate, updates, final=0.02), clip=10.0)
 
 
 def network_evaluations(name: str, training: Training, solver_steps: int) -> int:

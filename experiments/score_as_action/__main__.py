@@ -4,14 +4,14 @@ The whole run is in `main`; its stages are in `experiments/fine_tuning`. Each ru
 config.json, metrics.jsonl, results.json, samples.png, curves.png and frontier.png to its folder.
 """
 
-import dataclasses
-import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from ctrl_jax.algorithms import Batch, RunState
 from ctrl_jax.metrics import frontier as frontiers
@@ -24,85 +24,64 @@ from ctrl_jax.runtime import (
     Run,
     check_batch,
     command,
-    open_run,
     own_part,
-    prepare,
     read_metrics,
-    state_digest,
     train,
-    write_results,
 )
 from ctrl_jax.runtime.run.figures import draw_histograms
 from ctrl_jax.runtime.saved_models import save_model
-from experiments.score_as_action import analytic, comparison, digits, plots, report
+from experiments.score_as_action import (
+    ANALYTIC,
+    COMPARISON,
+    STUDY,
+    analytic,
+    comparison,
+    digits,
+    plots,
+    report,
+)
 from experiments.score_as_action.algorithms import make_algorithm, penalty_of
 from experiments.score_as_action.config import Config
 from experiments.score_as_action.task import BaseSamples, Evaluation, Task, make_evaluation
 
-NAME = "score_as_action"
-CLAIM = (
-    "A diffusion model is fine-tuned from preferences by continuous-time RL, its score as the "
-    "action, close to the ideal trade-off of success against divergence."
-)
-SOURCE = "arXiv 2409.08400, sections 3-5; frontier: q = p e^{R/lambda} / Z"
-EXPECTED_ANALYTIC = {"objective": "within 2 % of objective/optimal", "traces": "== 1"}
-EXPECTED = {
-    "gold_success/after": ">= 0.90",
-    "kl/path": "<= 1.5 x kl/ideal",
-    "diversity/after": ">= 0.7 x diversity/real",
-    "traces": "== 1",
-}
-
 
 def main(config: Config) -> Path:
     """Run the experiment and return the folder of its results."""
-    began = time.monotonic()
-    mesh = prepare(config.run)
-    check_batch(mesh, config.optimization.batch, "optimization.batch")
-    check_batch(mesh, config.pretraining.batch, "pretraining.batch")
-    inputs = digits.load_inputs(config) if config.environment == "digits" else None
-    run = open_run(
-        NAME,
-        dataclasses.asdict(config),
-        out=config.run.out,
-        resume=config.run.resume,
-        seed=config.run.seed,
-    )
-    task = make_task(config, inputs, run.folder, mesh)
+    known = ANALYTIC if config.environment != "digits" else STUDY
+    study = (COMPARISON if config.compare else known).begin(config, partial(load, config))
+    run, mesh = study.run, study.mesh
+    task = make_task(config, study.loaded, run.folder, mesh)
     evaluate = make_evaluation(task, config.grid_steps(), mesh, number=config.evaluation_samples)
     key = jax.random.key(config.run.seed + 1000)
     base = draw_base(config, task, evaluate, key)
     if config.compare:
-        return comparison.compare(config, task, base, run, mesh, began)
+        return comparison.compare(config, task, base, study)
     before = evaluate(key, task.policy.init(key))
     state, traces = fine_tune(config, task, run, mesh, before)
     after = evaluate(key, state.params)
     metrics = summarize(config, task, base, before, after)
     metrics |= {"reward_queries": config.updates() * config.optimization.batch, "traces": traces}
     metrics |= at_other_steps(config, task, mesh, key, state)
-    write_results(
-        run,
-        experiment=NAME,
-        claim=CLAIM,
-        source=SOURCE,
-        metrics=metrics,
-        expected=EXPECTED if config.environment == "digits" else EXPECTED_ANALYTIC,
-        config=dataclasses.asdict(config),
-        digest=state_digest(state.params),
-        seconds=time.monotonic() - began,
-    )
+    study.write(metrics, state.params)
     save_model(
         run.folder / "model",
         spec_of(config),
         task.shape,
         state.params,
-        {"experiment": NAME, "solver_steps": config.grid_steps()},
+        {"experiment": STUDY.name, "solver_steps": config.grid_steps()},
         precision=config.run.precision,
     )
     if jax.process_index() == 0:
         draw(config, task, run, base, before, after)
-        report.print_results(metrics, run.folder)
-    return run.folder
+        report.print_results(metrics)
+    return study.close()
+
+
+def load(config: Config, mesh: Mesh) -> digits.Inputs | None:
+    """Return the inputs of the digits, after the batches were found to fit the mesh."""
+    check_batch(mesh, config.optimization.batch, "optimization.batch")
+    check_batch(mesh, config.pretraining.batch, "pretraining.batch")
+    return digits.load_inputs(config) if config.environment == "digits" else None
 
 
 def make_task(config: Config, inputs: digits.Inputs | None, folder: Path, mesh) -> Task:

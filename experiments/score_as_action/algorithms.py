@@ -12,6 +12,7 @@ from ctrl_jax.algorithms import (
     make_ppo,
     make_value_gradient,
 )
+from ctrl_jax.algorithms.training.optimizer import adam, make_schedule
 from experiments.score_as_action.config import Config
 from experiments.score_as_action.task import Task
 
@@ -44,11 +45,7 @@ def make_algorithm(config: Config, task: Task, name: str, penalty: float | jax.A
     """
     problem = task.problem(config.grid_steps(), penalty)
     policy = problem, task.policy, _policy_optimizer(config, name)
-    value_optimizer = optax.chain(
-        optax.clip_by_global_norm(config.optimization.gradient_clip),
-        optax.adam(_value_schedule(config)),
-    )
-    critic = Critic(task.value, value_optimizer, config.value)
+    critic = Critic(task.value, _value_optimizer(config), config.value)
     update, clip, trace = config.update, config.clip, config.trace
     if name == "ddpo":
         return make_ddpo(*policy, clip=clip, update=update)
@@ -62,12 +59,11 @@ def make_algorithm(config: Config, task: Task, name: str, penalty: float | jax.A
     return make_ppo(*policy, critic, trace=trace, clip=clip, control_variate=variate, update=update)
 
 
-def _value_schedule(config: Config) -> optax.Schedule:
-    peak = config.optimization.value_learning_rate
-    if config.optimization.schedule == "constant":
-        return optax.constant_schedule(peak)
+def _value_optimizer(config: Config) -> optax.GradientTransformation:
+    options = config.optimization
     updates = config.updates() * config.value.epochs * config.value.minibatches
-    return optax.cosine_decay_schedule(peak, updates, alpha=0.05)
+    rate = make_schedule(options.value_learning_rate, updates, options.schedule, final=0.05)
+    return adam(rate, clip=options.gradient_clip)
 
 
 def _policy_optimizer(config: Config, name: str) -> optax.GradientTransformation:
@@ -76,9 +72,6 @@ def _policy_optimizer(config: Config, name: str) -> optax.GradientTransformation
     peak = LEARNING_RATE[name] if options.learning_rate is None else options.learning_rate
     per_update = config.update.epochs * config.update.minibatches
     resting = (0 if name in WITHOUT_VALUE else options.warmup) * per_update
-    moving = max(1, config.updates() * per_update - resting)
-    course = optax.constant_schedule(peak)
-    if options.schedule == "cosine":
-        course = optax.cosine_decay_schedule(peak, moving, alpha=0.02)
-    schedule = optax.join_schedules([optax.constant_schedule(0.0), course], [resting])
-    return optax.chain(optax.clip_by_global_norm(options.gradient_clip), optax.adam(schedule))
+    updates = config.updates() * per_update
+    rate = make_schedule(peak, updates, options.schedule, rest=resting, final=0.02)
+    return adam(rate, clip=options.gradient_clip)

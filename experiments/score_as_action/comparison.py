@@ -7,8 +7,6 @@ over seeds is then a lower bound. The base model, the reward and its pairs are s
 the spread over seeds is that of fine-tuning alone. Success and path KL are those of the first seed.
 """
 
-import dataclasses
-import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,21 +18,19 @@ from jax.sharding import Mesh
 from ctrl_jax.algorithms import Batch
 from ctrl_jax.metrics import frontier as frontiers
 from ctrl_jax.runtime import (
-    Run,
     RunError,
     own_part,
     progress,
     refuse,
     replicate,
     shard_batch,
-    state_digest,
-    write_results,
 )
 from ctrl_jax.runtime.run.tables import print_table
 from experiments.score_as_action import analytic, plots
 from experiments.score_as_action.algorithms import make_algorithm, penalty_of
 from experiments.score_as_action.config import ALGORITHMS, Config
 from experiments.score_as_action.task import BaseSamples, Task, make_evaluation
+from experiments.study import Conduct
 
 FACTORS = (0.5, 0.8, 1.0, 2.0, 4.0)
 """Penalties compared, in units of the default one."""
@@ -61,11 +57,9 @@ class Sweep(NamedTuple):
     params: Any
 
 
-def compare(
-    config: Config, task: Task, base: BaseSamples, run: Run, mesh: Mesh, began: float
-) -> Path:
+def compare(config: Config, task: Task, base: BaseSamples, study: Conduct) -> Path:
     """Run the comparison, write its pictures and results, and return the run's folder."""
-    penalty = penalty_of(config, "ppo")
+    run, mesh, penalty = study.run, study.mesh, penalty_of(config, "ppo")
     optimum = best_objective(config, base, penalty)
     start = float(base.rewards.mean())
     sweeps = {}
@@ -85,17 +79,7 @@ def compare(
         at_least = ">= " if found[f"{name}/queries/is_lower_bound"] else ""
         cells = [found[f"{name}/{part}"] for part in _PARTS[1:]]
         rows.append([name, f"{at_least}{found[f'{name}/queries']:.0f}", *cells])
-    write_results(
-        run,
-        experiment="score_as_action",
-        claim="How close to the ideal frontier each algorithm comes, and at what price in queries.",
-        source="arXiv 2409.08400; 2305.13301 (DDPO); 2305.16381 (DPOK)",
-        metrics=metrics,
-        expected={},
-        config=dataclasses.asdict(config),
-        digest=state_digest({name: sweep.params for name, sweep in sweeps.items()}),
-        seconds=time.monotonic() - began,
-    )
+    study.write(metrics, {name: sweep.params for name, sweep in sweeps.items()})
     if jax.process_index() == 0:
         title = f"{100 * GAIN:.0f} % of the achievable gain, {config.seeds} seed(s)"
         print_table(title, ("algorithm", *_PARTS), rows)
@@ -103,7 +87,7 @@ def compare(
         plots.draw_frontier(run.folder / "frontier.png", base.frontier(), tracks, joined=False)
         curves = {name: sweep.objectives for name, sweep in sweeps.items()}
         plots.draw_queries(run.folder / "queries.png", curves, config.optimization.batch, optimum)
-    return run.folder
+    return study.close()
 
 
 _PARTS = ("queries", "queries/stderr", "seeds_reached", "kl_ratio", "success")

@@ -14,11 +14,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from ctrl_jax._numerics import expand
 from ctrl_jax._typing import Model, Params, RewardFn
 from ctrl_jax.algorithms import Pairs, make_reward_learning
+from ctrl_jax.algorithms.training.optimizer import adam, make_schedule
 from ctrl_jax.data import load_digits, load_folder
 from ctrl_jax.data.images import Digits
 from ctrl_jax.metrics import distances
@@ -220,13 +220,8 @@ def _learned_reward(config: Config, annotator: Annotator, base, folder: Path, me
 
 def _train_reward(config: Config, model: Model, pairs: Pairs, held_out: int, checkpoints, mesh):
     options = config.preferences
-    schedule = optax.constant_schedule(options.learning_rate)
-    if options.schedule == "cosine":
-        schedule = optax.cosine_decay_schedule(options.learning_rate, options.steps)
-    optimizer = optax.chain(
-        optax.clip_by_global_norm(options.gradient_clip),
-        optax.adamw(schedule, weight_decay=options.weight_decay),
-    )
+    rate = make_schedule(options.learning_rate, options.steps, options.schedule)
+    optimizer = adam(rate, clip=options.gradient_clip, weight_decay=options.weight_decay)
     algorithm = make_reward_learning(model, optimizer)
     data = mesh.shape["data"]
     size = -(-256 // data) * data

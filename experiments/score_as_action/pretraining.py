@@ -13,6 +13,7 @@ import numpy as np
 import optax
 
 from ctrl_jax.algorithms import DataBatch, make_score_pretraining, uniform_times
+from ctrl_jax.algorithms.training.optimizer import adam, make_schedule
 from ctrl_jax.runtime import Checkpoints, LoopOptions, own_part, state_digest, train, versions
 from ctrl_jax.runtime.devices.distributed import broadcast_text
 from ctrl_jax.runtime.saved_models import FORMAT, load_model, save_model
@@ -78,12 +79,8 @@ def _train_score(config: Config, images: np.ndarray, folder: Path, mesh):
 
 def _optimizer(options: Pretraining) -> optax.GradientTransformation:
     warmup = min(100, options.steps // 2)
-    course = optax.constant_schedule(options.learning_rate)
-    if options.schedule == "cosine":
-        course = optax.cosine_decay_schedule(options.learning_rate, options.steps - warmup)
-    rise = optax.linear_schedule(0.0, options.learning_rate, warmup)
-    schedule = optax.join_schedules([rise, course], [warmup])
-    return optax.chain(optax.clip_by_global_norm(options.gradient_clip), optax.adam(schedule))
+    rate = make_schedule(options.learning_rate, options.steps, options.schedule, warmup=warmup)
+    return adam(rate, clip=options.gradient_clip)
 
 
 def fingerprint(config: Config, images: np.ndarray, mesh) -> str:

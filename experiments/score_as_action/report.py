@@ -1,7 +1,6 @@
 """The table of a fine-tuning run on the console."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from rich.table import Table
@@ -9,7 +8,7 @@ from rich.table import Table
 from ctrl_jax.runtime.run.tables import console, number
 
 
-def print_results(metrics: Mapping[str, Any], folder: Path) -> None:
+def print_results(metrics: Mapping[str, Any]) -> None:
     """Print what a fine-tuning run reached, beside the ideal and the expectations."""
     table = Table(title="fine-tuning: before, after, and the ideal")
     for name in ("", "before", "after", "reference"):
@@ -48,7 +47,7 @@ def print_results(metrics: Mapping[str, Any], folder: Path) -> None:
     for name, value in metrics.items():
         if "/steps=" in name:
             screen.print(f"  {name}: {number(value)}")
-    screen.print(f"reward queries: {metrics['reward_queries']}   results: {folder}")
+    screen.print(f"reward queries: {metrics['reward_queries']}")
 
 
 def _ideal(metrics: Mapping[str, Any]) -> str:

@@ -7,17 +7,16 @@ writes config.json, results.json, efficiency.png, variance.png and training.png 
 """
 
 import dataclasses
-import time
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import tyro
 
-from ctrl_jax.algorithms.base import apply_gradient, start_learner
+from ctrl_jax.algorithms.base import Learner, apply_gradient
+from ctrl_jax.algorithms.training.optimizer import adam, make_schedule
 from ctrl_jax.processes import VP
 from ctrl_jax.runtime import (
     RunOptions,
@@ -25,15 +24,11 @@ from ctrl_jax.runtime import (
     check_positive,
     check_small_run,
     command,
-    open_run,
-    prepare,
     progress,
     refuse,
-    state_digest,
-    write_results,
 )
 from ctrl_jax.runtime.run.tables import print_table
-from experiments.score_matching import plots
+from experiments.score_matching import STUDY, plots
 from experiments.score_matching.costs import measure
 from experiments.score_matching.estimators import (
     OBJECTIVES,
@@ -46,17 +41,6 @@ from experiments.score_matching.estimators import (
     score_error,
 )
 
-NAME = "score_matching"
-CLAIM = (
-    "Explicit, implicit, sliced and denoising score matching have one gradient. Denoising is the "
-    "cheapest; it scatters most of all at small times and least, explicit aside, at large ones. "
-    "Implicit costs one product per dimension, sliced one in any dimension."
-)
-SOURCE = "arXiv 2402.07487, section 4; Hyvarinen 2005, Vincent 2011, Song et al. 2019"
-EXPECTED = {
-    "gradients/largest_z": "<= 4.8: with 12 comparisons of 16 directions a false alarm in 3000",
-    "d=*/*/slope": "1 within 4 times slope_error",
-}
 END = 1e-2
 
 
@@ -128,17 +112,13 @@ class Config:
 
 def main(config: Config) -> Path:
     """Run the experiment and return the folder of its results."""
-    began = time.monotonic()
-    prepare(config.run)
-    settings = dataclasses.asdict(config)
-    options = config.run
-    run = open_run(NAME, settings, out=options.out, resume=options.resume, seed=options.seed)
+    run, options = STUDY.begin(config), config.run
     metrics: dict[str, Any] = {}
     times, variances = [], {}
     pieces = len(config.dimensions) + len(OBJECTIVES)
     with progress(pieces, "objectives", enabled=options.progress) as show:
         for i, dimension in enumerate(config.dimensions):
-            study = make_study(config, dimension)
+            study = make_dimension(config, dimension)
             metrics |= compare_gradients(config, dimension, study)
             if dimension == config.training_dimension:
                 times, variances = variance_per_time(config, study)
@@ -153,27 +133,16 @@ def main(config: Config) -> Path:
         for n, v in variances.items()
         for i, t in enumerate(times)
     }
-    write_results(
-        run,
-        experiment=NAME,
-        claim=CLAIM,
-        source=SOURCE,
-        metrics=metrics,
-        expected=EXPECTED,
-        config=settings,
-        digest=state_digest(params),
-        seconds=time.monotonic() - began,
-    )
+    run.write(metrics, params)
     dimension = config.training_dimension
     plots.draw_variance(run.folder / "variance.png", times, variances, dimension)
     plots.draw_training(run.folder / "training.png", curves, evaluate_every(config), dimension)
     plots.draw_efficiency(run.folder / "efficiency.png", efficiency(config, metrics))
     print_tables(config, metrics)
-    print(f"results: {run.folder}")
-    return run.folder
+    return run.close()
 
 
-class Study(NamedTuple):
+class Dimension(NamedTuple):
     """One dimension: a network trained for a while, and gradients at it.
 
     Fields:
@@ -190,7 +159,7 @@ class Study(NamedTuple):
     gradients: dict[str, Any]
 
 
-def make_study(config: Config, dimension: int) -> Study:
+def make_dimension(config: Config, dimension: int) -> Dimension:
     """Train the network of a dimension and prepare its gradients."""
     process, law = VP(), make_mixture(dimension)
     model = make_model(process, dimension, config.width)
@@ -209,10 +178,10 @@ def make_study(config: Config, dimension: int) -> Study:
             )
         )
 
-    return Study(losses, params, draws, {name: flat(loss) for name, loss in losses.items()})
+    return Dimension(losses, params, draws, {name: flat(loss) for name, loss in losses.items()})
 
 
-def compare_gradients(config: Config, dimension: int, study: Study) -> dict[str, float]:
+def compare_gradients(config: Config, dimension: int, study: Dimension) -> dict[str, float]:
     """Return agreement, variance and cost of each objective's gradient."""
     times = (jnp.float32(END), jnp.float32(VP().horizon))
     parts = config.batches // config.chunk()
@@ -238,7 +207,9 @@ def compare_gradients(config: Config, dimension: int, study: Study) -> dict[str,
     return metrics
 
 
-def variance_per_time(config: Config, study: Study) -> tuple[list[float], dict[str, list[float]]]:
+def variance_per_time(
+    config: Config, study: Dimension
+) -> tuple[list[float], dict[str, list[float]]]:
     """Return times and the variance of each objective's gradient at them."""
     keys = jax.random.split(jax.random.key(config.run.seed + 2), config.chunk())
     times = [jnp.float32(t) for t in np.geomspace(END, VP().horizon, 7)]
@@ -276,17 +247,15 @@ def _make_training(config, process, law, model, name, steps, every: int):
     """Return ``train(seed) -> (params, errors)``, compiled once for all seeds."""
     loss = make_losses(process, model)[name]
     times = (END, process.horizon)
-    optimizer = optax.chain(
-        optax.clip_by_global_norm(1.0),
-        optax.adam(optax.cosine_decay_schedule(config.learning_rate, steps)),
-    )
+    optimizer = adam(make_schedule(config.learning_rate, steps))
 
     @jax.jit
     def start(seed):
         held_out = draw(jax.random.key(seed + 3), process, law, 4096, times)
         key, params_key = jax.random.split(jax.random.key(seed))
         keys = jax.random.split(key, steps)
-        return start_learner(model.init(params_key), optimizer), keys, held_out
+        params = model.init(params_key)
+        return Learner(params, optimizer.init(params)), keys, held_out
 
     def update(learner, key):
         draws = draw(key, process, law, config.batch, times)

@@ -7,9 +7,9 @@ import pytest
 
 from ctrl_jax.environments import LinearGaussian
 from ctrl_jax.runtime import command, read_metrics
+from experiments.continuous_control.methods import Curves, Training
+from experiments.continuous_control.results import distances, verdict
 from experiments.linear_quadratic.__main__ import Config, main, make_environment, suboptimality
-from experiments.linear_quadratic.methods import Curves, Training
-from experiments.linear_quadratic.results import distances, verdict
 from experiments.pair_trading import __main__ as pair_trading
 from experiments.verdicts import mean_and_error
 

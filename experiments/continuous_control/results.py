@@ -1,29 +1,19 @@
 """What both experiments leave: curves as JSON lines, distances by method and step, two pictures."""
 
-import dataclasses
-import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from ctrl_jax.runtime import MetricsLog, Run, state_digest, write_results
-from experiments.linear_quadratic import plots
-from experiments.linear_quadratic.methods import Curves, Training
+from ctrl_jax.runtime import MetricsLog
+from experiments.continuous_control import plots
+from experiments.continuous_control.methods import Curves, Training
+from experiments.study import Conduct
 from experiments.verdicts import mean_and_error
 
 Runs = Mapping[float, Mapping[str, Curves]]
 """Trainings by step of time and by method."""
 GOAL = 0.01
 """Share of the starting gap that counts as having reached the optimum."""
-
-
-class Claim(NamedTuple):
-    """What an experiment is about, as results.json says it."""
-
-    name: str
-    claim: str
-    source: str
-    expected: Mapping[str, str]
 
 
 def distances(runs: Runs, training: Training) -> dict[str, Any]:
@@ -55,35 +45,22 @@ def verdict(metrics: Mapping[str, Any]) -> str:
     return "; ".join(lines)
 
 
-def leave(
-    run: Run, about: Claim, config: Any, runs: Runs, metrics: Mapping[str, Any], began: float
-) -> None:
-    """Write metrics.jsonl, results.json, curves.png and steps.png.
+def leave(study: Conduct, config: Any, runs: Runs, metrics: Mapping[str, Any]) -> None:
+    """Write metrics.jsonl, results.json, curves.png and steps.png, and print the verdicts.
 
     Args:
-        run: whose folder they go to.
-        about: the experiment.
+        study: whose folder they go to.
         config: its settings, a dataclass with a field `training`.
         runs: trainings.
         metrics: of results.json, those of `distances` among them.
-        began: `time.monotonic()` at the start.
     """
     training = config.training
     per_update = training.batch * training.horizon
-    _write_curves(run, runs, per_update)
+    _write_curves(study.run, runs, per_update)
     params = {f"{dt:g}": {n: c.params for n, c in methods.items()} for dt, methods in runs.items()}
-    write_results(
-        run,
-        experiment=about.name,
-        claim=about.claim,
-        source=about.source,
-        metrics=metrics,
-        expected=about.expected,
-        config=dataclasses.asdict(config),
-        digest=state_digest(params),
-        seconds=time.monotonic() - began,
-    )
-    _draw(run.folder, runs, metrics, per_update, training)
+    study.write(metrics, params)
+    _draw(study.folder, runs, metrics, per_update, training)
+    print(verdict(metrics))
 
 
 def _write_curves(run, runs, per_update):

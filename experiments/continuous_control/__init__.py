@@ -1,0 +1,1 @@
+"""Continuous against discrete time: what linear_quadratic and pair_trading share."""

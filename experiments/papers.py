@@ -1,0 +1,75 @@
+"""The papers behind the studies: where each is in the library, and what was found here."""
+
+from typing import NamedTuple
+
+
+class Paper(NamedTuple):
+    """One paper.
+
+    Fields:
+        title: of the paper, shortened.
+        number: on arXiv.
+        authors: their family names.
+        modules: where it is in the library.
+        studies: that decide its claims.
+        verdict: at most 15 words; {METRIC|FORMAT} is filled from the results of the first study.
+    """
+
+    title: str
+    number: str
+    authors: str
+    modules: tuple[str, ...]
+    studies: tuple[str, ...]
+    verdict: str
+
+
+PAPERS = (
+    Paper(
+        "Scores as actions",
+        "2409.08400",
+        "Zhao, Chen, Zhang, Yao, Tang",
+        ("algorithms/diffusion/",),
+        ("score_as_action",),
+        "{gold_success/after|.0%} success at {kl/ratio|.2f} times the ideal divergence",
+    ),
+    Paper(
+        "Score-based diffusion models via SDEs",
+        "2402.07487",
+        "Tang, Zhao",
+        ("processes/", "solvers/"),
+        ("score_matching", "consistency"),
+        "Three objectives, one gradient; one distilled step matches 100 of DDIM",
+    ),
+    Paper(
+        "Contractive diffusion models",
+        "2401.13115",
+        "Tang, Zhao",
+        ("processes/contraction.py",),
+        ("contraction", "cifar10"),
+        "The bound holds everywhere; the gain shows for known errors, not for trained networks",
+    ),
+    Paper(
+        "Policy optimization for continuous RL",
+        "2305.18901",
+        "Zhao, Tang, Yao",
+        ("algorithms/control/",),
+        ("linear_quadratic", "pair_trading"),
+        "Ours do not degrade as the step shrinks; discrete-time methods do",
+    ),
+    Paper(
+        "Reward-directed diffusion via q-learning",
+        "2409.04832",
+        "Gao, Zha, Zhou",
+        ("algorithms/q_learning/",),
+        ("reward_directed",),
+        "Matches fine-tuning on three of four data sets, without a pretrained score",
+    ),
+    Paper(
+        "Mallows-DPO",
+        "2405.14953",
+        "Chen, Zhao, Lam, Yao, Tang",
+        ("losses/preference/",),
+        ("mallows_bandit", "mallows_lm", "diffusion_preference"),
+        "All known values reproduced; a known dispersion helps, an estimated one does not",
+    ),
+)

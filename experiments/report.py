@@ -1,0 +1,165 @@
+"""Pages of the studies, written from their kept results.
+
+    python -m experiments.report               write experiments/NAME/README.md of every study
+    python -m experiments.report --readme      and the studies and their minutes in README.md
+    python -m experiments.report --keep RUN    first keep results.json and the pictures of a run
+
+The prose of a page stands in experiments/NAME/story.md, where {METRIC|FORMAT} is a number of
+results.json: no number is written by hand.
+"""
+
+import argparse
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ctrl_jax._checks import refuse
+from experiments.papers import PAPERS, Paper
+from experiments.study import Study, studies
+from experiments.verdicts import judge
+
+ROOT = Path(__file__).resolve().parent
+README = ROOT.parent / "README.md"
+HOLDS = {True: "yes", False: "**no**"}
+_BLOCK = re.compile(r"(<!-- studies -->\n).*?(<!-- /studies -->)", re.DOTALL)
+_FIELD = re.compile(r"\{([^{}|]+)(?:\|([^{}]+))?\}")
+_PLAIN = re.compile(r"[^/]* [-\d.]+")
+_COMMAND = re.compile(r"^(python -m experiments\.(\w+) +)\d+(?= )", re.MULTILINE)
+
+
+def main() -> None:
+    """Write the pages that the command line asks for."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.report", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--keep", type=Path, action="append", default=[], metavar="RUN")
+    parser.add_argument("--readme", action="store_true")
+    options = parser.parse_args()
+    for run in options.keep:
+        keep(run)
+    for study in studies().values():
+        if (ROOT / study.name / "results.json").exists():
+            (ROOT / study.name / "README.md").write_text(page(study), encoding="utf-8")
+    if options.readme:
+        README.write_text(readme(README.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def keep(run: Path) -> None:
+    """Copy the results of a run and the pictures of its study beside the study's code.
+
+    Args:
+        run: its folder. Where it lay is left out: a machine's paths say nothing to others.
+    """
+    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    study = studies()[results["experiment"]]
+    results["config"]["run"] |= {"out": None, "resume": "never", "progress": True}
+    text = json.dumps(results, indent=1, ensure_ascii=False) + "\n"
+    (ROOT / study.name / "results.json").write_text(text, encoding="utf-8")
+    for name in study.pictures:
+        shutil.copyfile(run / name, ROOT / study.name / name)
+
+
+def page(study: Study) -> str:
+    """Return the page of a study: claim, source, command, pictures, verdicts and its story."""
+    folder = ROOT / study.name
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    metrics, versions = results["metrics"], results["versions"]
+    command = f"python -m experiments.{study.name} {study.options}".strip()
+    story = folder / "story.md"
+    parts = [
+        f"# {study.name}",
+        study.claim,
+        f"Source: {study.source}.",
+        f"`{command}`, {study.minutes} minutes on two CPU cores.",
+        *(f"![{Path(name).stem.replace('_', ' ')}]({name})" for name in study.pictures),
+        expectations(study, metrics),
+        claims(metrics),
+        fill(story.read_text(encoding="utf-8").strip(), metrics) if story.exists() else "",
+        f"All numbers: [results.json](results.json), of jax {versions['jax']} on "
+        f"{versions['device']}, seed {results['config']['run']['seed']}. This page is written by "
+        "`python -m experiments.report`.",
+    ]
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def expectations(study: Study, metrics: Mapping[str, Any]) -> str:
+    """Return the table of what was expected and what was found, empty where nothing was."""
+    rows = [
+        (
+            row.name,
+            "-" if row.value is None else f"{row.value:.4g}",
+            row.expected if _PLAIN.fullmatch(row.expected) else f"{row.expected} = {row.bound:.3g}",
+            HOLDS[row.holds],
+        )
+        for row in judge(study.expected, metrics)
+    ]
+    return _table(("metric", "measured", "expected", "holds"), rows) if rows else ""
+
+
+def claims(metrics: Mapping[str, Any]) -> str:
+    """Return the list of the claims with their verdicts, empty where there are none."""
+    found = metrics.get("claims", ())
+    lines = [f"- **{c['holds']}**: {c['statement']} ({c['evidence']})" for c in found]
+    return "\n".join(["## Claims, and whether they hold here", "", *lines]) if lines else ""
+
+
+def fill(text: str, metrics: Mapping[str, Any]) -> str:
+    """Return a text with {METRIC} and {METRIC|FORMAT} replaced by what was measured.
+
+    Args:
+        text: the format is Python's, ".3g" by default.
+        metrics: names to values; "claim/NAME" is the verdict on a claim.
+
+    Raises:
+        ValueError: a metric that there is not.
+    """
+    verdicts = {f"claim/{c['name']}": c["holds"] for c in metrics.get("claims", ())}
+    known = {**metrics, **verdicts}
+
+    def value(match: re.Match) -> str:
+        name, form = match.groups()
+        if name not in known:
+            rule = "results.json holds no such metric"
+            raise refuse("story", name, rule, "name one that it holds, or run the study again")
+        found = known[name]
+        text = found if isinstance(found, str) else format(found, form or ".3g")
+        return text.replace("%", " %")
+
+    return _FIELD.sub(value, text)
+
+
+def readme(text: str) -> str:
+    """Return the project's README with its table of papers and its minutes written anew."""
+    table = _table(("paper", "module", "study", "verdict"), [_row(paper) for paper in PAPERS])
+    found = studies()
+    text = _BLOCK.sub(lambda match: f"{match[1]}{table}\n{match[2]}", text)
+    return _COMMAND.sub(lambda m: f"{m[1]}{found[m[2]].minutes}" if m[2] in found else m[0], text)
+
+
+def _row(paper: Paper) -> tuple[str, ...]:
+    pages = [ROOT / name / "README.md" for name in paper.studies]
+    first = pages[0].with_name("results.json")
+    metrics = json.loads(first.read_text(encoding="utf-8"))["metrics"] if first.exists() else {}
+    names = [
+        f"[`{page.parent.name}`]({page.relative_to(ROOT.parent).as_posix()})"
+        if page.exists()
+        else f"`{page.parent.name}`"
+        for page in pages
+    ]
+    return (
+        f"[{paper.title}](https://arxiv.org/abs/{paper.number}), {paper.authors}",
+        ", ".join(f"`{module}`" for module in paper.modules),
+        ", ".join(names),
+        fill(paper.verdict, metrics),
+    )
+
+
+def _table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [f"| {' | '.join(line)} |" for line in (columns, *rows)]
+    return "\n".join([lines[0], "|---" * len(columns) + "|", *lines[1:]])
+
+
+if __name__ == "__main__":
+    main()

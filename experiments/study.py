@@ -1,0 +1,149 @@
+"""The shell of every study: its declaration, and the run that decides it.
+
+Each folder `experiments/NAME` declares `STUDY` in its `__init__`; nothing here loads JAX before a
+run begins, so that `python -m experiments` lists the studies at once.
+"""
+
+import dataclasses
+import importlib
+import pkgutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jax.sharding import Mesh
+
+    from ctrl_jax.runtime import Run
+    from experiments.verdicts import Claim
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """One claim of a paper, where it stands, and what a run should find.
+
+    Args:
+        name: of the folder, `python -m experiments.NAME`.
+        about: the claim in a few words, for lists.
+        claim: what the study shows, in a sentence or two.
+        source: the paper and the place in it.
+        minutes: of the default run on two CPU cores.
+        expected: names of metrics to what is expected of them, as `verdicts.judge` reads it.
+        options: of the run whose results are kept, beside the defaults.
+        pictures: files of the run that its page shows.
+    """
+
+    name: str
+    about: str
+    claim: str
+    source: str
+    minutes: int
+    expected: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    options: str = ""
+    pictures: tuple[str, ...] = ()
+
+    def begin(self, config: Any, load: Callable[["Mesh"], Any] | None = None) -> "Conduct":
+        """Start the clock, prepare the devices, and create or find the folder of the run.
+
+        Args:
+            config: a dataclass with the field `run`, the common options.
+            load: called with the mesh before there is a folder, to read the inputs and to refuse
+                them.
+
+        Returns:
+            The run under way.
+
+        Raises:
+            ValueError: the options do not fit the machine or the folder.
+        """
+        from ctrl_jax.runtime import open_run, prepare
+
+        began, options = time.monotonic(), config.run
+        mesh = prepare(options)
+        loaded = None if load is None else load(mesh)
+        settings = dataclasses.asdict(config)
+        run = open_run(
+            self.name, settings, out=options.out, resume=options.resume, seed=options.seed
+        )
+        return Conduct(self, settings, run, mesh, loaded, began)
+
+
+@dataclasses.dataclass(frozen=True)
+class Conduct:
+    """A run of a study under way.
+
+    Args:
+        study: what is studied.
+        settings: the whole configuration.
+        run: its place on disk.
+        mesh: its devices.
+        loaded: what `load` returned.
+        began: when it began, on the monotonic clock, in seconds.
+    """
+
+    study: Study
+    settings: Mapping[str, Any]
+    run: "Run"
+    mesh: "Mesh"
+    loaded: Any
+    began: float
+
+    @property
+    def folder(self) -> Path:
+        """The run's own folder."""
+        return self.run.folder
+
+    def write(
+        self,
+        metrics: Mapping[str, Any],
+        params: Any,
+        claims: Sequence["Claim"] = (),
+        expected: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write results.json.
+
+        Args:
+            metrics: names to numbers.
+            params: the final parameters, of which the digest is kept; or that digest.
+            claims: what was decided, kept as the metric "claims".
+            expected: names to expectations; the study's of which there is a metric by default.
+        """
+        from ctrl_jax.runtime import state_digest, write_results
+        from experiments.verdicts import judge
+
+        told = {"claims": [dataclasses.asdict(claim) for claim in claims]} if claims else {}
+        study = self.study
+        if expected is None:
+            expected = {row.name: row.expected for row in judge(study.expected, metrics)}
+        write_results(
+            self.run,
+            experiment=study.name,
+            claim=study.claim,
+            source=study.source,
+            metrics={**metrics, **told},
+            expected=expected,
+            config=self.settings,
+            digest=params if isinstance(params, str) else state_digest(params),
+            seconds=time.monotonic() - self.began,
+        )
+
+    def close(self, claims: Sequence["Claim"] = ()) -> Path:
+        """Print the verdicts and the folder, and return the folder."""
+        import jax
+
+        from experiments.verdicts import print_claims
+
+        if jax.process_index() == 0:
+            if claims:
+                print_claims(claims)
+            print(f"results: {self.folder}")
+        return self.folder
+
+
+def studies() -> dict[str, Study]:
+    """Return the declaration of every study by name."""
+    folder = str(Path(__file__).parent)
+    packages = [found.name for found in pkgutil.iter_modules([folder]) if found.ispkg]
+    modules = (importlib.import_module(f"experiments.{name}") for name in packages)
+    return {m.STUDY.name: m.STUDY for m in modules if hasattr(m, "STUDY")}
