@@ -20,44 +20,6 @@ ELSEWHERE = re.compile(
 VARIADIC = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
 THIRD_PERSON = re.compile(r"[A-Z][a-z]+[^\Ws]s\b")
 
-# Still to be mended; nothing new goes in here.
-PENDING = {
-    "ctrl_jax.algorithms.ConsistencyConfig",
-    "ctrl_jax.algorithms.Pairs",
-    "ctrl_jax.algorithms.divergence_along",
-    "ctrl_jax.algorithms.make_cpg",
-    "ctrl_jax.algorithms.make_cppo",
-    "ctrl_jax.algorithms.make_discrete_ppo",
-    "ctrl_jax.algorithms.make_dpok",
-    "ctrl_jax.algorithms.make_policy_gradient",
-    "ctrl_jax.algorithms.make_reference_pass",
-    "ctrl_jax.algorithms.make_value_gradient",
-    "ctrl_jax.algorithms.roll_out",
-    "ctrl_jax.algorithms.score_answers",
-    "ctrl_jax.algorithms.uniform_times",
-    "ctrl_jax.losses.gaussian.entropy",
-    "ctrl_jax.losses.gaussian.log_prob",
-    "ctrl_jax.losses.policy.linear_kl_surrogate",
-    "ctrl_jax.losses.q_learning.squared",
-    "ctrl_jax.losses.time_weighting.data",
-    "ctrl_jax.losses.time_weighting.inverse_gap",
-    "ctrl_jax.losses.time_weighting.likelihood",
-    "ctrl_jax.losses.time_weighting.noise",
-    "ctrl_jax.losses.time_weighting.relative",
-    "ctrl_jax.processes.ReverseSDE",
-    "ctrl_jax.processes.consistency_function.Coefficients",
-    "ctrl_jax.processes.grids.log_snr",
-    "ctrl_jax.processes.grids.quadratic",
-    "ctrl_jax.processes.parameterization.from_data",
-    "ctrl_jax.processes.parameterization.from_noise",
-    "ctrl_jax.processes.parameterization.from_v",
-    "ctrl_jax.processes.parameterization.to_data",
-    "ctrl_jax.processes.parameterization.to_noise",
-    "ctrl_jax.processes.parameterization.to_v",
-    "ctrl_jax.solvers.Kernel",
-    "ctrl_jax.solvers.jacobian_trace.gaussian",
-    "ctrl_jax.solvers.jacobian_trace.rademacher",
-}
 
 
 def exported() -> dict[str, Any]:
@@ -132,7 +94,6 @@ def test_every_exported_name_explains_itself():
     names = exported()
     assert len(names) > 200, sorted(names)
     wrong = {name: found for name, member in names.items() if (found := faults(member))}
-    wrong = {name: found for name, found in wrong.items() if name not in PENDING}
     listed = "\n".join(f"{name}: {'; '.join(found)}" for name, found in sorted(wrong.items()))
     assert not wrong, f"{len(wrong)} docstrings do not stand alone:\n{listed}"
 

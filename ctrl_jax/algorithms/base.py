@@ -24,7 +24,12 @@ Init = Callable[[Array], Params]
 
 
 class Learner(NamedTuple):
-    """Parameters with the state of what moves them, an optimizer's as a rule."""
+    """Parameters with the state of what moves them.
+
+    Fields:
+        params: a tree of arrays.
+        optimizer: the state of the optimizer, as a rule.
+    """
 
     params: Params
     optimizer: Any

@@ -14,7 +14,13 @@ from jaxtyping import Array, Float
 def log_prob(
     mean: Float[Array, "*batch m"], std: Float[Array, "*batch m"], action: Float[Array, "*batch m"]
 ) -> Float[Array, "*batch"]:
-    """Return the log-density (1) of the actions."""
+    """Return the log-density of actions, summed over their m independent coordinates.
+
+    Args:
+        mean: of the action, (..., m).
+        std: its standard deviation, (..., m), positive.
+        action: where, (..., m).
+    """
     square = ((action - mean) / std) ** 2
     return -jnp.sum(square / 2 + jnp.log(std) + math.log(2 * math.pi) / 2, axis=-1)
 
@@ -25,12 +31,23 @@ def kl(
     mean_old: Float[Array, "*batch m"],
     std_old: Float[Array, "*batch m"],
 ) -> Float[Array, "*batch"]:
-    """Return the divergence (2) of N(mean, std^2) from N(mean_old, std_old^2), in nats."""
+    """Return KL(N(mean, std^2) || N(mean_old, std_old^2)) in nats.
+
+    Args:
+        mean: of the action, (..., m).
+        std: its standard deviation, (..., m), positive.
+        mean_old: of the other law, (..., m).
+        std_old: of the other law, (..., m), positive.
+    """
     ratio = std / std_old
     shift = ((mean - mean_old) / std_old) ** 2
     return jnp.sum((ratio**2 - 1 + shift) / 2 - jnp.log(ratio), axis=-1)
 
 
 def entropy(std: Float[Array, "*batch m"]) -> Float[Array, "*batch"]:
-    """Return the entropy (3), in nats."""
+    """Return the entropy sum_j log std_j + m log(2 pi e) / 2, in nats.
+
+    Args:
+        std: standard deviation of the action, (..., m), positive.
+    """
     return jnp.sum(jnp.log(std) + math.log(2 * math.pi * math.e) / 2, axis=-1)

@@ -105,7 +105,15 @@ def linear_kl_surrogate(
     penalty: Float[Array, ""] | float,
     weights: Float[Array, " batch"] | None = None,
 ) -> Float[Array, " batch"]:
-    """Return (4), the surrogate penalized by the divergence; arguments as `sqrt_kl_surrogate`."""
+    """Return C KL - ratio advantage (4), the surrogate penalized by the divergence.
+
+    Args:
+        log_ratio: log pi' - log pi of the action taken.
+        advantage: rate of advantage less gamma log pi, in units of the reward per time.
+        kl: KL(pi' || pi) at each state, in nats.
+        penalty: C, in units of the advantage per nat.
+        weights: optional weight of each example.
+    """
     return weighted(penalty * kl - jnp.exp(log_ratio) * advantage, weights)
 
 

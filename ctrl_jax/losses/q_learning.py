@@ -100,7 +100,16 @@ def squared(
     dt: Float[Array, "*#batch"] | float,
     weights: Float[Array, "*#batch"] | None = None,
 ) -> Float[Array, "*batch"]:
-    """Return the loss (4), the next value held fixed; arguments as in `martingale_residual`."""
+    """Return half the square of J_{i+1} - J_i + (r_i - q_i) dt (4), the next value held fixed.
+
+    Args:
+        value: J(t_i, x_i).
+        next_value: J(t_{i+1}, x_{i+1}); the terminal reward after the last step.
+        reward: r_i, per unit of time.
+        q: rate of advantage of the action taken, per unit of time.
+        dt: length of the step.
+        weights: optional weight of each transition.
+    """
     fixed = jax.lax.stop_gradient(next_value)
     residual = martingale_residual(value, fixed, reward, q, dt=dt)
     return weighted(jnp.square(residual) / 2, weights)

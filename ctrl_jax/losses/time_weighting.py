@@ -33,12 +33,20 @@ Weighting = Callable[[Float[Array, "*t"]], Float[Array, "*t"]]
 
 
 def noise(process: LinearProcess) -> Weighting:
-    """Return lambda = v."""
+    """Return lambda = v, the variance of the marginal.
+
+    Args:
+        process: the forward process.
+    """
     return lambda t: process.marginal(t).std ** 2
 
 
 def data(process: LinearProcess) -> Weighting:
-    """Return lambda = v^2 / a^2."""
+    """Return lambda = v^2 / a^2, the weight of the error of the data.
+
+    Args:
+        process: the forward process.
+    """
 
     def weighting(t):
         scale, std = process.marginal(t)
@@ -48,7 +56,11 @@ def data(process: LinearProcess) -> Weighting:
 
 
 def v(process: LinearProcess) -> Weighting:
-    """Return lambda = v (a^2 + v)^2 / a^2, which is v / a^2 for a variance-preserving process."""
+    """Return lambda = v (a^2 + v)^2 / a^2, which is v / a^2 for a variance-preserving process.
+
+    Args:
+        process: the forward process.
+    """
 
     def weighting(t):
         scale, std = process.marginal(t)
@@ -58,12 +70,20 @@ def v(process: LinearProcess) -> Weighting:
 
 
 def flow(process: LinearProcess) -> Weighting:
-    """Return lambda = sigma^4 / 4, the weight of the flow's error; infinite where sigma is."""
+    """Return lambda = sigma^4 / 4, the weight of the flow's error; infinite where sigma is.
+
+    Args:
+        process: the forward process.
+    """
     return lambda t: process.diffusion(t) ** 4 / 4
 
 
 def likelihood(process: LinearProcess) -> Weighting:
-    """Return lambda = sigma^2, under which the loss bounds the negative log-likelihood."""
+    """Return lambda = sigma^2, under which the loss bounds the negative log-likelihood.
+
+    Args:
+        process: the forward process.
+    """
     return lambda t: process.diffusion(t) ** 2
 
 
@@ -89,10 +109,19 @@ def min_snr(process: LinearProcess, gamma: float = 5.0) -> Weighting:
 def inverse_gap(
     process: LinearProcess,
 ) -> Callable[[Float[Array, "*t"], Float[Array, "*t"]], Float[Array, "*t"]]:
-    """Return ``weighting(t, s)`` = 1 / (tau_t - tau_s) for times s < t."""
+    """Return ``weighting(t, s)`` = 1 / (tau_t - tau_s) for times s < t, tau = std / a.
+
+    Args:
+        process: the forward process.
+    """
     return lambda t, s: 1 / (process.noise_to_signal(t) - process.noise_to_signal(s))
 
 
 def relative(process: LinearProcess, weighting: Weighting) -> Weighting:
-    """Return lambda / v, the weights of `score_matching.denoising` for t > 0."""
+    """Return lambda / v, the weights of `score_matching.denoising` for t > 0.
+
+    Args:
+        process: the forward process, which has v.
+        weighting: lambda, of the error of the score.
+    """
     return lambda t: weighting(t) / process.marginal(t).std ** 2

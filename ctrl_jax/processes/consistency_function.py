@@ -37,7 +37,13 @@ from ctrl_jax.processes.base import LinearProcess
 
 
 class Coefficients(NamedTuple):
-    """The coefficients of (2) at each time."""
+    """The coefficients of (2) at each time, of the times' shape.
+
+    Fields:
+        skip: c_skip, of x.
+        out: c_out, of the network.
+        inner: c_in, of x where the network sees it.
+    """
 
     skip: Float[Array, "*t"]
     out: Float[Array, "*t"]

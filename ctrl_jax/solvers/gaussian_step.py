@@ -30,7 +30,13 @@ from ctrl_jax.processes import LinearProcess
 
 
 class Kernel(NamedTuple):
-    """Coefficients of (1), each of shape () or (steps,)."""
+    """Coefficients of (1), each of shape () or (steps,).
+
+    Fields:
+        state_gain: of the state before the step.
+        action_gain: of the action, the score as a rule.
+        std: standard deviation of the step's noise.
+    """
 
     state_gain: Float[Array, "*steps"]
     action_gain: Float[Array, "*steps"]

@@ -65,10 +65,20 @@ def projected(
 
 
 def rademacher(key: Array, like: Float[Array, "batch ..."]) -> Float[Array, "batch ..."]:
-    """Return random signs of the shape and dtype of `like`."""
+    """Return random signs.
+
+    Args:
+        key: PRNG key.
+        like: an array of the shape and dtype to draw.
+    """
     return jax.random.rademacher(key, like.shape, like.dtype)
 
 
 def gaussian(key: Array, like: Float[Array, "batch ..."]) -> Float[Array, "batch ..."]:
-    """Return standard normals of the shape and dtype of `like`."""
+    """Return standard normals.
+
+    Args:
+        key: PRNG key.
+        like: an array of the shape and dtype to draw.
+    """
     return jax.random.normal(key, like.shape, like.dtype)

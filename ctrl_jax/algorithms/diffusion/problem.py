@@ -151,6 +151,9 @@ def roll_out(
         reference_params: parameters of ``problem.reference``.
         batch: weights and conditions, leading axis batch.
         x_0: where to start, by default `DiffusionControl.start` with a part of the key.
+
+    Returns:
+        The `Rollout`.
     """
     start_key, path_key = jax.random.split(key)
     x_0 = problem.start(start_key, batch) if x_0 is None else x_0

@@ -109,7 +109,7 @@ def make_reference_pass(
 
     Args:
         model: the model that is trained, with its options: log-ratios begin at exactly zero.
-        chunk: as in `LMPreference`.
+        chunk: tokens of answers whose logits are held together; None for all.
         entropy_chunk: slots of a row whose logits are held together for the entropy.
     """
 
@@ -137,7 +137,7 @@ def score_answers(
         model: the policy.
         params: its parameters.
         rows: the pairs, with or without reference.
-        chunk: as in `LMPreference`.
+        chunk: tokens of answers whose logits are held together; None for all.
     """
     rows = jax.tree.map(jnp.asarray, rows)
     states = _slot_states(model, params, rows)

@@ -126,7 +126,11 @@ def make_lm_preference(
 
 
 def whole_params(state: RunState) -> Params:
-    """Return all parameters of a model in training: those of the run, and those held fixed."""
+    """Return all parameters of a model in training: those of the run, and those held fixed.
+
+    Args:
+        state: of the run.
+    """
     return _whole(state.params, state.reference)
 
 

@@ -66,7 +66,15 @@ def divergence_along(
     prompts: Int[Array, "batch prompt"],
     answers: Int[Array, "batch length"],
 ) -> Float[Array, " batch"]:
-    """Return (1) in nats; its mean over answers drawn from `params` at temperature 1 is the KL."""
+    """Return (1) in nats; its mean over answers drawn from `params` at temperature 1 is the KL.
+
+    Args:
+        model: of both policies.
+        params: of the policy pi.
+        reference_params: of the reference pi_ref.
+        prompts: token ids (batch, prompt).
+        answers: token ids (batch, length) drawn from the policy.
+    """
     tokens = jnp.concatenate([prompts, answers], axis=1)[:, :-1]
     places = jnp.broadcast_to(
         jnp.arange(prompts.shape[1] - 1, tokens.shape[1])[None], answers.shape
@@ -81,7 +89,15 @@ def divergence_at(
     tokens: Int[Array, "batch tokens"],
     places: Int[Array, "batch places"],
 ) -> Float[Array, "batch places"]:
-    """Return the terms of (1): KL(pi || pi_ref) of the token that follows each of these places."""
+    """Return the terms of (1): KL(pi || pi_ref) of the token that follows each of these places.
+
+    Args:
+        model: of both policies.
+        params: of the policy pi.
+        reference_params: of the reference pi_ref.
+        tokens: token ids (batch, tokens).
+        places: indices of tokens (batch, places).
+    """
 
     def log_probs(own: Params) -> Array:
         logits = model.apply(own, tokens, at=places) @ model.head(own)

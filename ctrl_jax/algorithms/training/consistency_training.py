@@ -42,28 +42,25 @@ from ctrl_jax.processes.consistency_function import level_times
 
 @dataclasses.dataclass(frozen=True)
 class ConsistencyConfig:
-    """How neighbors are chosen and compared."""
+    """How neighbors are chosen and compared.
+
+    Args:
+        steps: updates over which the number of levels grows.
+        first_levels: levels between end and horizon at the start.
+        doublings: how often the number of levels doubles during `steps`.
+        target_decay: decay per update of the target network; 0 takes the model itself.
+        average_decay: decay per update of the moving average of the parameters that is kept.
+        huber: constant of the robust distance per root of the dimension; None for the square.
+        teacher_order: order of the teacher's step: 1 is DDIM, 2 is Heun.
+    """
 
     steps: int = 4000
-    """Updates over which the number of levels grows."""
-
     first_levels: int = 10
-    """Levels between end and horizon at the start."""
-
     doublings: int = 4
-    """How often the number of levels doubles during `steps`."""
-
     target_decay: float = 0.0
-    """Decay per update of the target network; 0 takes the model itself."""
-
     average_decay: float = 0.999
-    """Decay per update of the moving average of the parameters that is kept."""
-
     huber: float | None = 1e-3
-    """Constant of the robust distance per root of the dimension; None for the square."""
-
     teacher_order: int = 2
-    """Order of the teacher's step: 1 is DDIM, 2 is Heun."""
 
     def __post_init__(self):
         for name, least in (("steps", 1), ("first_levels", 1), ("doublings", 0)):

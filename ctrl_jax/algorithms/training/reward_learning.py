@@ -20,9 +20,12 @@ from ctrl_jax.losses import preference
 
 
 class Pairs(NamedTuple):
-    """Preference pairs: the chosen and the rejected example of each, (batch, ...).
+    """Preference pairs.
 
-    Conditions, arrays of leading axis batch, are common to both examples.
+    Fields:
+        chosen: the preferred example of each pair, (batch, ...).
+        rejected: the other one, (batch, ...).
+        conditions: arrays of leading axis batch, common to both examples.
     """
 
     chosen: Float[Array, "batch ..."]

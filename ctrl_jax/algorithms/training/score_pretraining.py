@@ -39,7 +39,12 @@ class DataBatch(NamedTuple):
 
 
 def uniform_times(process: LinearProcess, end: float) -> Callable[[Array, int], Array]:
-    """Return ``sample_times(key, batch)``, stratified uniform on [end, horizon]."""
+    """Return ``sample_times(key, batch)``, stratified uniform on [end, horizon].
+
+    Args:
+        process: the forward process, which has the horizon.
+        end: the smallest forward time.
+    """
 
     def sample_times(key, batch):
         levels = (jnp.arange(batch) + jax.random.uniform(key, (batch,))) / batch
