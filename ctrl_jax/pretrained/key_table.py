@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from ctrl_jax._checks import refuse
+
 
 class Part(NamedTuple):
     """Which part of an array of the file a parameter is.
@@ -72,10 +74,8 @@ def fill(
     problems = [*filter(None, problems), *(f"{key} is used by no parameter" for key in unused)]
     if problems:
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise ValueError(
-            f"weights: they do not fit the network: {'; '.join(problems[:5])}{more}; give the file "
-            "of this very network"
-        )
+        rule = f"they do not fit the network: {'; '.join(problems[:5])}{more}"
+        raise refuse("weights", f"{len(arrays)} arrays", rule, "give those of this very network")
     tree = jax.tree.structure(target)
     places = [None] * len(leaves) if shardings is None else tree.flatten_up_to(shardings)
     return tree.unflatten(
@@ -119,7 +119,8 @@ def named_leaves(tree: Any) -> dict[str, Any]:
 
 def _check_table(table: Mapping[str, Source], leaves: Mapping[str, Any]) -> None:
     if set(leaves) != set(table):
-        raise ValueError(f"table: it differs from the network at {set(leaves) ^ set(table)}")
+        rule = f"it differs from the network at {set(leaves) ^ set(table)}"
+        raise refuse("table", f"{len(table)} names", rule, "name every parameter once")
 
 
 def _problem(

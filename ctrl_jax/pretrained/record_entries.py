@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from ctrl_jax._checks import refuse
+
 REQUIRED = object()
 
 
@@ -42,4 +44,4 @@ class Entries:
     def refuse(self, key: str, value: Any, rule: str) -> ValueError:
         """Return the error about one entry."""
         repair = "give the folder of a model of a known kind"
-        return ValueError(f"{self.name}: {key} received {value!r}; {rule}; {repair}")
+        return refuse(f"{self.name}: {key}", value, rule, repair)

@@ -14,6 +14,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from ctrl_jax._checks import refuse
+
 DTYPES = {
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),
@@ -40,7 +42,7 @@ def read_safetensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"weights: received {str(path)!r}; there is no such file; check the path")
+        raise refuse("weights", str(path), "there is no such file", "check the path")
     size = path.stat().st_size
     header, start = _read_header(path, size)
     header.pop("__metadata__", None)
@@ -74,7 +76,8 @@ def write_safetensors(path: str | os.PathLike[str], arrays: Mapping[str, np.ndar
     end = 0
     for name, array in arrays.items():
         if array.dtype not in names:
-            raise ValueError(f"weights: {name} is {array.dtype}; no safetensors file holds that")
+            rule = "no safetensors file holds that"
+            raise refuse(f"weights: {name}", str(array.dtype), rule, "convert it to float32")
         place = [end, end + array.nbytes]
         header[name] = {"dtype": names[array.dtype], "shape": array.shape, "data_offsets": place}
         end += array.nbytes
@@ -133,11 +136,7 @@ def _damaged(path: Path, what: str) -> ValueError:
     with path.open("rb") as file:
         head = file.read(4)
     if head == b"PK\x03\x04" or head[:2] == b"\x80\x02":
-        return ValueError(
-            f"weights: received {str(path)!r}; it is a PyTorch pickle, which executes code; "
-            "convert it where you trust it, with safetensors.torch.save_file"
-        )
-    return ValueError(
-        f"weights: received {str(path)!r}; it is no whole safetensors file: {what}; fetch or "
-        "convert it again"
-    )
+        repair = "convert it where you trust it, with safetensors.torch.save_file"
+        return refuse("weights", str(path), "it is a PyTorch pickle, which executes code", repair)
+    rule = f"it is no whole safetensors file: {what}"
+    return refuse("weights", str(path), rule, "fetch or convert it again")

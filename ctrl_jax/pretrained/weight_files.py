@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ctrl_jax._checks import refuse
 from ctrl_jax.pretrained.safetensors_file import read_safetensors
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -19,13 +20,14 @@ def read_json(path: Path) -> dict[str, Any]:
         ValueError: the file is missing, or holds no JSON object.
     """
     if not path.is_file():
-        raise ValueError(f"{path}: there is no such file; give the folder of a saved model")
+        rule = "there is no such file"
+        raise refuse("model", str(path), rule, "give the folder of a saved model")
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path}: it is no JSON ({error}); fetch it again") from error
+        raise refuse("model", str(path), f"it is no JSON ({error})", "fetch it again") from error
     if not isinstance(found, dict):
-        raise ValueError(f"{path}: it holds no JSON object; fetch it again")
+        raise refuse("model", str(path), "it holds no JSON object", "fetch it again")
     return found
 
 
@@ -45,7 +47,7 @@ def read_weights(folder: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     places = read_json(folder / INDEX).get("weight_map")
     if not isinstance(places, dict) or not all(map(_is_file_name, places.values())):
         rule = "its weight_map must name a file of this folder for every array"
-        raise ValueError(f"{folder / INDEX}: {rule}; fetch it again")
+        raise refuse("model", str(folder / INDEX), rule, "fetch it again")
     arrays: dict[str, np.ndarray] = {}
     for name in sorted(set(places.values())):
         found = read_safetensors(folder / name)
@@ -53,7 +55,7 @@ def read_weights(folder: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         if found.keys() != wanted:
             differences = ", ".join(sorted(found.keys() ^ wanted)[:5])
             rule = f"the index disagrees about {differences}"
-            raise ValueError(f"{folder / name}: {rule}; fetch both again")
+            raise refuse("model", str(folder / name), rule, "fetch both again")
         arrays |= found
     return arrays
 

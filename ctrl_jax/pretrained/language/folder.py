@@ -23,6 +23,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.typing import DTypeLike
 
+from ctrl_jax._checks import refuse
 from ctrl_jax._typing import Params
 from ctrl_jax.networks.language.config import DecoderConfig
 from ctrl_jax.networks.language.decoder import language_model
@@ -72,7 +73,7 @@ def load_decoder(
             weights do not fit its description; `fully` without a mesh.
     """
     if fully and mesh is None:
-        raise ValueError("load_decoder: fully received True; it needs a mesh; give one")
+        raise refuse("load_decoder.fully", fully, "it needs a mesh", "give one")
     record = read_json(Path(folder) / "config.json")
     config = read_record(record)
     family = FAMILIES[record["model_type"]]
@@ -106,7 +107,7 @@ def save_decoder(folder: str | os.PathLike[str], record: Mapping[str, Any], para
     folder, config = Path(folder), read_record(record)
     present = [name for name in ("config.json", SINGLE, INDEX) if (folder / name).exists()]
     if present:
-        raise ValueError(f"{folder}: it holds {present[0]} already; give another folder")
+        raise refuse("folder", str(folder), f"it holds {present[0]} already", "give another")
     leaves = named_leaves(params)
     _check_shapes(leaves, named_leaves(language_model(config).shapes))
     family = FAMILIES[record["model_type"]]
@@ -130,9 +131,9 @@ def _with_prefix(family: Family, arrays: dict[str, np.ndarray]) -> dict[str, np.
 
 def _check_tied(head: np.ndarray, tokens: np.ndarray | None, family: Family) -> None:
     if tokens is None or not np.array_equal(head, tokens):
-        raise ValueError(
-            f"weights: {family.head} differs from {family.tokens}, though config.json says "
-            "tie_word_embeddings; set it to false if the head is its own"
+        rule = f"it differs from {family.tokens}, though config.json says tie_word_embeddings"
+        raise refuse(
+            f"weights: {family.head}", head, rule, "set it to false if the head is its own"
         )
 
 
@@ -141,7 +142,6 @@ def _check_shapes(leaves: Mapping[str, Any], target: Mapping[str, Any]) -> None:
         path for path, leaf in leaves.items() if leaf.shape != target[path].shape
     ]
     if wrong:
-        raise ValueError(
-            f"params: they differ from what the record describes at {', '.join(wrong[:5])}; merge "
-            "adapters first, or give the record of this model"
-        )
+        rule = f"they differ from what the record describes at {', '.join(wrong[:5])}"
+        repair = "merge adapters first, or give the record of this model"
+        raise refuse("params", f"{len(leaves)} arrays", rule, repair)

@@ -59,10 +59,9 @@ def start(
             coordinator_bind_address=coordinator if process_id == 0 else None,
         )
     except (ValueError, RuntimeError) as error:
-        raise ValueError(
-            f"distributed: received {mode!r}; the processes could not be joined ({error}); give "
-            "--coordinator, --processes and --process-id, or --distributed off"
-        ) from error
+        rule = f"the processes could not be joined ({error})"
+        repair = "give --coordinator, --processes and --process-id, or --distributed off"
+        raise refuse("distributed", mode, rule, repair) from error
     return True
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from ctrl_jax._checks import refuse
 from ctrl_jax._errors import RunWarning
 
 
@@ -86,16 +87,13 @@ def enable_compilation_cache(folder: str | os.PathLike[str] | None = None) -> Pa
     path.mkdir(mode=0o700, exist_ok=True)
     found = path.lstat()
     if stat.S_ISLNK(found.st_mode) or not stat.S_ISDIR(found.st_mode):
-        raise ValueError(f"compilation cache: {path} must be a folder, not a link; remove it")
+        rule = "it must be a folder, not a link"
+        raise refuse("compilation cache", str(path), rule, "remove it")
     if hasattr(os, "getuid") and found.st_uid != os.getuid():
-        raise ValueError(
-            f"compilation cache: {path} belongs to another user, whose programs would be executed; "
-            "give a folder of your own"
-        )
+        rule = "it belongs to another user, whose programs would be executed"
+        raise refuse("compilation cache", str(path), rule, "give a folder of your own")
     if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise ValueError(
-            f"compilation cache: others may write to {path}, whose programs would be executed; "
-            f"run chmod 700 {path}"
-        )
+        rule = "others may write there, whose programs would be executed"
+        raise refuse("compilation cache", str(path), rule, f"run chmod 700 {path}")
     jax.config.update("jax_compilation_cache_dir", str(path))
     return path

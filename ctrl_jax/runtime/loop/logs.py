@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 
+from ctrl_jax._checks import refuse
 from ctrl_jax.runtime.run.records import plain, write_atomic
 
 Adapter = Callable[[int, Mapping[str, Any]], None]
@@ -104,6 +105,10 @@ def _truncate(path: Path, start: int) -> None:
         write_atomic(path, "".join(json.dumps(row) + "\n" for row in kept))
 
 
+def _missing(package: str) -> ValueError:
+    return refuse("log", package, "it is not installed", f"run pip install {package}")
+
+
 def tensorboard_adapter(folder: str | os.PathLike[str]) -> Adapter:
     """Return an adapter that writes TensorBoard event files.
 
@@ -116,7 +121,7 @@ def tensorboard_adapter(folder: str | os.PathLike[str]) -> Adapter:
     try:
         from tensorboardX import SummaryWriter  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise ValueError("tensorboardX is not installed; run pip install tensorboardX") from error
+        raise _missing("tensorboardX") from error
     writer = SummaryWriter(os.fspath(folder))
 
     def write(step: int, metrics: Mapping[str, Any]) -> None:
@@ -138,7 +143,7 @@ def wandb_adapter(**init: Any) -> Adapter:
     try:
         import wandb  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise ValueError("wandb is not installed; run pip install wandb") from error
+        raise _missing("wandb") from error
     run = wandb.init(**init)
 
     def write(step: int, metrics: Mapping[str, Any]) -> None:

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ctrl_jax._checks import check_count
+from ctrl_jax._checks import check_count, refuse
 from ctrl_jax._errors import RunInterrupted
 from ctrl_jax.runtime.checkpoints.checkpoints import Checkpoints
 from ctrl_jax.runtime.checkpoints.digests import is_key
@@ -71,7 +71,8 @@ class LoopOptions:
         check_count("checkpoint_every", self.checkpoint_every, least=0)
         check_count("evaluate_every", self.evaluate_every, least=0)
         if self.shardings is not None and self.mesh is None:
-            raise ValueError("shardings: received without a mesh; give options.mesh too")
+            rule = "they need a mesh"
+            raise refuse("options.shardings", "a tree of them", rule, "give options.mesh too")
 
 
 def train(
@@ -209,10 +210,9 @@ class _Loop:
 def _check_folder(checkpoints: Checkpoints | None, start: int) -> None:
     later = [step for step in checkpoints.steps() if step > start] if checkpoints else []
     if checkpoints is not None and later:
-        raise ValueError(
-            f"checkpoints: {checkpoints.folder} holds steps {later} beyond start = {start}; "
-            "restore the newest, or use another folder"
-        )
+        rule = f"it holds steps {later} beyond start = {start}"
+        repair = "restore the newest, or use another folder"
+        raise refuse("checkpoints", str(checkpoints.folder), rule, repair)
 
 
 def _state_shardings(options: LoopOptions) -> Any:
@@ -253,7 +253,5 @@ def _next_batch(source: Callable[[int], Any], k: int, steps: int) -> Any:
     try:
         return source(k)
     except StopIteration:
-        raise ValueError(
-            f"batches: ended before update {k + 1} of {steps}; they must last for all updates; "
-            "repeat them or lower --steps"
-        ) from None
+        rule = f"they must last for all {steps} updates"
+        raise refuse("batches", f"{k} of them", rule, "repeat them or lower --steps") from None

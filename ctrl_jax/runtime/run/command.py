@@ -111,7 +111,7 @@ def _parse(
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed):
-            given = {} if default is None else {"default": default}
+            given: dict[str, Any] = {} if default is None else {"default": default}
             return tyro.cli(config_class, prog=program, args=args, **given)
     except SystemExit as error:
         if error.code in (0, None):

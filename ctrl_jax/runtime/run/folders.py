@@ -144,9 +144,7 @@ def _check_resume(folder: Path, description: dict, resume: str) -> bool:
         raise refuse("resume", resume, f"{folder} holds no checkpoint", "use --resume latest")
     if resume == "strict" and changes:
         repair = "use what it was started with, or --resume latest"
-        raise ValueError(
-            f"resume: received 'strict'; {folder} was run with others ({listed}); {repair}"
-        )
+        raise refuse("resume", resume, f"{folder} was run with others ({listed})", repair)
     if not found:
         return False
     if changes:

@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from ctrl_jax._checks import refuse
+
 
 def plain(value: Any) -> Any:
     """Turn a value into what JSON can hold.
@@ -44,10 +46,8 @@ def plain(value: Any) -> Any:
         return os.fspath(value)
     if hasattr(value, "dtype") and hasattr(value, "shape"):
         return plain(np.asarray(value).tolist())
-    raise ValueError(
-        f"value for JSON: received {value!r} of type {type(value).__name__}; it must be a nest of "
-        "plain numbers, strings, lists and mappings; convert it first"
-    )
+    rule = "it must be a nest of plain numbers, strings, lists and mappings"
+    raise refuse("value for JSON", value, rule, "convert it first")
 
 
 def write_atomic(path: str | os.PathLike[str], text: str) -> None:
@@ -97,9 +97,9 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ValueError(
-            f"{path}: cannot be read as JSON ({error}); restore it or give another folder"
-        ) from error
+        rule, repair = f"it cannot be read as JSON ({error})", "restore it or give another folder"
+        raise refuse("file", str(path), rule, repair) from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: holds a {type(content).__name__}; it must be a JSON object")
+        rule = f"it holds a {type(content).__name__}, not a JSON object"
+        raise refuse("file", str(path), rule, "restore it or give another folder")
     return content

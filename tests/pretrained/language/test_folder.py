@@ -45,7 +45,7 @@ def test_what_is_saved_is_what_was_loaded(name, tmp_path):
     saved = json.loads((tmp_path / "again" / "config.json").read_text())
     assert saved.items() >= record.items() and saved["dtype"] == "float32"
     assert load_decoder(tmp_path / "again").config == load_decoder(tmp_path / "model").config
-    with pytest.raises(ValueError, match=r"it holds config.json already; give another folder"):
+    with pytest.raises(ValueError, match=r"it holds config.json already; give another"):
         save_decoder(tmp_path / "again", read, params)
 
 
@@ -114,7 +114,9 @@ def test_old_files_name_things_differently(tmp_path):
         params = load_decoder(write_folder(tmp_path / name, GPT2, found)).params
         jax.tree.map(np.testing.assert_array_equal, params, plain)
     other = {"lm_head.weight": 2 * arrays["transformer.wte.weight"]}
-    refused(tmp_path, GPT2, arrays | other, "lm_head.weight differs from transformer.wte.weight")
+    refused(
+        tmp_path, GPT2, arrays | other, "lm_head.weight: .* differs from transformer.wte.weight"
+    )
 
 
 def test_parameters_do_not_share_the_memory_of_the_file(tmp_path):
@@ -165,13 +167,13 @@ def test_weights_are_placed_on_a_mesh_as_they_are_read(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, placed, plain)
     kernel = placed["blocks"][1]["feed_forward"]["down"]["kernel"]
     assert kernel.sharding == NamedSharding(mesh, PartitionSpec("model", "data"))
-    with pytest.raises(ValueError, match="fully received True; it needs a mesh"):
+    with pytest.raises(ValueError, match=r"load_decoder.fully: received True; it needs a mesh"):
         load_decoder(folder, fully=True)
 
 
 def test_broken_folders_are_refused(tmp_path):
     folder = write_folder(tmp_path / "model", GPT2, random_arrays(GPT2))
-    with pytest.raises(ValueError, match=r"nowhere/config.json: there is no such file"):
+    with pytest.raises(ValueError, match=r"nowhere/config.json'; there is no such file"):
         load_decoder(tmp_path / "nowhere")
     weights = folder / "model.safetensors"
     content = weights.read_bytes()

@@ -138,7 +138,9 @@ def test_checkpoints_of_a_later_update_are_never_run_into(tmp_path):
 
 
 def test_batches_that_end_early_are_refused():
-    with pytest.raises(ValueError, match="ended before update 3 of 9"):
+    with pytest.raises(
+        ValueError, match="batches: received '2 of them'; they must last for all 9 updates"
+    ):
         train(toy.step, toy.init(jax.random.key(0)), [jnp.ones((2, 3))] * 2, steps=9, options=QUIET)
 
 
