@@ -111,12 +111,12 @@ def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
         )
 
 
-def check_end(end: float, horizon: float, *, zero: bool = False) -> None:
-    """Raise ValueError unless `end` lies in (0, horizon), or is zero where that is allowed."""
+def check_end(end: float, horizon: float, *, name: str = "end", zero: bool = False) -> None:
+    """Raise ValueError unless a time lies in (0, horizon), or is zero where that is allowed."""
     if not 0 <= end < horizon or (end == 0 and not zero):
         bracket = "[" if zero else "("
         rule = f"it must lie in {bracket}0, horizon) = {bracket}0, {horizon})"
-        raise refuse("end", end, rule, f"give a small forward time such as {1e-3 * horizon:g}")
+        raise refuse(name, end, rule, f"give a small forward time such as {1e-3 * horizon:g}")
 
 
 def check_finite_growth(owner: str, *variances: Any) -> None:
@@ -148,9 +148,3 @@ def check_finite(name: str, value: object) -> float:
     if not real or not math.isfinite(number):  # pyright: ignore[reportArgumentType]
         raise refuse(name, value, "it must be a finite number", "give a plain number such as 0.1")
     return float(number)  # pyright: ignore[reportArgumentType]
-
-
-def require_bounded_growth(owner: str, exponent: Any) -> None:
-    """Raise ValueError if e^exponent overflows (unless traced)."""
-    if not isinstance(exponent, Tracer):
-        check_finite_growth(owner, np.exp(np.asarray(exponent, np.float32)))

@@ -15,8 +15,11 @@ The optimal action is the score of the noised tilt, and the value is in closed f
 
     V(t, x) = lambda log \sum_i P(i | x) e^{tilt(M_i, U_i)},                              (3)
 
-where N(M_i, U_i) with weight P(i | x) is the law of X_0 given X_{T-t} = x. `t` is the sampler's own
-time, from 0 (noise) to T (data). Source: arXiv 2409.08400; oracles O4 and O5 of the tests.
+where N(M_i, U_i) with weight P(i | x) is the law of X_0 given that the noised state at forward time
+t is x. Methods of the sampler take its
+own time r = T - t, from 0 (noise) to T (data).
+
+Source: arXiv 2409.08400; oracles O4 and O5 of the tests.
 """
 
 from functools import partial
@@ -28,7 +31,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from ctrl_jax._checks import check_all_positive
+from ctrl_jax._checks import check_all_positive, refuse
 from ctrl_jax.environments.linear_gaussian import LinearGaussian, Moments
 from ctrl_jax.environments.mixture import Mixture
 from ctrl_jax.processes import LinearProcess
@@ -83,13 +86,13 @@ class GaussianSteering(eqx.Module):
         """Return R(x)."""
         return -self.curvature / 2 * jnp.sum((x - self.target[None]) ** 2, axis=1)
 
-    def drift(self, t: Float[Array, "*t"], x: Array, action: Array) -> Array:
-        """Return the controlled drift at the sampler's time t, the score as the action."""
-        return self.process.reverse(lambda _t, _x: action).drift(t, x)
+    def drift(self, r: Float[Array, "*t"], x: Array, action: Array) -> Array:
+        """Return the controlled drift at reverse time r, the score as the action."""
+        return self.process.reverse(lambda _t, _x: action).drift(r, x)
 
-    def diffusion(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
-        """Return the diffusion coefficient at the sampler's time t."""
-        return self.process.diffusion(self.process.horizon - t)
+    def diffusion(self, r: Float[Array, "*t"]) -> Float[Array, "*t"]:
+        """Return the diffusion coefficient at reverse time r."""
+        return self.process.diffusion(self.process.forward_time(r))
 
     def tilted_law(self) -> Mixture:
         """Return the optimal terminal law (2)."""
@@ -100,30 +103,35 @@ class GaussianSteering(eqx.Module):
         tilted_weights = jax.nn.softmax(jnp.log(weights) + self._tilt(means, variances))
         return Mixture(tilted_weights, tilted_means, tilted_variances)
 
-    def optimal_policy(self, t: Float[Array, "*t"], x: Float[Array, "..."]) -> tuple[Array, Array]:
-        """Return mean and variance of the optimal action at the sampler's time t.
+    def optimal_policy(self, r: Float[Array, "*t"], x: Float[Array, "..."]) -> tuple[Array, Array]:
+        """Return mean and variance of the optimal action at reverse time r.
 
         Args:
-            t: sampler's time, shape () or (batch,).
+            r: reverse time, shape () or (batch,).
             x: states (batch, d) or (d,); in one dimension also a scalar or (batch,).
 
         Returns:
-            mu*(t, x) of x's shape, and zeros: (1) has no entropy bonus.
+            The mean, of x's shape, and zeros: the objective has no entropy bonus.
         """
         law = self.tilted_law()
-        mean = self._each(partial(self._noised_score, law), self.process.horizon - t, x)
+        mean = self._each(partial(self._noised_score, law), self.process.forward_time(r), x)
         return mean, jnp.zeros_like(mean)
 
-    def optimal_value(self, t: Float[Array, "*t"], x: Float[Array, "..."]) -> Float[Array, "..."]:
-        """Return V(t, x) of (3), in units of the reward; arguments as in `optimal_policy`."""
+    def optimal_value(self, r: Float[Array, "*t"], x: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Return the optimal value at reverse time r, in units of the reward.
 
-        def value(forward_time, x):
-            scale, std = self.process.marginal(forward_time)
+        Args:
+            r: reverse time, shape () or (batch,).
+            x: states (batch, d) or (d,); in one dimension also a scalar or (batch,).
+        """
+
+        def value(t, x):
+            scale, std = self.process.marginal(t)
             law = self.data.posterior(scale, std, x)
             tilt = self._tilt(law.means, law.variances)
             return self.penalty * jax.nn.logsumexp(jnp.log(law.weights) + tilt)
 
-        return self._each(value, self.process.horizon - t, x)
+        return self._each(value, self.process.forward_time(r), x)
 
     def policy_value(
         self, policy: LinearGaussian, start_moments: Moments | None = None, *, steps: int = 2000
@@ -164,19 +172,22 @@ class GaussianSteering(eqx.Module):
     def _along_path(self, policy, start_moments, steps):
         """Mean, variance and path KL at T, and the integrals of the raw moments over time."""
         if self.data.means.shape != (1, 1):
-            raise ValueError(
-                "GaussianSteering: linear policies need one Gaussian in one dimension."
+            raise refuse(
+                "GaussianSteering: shape of mean",
+                self.data.means.shape,
+                "linear policies need one Gaussian in one dimension",
+                "give a scalar mean and variance",
             )
         data_mean, data_variance = self.data.means[0, 0], self.data.variances[0, 0]
         first, second = start_moments or (0.0, self.start_std() ** 2)
 
-        def rates(t, moments):
+        def rates(r, moments):
             mean, variance = moments[0], moments[1]
-            forward_time = self.process.horizon - t
-            scale, std = self.process.marginal(forward_time)
+            t = self.process.forward_time(r)
+            scale, std = self.process.marginal(t)
             noised = scale**2 * data_variance + std**2
-            g2 = self.process.diffusion(forward_time) ** 2
-            slope = g2 * (policy.slope - 1 / noised) - self.process.contraction_rate(forward_time)
+            g2 = self.process.diffusion(t) ** 2
+            slope = g2 * (policy.slope - 1 / noised) - self.process.contraction_rate(t)
             shift = g2 * (policy.intercept + scale * data_mean / noised)
             deviation = (policy.slope * mean + policy.intercept) ** 2 + policy.slope**2 * variance
             moving = (slope * mean + shift, 2 * slope * variance + g2, g2 * deviation / 2)
@@ -192,8 +203,8 @@ class GaussianSteering(eqx.Module):
         square = precision * (means - self.target[None]) ** 2 / (2 * spread)
         return -jnp.sum(jnp.log(spread) / 2 + square, axis=1)
 
-    def _noised_score(self, law, forward_time, x):
-        return law.noised(*self.process.marginal(forward_time)).score(x)
+    def _noised_score(self, law, t, x):
+        return law.noised(*self.process.marginal(t)).score(x)
 
     def _each(self, function, t, x):
         """Apply function(t, x) with x of shape (d,) to states of any of the accepted shapes."""
@@ -209,11 +220,11 @@ class GaussianSteering(eqx.Module):
 
 def _runge_kutta(rates, start, h, steps):
     def step(y, i):
-        t = i * h
-        k1 = rates(t, y)
-        k2 = rates(t + h / 2, y + h / 2 * k1)
-        k3 = rates(t + h / 2, y + h / 2 * k2)
-        k4 = rates(t + h, y + h * k3)
+        r = i * h
+        k1 = rates(r, y)
+        k2 = rates(r + h / 2, y + h / 2 * k1)
+        k3 = rates(r + h / 2, y + h / 2 * k2)
+        k4 = rates(r + h, y + h * k3)
         return y + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4), None
 
     return jax.lax.scan(step, start, jnp.arange(steps, dtype=float))[0]
@@ -222,24 +233,28 @@ def _runge_kutta(rates, start, h, steps):
 def _rows(name, value, number):
     value = jnp.asarray(value, float)
     if value.size == 0 or value.size % number:
-        raise ValueError(
-            f"GaussianSteering: {name} must hold one row per weight, got shape {value.shape} for "
-            f"{number} weights."
+        raise refuse(
+            f"GaussianSteering: shape of {name}",
+            value.shape,
+            f"it must hold one row for each of {number} weights",
+            "give as many rows as weights",
         )
     return jnp.reshape(value, (number, -1))
 
 
 def _check_mixture(weights, means, variances):
     if means.shape != variances.shape:
-        raise ValueError(
-            f"GaussianSteering: mean and variance must have one shape, got {means.shape} and "
-            f"{variances.shape}."
+        raise refuse(
+            "GaussianSteering: shape of variance",
+            variances.shape,
+            f"it must be that of mean, {means.shape}",
+            "give one variance per mean",
         )
     if any(isinstance(value, Tracer) for value in (weights, variances)):
         return
     if not (np.asarray(weights) >= 0).all() or abs(np.sum(np.asarray(weights)) - 1) > 1e-5:
-        raise ValueError(
-            f"GaussianSteering: weights must sum to one and not be negative, got {weights}."
-        )
+        rule = "they must sum to one and not be negative"
+        raise refuse("GaussianSteering.weights", np.asarray(weights), rule, "divide by their sum")
     if not (np.asarray(variances) > 0).all():
-        raise ValueError(f"GaussianSteering: variance must be positive, got {variances}.")
+        rule = "each must be above zero"
+        raise refuse("GaussianSteering.variance", np.asarray(variances), rule, "give positive ones")

@@ -22,6 +22,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ctrl_jax._checks import refuse
+
 _SUBSTEPS = 2**16  # indices of substeps, far from those of normals
 
 
@@ -99,7 +101,7 @@ class BrownianPath(eqx.Module):
         """
         steps = self.noise.shape[0]
         if factor < 1 or steps % factor:
-            raise ValueError(f"coarsen: factor must divide the {steps} steps, got {factor}.")
+            raise refuse("factor", factor, f"it must divide the {steps} steps", "take a divisor")
         tail = (1,) * (self.noise.ndim - 1)
         widths = jnp.diff(self.grid).reshape(-1, factor, *tail)
         width = widths.sum(axis=1)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ctrl_jax._checks import check_end
+from ctrl_jax._checks import check_end, refuse
 from ctrl_jax.processes import LinearProcess
 from ctrl_jax.solvers.brownian import step_noise
 
@@ -49,7 +49,7 @@ def sample_consistency(
     check_end(end, process.horizon)
     times = None if times is None else jnp.asarray(times)
     if times is not None and times.ndim != 1:
-        raise ValueError(f"times must be a vector of forward times, got shape {times.shape}.")
+        raise refuse("times.shape", times.shape, "they must be a vector", "give one axis")
     start_key, path_key = jax.random.split(key)
     x = process.prior_std() * jax.random.normal(start_key, shape)
     x = consistency_fn(jnp.asarray(process.horizon, x.dtype), x, *conditions)

@@ -24,6 +24,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from ctrl_jax._checks import check_count, refuse
 from ctrl_jax._numerics import expand
 from ctrl_jax._typing import ScoreFn
 from ctrl_jax.solvers.brownian import StepNoise
@@ -46,14 +47,12 @@ def classifier_free(
         ValueError: `null` is empty; when called, there is not one condition for each of its values.
     """
     if not null:
-        raise ValueError("classifier_free: null must hold one value per condition, got none.")
+        raise refuse("classifier_free.null", null, "it must hold a value", "give one per condition")
 
     def guided(t, x, *conditions):
         if len(conditions) != len(null):
-            raise ValueError(
-                f"classifier_free: null has {len(null)} values, but the score was called with "
-                f"{len(conditions)} conditions; give one for each."
-            )
+            rule = f"null has {len(null)} values"
+            raise refuse("number of conditions", len(conditions), rule, "give one for each")
         absent = [jnp.broadcast_to(n, c.shape) for n, c in zip(null, conditions, strict=True)]
         without = score_fn(t, x, *absent)
         return without + expand(jnp.asarray(scale), x) * (score_fn(t, x, *conditions) - without)
@@ -82,14 +81,11 @@ class Inpainting(ReverseSolver):
     passes: int = eqx.field(default=1, static=True)
 
     def __check_init__(self):
-        check_sde_solver("Inpainting", self.solver)
-        if self.passes < 1:
-            raise ValueError(f"Inpainting: passes must be at least 1, got {self.passes!r}.")
+        check_sde_solver("Inpainting.solver", self.solver)
+        check_count("Inpainting.passes", self.passes)
         if self.known.shape != self.mask.shape:
-            raise ValueError(
-                f"Inpainting: known and mask must have one shape, got {self.known.shape} and "
-                f"{self.mask.shape}."
-            )
+            rule = f"it must be that of known, {self.known.shape}"
+            raise refuse("Inpainting.mask.shape", self.mask.shape, rule, "broadcast one of them")
 
     def on_grid(self, grid):
         """Return the solver with its inner solver set on the grid."""
@@ -103,9 +99,11 @@ class Inpainting(ReverseSolver):
         """Take the step `passes` times, replacing after each and noising up between them."""
         noise = noise_of(terms)
         if noise is None:
-            raise ValueError(
-                "Inpainting: a probability flow has no noise to replace with; simulate the reverse "
-                "SDE with the solver ExponentialEuler(eta=0.0)."
+            raise refuse(
+                "Inpainting: noise_level",
+                args.noise_level,
+                "a probability flow has no noise to replace with",
+                "simulate the reverse SDE with the solver ExponentialEuler(eta=0.0)",
             )
         times = args.process.forward_time(t0), args.process.forward_time(t1)
         y = y0

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ctrl_jax._checks import check_count
 from ctrl_jax._numerics import sum_each
 
 Field = Callable[[Array], Array]
@@ -38,8 +39,7 @@ def exact(
     Raises:
         ValueError: at_once is below 1.
     """
-    if at_once < 1:
-        raise ValueError(f"exact: at_once must be at least 1, got {at_once}.")
+    check_count("at_once", at_once)
     value, push = jax.linearize(field, x)
     size = x[0].size
     basis = jnp.eye(size, dtype=x.dtype).reshape(size, 1, *x.shape[1:])

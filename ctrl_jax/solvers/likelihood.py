@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from ctrl_jax._checks import check_all_positive
+from ctrl_jax._checks import check_all_positive, check_choice, check_count, check_end, refuse
 from ctrl_jax._typing import ScoreFn
 from ctrl_jax.processes import LinearProcess
 from ctrl_jax.solvers.adaptive import solve
@@ -97,7 +97,7 @@ def log_likelihood(
     settings = settings or Settings()
     _check(divergence, key, settings)
     if x_0.shape[0] == 0:
-        raise ValueError(f"x_0 must have at least one example, got shape {x_0.shape}.")
+        raise refuse("x_0.shape", x_0.shape, "it must hold an example", "drop the empty batch")
     # Data live at a(0), which is one for every process but a scaled `EDM`.
     at_data = process.marginal(jnp.asarray(0.0)).scale
     x_0 = x_0 * at_data.astype(x_0.dtype)
@@ -114,7 +114,7 @@ def log_likelihood(
             value, trace = _with_divergence(partial(score, t), y[None], probes)
             return process.drift(t, y) - half * value[0], -half * trace[0]
 
-        length, start = process.horizon - begin, (x, jnp.zeros((), x.dtype))
+        length, start = process.latest - begin, (x, jnp.zeros((), x.dtype))
         return solve(field, start, length, settings.tolerance, None, settings.max_steps)
 
     probes = None if key is None else _signs(key, settings.probes, x_0)
@@ -161,26 +161,19 @@ def _signs(key: Array, probes: int, x: Array) -> Array:
 
 
 def _log_growth(process: LinearProcess, begin: float) -> Array:
-    """Return the integral of b from `begin` to the horizon, log a(T) - log a(begin)."""
-    scales = [process.marginal(jnp.asarray(t)).scale for t in (process.horizon, begin)]
+    """Return the integral of b from `begin` to the latest time, of log a."""
+    scales = [process.marginal(jnp.asarray(t)).scale for t in (process.latest, begin)]
     return jnp.log(scales[0]) - jnp.log(scales[1])
 
 
 def _check(divergence, key, settings):
     check_all_positive("log_likelihood", tolerance=settings.tolerance)
-    if not 0 <= settings.begin < 1:
-        raise ValueError(
-            f"begin must lie in [0, 1), a fraction of the horizon; got {settings.begin}."
-        )
-    if settings.probes < 1 or settings.max_steps < 1:
-        raise ValueError(
-            f"probes and max_steps must be at least 1, got {settings.probes}, {settings.max_steps}."
-        )
-    if divergence not in ("exact", "hutchinson"):
-        raise ValueError(f'divergence must be "exact" or "hutchinson", got {divergence!r}.')
+    check_end(settings.begin, 1.0, name="begin", zero=True)
+    check_count("probes", settings.probes)
+    check_count("max_steps", settings.max_steps)
+    check_choice("divergence", divergence, ("exact", "hutchinson"))
     if divergence == "hutchinson" and key is None:
-        raise ValueError("log_likelihood: hutchinson needs a PRNG key, got key=None; pass one.")
+        raise refuse("key", None, 'divergence="hutchinson" draws random signs', "pass a PRNG key")
     if divergence == "exact" and key is not None:
-        raise ValueError(
-            'log_likelihood: the exact divergence takes no key; drop it, or use "hutchinson".'
-        )
+        rule = "the exact divergence draws nothing"
+        raise refuse("key", "a key", rule, 'drop it, or take divergence="hutchinson"')

@@ -23,7 +23,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ctrl_jax._checks import check_all_positive
+from ctrl_jax._checks import check_all_positive, check_count, refuse
 from ctrl_jax._numerics import expand, sum_each
 from ctrl_jax.processes import LinearProcess
 from ctrl_jax.solvers.exponential_euler import ExponentialEuler
@@ -51,12 +51,8 @@ class PredictorCorrector(ReverseSolver):
 
     def __check_init__(self):
         check_all_positive("PredictorCorrector", snr=self.snr)
-        check_sde_solver("PredictorCorrector", self.predictor)
-        if self.corrector_steps < 1:
-            raise ValueError(
-                f"PredictorCorrector: corrector_steps must be at least 1, got "
-                f"{self.corrector_steps!r}; use the predictor itself for none."
-            )
+        check_sde_solver("PredictorCorrector.predictor", self.predictor)
+        check_count("PredictorCorrector.corrector_steps", self.corrector_steps)
 
     def on_grid(self, grid):
         """Return the solver with its predictor set on the grid."""
@@ -74,9 +70,11 @@ class PredictorCorrector(ReverseSolver):
         """Take the predictor's step and correct it."""
         noise, process = noise_of(terms), args.process
         if noise is None:
-            raise ValueError(
-                "PredictorCorrector: a probability flow has no noise to correct with; simulate the "
-                "reverse SDE with predictor=ExponentialEuler(eta=0.0)."
+            raise refuse(
+                "PredictorCorrector: noise_level",
+                args.noise_level,
+                "a probability flow has no noise to correct with",
+                "simulate the reverse SDE with predictor=ExponentialEuler(eta=0.0)",
             )
         # The state was moved since the predictor's last step: it must not reuse what it saw there.
         y1, _, _, state, result = self.predictor.step(terms, t0, t1, y0, args, solver_state, True)

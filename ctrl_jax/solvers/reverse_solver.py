@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import diffrax
 from jaxtyping import Array
 
+from ctrl_jax._checks import refuse
 from ctrl_jax.solvers.brownian import StepNoise
 
 SDE_SOLVERS = (diffrax.AbstractItoSolver, diffrax.AbstractStratonovichSolver, diffrax.AbstractSRK)
@@ -60,7 +61,9 @@ def on_grid(solver: diffrax.AbstractSolver, grid: Array) -> diffrax.AbstractSolv
 def check_sde_solver(owner: str, solver: diffrax.AbstractSolver) -> None:
     """Raise ValueError if a solver is for ODEs only, and would misread the noise."""
     if not isinstance(solver, SDE_SOLVERS):
-        raise ValueError(
-            f"{owner}: {type(solver).__name__} is for ODEs; take a solver for SDEs, or simulate "
-            "sde.probability_flow() with it."
+        raise refuse(
+            owner,
+            type(solver).__name__,
+            "it is for ODEs",
+            "take a solver for SDEs, or simulate sde.probability_flow() with it",
         )

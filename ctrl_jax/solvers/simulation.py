@@ -15,6 +15,8 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
+from ctrl_jax._checks import check_choice, refuse
+from ctrl_jax._numerics import all_each
 from ctrl_jax.processes import ReverseSDE
 from ctrl_jax.solvers.brownian import BrownianPath, StepNoise, step_noise
 from ctrl_jax.solvers.gaussian_step import GaussianSolver, gaussian_log_prob
@@ -97,7 +99,7 @@ def simulate(
         step, r_0, r_1, drawn = inputs
         noise = _step_noise(key, step, x, drawn) if stochastic else None
         x, solver_state, success = advance(x, solver_state, r_0, r_1, noise)
-        ok = ok & success & jnp.isfinite(x).reshape(x.shape[0], -1).all(axis=1)
+        ok = ok & success & all_each(jnp.isfinite(x))
         if save == "last":
             return (x, solver_state, ok), None
         normal = jnp.zeros_like(x) if noise is None else noise.noise
@@ -141,25 +143,24 @@ def _log_prob(solver, sde, r_0, r_1, noise):
 
 
 def _check(x_0, grid, given, save):
-    if save not in ("last", "path"):
-        raise ValueError(f'save must be "last" or "path", got {save!r}.')
+    check_choice("save", save, ("last", "path"))
     if grid.ndim != 1 or grid.shape[0] < 2:
-        raise ValueError(f"grid must be a vector of at least two times, got shape {grid.shape}.")
-    if x_0.ndim < 1:
-        raise ValueError("x_0 must have a leading batch axis, got a scalar.")
-    if x_0.shape[0] == 0:
-        raise ValueError(f"x_0 must have at least one example, got shape {x_0.shape}.")
+        rule = "it must be a vector of at least two times"
+        raise refuse("grid.shape", grid.shape, rule, "give one axis")
+    if x_0.ndim < 1 or x_0.shape[0] == 0:
+        rule = "it must have a leading batch axis and an example"
+        raise refuse("x_0.shape", x_0.shape, rule, "give one row per example")
     if x_0.dtype not in (jnp.float32, jnp.float64):
-        raise ValueError(
-            f"x_0 must be float32 or float64, got {x_0.dtype}: times and sums of small steps lose "
-            "their digits in less; cast it, and let the network compute in bfloat16."
+        raise refuse(
+            "x_0.dtype",
+            str(x_0.dtype),
+            "it must be float32 or float64, as sums of small steps lose their digits in less",
+            "cast it, and let the network compute in bfloat16",
         )
     expected = (grid.shape[0] - 1, *x_0.shape)
     if given is not None and given.noise.shape != expected:
-        raise ValueError(
-            f"grid: a BrownianPath for x_0 of shape {x_0.shape} on {grid.shape[0]} times must have "
-            f"noise of shape {expected}, got {given.noise.shape}; draw it with like=x_0."
-        )
+        rule = f"a BrownianPath for this x_0 and grid has noise of shape {expected}"
+        raise refuse("grid.noise.shape", given.noise.shape, rule, "draw it with like=x_0")
 
 
 def _check_times(sde, grid):
@@ -167,21 +168,22 @@ def _check_times(sde, grid):
         return
     times = np.asarray(grid)
     if not (np.diff(times) > 0).all():
-        raise ValueError(f"grid must increase, got {times}.")
+        raise refuse("grid", times, "it must increase", "sort it, in reverse time")
     if isinstance(sde, ReverseSDE) and not isinstance(sde.process.horizon, Tracer):
         horizon = float(sde.process.horizon)
         if times[0] < 0 or times[-1] > horizon * (1 + 1e-6):
-            raise ValueError(
-                f"grid must lie in [0, horizon] = [0, {horizon}] in reverse time, got "
-                f"[{times[0]}, {times[-1]}]."
-            )
+            ends = float(times[0]), float(times[-1])
+            rule = f"in reverse time it must lie in [0, horizon] = [0, {horizon}]"
+            raise refuse("ends of grid", ends, rule, "take it from processes.grids")
 
 
 def _check_solver(solver, stochastic):
     if stochastic:
         check_sde_solver("solver", solver)
     if not stochastic and isinstance(solver, diffrax.AbstractSRK):
-        raise ValueError(
-            f"solver: {type(solver).__name__} is for SDEs only; on a probability flow take an ODE "
-            "solver such as diffrax.Heun()."
+        raise refuse(
+            "solver",
+            type(solver).__name__,
+            "it is for SDEs only",
+            "on a probability flow take an ODE solver such as diffrax.Heun()",
         )

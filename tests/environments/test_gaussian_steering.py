@@ -282,10 +282,16 @@ def test_jit_vmap_and_grad_in_the_problem_itself():
     [
         ({"curvature": -1.0}, "GaussianSteering.curvature: received -1.0; it must be above zero"),
         ({"penalty": 0.0}, "GaussianSteering.penalty: received 0.0; it must be above zero"),
-        ({"variance": [0.5, -0.1]}, "GaussianSteering: variance must be positive"),
-        ({"variance": [0.5, 0.1, 0.2]}, r"variance must hold one row per weight, got shape \(3,\)"),
-        ({"weights": [0.5, 0.4]}, "GaussianSteering: weights must sum to one"),
-        ({"weights": [1.5, -0.5]}, "weights must .* not be negative"),
+        (
+            {"variance": [0.5, -0.1]},
+            r"GaussianSteering.variance: .*; each must be above zero",
+        ),
+        (
+            {"variance": [0.5, 0.1, 0.2]},
+            r"variance: received \(3,\); it must hold one row",
+        ),
+        ({"weights": [0.5, 0.4]}, r"GaussianSteering.weights: received .*; they must sum to one"),
+        ({"weights": [1.5, -0.5]}, r"weights: received .* not be negative"),
     ],
 )
 def test_bad_arguments_are_named(changed, message):

@@ -136,9 +136,15 @@ MISTAKES = {
         {"score_fn": lambda t, x: x.sum(-1, keepdims=True)},
         r"score_fn: received \(3, 1\); the score must have x's shape \(3, 2\)",
     ),
-    "half precision": ({"x": jnp.ones((3, 2), jnp.bfloat16)}, "float32 or float64, got bfloat16"),
-    "an empty batch": ({"x": jnp.ones((0, 2))}, r"at least one example, got shape \(0, 2\)"),
-    "a falling grid": ({"grid": jnp.linspace(0.9, 0.0, 4)}, "grid must increase"),
+    "half precision": (
+        {"x": jnp.ones((3, 2), jnp.bfloat16)},
+        "'bfloat16'; it must be float32",
+    ),
+    "an empty batch": (
+        {"x": jnp.ones((0, 2))},
+        r"\(0, 2\); it must have .* an example",
+    ),
+    "a falling grid": ({"grid": jnp.linspace(0.9, 0.0, 4)}, r"grid: received .*; it must increase"),
     "a grid past the data": ({"grid": jnp.linspace(0.0, 1.5, 4)}, r"\[0, horizon\] = \[0, 1.0\]"),
 }
 

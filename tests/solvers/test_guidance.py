@@ -33,10 +33,10 @@ def test_guidance_is_an_extrapolation():
 
 
 def test_guidance_names_conditions_that_do_not_match():
-    with pytest.raises(ValueError, match="null must hold one value per condition, got none"):
+    with pytest.raises(ValueError, match=r"null: received \(\); it must hold a value"):
         guidance.classifier_free(conditional_score, 2.0, ())
     guided = guidance.classifier_free(conditional_score, 2.0, (jnp.asarray(0.0),))
-    with pytest.raises(ValueError, match="null has 1 values, but the score was called with 0"):
+    with pytest.raises(ValueError, match=r"conditions: received 0; null has 1 values"):
         guided(jnp.asarray(0.5), jnp.ones((2, 3)))
 
 
@@ -125,9 +125,9 @@ def test_gradients_pass_through_replacement_where_nothing_is_known():
 
 def test_errors_at_the_door(unchecked):
     known, mask = jnp.zeros((2, 2)), jnp.zeros((2, 2), bool)
-    with pytest.raises(ValueError, match="passes must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"passes: received 0; it must be a whole"):
         Inpainting(ExponentialEuler(), known, mask, 0)
-    with pytest.raises(ValueError, match=r"one shape, got \(2, 2\) and \(1, 2\)"):
+    with pytest.raises(ValueError, match=r"received \(1, 2\); it must be that of known, \(2, 2\)"):
         Inpainting(ExponentialEuler(), known, mask[:1])
     flow = PROCESS.reverse(exact_score).probability_flow()
     solver = Inpainting(ExponentialEuler(), known, mask)

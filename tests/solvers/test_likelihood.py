@@ -152,23 +152,27 @@ def test_errors_at_the_door(unchecked):
     process = VP()
     _, score_fn, _ = problem(process)
     x = jnp.ones((2, 1))
-    with pytest.raises(ValueError, match='must be "exact" or "hutchinson", got \'trace\''):
+    with pytest.raises(
+        ValueError, match=r"divergence: received 'trace'; .*exact\|hutchinson"
+    ):
         log_likelihood(process, score_fn, x, divergence="trace")  # pyright: ignore
-    with pytest.raises(ValueError, match="hutchinson needs a PRNG key"):
+    with pytest.raises(ValueError, match=r"key: received None; .* draws random signs"):
         log_likelihood(process, score_fn, x, divergence="hutchinson")
-    with pytest.raises(ValueError, match="the exact divergence takes no key"):
+    with pytest.raises(ValueError, match="the exact divergence draws nothing"):
         log_likelihood(process, score_fn, x, key=jax.random.key(0))
-    with pytest.raises(ValueError, match="bits_per_dim: bin_width must be a positive"):
+    with pytest.raises(ValueError, match=r"bits_per_dim.bin_width: received .*; it must be"):
         bits_per_dim(jnp.ones(2), 3, bin_width=0.0)
 
 
 def test_a_score_of_another_shape_is_refused():
     """Batches of one would broadcast it, to a likelihood of nothing."""
     for score_fn in (lambda t, x: -x[0], lambda t, x: -x.sum(axis=1)):
-        with pytest.raises(ValueError, match="score_fn must return an array of x's shape"):
+        with pytest.raises(
+            ValueError, match=r"score_fn: .*; the score must have x's shape"
+        ):
             log_likelihood(VP(), score_fn, jnp.ones((3, 2)))
 
 
 def test_no_examples_are_refused():
-    with pytest.raises(ValueError, match=r"at least one example, got shape \(0, 2\)"):
+    with pytest.raises(ValueError, match=r"received \(0, 2\); it must hold an example"):
         log_likelihood(VP(), lambda t, x: -x, jnp.ones((0, 2)))

@@ -18,6 +18,7 @@ from ctrl_jax.processes import (
     ContractiveOU,
     ContractiveSubVP,
     ContractiveVP,
+    RectifiedFlow,
     SubVP,
     grids,
 )
@@ -40,6 +41,7 @@ PROCESSES = {
     "ContractiveOU": ContractiveOU(1.0, 1.0, horizon=3.0),
     "ContractiveVP": ContractiveVP(0.01, 8.0),
     "ContractiveSubVP": ContractiveSubVP(0.01, 8.0),
+    "RectifiedFlow": RectifiedFlow(),
 }
 VARIANTS = {
     "VE, blurred": VE(0.1, 10.0, zero_start=False),
@@ -85,7 +87,7 @@ def grid_of(process, steps):
 def law_at_the_end(process, solver, grid):
     """Mean and standard deviation of the chain where its steps are affine kernels, else of what it
     approximates; and the law at the start."""
-    scale, std = (np.asarray(c, float) for c in process.marginal(process.horizon - grid))
+    scale, std = (np.asarray(c, float) for c in process.marginal(process.forward_time(grid)))
     variance = scale**2 * VARIANCE + std**2
     start = scale[0] * MEAN, variance[0] ** 0.5
     if not isinstance(solver, GaussianSolver):
