@@ -1,12 +1,11 @@
 """One page per study: the README beside its results, or what its module says until there is one."""
 
 import ast
+import re
 from pathlib import Path
 
-README = """```{{include}} ../../../experiments/{name}/README.md
-:relative-images:
-```
-"""
+IMAGE = re.compile(r"!\[([^]]*)\]\(([^):]+)\)")
+FILE = re.compile(r"(?<!!)\[([^]]+)\]\((?!https?:)[^)]+\)")
 
 
 def setup(app):
@@ -27,7 +26,9 @@ def write_pages(app):
 
 def page_of(module):
     """Return the page of the study whose command is `module`."""
-    name = module.parent.name
-    if (module.parent / "README.md").exists():
-        return README.format(name=name)
-    return f"# {name}\n\n{ast.get_docstring(ast.parse(module.read_text()))}\n"
+    name, readme = module.parent.name, module.parent / "README.md"
+    if not readme.exists():
+        return f"# {name}\n\n{ast.get_docstring(ast.parse(module.read_text()))}\n"
+    # Pictures are copied into the site; other files stay in the repository.
+    pictures = IMAGE.sub(rf"![\1](../../../experiments/{name}/\2)", readme.read_text())
+    return FILE.sub(r"\1", pictures)
