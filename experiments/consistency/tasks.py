@@ -10,8 +10,7 @@ import numpy as np
 from ctrl_jax.data import load_digits
 from ctrl_jax.metrics import distances
 from ctrl_jax.processes import VP, LinearProcess
-
-ROLL_SCALE = 1 / 7  # brings the roll to unit variance, nearly
+from experiments.datasets import draw_roll
 
 MATCHED = 1024  # points of a roll that are matched exactly
 
@@ -45,14 +44,6 @@ class Task(NamedTuple):
 def make_task(name: str, samples: int) -> Task:
     """Return the task of that name."""
     return swiss_roll(samples) if name == "swiss_roll" else digits()
-
-
-def draw_roll(generator: np.random.Generator, number: int) -> np.ndarray:
-    """Return points on a spiral of one and a half turns, with a little noise."""
-    angle = 1.5 * np.pi * (1 + 2 * generator.random(number))
-    points = angle[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
-    noise = 0.25 * generator.normal(size=points.shape)
-    return (ROLL_SCALE * (points + noise)).astype(np.float32)
 
 
 def swiss_roll(samples: int) -> Task:

@@ -20,18 +20,18 @@ import numpy as np
 from ctrl_jax._typing import Model
 from ctrl_jax.algorithms import Batch, DiffusionControl, PreferenceUpdate, roll_out
 from ctrl_jax.algorithms.training.optimizer import adam, make_schedule
+from experiments import known_optima
 from experiments.diffusion_preference.annotators import Law
 from experiments.diffusion_preference.methods import LIKE_DPO, Runs, online
 from experiments.diffusion_preference.training import Show, repeat
-from experiments.score_as_action import analytic
-from experiments.score_as_action.task import Task
+from experiments.fine_tuning import Task
 
 SETTINGS: dict[str, tuple[Law, float]] = {
     "dpo": ("spearman", LIKE_DPO),
     "theta": ("spearman", 0.5),
     "phi": ("kendall", 0.5),
 }
-SPEC = analytic.SPECS["gaussian"]
+SPEC = known_optima.SPECS["gaussian"]
 STEPS = 20
 PAIRS = 2048
 RATE = 3e-2
@@ -66,7 +66,7 @@ def reach_optimum(
     """
     law, phi = SETTINGS[setting]
     seeds = len(keys)
-    task, environment = analytic.make_task(SPEC), SPEC.environment()
+    task, environment = known_optima.make_task(SPEC), SPEC.environment()
     problem = task.problem(STEPS, SPEC.penalty)
     policy = affine_policy(task, problem)
     optimizer = adam(make_schedule(RATE, updates, final=0.02))
@@ -109,7 +109,7 @@ def reach_optimum(
 
     ends, rewards, kls = jax.device_get(simulate(keys, params))
     found = [
-        analytic.compare_with_optimum(environment, *row)
+        known_optima.compare_with_optimum(environment, *row)
         for row in zip(ends, map(float, rewards), map(float, kls), strict=True)
     ]
     return {name: np.asarray([f[name] for f in found]) for name in found[0]}, params
@@ -117,7 +117,7 @@ def reach_optimum(
 
 def sampler_error(key: jax.Array) -> float:
     """Return W2 to the ideal law of the optimal policy itself, on this sampler."""
-    task, environment = analytic.make_task(SPEC), SPEC.environment()
+    task, environment = known_optima.make_task(SPEC), SPEC.environment()
     problem = task.problem(STEPS, SPEC.penalty)
 
     def apply(params, t, x):
@@ -125,4 +125,4 @@ def sampler_error(key: jax.Array) -> float:
 
     optimal = Model(lambda key: (), apply)
     ends = roll_out(key, problem, optimal, (), (), Batch(jnp.ones(SAMPLES))).states[-1]
-    return analytic.compare_with_optimum(environment, np.asarray(ends), 0.0, 0.0)["w2/tilted"]
+    return known_optima.compare_with_optimum(environment, np.asarray(ends), 0.0, 0.0)["w2/tilted"]

@@ -40,7 +40,7 @@ from ctrl_jax.losses import preference
 from ctrl_jax.processes import grids
 from experiments.diffusion_preference.annotators import Law, make_annotator
 from experiments.diffusion_preference.world import World
-from experiments.reward_directed.tasks import END, PROCESS
+from experiments.directed_tasks import END, PROCESS
 
 COMPARING = ("dpo", "theta", "phi", "phi_estimated")
 BETA = {

@@ -10,10 +10,10 @@ from ctrl_jax._typing import Model, RewardFn
 from ctrl_jax.algorithms import Batch, DiffusionControl, roll_out
 from ctrl_jax.metrics import frontier
 from ctrl_jax.processes import grids
+from experiments import directed_tasks
+from experiments.base_models import pretrain, score_model
 from experiments.diffusion_preference.steering import steered
-from experiments.reward_directed import tasks
-from experiments.reward_directed.methods import Training, pretrain, score_model
-from experiments.reward_directed.tasks import END, PROCESS
+from experiments.directed_tasks import END, PROCESS
 
 CLASSES = 10
 TEMPERATURES = np.geomspace(0.15, 20.0, 80)
@@ -75,9 +75,9 @@ def make_world(
         number: samples of each class behind the scale of the reward and the ideal frontier.
         seed: of pre-training and samples.
     """
-    task = tasks.digits()._replace(width=width)
+    task = directed_tasks.digits()._replace(width=width)
     assert task.labels is not None
-    params = pretrain(task, Training(pretraining_steps=pretraining), seed)
+    params = pretrain(task, pretraining, batch=128, seed=seed)
     model = Model(lambda key: params, score_model(task).apply)
     shape = task.shape
     world = World(

@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ctrl_jax._typing import Params
-from ctrl_jax.algorithms import make_lm_preference
-from ctrl_jax.algorithms.language.named_loss import named_loss
+from ctrl_jax.algorithms import make_lm_preference, named_loss
 from ctrl_jax.algorithms.training.optimizer import adam, make_schedule
 from ctrl_jax.data import PreferenceRows, pack_pairs
 from ctrl_jax.losses import preference

@@ -28,6 +28,8 @@ from ctrl_jax.runtime import (
     refuse,
 )
 from ctrl_jax.runtime.run.tables import print_table
+from experiments.base_models import pretrain
+from experiments.directed_tasks import Task, make_task
 from experiments.reward_directed import STUDY, claims, few_points, plots
 from experiments.reward_directed.claims import Row
 from experiments.reward_directed.methods import (
@@ -36,11 +38,9 @@ from experiments.reward_directed.methods import (
     Trained,
     Training,
     network_evaluations,
-    pretrain,
     pretraining_evaluations,
     train,
 )
-from experiments.reward_directed.tasks import Task, make_task
 from experiments.verdicts import Claim
 
 TASKS = ("mixture_1d", "mixture_2d", "swiss_roll", "digits")
@@ -136,7 +136,13 @@ def main(config: Config) -> Path:
             shown: dict[str, Trained] = {}
             pretrained = None
             if set(config.methods) & set(PRETRAINED):
-                pretrained = pretrain(task, config.budget(), options.seed)
+                budget = config.budget()
+                pretrained = pretrain(
+                    task,
+                    budget.pretraining_steps,
+                    batch=budget.pretraining_batch,
+                    seed=options.seed,
+                )
             for method, sampler, steps in settings_of(config, name):
                 trained = run_one(config, task, method, sampler, steps, pretrained)
                 rows.append(measure(task, method, sampler, steps, trained))

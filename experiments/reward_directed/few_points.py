@@ -24,7 +24,7 @@ from ctrl_jax.algorithms import (
 )
 from ctrl_jax.environments import GaussianSteering
 from ctrl_jax.processes import DataPoints, RatioScore, grids
-from experiments.reward_directed.tasks import END, PROCESS
+from experiments.directed_tasks import END, PROCESS
 
 WORLD = (1.0, 0.5, 2.0, 2.5, 2.5)
 """Mean and variance of the data, curvature and target of the reward, penalty: oracle O4's."""

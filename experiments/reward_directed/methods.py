@@ -22,7 +22,6 @@ from ctrl_jax._typing import Model, ScoreFn
 from ctrl_jax.algorithms import (
     Algorithm,
     Batch,
-    DataBatch,
     DiffusionControl,
     PolicyUpdate,
     QLearningConfig,
@@ -31,15 +30,14 @@ from ctrl_jax.algorithms import (
     make_ddpo,
     make_dpok,
     make_q_learning,
-    make_score_pretraining,
-    uniform_times,
 )
 from ctrl_jax.algorithms.training.optimizer import adam, make_schedule
 from ctrl_jax.networks import MLP, ValueMLP, as_model
 from ctrl_jax.processes import RatioScore, grids
 from ctrl_jax.processes import parameterization as parameterization
 from ctrl_jax.solvers import sample
-from experiments.reward_directed.tasks import END, PROCESS, Task
+from experiments.base_models import score_model
+from experiments.directed_tasks import END, PROCESS, Task
 
 METHODS = ("q_ratio", "q_network", "q_pretrained", "ddpo", "dpok")
 PRETRAINED = ("q_pretrained", "ddpo", "dpok")
@@ -89,19 +87,6 @@ class Trained(NamedTuple):
     params: Any
 
 
-def score_model(task: Task) -> Model:
-    """Return the score network, which predicts a velocity."""
-    network = as_model(
-        lambda rngs: MLP(task.shape, width=2 * task.width, depth=2, classes=task.classes, rngs=rngs)
-    )
-
-    def apply(params, t, x, *conditions):
-        velocity = partial(network.apply, params)
-        return parameterization.from_v(PROCESS, velocity)(t, x, *conditions)
-
-    return Model(network.init, apply)
-
-
 def corrected(task: Task, base: ScoreFn) -> Model:
     """Return base + a(t) network, the network zero at first."""
     network = as_model(
@@ -115,33 +100,6 @@ def corrected(task: Task, base: ScoreFn) -> Model:
         return base(t, x, *conditions) + scale * network.apply(params, t, x, *conditions)
 
     return Model(network.init, apply)
-
-
-def pretrain(task: Task, training: Training, seed: int) -> Any:
-    """Return the parameters of a score network trained on the task's data points."""
-    steps = training.pretraining_steps
-    algorithm = make_score_pretraining(
-        PROCESS,
-        score_model(task),
-        adam(make_schedule(2e-3, steps)),
-        sample_times=uniform_times(PROCESS, END),
-        weighting=lambda t: 1 / PROCESS.marginal(t).scale ** 2,
-        average_decay=0.99,
-    )
-    points, labels = jnp.asarray(task.points), task.labels
-
-    @jax.jit
-    def run(key):
-        def body(state, key):
-            rows = jax.random.randint(key, (training.pretraining_batch,), 0, len(points))
-            conditions = () if labels is None else (jnp.asarray(labels)[rows],)
-            return algorithm.step(state, DataBatch(points[rows], conditions))[0], None
-
-        start_key, data_key = jax.random.split(key)
-        keys = jax.random.split(data_key, steps)
-        return jax.lax.scan(body, algorithm.init(start_key), keys)[0].params
-
-    return run(jax.random.key(seed))
 
 
 def train(
@@ -165,7 +123,7 @@ def train(
         flow: whether the sampler is the probability flow; q-learning only.
         keys: one per seed.
         number: samples per seed.
-        pretrained: parameters from `pretrain`; None for the methods that need none.
+        pretrained: parameters from `base_models.pretrain`; None for the methods that need none.
     """
     grid = grids.quadratic(PROCESS, solver_steps, end=END)
     algorithm, policy = make_method(task, name, training, grid, flow, pretrained)

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from ctrl_jax.runtime.run.figures import plt, save
+from experiments.directed_tasks import Task
 from experiments.reward_directed.claims import Row
 from experiments.reward_directed.few_points import Law, world
 from experiments.reward_directed.methods import METHODS, Trained
-from experiments.reward_directed.tasks import Task
 
 COLORS: dict[str, str] = dict(
     zip(METHODS, ("#0072B2", "#56B4E9", "#009E73", "#D55E00", "#CC79A7"), strict=True)

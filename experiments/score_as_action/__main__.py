@@ -30,11 +30,12 @@ from ctrl_jax.runtime import (
 )
 from ctrl_jax.runtime.run.figures import draw_histograms
 from ctrl_jax.runtime.saved_models import save_model
+from experiments import known_optima
+from experiments.fine_tuning import BaseSamples, Evaluation, Task, make_evaluation
 from experiments.score_as_action import (
     ANALYTIC,
     COMPARISON,
     STUDY,
-    analytic,
     comparison,
     digits,
     plots,
@@ -42,7 +43,6 @@ from experiments.score_as_action import (
 )
 from experiments.score_as_action.algorithms import make_algorithm, penalty_of
 from experiments.score_as_action.config import Config
-from experiments.score_as_action.task import BaseSamples, Evaluation, Task, make_evaluation
 
 
 def main(config: Config) -> Path:
@@ -88,15 +88,15 @@ def make_task(config: Config, inputs: digits.Inputs | None, folder: Path, mesh) 
     """Return the task that the options ask for."""
     if inputs is not None:
         return digits.make_task(config, inputs, folder, mesh)
-    spec = analytic.make_spec(config.environment, config.penalty)
-    return analytic.make_task(spec, config.run.dtype)
+    spec = known_optima.make_spec(config.environment, config.penalty)
+    return known_optima.make_task(spec, config.run.dtype)
 
 
 def spec_of(config: Config) -> DiffusionSpec | SteeringSpec:
     """Return what the run's model is."""
     if config.environment == "digits":
         return config.model
-    return analytic.make_spec(config.environment, config.penalty)
+    return known_optima.make_spec(config.environment, config.penalty)
 
 
 def draw_base(config: Config, task: Task, evaluate, key) -> BaseSamples:
@@ -174,9 +174,9 @@ def summarize(
         **task.facts,
     }
     if config.environment != "digits":
-        environment = analytic.make_spec(config.environment, config.penalty).environment()
+        environment = known_optima.make_spec(config.environment, config.penalty).environment()
         metrics["objective/penalty"] = environment.penalty
-        metrics |= analytic.compare_with_optimum(
+        metrics |= known_optima.compare_with_optimum(
             environment, after.samples, after.reward, after.path_kl
         )
     return metrics
@@ -210,7 +210,7 @@ def draw(
         target = "--reward" if config.reward else f"class {config.target_class}"
         plots.draw_samples(pictures, before.samples[:64], after.samples[:64], target)
         return
-    environment = analytic.make_spec(config.environment, config.penalty).environment()
+    environment = known_optima.make_spec(config.environment, config.penalty).environment()
     ideal = environment.tilted_law().sample(jax.random.key(1), len(after.samples))
     laws = {
         "fine-tuned": after.samples[:, 0],

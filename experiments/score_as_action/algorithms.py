@@ -13,8 +13,8 @@ from ctrl_jax.algorithms import (
     make_value_gradient,
 )
 from ctrl_jax.algorithms.training.optimizer import adam, make_schedule
+from experiments.fine_tuning import Task
 from experiments.score_as_action.config import Config
-from experiments.score_as_action.task import Task
 
 WITHOUT_VALUE = ("ddpo", "dpok")
 LEARNING_RATE = {

@@ -26,10 +26,11 @@ from ctrl_jax.runtime import (
     shard_batch,
 )
 from ctrl_jax.runtime.run.tables import print_table
-from experiments.score_as_action import analytic, plots
+from experiments import known_optima
+from experiments.fine_tuning import BaseSamples, Task, make_evaluation
+from experiments.score_as_action import plots
 from experiments.score_as_action.algorithms import make_algorithm, penalty_of
 from experiments.score_as_action.config import ALGORITHMS, Config
-from experiments.score_as_action.task import BaseSamples, Task, make_evaluation
 from experiments.study import Conduct
 
 FACTORS = (0.5, 0.8, 1.0, 2.0, 4.0)
@@ -100,8 +101,8 @@ def best_objective(config: Config, base: BaseSamples, penalty: float) -> float:
         ValueError: fewer than 100 base samples are effective at this penalty.
     """
     if config.environment != "digits":
-        spec = analytic.make_spec(config.environment, penalty)
-        return analytic.optimal_objective(spec.environment())
+        spec = known_optima.make_spec(config.environment, penalty)
+        return known_optima.optimal_objective(spec.environment())
     effective = frontiers.ideal(base.rewards, np.asarray([penalty])).effective_samples[0]
     if effective < 100:
         rule = (

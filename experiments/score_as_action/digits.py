@@ -28,10 +28,10 @@ from ctrl_jax.processes import LinearProcess, grids
 from ctrl_jax.rewards import learned, standardized
 from ctrl_jax.runtime import Checkpoints, LoopOptions, load_callable, own_part, refuse, train
 from ctrl_jax.solvers import sample
+from experiments.fine_tuning import Task
 from experiments.score_as_action.annotator import Annotator
 from experiments.score_as_action.config import Config
 from experiments.score_as_action.pretraining import fingerprint, pretrain
-from experiments.score_as_action.task import Task
 
 
 class Inputs(NamedTuple):

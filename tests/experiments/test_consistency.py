@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ctrl_jax.runtime import command
+from experiments import datasets
 from experiments.consistency import evaluation, tasks
 from experiments.consistency.__main__ import Config, main
 
@@ -58,8 +59,8 @@ def test_the_roll_and_the_times_of_many_evaluations():
     points = tasks.draw_roll(np.random.default_rng(0), 5000)
     radius = np.linalg.norm(points, axis=1)
     # The angle runs from 1.5 pi to 4.5 pi and the radius with it, give or take five stds of .25.
-    assert radius.min() > tasks.ROLL_SCALE * (1.5 * np.pi - 1.25)
-    assert radius.max() < tasks.ROLL_SCALE * (4.5 * np.pi + 1.25)
+    assert radius.min() > datasets.ROLL_SCALE * (1.5 * np.pi - 1.25)
+    assert radius.max() < datasets.ROLL_SCALE * (4.5 * np.pi + 1.25)
     task = tasks.make_task("swiss_roll", 64)
     times = np.asarray(evaluation.later_times(task, 4))
     assert times.shape == (3,) and (np.diff(times) < 0).all()

@@ -27,7 +27,7 @@ from experiments.diffusion_preference.claims import against
 from experiments.diffusion_preference.config import METHODS, Config
 from experiments.diffusion_preference.methods import LIKE_DPO, beta_of, log_snr_times
 from experiments.diffusion_preference.steering import POWERS, steered
-from experiments.reward_directed.tasks import END, PROCESS
+from experiments.directed_tasks import END, PROCESS
 from experiments.verdicts import verdict
 
 TINY = """

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from ctrl_jax.runtime import command
+from experiments.directed_tasks import PROCESS, make_task
 from experiments.reward_directed import few_points
 from experiments.reward_directed.__main__ import Config, main
 from experiments.reward_directed.claims import Row, against_fine_tuning, one_point
 from experiments.reward_directed.methods import METHODS, Training, network_evaluations
-from experiments.reward_directed.tasks import PROCESS, make_task
 
 TINY = """
 --no-progress --steps 2 --seeds 2 --points 16 --samples 60 --other-steps 2 --tasks swiss_roll

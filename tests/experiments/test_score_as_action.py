@@ -233,6 +233,7 @@ def test_help_names_every_option(capsys):
         command(Config, main, ["--help"])
     text = capsys.readouterr().out
     assert stopped.value.code == 0
-    for option in ("--penalty", "--solver-steps", "--compare", "--resume", "--trace", "--value.epochs"):
+    options = "--penalty --solver-steps --compare --resume --trace --value.epochs"
+    for option in options.split():
         assert option in text
     assert jax.devices()

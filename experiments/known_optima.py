@@ -16,7 +16,7 @@ from ctrl_jax.metrics import distances
 from ctrl_jax.models import SteeringSpec
 from ctrl_jax.networks import ValueMLP, as_model
 from ctrl_jax.solvers import EulerMaruyama
-from experiments.score_as_action.task import Task
+from experiments.fine_tuning import Task
 
 SPECS = {
     "gaussian": SteeringSpec((1.0,), (0.5,), (1.0,), 2.0, 2.5, penalty=2.5),

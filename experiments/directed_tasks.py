@@ -12,7 +12,7 @@ from ctrl_jax.data import load_digits
 from ctrl_jax.environments import GaussianSteering
 from ctrl_jax.metrics import distances
 from ctrl_jax.processes import VP, DataPoints, score_from_points
-from experiments.consistency.tasks import draw_roll
+from experiments.datasets import draw_roll
 
 PROCESS = VP()
 END = 5e-3  # forward time at which sampling stops

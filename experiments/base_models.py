@@ -1,0 +1,52 @@
+"""Score networks of directed tasks that studies start from."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from ctrl_jax._typing import Model, Params
+from ctrl_jax.algorithms import DataBatch, make_score_pretraining, uniform_times
+from ctrl_jax.algorithms.training.optimizer import adam, make_schedule
+from ctrl_jax.networks import MLP, as_model
+from ctrl_jax.processes import parameterization
+from experiments.directed_tasks import END, PROCESS, Task
+
+
+def score_model(task: Task) -> Model:
+    """Return the score network, which predicts a velocity."""
+    network = as_model(
+        lambda rngs: MLP(task.shape, width=2 * task.width, depth=2, classes=task.classes, rngs=rngs)
+    )
+
+    def apply(params, t, x, *conditions):
+        velocity = partial(network.apply, params)
+        return parameterization.from_v(PROCESS, velocity)(t, x, *conditions)
+
+    return Model(network.init, apply)
+
+
+def pretrain(task: Task, steps: int, *, batch: int, seed: int) -> Params:
+    """Return the parameters of `score_model` after so many updates on the task's data points."""
+    algorithm = make_score_pretraining(
+        PROCESS,
+        score_model(task),
+        adam(make_schedule(2e-3, steps)),
+        sample_times=uniform_times(PROCESS, END),
+        weighting=lambda t: 1 / PROCESS.marginal(t).scale ** 2,
+        average_decay=0.99,
+    )
+    points, labels = jnp.asarray(task.points), task.labels
+
+    @jax.jit
+    def run(key):
+        def body(state, key):
+            rows = jax.random.randint(key, (batch,), 0, len(points))
+            conditions = () if labels is None else (jnp.asarray(labels)[rows],)
+            return algorithm.step(state, DataBatch(points[rows], conditions))[0], None
+
+        start_key, data_key = jax.random.split(key)
+        keys = jax.random.split(data_key, steps)
+        return jax.lax.scan(body, algorithm.init(start_key), keys)[0].params
+
+    return run(jax.random.key(seed))
