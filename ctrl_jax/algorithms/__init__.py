@@ -29,6 +29,7 @@ from ctrl_jax.algorithms.language.answer_scores import (
     make_reference_pass,
     score_answers,
 )
+from ctrl_jax.algorithms.language.named_loss import named_loss
 from ctrl_jax.algorithms.language.preference import LMPreference, make_lm_preference, whole_params
 from ctrl_jax.algorithms.language.sampling import divergence_along, sample_answers
 from ctrl_jax.algorithms.q_learning.little_q import QLearningConfig, make_q_learning
@@ -90,6 +91,7 @@ __all__ = [
     "make_reward_learning",
     "make_score_pretraining",
     "make_value_gradient",
+    "named_loss",
     "roll_out",
     "sample_answers",
     "score_answers",

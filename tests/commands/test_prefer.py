@@ -10,8 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ctrl_jax.algorithms import AnswerScores
-from ctrl_jax.algorithms.language.named_loss import named_loss
+from ctrl_jax.algorithms import AnswerScores, named_loss
 from ctrl_jax.commands.prefer import Config, main
 from ctrl_jax.commands.preference import model as models
 from ctrl_jax.commands.preference.config import OPTIONS, Objective, Optimization

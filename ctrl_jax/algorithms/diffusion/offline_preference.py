@@ -106,8 +106,9 @@ def make_offline_preference(
 
         def objective(params):
             both = map(path_log_ratio.from_noise_errors, errors(params), reference)
-            ratios = [nats * rho for rho in both]
-            return weighted_mean(loss_fn(*ratios, batch), batch.weights), ratios
+            chosen, rejected = (nats * rho for rho in both)
+            losses = loss_fn(chosen, rejected, batch)
+            return weighted_mean(losses, batch.weights), (chosen, rejected)
 
         (loss, ratios), gradient = jax.value_and_grad(objective, has_aux=True)(state.policy.params)
         policy, finite = apply_gradient(state.policy, gradient, optimizer)

@@ -11,8 +11,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 
 from ctrl_jax._typing import Params
-from ctrl_jax.algorithms import LMPreference, RunState, make_lm_preference, whole_params
-from ctrl_jax.algorithms.language.named_loss import named_loss
+from ctrl_jax.algorithms import LMPreference, RunState, make_lm_preference, named_loss, whole_params
 from ctrl_jax.algorithms.training.optimizer import make_schedule
 from ctrl_jax.commands.preference.config import Config, Optimization
 from ctrl_jax.commands.preference.data import Data, batch_of, check_rows, load_data
