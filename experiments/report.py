@@ -109,7 +109,7 @@ def fill(text: str, metrics: Mapping[str, Any]) -> str:
     """Return a text with {METRIC} and {METRIC|FORMAT} replaced by what was measured.
 
     Args:
-        text: the format is Python's, ".3g" by default.
+        text: the format is Python's, ".3g" by default for what is not whole.
         metrics: names to values; "claim/NAME" is the verdict on a claim.
 
     Raises:
@@ -124,7 +124,8 @@ def fill(text: str, metrics: Mapping[str, Any]) -> str:
             rule = "results.json holds no such metric"
             raise refuse("story", name, rule, "name one that it holds, or run the study again")
         found = known[name]
-        text = found if isinstance(found, str) else format(found, form or ".3g")
+        plain = form is None and isinstance(found, str | int)
+        text = str(found) if plain else format(found, form or ".3g")
         return text.replace("%", " %")
 
     return _FIELD.sub(value, text)

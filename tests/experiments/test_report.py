@@ -94,7 +94,7 @@ def test_an_expectation_of_another_form_is_refused():
 
 
 def test_a_story_quotes_what_was_measured_only():
-    metrics = {"share": 0.9275, "claims": [{"name": "n", "holds": "yes"}]}
-    assert fill("{share} {share|.0%} {claim/n}", metrics) == "0.927 93 % yes"
+    metrics = {"share": 0.9275, "pairs": 4096, "claims": [{"name": "n", "holds": "yes"}]}
+    assert fill("{share} {share|.0%} {pairs} {claim/n}", metrics) == "0.927 93 % 4096 yes"
     with pytest.raises(ValueError, match="story: received 'other'"):
         fill("{other}", metrics)
