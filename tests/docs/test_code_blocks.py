@@ -13,8 +13,6 @@ import jax.numpy as jnp
 import pytest
 import tyro
 
-from experiments.study import studies
-
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -120,13 +118,6 @@ def test_no_cell_is_long():
 def test_quickstarts_are_short():
     for code in blocks(README, "python"):
         assert len([line for line in code.splitlines() if line.strip()]) <= 12
-
-
-def test_minutes_are_those_of_the_studies():
-    quoted = re.findall(r"^python -m experiments\.(\w+) +(\d+) ", README.read_text(), re.MULTILINE)
-    assert {name: int(minutes) for name, minutes in quoted} == {
-        name: study.minutes for name, study in studies().items()
-    }
 
 
 def test_every_metric_is_explained():
