@@ -2,9 +2,12 @@
 
 The floors, from the mathematics up; each imports only those below it::
 
-    runtime        mesh, checkpoints, data, logs, the training loop
+    commands       what users run on models of their own: `ctrl-jax --help`
+    runtime        the folder of a run, the training loop, checkpoints, the mesh
     algorithms     (init, step) pairs
+    models         what is saved and loaded: process, network, prediction
     pretrained     weights of published networks, from local files
+    data           images and preferences, from local files
     networks       Flax NNX modules, seen from above as callables
     losses         pure: arrays in, one value per example out
     rewards, metrics, environments

@@ -1,8 +1,7 @@
-"""Runtime: mesh, distributed start, checkpoints, data, logs, the training loop.
+"""Runtime: the folder of a run, the training loop, checkpoints, the mesh.
 
-The only floor that touches devices, disks and clocks. Orbax, scikit-learn, Pillow, rich and
-tyro are imported where they are used, so that importing this package costs little more than
-JAX.
+Besides commands the only floor that touches devices and clocks. Orbax, matplotlib, rich and tyro
+are imported where they are used, so that importing this package costs little more than JAX.
 """
 
 import importlib
