@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float
 
-from ctrl_jax._checks import check_all_positive, check_unused
+from ctrl_jax._checks import check_all_positive, check_choice, check_count, check_unused, refuse
 from ctrl_jax._typing import Model, Params
 from ctrl_jax.algorithms.base import (
     Algorithm,
@@ -93,12 +93,9 @@ class OccupationConfig:
 
     def __post_init__(self):
         for name, choices in CHOICES.items():
-            value = getattr(self, name)
-            if value not in choices:
-                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}.")
+            check_choice(name, getattr(self, name), choices)
         for name in ("draws", "value_epochs"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+            check_count(name, getattr(self, name))
         check_all_positive("OccupationConfig", memory=self.memory)
         if self.occupation == "discounting":
             check_unused(self, ("draws",), "occupation='discounting' does not read it")
@@ -176,9 +173,11 @@ def make_continuous_control(
     """
     check_all_positive("ContinuousControl", dt=problem.dt, horizon=problem.horizon)
     if problem.steps < 1:
-        raise ValueError(
-            f"ContinuousControl: horizon must be at least dt, got {problem.horizon} with dt "
-            f"{problem.dt}; make it a few times 1 / discount."
+        raise refuse(
+            "ContinuousControl.horizon",
+            problem.horizon,
+            f"it must be at least dt = {problem.dt}",
+            "make it a few times 1 / discount",
         )
 
     def init(key: Array) -> RunState:

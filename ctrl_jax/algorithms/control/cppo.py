@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from ctrl_jax._checks import check_all_positive, check_unused
+from ctrl_jax._checks import check_all_positive, check_choice, check_count, check_unused, refuse
 from ctrl_jax._typing import Model
 from ctrl_jax.algorithms.base import Algorithm, Learner, apply_gradient, keep_if
 from ctrl_jax.algorithms.control.actor_critic import (
@@ -70,10 +70,7 @@ class ProximalConfig:
     epochs: int = 10
 
     def __post_init__(self):
-        if self.penalty not in ("sqrt_kl", "linear_kl", "clipped"):
-            raise ValueError(
-                f"penalty must be sqrt_kl, linear_kl or clipped, got {self.penalty!r}."
-            )
+        check_choice("penalty", self.penalty, tuple(UNUSED))
         check_all_positive(
             "ProximalConfig",
             target=self.target,
@@ -82,11 +79,10 @@ class ProximalConfig:
             rounding=self.rounding,
         )
         if not 0 < self.tolerance < 1:
-            raise ValueError(f"tolerance must lie in (0, 1), got {self.tolerance}.")
+            raise refuse("tolerance", self.tolerance, "it must lie in (0, 1)", "give 0.1")
         if not self.factor > 1:
-            raise ValueError(f"factor must be above 1, got {self.factor}.")
-        if self.epochs < 1:
-            raise ValueError(f"epochs must be at least 1, got {self.epochs}.")
+            raise refuse("factor", self.factor, "it must be above 1", "give 1.5")
+        check_count("epochs", self.epochs)
         check_unused(self, UNUSED[self.penalty], f"penalty={self.penalty!r} does not read it")
 
 

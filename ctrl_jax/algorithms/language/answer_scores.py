@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ctrl_jax._checks import refuse
 from ctrl_jax._typing import Params
 from ctrl_jax.data.preferences.rows import CHOSEN, REJECTED, PreferenceRows
 from ctrl_jax.losses.preference.dispersion import mean_index, relative_entropies
@@ -56,10 +57,8 @@ class AnswerScores(NamedTuple):
             ValueError: the rows have no reference.
         """
         if self.ratios is None:
-            raise ValueError(
-                "rows: received without reference, which this loss needs; run the pass of "
-                "`make_reference_pass` over them first"
-            )
+            repair = "run the pass of `make_reference_pass` over them first"
+            raise refuse("rows.reference", None, "this loss needs it", repair)
         return self.ratios
 
     @property
@@ -70,10 +69,11 @@ class AnswerScores(NamedTuple):
             ValueError: the rows have no dispersion.
         """
         if self.phi is None:
-            raise ValueError(
-                "rows: received without dispersion, which this loss needs; give the pairs one, or "
-                "make it with `dispersion_from_index` from the index of `make_reference_pass`"
+            repair = (
+                "give the pairs one, or make it with `dispersion_from_index` from the index of "
+                "`make_reference_pass`"
             )
+            raise refuse("rows.dispersion", None, "this loss needs it", repair)
         return self.phi
 
     @property

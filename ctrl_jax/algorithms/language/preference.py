@@ -20,12 +20,14 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
+from ctrl_jax._checks import check_count, check_positive, refuse
 from ctrl_jax._typing import Params
 from ctrl_jax.algorithms.base import (
     Algorithm,
     Metrics,
     RunState,
     apply_gradient,
+    check_decay,
     finish,
     pair_metrics,
     start,
@@ -60,12 +62,9 @@ class LMPreference:
     average_decay: float = 0.0
 
     def __post_init__(self):
-        if not self.beta > 0:
-            raise ValueError(f"beta must be positive, got {self.beta}.")
-        if self.accumulate < 1:
-            raise ValueError(f"accumulate must be at least 1, got {self.accumulate}.")
-        if not 0 <= self.average_decay < 1:
-            raise ValueError(f"average_decay must lie in [0, 1), got {self.average_decay}.")
+        check_positive("beta", self.beta)
+        check_count("accumulate", self.accumulate)
+        check_decay("average_decay", self.average_decay)
 
 
 def make_lm_preference(
@@ -90,9 +89,8 @@ def make_lm_preference(
     """
     config = config or LMPreference()
     if config.adapters_only and not lora.split(model.shapes)[0]:
-        raise ValueError(
-            "adapters_only: the model has no adapters; make it with `lora`, or train all of it"
-        )
+        rule, repair = "the model has no adapters", "make it with `lora`, or train all of it"
+        raise refuse("adapters_only", True, rule, repair)
 
     def init(key: Array) -> RunState:
         params = model.init(key)
@@ -145,10 +143,7 @@ def _accumulated(objective: Callable, params: Params, rows: PreferenceRows, part
         return gradient_of(params, rows)
     number = rows.weights.shape[0]
     if number % parts:
-        raise ValueError(
-            f"accumulate: received {parts} parts for a batch of {number} rows; it must divide "
-            "them; change either"
-        )
+        raise refuse("accumulate", parts, f"it must divide the {number} rows", "change either")
 
     def split(leaf):
         # Every part takes some rows of every device.

@@ -13,17 +13,20 @@ function of state and batch.
 
 import dataclasses
 from functools import partial
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
+from ctrl_jax._checks import check_choice, check_count, check_fraction, check_unused
 from ctrl_jax._typing import Model
 from ctrl_jax.algorithms.base import (
     Algorithm,
     Metrics,
     RunState,
+    check_decay,
     finish,
     start,
     weighted_mean,
@@ -54,20 +57,13 @@ class QLearningConfig:
     average_decay: float = 0.0
 
     def __post_init__(self):
-        if self.epochs < 1:
-            raise ValueError(f"epochs must be at least 1, got {self.epochs}.")
-        if self.estimator not in ("difference", "pathwise", "gradient"):
-            raise ValueError(
-                f"estimator must be difference, pathwise or gradient, got {self.estimator!r}."
-            )
-        for name in ("trace", "average_decay"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}.")
-        if self.online and (self.epochs, self.trace) != (1, 0.0):
-            raise ValueError(
-                "online updates see each transition once: epochs must be 1 and trace 0, got "
-                f"{self.epochs} and {self.trace}."
-            )
+        check_count("epochs", self.epochs)
+        check_choice("estimator", self.estimator, get_args(Estimator))
+        check_fraction("trace", self.trace)
+        check_decay("average_decay", self.average_decay)
+        if self.online:
+            rule = "online updates see each transition once"
+            check_unused(self, ("epochs", "trace"), rule, "leave it out, or set online=False")
 
 
 DEFAULT_Q_LEARNING = QLearningConfig()

@@ -22,11 +22,13 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
+from ctrl_jax._checks import check_count, refuse
 from ctrl_jax._typing import Model, ScoreFn
 from ctrl_jax.algorithms.base import (
     Algorithm,
     RunState,
     apply_gradient,
+    check_decay,
     finish,
     growing_decay,
     keep_if,
@@ -64,13 +66,11 @@ class ConsistencyConfig:
 
     def __post_init__(self):
         for name, least in (("steps", 1), ("first_levels", 1), ("doublings", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}.")
+            check_count(name, getattr(self, name), least=least)
         for name in ("target_decay", "average_decay"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)!r}.")
+            check_decay(name, getattr(self, name))
         if self.teacher_order not in (1, 2):
-            raise ValueError(f"teacher_order must be 1 or 2, got {self.teacher_order!r}.")
+            raise refuse("teacher_order", self.teacher_order, "it must be 1 or 2", "give 2")
 
     def levels(self, update: Int[Array, ""]) -> Float[Array, ""]:
         """Return N at an update: as many updates for each number of levels."""

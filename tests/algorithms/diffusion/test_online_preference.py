@@ -1,5 +1,6 @@
 """Online preference optimization reaches the optimum of the penalized control problem."""
 
+import chex
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -10,8 +11,10 @@ from ctrl_jax.algorithms import Batch, PreferenceUpdate, make_online_preference
 from ctrl_jax.losses import preference
 from ctrl_jax.solvers import EulerMaruyama
 from tests.algorithms.diffusion.steering import (
+    CURVATURE,
     PENALTY,
     START_VARIANCE,
+    TARGET,
     affine_policy,
     cosine,
     make_setting,
@@ -130,34 +133,17 @@ def test_padding_and_its_rewards_change_nothing():
         np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
 
 
-def test_one_trace_and_more_updates_on_the_same_pairs():
-    algorithm, state, batch = start(config=PreferenceUpdate(epochs=3, average_decay=0.5))
-    traces = []
-
-    def counted(state, batch):
-        traces.append(1)
-        return algorithm.step(state, batch)
-
-    step = jax.jit(counted, donate_argnums=0)
-    for _ in range(2):
-        state, metrics = step(state, batch)
-    assert len(traces) == 1
-    assert float(metrics["update/finite"]) == 1.0
-    moved, average = (jax.tree.leaves(tree)[0] for tree in (state.policy.params, state.params))
-    assert not np.allclose(moved, average)
-
-
-def test_vmap_over_seeds_is_separate_runs():
-    algorithm, _, batch = start(steps=4, batch=8)
-    keys = jax.random.split(jax.random.key(5), 3)
-    states = jax.vmap(algorithm.init)(keys)
-    states, _ = jax.jit(jax.vmap(algorithm.step, (0, None)))(states, batch)
-    for i, key in enumerate(keys):
-        alone, _ = jax.jit(algorithm.step)(algorithm.init(key), batch)
-        for a, b in zip(
-            jax.tree.leaves(alone.policy.params), jax.tree.leaves(states.policy.params), strict=True
-        ):
-            np.testing.assert_allclose(b[i], a, rtol=1e-5, atol=1e-6)
+def test_annotators_outside_jax_are_asked_between_two_programs():
+    """Rewards by NumPy of both ends of every pair: the step is learning from what was collected."""
+    algorithm, state, batch = start(batch=16, config=PreferenceUpdate(epochs=2))
+    rollouts = jax.jit(algorithm.collect)(state, batch)
+    ends = [np.asarray(rollout.states[-1])[:, 0] for rollout in rollouts]
+    rewards = [-CURVATURE / 2 * (end - TARGET) ** 2 for end in ends]
+    found = jax.jit(algorithm.learn)(state, rollouts, rewards)
+    expected = jax.jit(algorithm.step)(state, batch)
+    assert bool(found[1]["update/finite"])
+    chex.assert_trees_all_close(found[0].params, expected[0].params, rtol=1e-4, atol=1e-5)
+    chex.assert_trees_all_close(found[1], expected[1], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("options", [{"epochs": 0}, {"average_decay": 1.5}])

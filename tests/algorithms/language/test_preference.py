@@ -272,12 +272,6 @@ def test_the_optimum_is_the_tilted_reference(phi):
     assert float(history["loss"][-1]) < float(history["loss"][0]) == pytest.approx(np.log(2))
 
 
-def test_a_loss_that_is_not_finite_changes_nothing(rows):
-    state, metrics = one_step(rows, lambda scores: dpo(scores) / 0.0)
-    assert float(metrics["update/finite"]) == 0.0 and int(metrics["update/skipped_in_a_row"]) == 1
-    assert largest_difference(state.params, PARAMS) == 0.0
-
-
 def test_the_average_follows(rows):
     algorithm = make_lm_preference(STARTED, optax.sgd(0.1), dpo, LMPreference(average_decay=0.75))
     step, state = jax.jit(algorithm.step), algorithm.init(jax.random.key(0))
@@ -290,11 +284,11 @@ def test_the_average_follows(rows):
 
 
 def test_what_cannot_be_is_refused(rows):
-    with pytest.raises(ValueError, match="accumulate: received 3 parts for a batch of 4 rows"):
+    with pytest.raises(ValueError, match="accumulate: received 3; it must divide the 4 rows"):
         one_step(rows, config=LMPreference(accumulate=3))
-    with pytest.raises(ValueError, match="without reference"):
+    with pytest.raises(ValueError, match=r"rows\.reference: received None"):
         one_step(rows._replace(reference=None))
-    with pytest.raises(ValueError, match="without dispersion"):
+    with pytest.raises(ValueError, match=r"rows\.dispersion: received None"):
         one_step(rows._replace(dispersion=None), mallows_theta)
     wrong: list[dict[str, Any]] = [{"beta": 0.0}, {"accumulate": 0}, {"average_decay": 1.0}]
     for options in wrong:

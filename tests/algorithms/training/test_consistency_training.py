@@ -76,22 +76,13 @@ def test_weights_scale_the_loss():
     np.testing.assert_allclose(losses[1], 2 * losses[0], rtol=1e-5)
 
 
-def test_data_that_are_not_finite_move_nothing_and_are_counted():
-    algorithm = build()
-    step, start = jax.jit(algorithm.step), algorithm.init(jax.random.key(0))
-    state, metrics = step(start, DataBatch(jnp.full((8, 1), jnp.nan)))
-    assert float(metrics["update/finite"]) == 0.0 and int(state.skips.in_a_row) == 1
-    jax.tree.map(np.testing.assert_array_equal, state.learners, start.learners)
-    jax.tree.map(np.testing.assert_array_equal, state.reference, start.reference)
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"first_levels": 0}, "first_levels must be at least 1, got 0"),
-        ({"doublings": -1}, "doublings must be at least 0, got -1"),
-        ({"target_decay": 1.0}, r"target_decay must lie in \[0, 1\), got 1\.0"),
-        ({"teacher_order": 3}, "teacher_order must be 1 or 2, got 3"),
+        ({"first_levels": 0}, "first_levels: received 0"),
+        ({"doublings": -1}, "doublings: received -1"),
+        ({"target_decay": 1.0}, r"target_decay: received 1\.0"),
+        ({"teacher_order": 3}, "teacher_order: received 3; it must be 1 or 2"),
     ],
 )
 def test_bad_options_are_refused(options, message):

@@ -63,19 +63,6 @@ def test_times_are_stratified_within_their_range():
     np.testing.assert_array_equal(cells, np.arange(64))
 
 
-def test_data_that_are_not_finite_move_nothing_and_are_counted():
-    algorithm = build()
-    step = jax.jit(algorithm.step)
-    start = algorithm.init(jax.random.key(0))
-    state, metrics = step(start, DataBatch(jnp.full((8, 1), jnp.nan)))
-    assert float(metrics["update/finite"]) == 0.0
-    assert int(metrics["update/skipped_in_a_row"]) == int(state.skips.in_a_row) == 1
-    jax.tree.map(np.testing.assert_array_equal, state.learners, start.learners)
-    state, metrics = step(state, DataBatch(jnp.ones((8, 1))))
-    assert float(metrics["update/finite"]) == 1.0
-    assert int(state.skips.in_a_row) == 0
-
-
 def test_dropout_is_drawn_anew_each_step_and_never_in_evaluation():
     """With a model that returns the number its key draws, times a parameter."""
 
