@@ -7,8 +7,7 @@ Every callable sees a batch. A time `t` has shape ``()`` or ``(batch,)``; a stat
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 Params = Any
 """A pytree of arrays."""
@@ -39,9 +38,3 @@ class Model(NamedTuple):
     apply: Callable[..., Any]
     observe: Callable[..., Array] | None = None
     train: Callable[..., Array] | None = None
-
-
-def expand(coefficient: Float[Array, "..."], x: Array) -> Array:
-    """Append axes to `coefficient` (shape ``()`` or ``(batch,)``) until it broadcasts over `x`."""
-    coefficient = jnp.asarray(coefficient)
-    return coefficient.reshape(coefficient.shape + (1,) * (jnp.ndim(x) - coefficient.ndim))

@@ -15,8 +15,8 @@ so each prediction is one affine map away from the score:
 
 For a variance-preserving process (a^2 + std^2 = 1) the third is s = -x - (a / std) v; for the
 rectified flow (a = 1 - t, std = t) the fourth is s = -(x + (1 - t) u) / t. `from_noise`,
-`from_data`, `from_v` and `from_flow` take the network ``network(t, x, *conditions)`` and return a `score_fn`;
-`to_noise`, `to_data`, `to_v` and `to_flow` take a `score_fn` and return the prediction:
+`from_data`, `from_v` and `from_flow` take the network ``network(t, x, *conditions)`` and return a
+`score_fn`; `to_noise`, `to_data`, `to_v` and `to_flow` take a `score_fn` and return the prediction:
 
     noise = -std s,                        x_0 = (x + std^2 s) / a,
     v = -(std / a) (x + (a^2 + std^2) s),  u = b x - sigma^2 s / 2.

@@ -23,8 +23,9 @@ def test_by_hand():
 @pytest.mark.parametrize("t", [0.1, 0.5, 0.9, 1.0])
 def test_the_minimizer_is_the_conditional_mean_of_noise_minus_data(t, float64):
     """E[e - x_0 | x_t] of Gaussian data is affine, k (x - (1 - t) m) - m with
-    k = (t - (1 - t) S) / (t^2 + (1 - t)^2 S). The gradient of the expected loss in
-    slope and intercept vanishes there, by quadrature that is exact for these polynomials; its curvature is positive."""
+    k = (t - (1 - t) S) / (t^2 + (1 - t)^2 S). The gradient of the expected loss in slope and
+    intercept vanishes there, by quadrature that is exact for these polynomials; its curvature is
+    positive."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(4)
     x_0, noise = (z.reshape(-1, 1) for z in np.meshgrid(MEAN + VARIANCE**0.5 * nodes, nodes))
     weight = jnp.asarray(np.outer(weights, weights).reshape(-1) / weights.sum() ** 2)
