@@ -22,28 +22,26 @@ Solver = Literal["predictor_corrector", "ancestral", "euler_maruyama", "probabil
 
 @dataclasses.dataclass(frozen=True)
 class Optimization:
-    """Training of the score network."""
+    """Training of the score network.
+
+    Args:
+        batch: images per update, over all devices.
+        learning_rate: step size of Adam after the warm-up.
+        warmup: updates in which the step size grows linearly from 0; 0 for none.
+        gradient_clip: largest norm of a gradient.
+        average_decay: decay per update of the moving average of the weights that samples are drawn
+            with.
+        flips: mirror half of the images, at random.
+        start: smallest forward time that training sees, of a horizon of 1.
+    """
 
     batch: int = 128
-    """Images per update, over all devices."""
-
     learning_rate: float = 2e-4
-    """Step size of Adam after the warm-up."""
-
     warmup: int = 5000
-    """Updates in which the step size grows linearly from 0; 0 for none."""
-
     gradient_clip: float = 10.0
-    """Largest norm of a gradient."""
-
     average_decay: float = 0.999
-    """Decay per update of the moving average of the weights that samples are drawn with."""
-
     flips: bool = True
-    """Mirror half of the images, at random."""
-
     start: float = 1e-5
-    """Smallest forward time that training sees, of a horizon of 1."""
 
     def validate(self) -> None:
         """Raise ValueError for an option out of range."""
@@ -63,21 +61,22 @@ class Optimization:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """Samples of the trained network, and what is measured on them."""
+    """Samples of the trained network, and what is measured on them.
+
+    Args:
+        samples: samples to draw; published numbers are for 50000. At least 2.
+        batch: samples drawn at once, over all devices.
+        likelihood: held-out images whose likelihood is computed, in bits per dimension; hundreds of
+            network evaluations each.
+        inception: safetensors file of the Inception-v3 weights behind FID (see
+            ctrl_jax.pretrained.inception); without it the Frechet distance is of block means of the
+            pixels only.
+    """
 
     samples: int = 50_000
-    """Samples to draw; published numbers are for 50000. At least 2."""
-
     batch: int = 512
-    """Samples drawn at once, over all devices."""
-
     likelihood: int = 0
-    """Held-out images whose likelihood is computed, in bits per dimension; hundreds of network
-    evaluations each."""
-
     inception: str | None = None
-    """Safetensors file of the Inception-v3 weights behind FID (see ctrl_jax.pretrained.inception);
-    without it the Frechet distance is of block means of the pixels only."""
 
     def validate(self) -> None:
         """Raise ValueError for an option out of range."""
@@ -102,44 +101,42 @@ class Config:
     Cost, estimated and not measured: an update is 8 TFLOP, 1.3 million are 1e19; at 25 TFLOP/s
     sustained by each of 8 GPUs 14 hours, and 50000 samples of 2000 evaluations 3 hours more.
     --tiny runs the same programme in minutes on 2 CPU cores, on images it makes itself.
+
+    Args:
+        process: forward process.
+        coefficients: smallest and largest noise std (ve) or noise rate (others) for images in [-1,
+            1]; those of the papers by default: ve 0.02 100, vp and sub_vp 0.1 20,
+            contractive_sub_vp 1 8.
+        sampling_end: forward time at which sampling stops; 1e-3 for vp and sub_vp, 1e-5 for the
+            others.
+        data: folder with data_batch_*.bin and test_batch.bin (the binary version of CIFAR-10), or
+            any other images that the library reads.
+        tiny: small defaults throughout, and a data set in CIFAR-10's format made in the run's
+            folder.
+        solver: how samples are drawn; predictor_corrector (Euler-Maruyama, then Langevin) evaluates
+            the network twice a step, the others once.
+        solver_steps: steps of the sampler, at equal distances in time.
+        snr: signal-to-noise ratio of the corrector; 0.16 for ve and 0.2 for the others by default.
+        fetch_every: updates between two lines of metrics.jsonl being written.
+        checkpoint_every: updates between checkpoints.
+        snapshot_every: updates between pictures of 64 samples; 0 for none.
+        network: what predicts the score.
+        optimization: the optimizer and its budget.
+        evaluation: what is measured, of how many samples.
+        run: the common options.
     """
 
     process: Kind = "contractive_sub_vp"
-    """Forward process."""
-
     coefficients: tuple[float, float] | None = None
-    """Smallest and largest noise std (ve) or noise rate (others) for images in [-1, 1]; those of
-    the papers by default: ve 0.02 100, vp and sub_vp 0.1 20, contractive_sub_vp 1 8."""
-
     sampling_end: float | None = None
-    """Forward time at which sampling stops; 1e-3 for vp and sub_vp, 1e-5 for the others."""
-
     data: str | None = None
-    """Folder with data_batch_*.bin and test_batch.bin (the binary version of CIFAR-10), or any
-    other images that the library reads."""
-
     tiny: bool = False
-    """Small defaults throughout, and a data set in CIFAR-10's format made in the run's folder."""
-
     solver: Solver = "predictor_corrector"
-    """How samples are drawn; predictor_corrector (Euler-Maruyama, then Langevin) evaluates the
-    network twice a step, the others once."""
-
     solver_steps: int = 1000
-    """Steps of the sampler, at equal distances in time."""
-
     snr: float | None = None
-    """Signal-to-noise ratio of the corrector; 0.16 for ve and 0.2 for the others by default."""
-
     fetch_every: int = 100
-    """Updates between two lines of metrics.jsonl being written."""
-
     checkpoint_every: int = 10_000
-    """Updates between checkpoints."""
-
     snapshot_every: int = 50_000
-    """Updates between pictures of 64 samples; 0 for none."""
-
     network: NCSNppConfig = dataclasses.field(default_factory=NCSNppConfig)
     optimization: Optimization = dataclasses.field(default_factory=Optimization)
     evaluation: Evaluation = dataclasses.field(default_factory=Evaluation)

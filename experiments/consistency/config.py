@@ -24,57 +24,45 @@ class Config:
     cores share them): for each data set it trains a score model, distils it, trains a consistency
     model from data alone, and draws samples in 1, 2, 4 and 8 evaluations of the network. Expected:
     both consistency models in one evaluation are closer to the data than DDIM in one and in two.
+
+    Args:
+        data: data sets: a Swiss roll in the plane, the 8x8 digits of scikit-learn.
+        evaluations: numbers of network evaluations per sample.
+        pretraining_steps: updates of the score model.
+        batch: examples per update.
+        pretraining_learning_rate: peak step size of the score model.
+        learning_rate: peak step size of the consistency models; --steps sets their updates, 3000 by
+            default.
+        schedule: course of the step sizes, after a short warm-up.
+        gradient_clip: largest norm of a gradient.
+        average_decay: decay per update of the moving averages that are kept.
+        target_decay: decay per update of the target network; 0 takes the model itself.
+        first_levels: noise levels at the start of consistency training.
+        doublings: how often the number of levels doubles.
+        huber: constant of the robust distance, per root of the dimension.
+        width: hidden size of the networks.
+        depth: blocks of the networks.
+        samples: samples per number of evaluations, rounded up to as many whole sets as are compared
+            at a time.
+        run: the common options.
     """
 
     data: tuple[Data, ...] = ("swiss_roll", "digits")
-    """Data sets: a Swiss roll in the plane, the 8x8 digits of scikit-learn."""
-
     evaluations: tuple[int, ...] = (1, 2, 4, 8)
-    """Numbers of network evaluations per sample."""
-
     pretraining_steps: int = 3000
-    """Updates of the score model."""
-
     batch: int = 256
-    """Examples per update."""
-
     pretraining_learning_rate: float = 2e-3
-    """Peak step size of the score model."""
-
     learning_rate: float = 1e-3
-    """Peak step size of the consistency models; --steps sets their updates, 3000 by default."""
-
     schedule: Literal["cosine", "constant"] = "cosine"
-    """Course of the step sizes, after a short warm-up."""
-
     gradient_clip: float = 1.0
-    """Largest norm of a gradient."""
-
     average_decay: float = 0.998
-    """Decay per update of the moving averages that are kept."""
-
     target_decay: float = 0.0
-    """Decay per update of the target network; 0 takes the model itself."""
-
     first_levels: int = 10
-    """Noise levels at the start of consistency training."""
-
     doublings: int = 4
-    """How often the number of levels doubles."""
-
     huber: float = 1e-3
-    """Constant of the robust distance, per root of the dimension."""
-
     width: int = 192
-    """Hidden size of the networks."""
-
     depth: int = 2
-    """Blocks of the networks."""
-
     samples: int = 8192
-    """Samples per number of evaluations, rounded up to as many whole sets as are compared at a
-    time."""
-
     run: Annotated[RunOptions, tyro.conf.arg(name="")] = dataclasses.field(
         default_factory=RunOptions
     )

@@ -28,40 +28,33 @@ VARIANTS = ("cpg_difference", "cppo_clipped_difference")
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """How every method is trained; the budget in environment time is the same for all steps."""
+    """How every method is trained; the budget in environment time is the same for all steps.
+
+    Args:
+        batch: trajectories per update.
+        horizon: length of a trajectory, in units of time.
+        draws: transitions used per trajectory, whatever the step.
+        learning_rate: adam's rate of cpg and pg at first; it falls to a twentieth by a cosine.
+        proximal_rate: adam's rate within each update of cppo and ppo at first; it falls to a tenth.
+        epochs: gradient steps per update of cppo and ppo.
+        value_rate: adam's rate of the critic.
+        value_epochs: gradient steps of the critic per update.
+        distance: target of the mean root of KL, in sqrt(nat); its square is that of the mean KL.
+        clip: half-width of the interval of clipped ratios.
+        trace: decay per step of the discrete-time advantages.
+    """
 
     batch: int = 32
-    """Trajectories per update."""
-
     horizon: float = 4.0
-    """Length of a trajectory, in units of time."""
-
     draws: int = 16
-    """Transitions used per trajectory, whatever the step."""
-
     learning_rate: float = 0.05
-    """Adam's rate of cpg and pg at first; it falls to a twentieth by a cosine."""
-
     proximal_rate: float = 0.02
-    """Adam's rate within each update of cppo and ppo at first; it falls to a tenth."""
-
     epochs: int = 15
-    """Gradient steps per update of cppo and ppo."""
-
     value_rate: float = 0.05
-    """Adam's rate of the critic."""
-
     value_epochs: int = 10
-    """Gradient steps of the critic per update."""
-
     distance: float = 0.1
-    """Target of the mean root of KL, in sqrt(nat); its square is that of the mean KL."""
-
     clip: float = 0.2
-    """Half-width of the interval of clipped ratios."""
-
     trace: float = 0.95
-    """Decay per step of the discrete-time advantages."""
 
 
 def make_method(

@@ -19,31 +19,27 @@ Experiment = Literal["one_dimension", "swiss_roll", "images"]
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """The score networks of swiss_roll and images, one per process."""
+    """The score networks of swiss_roll and images, one per process.
+
+    Args:
+        architecture: mlp, or a small diffusion transformer (images only).
+        width: hidden size (a multiple of 4 for dit).
+        depth: number of residual blocks.
+        patch: side of a patch, in pixels (dit only).
+        batch: examples per update.
+        learning_rate: peak of a cosine schedule with warm-up.
+        gradient_clip: largest norm of a gradient.
+        average_decay: decay per update of the moving average of the weights that is sampled with.
+    """
 
     architecture: Literal["mlp", "dit"] = "mlp"
-    """mlp, or a small diffusion transformer (images only)."""
-
     width: int = 64
-    """Hidden size (a multiple of 4 for dit)."""
-
     depth: int = 2
-    """Number of residual blocks."""
-
     patch: int = 2
-    """Side of a patch, in pixels (dit only)."""
-
     batch: int = 256
-    """Examples per update."""
-
     learning_rate: float = 2e-3
-    """Peak of a cosine schedule with warm-up."""
-
     gradient_clip: float = 1.0
-    """Largest norm of a gradient."""
-
     average_decay: float = 0.998
-    """Decay per update of the moving average of the weights that is sampled with."""
 
     def validate(self) -> None:
         """Raise ValueError for an option out of range."""
@@ -63,34 +59,31 @@ class Config:
     Source: arXiv 2401.13115. one_dimension has exact scores with errors put in, so that the bound
     of theorem 1 can be drawn beside what was measured; swiss_roll and images train a network per
     process. The default uses about 400 seconds of one core.
+
+    Args:
+        experiment: what to run, in this order.
+        solver_steps: numbers of steps of the samplers in one_dimension.
+        learned_solver_steps: numbers of steps of the samplers in swiss_roll and images.
+        error_size: size of the errors put into the exact score of one_dimension: absolute in the
+            score's unit, in the unit of the noise, and as a fraction of the score; with both signs.
+        samples: samples per seed and setting.
+        seeds: seeds of the sampler in one_dimension.
+        learned_seeds: networks per process in swiss_roll and images, each trained and sampled with
+            its own seed.
+        data: for images: a folder of png or jpg files or of MNIST's or CIFAR-10's binary files, or
+            an .npz with images; 8x8 digits by default.
+        network: the network and its pretraining.
+        run: the common options.
     """
 
     experiment: tuple[Experiment, ...] = ("one_dimension", "swiss_roll")
-    """What to run, in this order."""
-
     solver_steps: tuple[int, ...] = (25, 100, 400)
-    """Numbers of steps of the samplers in one_dimension."""
-
     learned_solver_steps: tuple[int, ...] = (25, 100)
-    """Numbers of steps of the samplers in swiss_roll and images."""
-
     error_size: float = 0.2
-    """Size of the errors put into the exact score of one_dimension: absolute in the score's unit,
-    in the unit of the noise, and as a fraction of the score; with both signs."""
-
     samples: int = 1024
-    """Samples per seed and setting."""
-
     seeds: int = 4
-    """Seeds of the sampler in one_dimension."""
-
     learned_seeds: int = 5
-    """Networks per process in swiss_roll and images, each trained and sampled with its own seed."""
-
     data: str | None = None
-    """For images: a folder of png or jpg files or of MNIST's or CIFAR-10's binary files, or an .npz
-    with images; 8x8 digits by default."""
-
     network: Network = dataclasses.field(default_factory=Network)
     run: Annotated[RunOptions, tyro.conf.arg(name="")] = dataclasses.field(
         default_factory=RunOptions

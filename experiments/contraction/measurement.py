@@ -21,23 +21,32 @@ SNR = 0.1
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-    """A distance to the data under one setting."""
+    """A distance to the data under one setting.
+
+    Args:
+        experiment: its name.
+        process: its name.
+        sampler: its name.
+        steps: of the sampler.
+        error: what is wrong with the score: none, absolute+, noise-, ..., or own, shared
+            (networks).
+        start: exact: the law at the horizon; prior: the Gaussian of the process.
+        mean: over seeds.
+        stderr: standard error of the mean over seeds.
+        seeds: independent repetitions behind mean and stderr.
+        bound: the bound of theorem 1 on W2, where the constants are known.
+    """
 
     experiment: str
     process: str
     sampler: str
     steps: int
     error: str
-    """What is wrong with the score: none, absolute+, noise-, ..., or own, shared (networks)."""
     start: str
-    """exact: the law at the horizon; prior: the Gaussian of the process."""
     mean: float
     stderr: float
-    """Standard error of the mean over seeds."""
     seeds: int
-    """Independent repetitions behind mean and stderr."""
     bound: float | None = None
-    """The bound of theorem 1 on W2, where the constants are known."""
 
 
 def over_seeds(values) -> tuple[float, float, int]:

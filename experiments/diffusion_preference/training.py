@@ -37,40 +37,33 @@ Show = Callable[[int, Any], None]
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """Budgets and optimizers of every method."""
+    """Budgets and optimizers of every method.
+
+    Args:
+        updates: updates online and of PPO, each on a fresh batch; --steps.
+        pairs: comparisons per update; PPO has twice as many paths per update.
+        epochs: updates on the same pairs, online.
+        rate: peak step size online; 0.01 by default, 1e-4 with --trained network.
+        ppo_rate: peak step size of PPO; 3e-3 by default, 3e-4 with --trained network.
+        offline_updates: updates offline, on as many comparisons as there are online.
+        offline_rate: peak step size offline; 0.01 by default, 1e-4 with --trained network.
+        estimation: share of the comparisons of phi_estimated that tell it the dispersion.
+        reward_updates: updates of the reward network of PPO.
+        pretraining_steps: updates of the base model.
+        width: half the hidden size of the base model.
+    """
 
     updates: int = 60
-    """Updates online and of PPO, each on a fresh batch; --steps."""
-
     pairs: int = 200
-    """Comparisons per update; PPO has twice as many paths per update."""
-
     epochs: int = 1
-    """Updates on the same pairs, online."""
-
     rate: float | None = None
-    """Peak step size online; 0.01 by default, 1e-4 with --trained network."""
-
     ppo_rate: float | None = None
-    """Peak step size of PPO; 3e-3 by default, 3e-4 with --trained network."""
-
     offline_updates: int = 400
-    """Updates offline, on as many comparisons as there are online."""
-
     offline_rate: float | None = None
-    """Peak step size offline; 0.01 by default, 1e-4 with --trained network."""
-
     estimation: float = 0.16
-    """Share of the comparisons of phi_estimated that tell it the dispersion."""
-
     reward_updates: int = 300
-    """Updates of the reward network of PPO."""
-
     pretraining_steps: int = 3000
-    """Updates of the base model."""
-
     width: int = 48
-    """Half the hidden size of the base model."""
 
     def validate(self) -> None:
         """Raise ValueError for an option out of range."""

@@ -55,20 +55,19 @@ class Config:
 
     Source: arXiv 2305.18901. On one CPU core the default takes six to eight minutes.
     Expected: CPG and CPPO within 1 % of the starting gap at every step up to .01.
+
+    Args:
+        time_steps: steps h of the simulation, in units of time.
+        seeds: independent runs, trained together.
+        methods: methods to train; *_difference are those that do not know the simulator's noise.
+        training: budget and settings of every method.
+        run: the common options.
     """
 
     time_steps: tuple[float, ...] = (0.1, 0.03, 0.01, 0.003, 0.001)
-    """Steps h of the simulation, in units of time."""
-
     seeds: int = 10
-    """Independent runs, trained together."""
-
     methods: tuple[str, ...] = METHODS + VARIANTS
-    """Methods to train; *_difference are those that do not know the simulator's noise."""
-
     training: Training = dataclasses.field(default_factory=Training)
-    """Budget and settings of every method."""
-
     run: Annotated[RunOptions, tyro.conf.arg(name="")] = dataclasses.field(
         default_factory=RunOptions
     )

@@ -43,23 +43,21 @@ class Config:
     Source: arXiv 2405.14953. The default, 500 000 steps, takes about a minute on one CPU core.
     Expected from the uniform policy: at beta .05 reward 15.53 and KL 1.46 under DPO, 16.04 and .44
     under Mallows-phi, and all other known values to .01.
+
+    Args:
+        losses: losses to train.
+        betas: inverse temperatures.
+        dispersion: phi of the Mallows losses, in (0, 1].
+        random_starts: starts with standard normal logits, beside the uniform policy.
+        learning_rate: length of a step of gradient descent, on the mean over the pairs.
+        run: the common options.
     """
 
     losses: tuple[str, ...] = LOSSES
-    """Losses to train."""
-
     betas: tuple[float, ...] = (0.05, 0.1, 0.5, 1.0)
-    """Inverse temperatures."""
-
     dispersion: float = 0.05
-    """phi of the Mallows losses, in (0, 1]."""
-
     random_starts: int = 7
-    """Starts with standard normal logits, beside the uniform policy."""
-
     learning_rate: float = 5e-3
-    """Length of a step of gradient descent, on the mean over the pairs."""
-
     run: Annotated[RunOptions, tyro.conf.arg(name="")] = dataclasses.field(
         default_factory=RunOptions
     )

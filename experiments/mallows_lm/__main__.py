@@ -31,17 +31,17 @@ class Config:
     Source: arXiv 2405.14953. It downloads nothing; on 2 CPU cores it takes eight minutes.
     Expected: at equal divergence Mallows-DPO of the true dispersion is ahead of DPO, of the
     estimated one level with it; every claim of results.json has a verdict.
+
+    Args:
+        base: the base model, trained first; --resume latest finds it again.
+        world: questions, answers and opinions.
+        training: the policies; --steps sets their updates.
+        run: the common options.
     """
 
     base: BaseModel = dataclasses.field(default_factory=BaseModel)
-    """The base model, trained first; --resume latest finds it again."""
-
     world: World = dataclasses.field(default_factory=World)
-    """Questions, answers and opinions."""
-
     training: Training = dataclasses.field(default_factory=Training)
-    """The policies; --steps sets their updates."""
-
     run: Annotated[RunOptions, tyro.conf.arg(name="")] = dataclasses.field(
         default_factory=RunOptions
     )

@@ -32,25 +32,24 @@ HEAD = 32
 
 @dataclasses.dataclass(frozen=True)
 class BaseModel:
-    """The base model and its training."""
+    """The base model and its training.
+
+    Args:
+        width: size of a hidden state, a multiple of 32.
+        depth: number of blocks.
+        steps: updates.
+        batch: pieces of text of an update.
+        window: bytes of a piece.
+        learning_rate: of AdamW, at its highest: it rises over a tenth of the updates and falls as a
+            cosine.
+    """
 
     width: int = 64
-    """Size of a hidden state, a multiple of 32."""
-
     depth: int = 3
-    """Number of blocks."""
-
     steps: int = 1600
-    """Updates."""
-
     batch: int = 32
-    """Pieces of text of an update."""
-
     window: int = 96
-    """Bytes of a piece."""
-
     learning_rate: float = 3e-3
-    """Of AdamW, at its highest: it rises over a tenth of the updates and falls as a cosine."""
 
     def validate(self) -> None:
         """Raise ValueError for an option out of range."""

@@ -20,27 +20,26 @@ from experiments.mallows_lm.world import Opinions, Questions, compare
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """The training of every policy."""
+    """The training of every policy.
+
+    Args:
+        methods: mallows-theta and Mallows-phi, of the true dispersion or the estimated one, and
+            DPO; beside the default, theta_ranked and phi_ranked: the dispersions of the world in
+            the order that the base model's entropy gives them.
+        betas: inverse temperatures of the losses.
+        seeds: policies per method and beta: other comparisons, in another order; one base model.
+        updates: updates of a policy; --steps sets them too.
+        batch: pairs of an update.
+        learning_rate: of Adam, at its highest: it rises over a tenth of the updates and falls
+            linearly.
+    """
 
     methods: tuple[str, ...] = ("dpo", "theta_true", "theta_estimated", "phi_true", "phi_estimated")
-    """Mallows-theta and Mallows-phi, of the true dispersion or the estimated one, and DPO; beside
-    the default, theta_ranked and phi_ranked: the dispersions of the world in the order that the
-    base model's entropy gives them."""
-
     betas: tuple[float, ...] = (0.03, 0.1, 0.3)
-    """Inverse temperatures of the losses."""
-
     seeds: int = 6
-    """Policies per method and beta: other comparisons, in another order; one base model."""
-
     updates: int = 128
-    """Updates of a policy; --steps sets them too."""
-
     batch: int = 8
-    """Pairs of an update."""
-
     learning_rate: float = 3e-4
-    """Of Adam, at its highest: it rises over a tenth of the updates and falls linearly."""
 
     def validate(self) -> None:
         """Raise ValueError for an option out of range."""

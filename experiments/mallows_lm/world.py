@@ -41,31 +41,27 @@ DIVISIONS = ("text", "uncertainty")
 
 @dataclasses.dataclass(frozen=True)
 class World:
-    """Questions, answers and opinions."""
+    """Questions, answers and opinions.
+
+    Args:
+        divisions: worlds to compare in: what divides opinions, text or uncertainty.
+        questions: questions whose answers are compared for training.
+        evaluation_questions: questions of either evaluation, in and out of distribution.
+        answers: answers to a question, an even number.
+        question_length: bytes of a question.
+        answer_length: bytes of an answer.
+        agreed: least and greatest phi of agreed questions.
+        divided: least and greatest phi of divided questions.
+    """
 
     divisions: tuple[str, ...] = DIVISIONS
-    """Worlds to compare in: what divides opinions, text or uncertainty."""
-
     questions: int = 480
-    """Questions whose answers are compared for training."""
-
     evaluation_questions: int = 128
-    """Questions of either evaluation, in and out of distribution."""
-
     answers: int = 4
-    """Answers to a question, an even number."""
-
     question_length: int = 32
-    """Bytes of a question."""
-
     answer_length: int = 24
-    """Bytes of an answer."""
-
     agreed: tuple[float, float] = (0.05, 0.1)
-    """Least and greatest phi of agreed questions."""
-
     divided: tuple[float, float] = (0.9, 0.95)
-    """Least and greatest phi of divided questions."""
 
     def validate(self) -> None:
         """Raise ValueError for an option out of range."""

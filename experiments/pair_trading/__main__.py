@@ -50,22 +50,21 @@ class Config:
 
     Source: arXiv 2305.18901, section 5. On one CPU core the default takes a few minutes.
     Expected: CPG and CPPO within 1 % of the starting gap at every step up to .01.
+
+    Args:
+        time_steps: steps h of the simulation, in units of time.
+        seeds: independent runs, trained together.
+        methods: methods to train; *_difference are those that do not know the simulator's noise.
+        training: budget and settings of every method.
+        run: the common options.
     """
 
     time_steps: tuple[float, ...] = (0.1, 0.01)
-    """Steps h of the simulation, in units of time."""
-
     seeds: int = 10
-    """Independent runs, trained together."""
-
     methods: tuple[str, ...] = METHODS
-    """Methods to train; *_difference are those that do not know the simulator's noise."""
-
     training: Training = dataclasses.field(
         default_factory=lambda: Training(horizon=6.0, batch=64, value_epochs=20, value_rate=0.1)
     )
-    """Budget and settings of every method."""
-
     run: Annotated[RunOptions, tyro.conf.arg(name="")] = dataclasses.field(
         default_factory=RunOptions
     )

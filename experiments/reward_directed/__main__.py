@@ -52,35 +52,29 @@ class Config:
 
     Source: arXiv 2409.04832. On 2 CPU cores the default takes some minutes.
     Expected: every claim of results.json has a verdict; that one data point is enough has "no".
+
+    Args:
+        tasks: which of mixture_1d, mixture_2d, swiss_roll, digits; () for none.
+        methods: which of q_ratio, q_network, q_pretrained, ddpo, dpok.
+        solver_steps: steps of the samplers on mixture_1d, in training and after.
+        other_steps: steps of the samplers on the other tasks.
+        seeds: independent runs, trained together.
+        points: data points of a task; the digits have their own.
+        samples: samples drawn of each seed.
+        few: points per estimate in the study of few points; () for none.
+        training: budgets and settings of every method; --steps sets its updates.
+        run: the common options.
     """
 
     tasks: tuple[str, ...] = TASKS
-    """Which of mixture_1d, mixture_2d, swiss_roll, digits; () for none."""
-
     methods: tuple[str, ...] = METHODS
-    """Which of q_ratio, q_network, q_pretrained, ddpo, dpok."""
-
     solver_steps: tuple[int, ...] = (5, 10, 50)
-    """Steps of the samplers on mixture_1d, in training and after."""
-
     other_steps: int = 10
-    """Steps of the samplers on the other tasks."""
-
     seeds: int = 3
-    """Independent runs, trained together."""
-
     points: int = 512
-    """Data points of a task; the digits have their own."""
-
     samples: int = 2048
-    """Samples drawn of each seed."""
-
     few: tuple[int, ...] = (1, 8, 64)
-    """Points per estimate in the study of few points; () for none."""
-
     training: Training = dataclasses.field(default_factory=Training)
-    """Budgets and settings of every method; --steps sets its updates."""
-
     run: Annotated[RunOptions, tyro.conf.arg(name="")] = dataclasses.field(
         default_factory=RunOptions
     )

@@ -45,37 +45,33 @@ PRETRAINED = ("q_pretrained", "ddpo", "dpok")
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """How every method is trained; all of them ask for as many rewards."""
+    """How every method is trained; all of them ask for as many rewards.
+
+    Args:
+        updates: updates, each on one batch of episodes.
+        batch: episodes per update, each one reward query.
+        q_epochs: passes of q-learning over a batch.
+        fine_tuning_epochs: passes of DDPO and DPOK over a batch: as many network evaluations as
+            q-learning has.
+        q_rate: peak step size of q-learning, of policy and value.
+        fine_tuning_rate: peak step size of DDPO and DPOK.
+        temperature: theta: the noise of the actions of q-learning, in units of w h per unit of
+            time.
+        few: m, the fresh points per estimate of q_network.
+        pretraining_steps: updates of the score network that the last three methods start from.
+        pretraining_batch: data points per update of the score network.
+    """
 
     updates: int = 80
-    """Updates, each on one batch of episodes."""
-
     batch: int = 64
-    """Episodes per update, each one reward query."""
-
     q_epochs: int = 2
-    """Passes of q-learning over a batch."""
-
     fine_tuning_epochs: int = 5
-    """Passes of DDPO and DPOK over a batch: as many network evaluations as q-learning has."""
-
     q_rate: float = 1e-2
-    """Peak step size of q-learning, of policy and value."""
-
     fine_tuning_rate: float = 1e-3
-    """Peak step size of DDPO and DPOK."""
-
     temperature: float = 0.3
-    """theta: the noise of the actions of q-learning, in units of w h per unit of time."""
-
     few: int = 64
-    """m, the fresh points per estimate of q_network."""
-
     pretraining_steps: int = 2000
-    """Updates of the score network that the last three methods start from."""
-
     pretraining_batch: int = 128
-    """Data points per update of the score network."""
 
 
 class Trained(NamedTuple):

@@ -24,28 +24,26 @@ ALGORITHMS: tuple[Algorithm, ...] = ("ppo", "value_gradient", "policy_gradient",
 
 @dataclasses.dataclass(frozen=True)
 class Pretraining:
-    """Training of the base model."""
+    """Training of the base model.
+
+    Args:
+        steps: optimizer updates.
+        batch: images per update.
+        learning_rate: peak of the step size.
+        schedule: course of the step size after its warm-up of 100 updates; cosine ends at 0.
+        gradient_clip: largest norm of a gradient.
+        average_decay: decay per update of the moving average of the weights that is kept.
+        reuse: keep the base model in runs/pretrained, for later runs with the same data and
+            options.
+    """
 
     steps: int = 4000
-    """Optimizer updates."""
-
     batch: int = 256
-    """Images per update."""
-
     learning_rate: float = 2e-3
-    """Peak of the step size."""
-
     schedule: Schedule = "cosine"
-    """Course of the step size after its warm-up of 100 updates; cosine ends at 0."""
-
     gradient_clip: float = 1.0
-    """Largest norm of a gradient."""
-
     average_decay: float = 0.998
-    """Decay per update of the moving average of the weights that is kept."""
-
     reuse: bool = True
-    """Keep the base model in runs/pretrained, for later runs with the same data and options."""
 
     def validate(self) -> None:
         """Raise ValueError for an option out of range."""
@@ -61,28 +59,25 @@ class Pretraining:
 
 @dataclasses.dataclass(frozen=True)
 class Preferences:
-    """The annotator's choices, and the reward learned from them."""
+    """The annotator's choices, and the reward learned from them.
+
+    Args:
+        pairs: pairs of base samples shown to the annotator; a fifth is held out.
+        sharpness: how consistent the annotator is; its choice is noisier towards 0.
+        steps: updates of the reward network.
+        learning_rate: peak of the step size.
+        schedule: course of the step size; cosine ends at 0.
+        gradient_clip: largest norm of a gradient.
+        weight_decay: decoupled weight decay of the reward network.
+    """
 
     pairs: int = 4096
-    """Pairs of base samples shown to the annotator; a fifth is held out."""
-
     sharpness: float = 2.0
-    """How consistent the annotator is; its choice is noisier towards 0."""
-
     steps: int = 300
-    """Updates of the reward network."""
-
     learning_rate: float = 1e-3
-    """Peak of the step size."""
-
     schedule: Schedule = "cosine"
-    """Course of the step size; cosine ends at 0."""
-
     gradient_clip: float = 1.0
-    """Largest norm of a gradient."""
-
     weight_decay: float = 1e-2
-    """Decoupled weight decay of the reward network."""
 
     def validate(self) -> None:
         """Raise ValueError for an option out of range."""
@@ -96,25 +91,24 @@ class Preferences:
 
 @dataclasses.dataclass(frozen=True)
 class Optimization:
-    """Optimizers of policy and value."""
+    """Optimizers of policy and value.
+
+    Args:
+        batch: trajectories per update, each one reward query.
+        learning_rate: peak step size of the policy; the algorithm's own by default.
+        value_learning_rate: step size of the value network.
+        schedule: course of the step sizes; cosine ends at 2 percent of the policy's peak, 5 of the
+            value's.
+        warmup: first updates in which only the value network learns.
+        gradient_clip: largest norm of a gradient.
+    """
 
     batch: int = 192
-    """Trajectories per update, each one reward query."""
-
     learning_rate: float | None = None
-    """Peak step size of the policy; the algorithm's own by default."""
-
     value_learning_rate: float = 2e-3
-    """Step size of the value network."""
-
     schedule: Schedule = "cosine"
-    """Course of the step sizes; cosine ends at 2 percent of the policy's peak, 5 of the value's."""
-
     warmup: int = 2
-    """First updates in which only the value network learns."""
-
     gradient_clip: float = 1.0
-    """Largest norm of a gradient."""
 
     def validate(self) -> None:
         """Raise ValueError for an option out of range."""
@@ -151,64 +145,58 @@ class Config:
     small model on the 8x8 digits of scikit-learn, learns a reward from 4096 preference pairs of an
     annotator who wants one class, and fine-tunes with PPO. Expected: success of at least 0.90 at a
     path KL of at most 1.5 times the ideal, diversity of at least 0.7 of real digits.
+
+    Args:
+        algorithm: ppo, value_gradient, policy_gradient: continuous time, with a value network;
+            ddpo, dpok: terminal rewards only.
+        environment: digits (or --data); gaussian and mixture are analytic, with a known optimum.
+        trace: decay of the advantage, for ppo and policy_gradient: 0 trusts the value network, 1
+            the trajectory.
+        clip: half-width of the interval for the ratio of a step, for ppo, ddpo and dpok.
+        control_variate: whether ppo takes what the value network predicts of the advantage out of
+            the ratio's noise and adds its exact gradient instead.
+        target_class: the class the annotator wants.
+        penalty: KL penalty lambda, in units of the reward per nat. The reward of images is
+            standardized on base samples; by default 0.09 for those, 2.5 for gaussian, 0.8 for
+            mixture, 0 for ddpo.
+        solver_steps: steps of the sampler in training; 40 by default, 25 with --compare.
+        evaluation_solver_steps: other numbers of steps at which the trained policy is evaluated
+            too.
+        compare: draw every algorithm at five penalties on the frontier instead of one run.
+        seeds: with --compare: seeds per algorithm, vmapped in one program, for error bars.
+        data: a folder of images (class subfolders give labels) or an .npz with images and labels.
+        reward: module:function, a reward of your own in place of the learned one: jax.numpy, images
+            (batch, height, width, channels) in [-1, 1] to (batch,).
+        evaluation_samples: samples of the final evaluations.
+        frontier_samples: samples of the base model behind the ideal frontier.
+        evaluate_every: updates between evaluations of the curves (of a single run).
+        checkpoint_every: updates between checkpoints (of a single run).
+        model: the score network and its process.
+        pretraining: of the base model.
+        preferences: the choices, and the reward learned from them.
+        optimization: the optimizer and its budget.
+        update: how the policy moves on a batch.
+        value: how the value network moves on a batch.
+        run: the common options.
     """
 
     algorithm: Algorithm = "ppo"
-    """ppo, value_gradient, policy_gradient: continuous time, with a value network; ddpo, dpok:
-    terminal rewards only."""
-
     environment: Literal["digits", "gaussian", "mixture"] = "digits"
-    """digits (or --data); gaussian and mixture are analytic, with a known optimum."""
-
     trace: float = 0.0
-    """Decay of the advantage, for ppo and policy_gradient: 0 trusts the value network, 1 the
-    trajectory."""
-
     clip: float = 0.2
-    """Half-width of the interval for the ratio of a step, for ppo, ddpo and dpok."""
-
     control_variate: bool = True
-    """Whether ppo takes what the value network predicts of the advantage out of the ratio's noise
-    and adds its exact gradient instead."""
-
     target_class: int = 3
-    """The class the annotator wants."""
-
     penalty: float | None = None
-    """KL penalty lambda, in units of the reward per nat. The reward of images is standardized on
-    base samples; by default 0.09 for those, 2.5 for gaussian, 0.8 for mixture, 0 for ddpo."""
-
     solver_steps: int | None = None
-    """Steps of the sampler in training; 40 by default, 25 with --compare."""
-
     evaluation_solver_steps: tuple[int, ...] = ()
-    """Other numbers of steps at which the trained policy is evaluated too."""
-
     compare: bool = False
-    """Draw every algorithm at five penalties on the frontier instead of one run."""
-
     seeds: int = 1
-    """With --compare: seeds per algorithm, vmapped in one program, for error bars."""
-
     data: str | None = None
-    """A folder of images (class subfolders give labels) or an .npz with images and labels."""
-
     reward: str | None = None
-    """module:function, a reward of your own in place of the learned one: jax.numpy, images
-    (batch, height, width, channels) in [-1, 1] to (batch,)."""
-
     evaluation_samples: int = 4096
-    """Samples of the final evaluations."""
-
     frontier_samples: int = 16384
-    """Samples of the base model behind the ideal frontier."""
-
     evaluate_every: int = 10
-    """Updates between evaluations of the curves (of a single run)."""
-
     checkpoint_every: int = 10
-    """Updates between checkpoints (of a single run)."""
-
     model: DiffusionSpec = dataclasses.field(default_factory=DiffusionSpec)
     pretraining: Pretraining = dataclasses.field(default_factory=Pretraining)
     preferences: Preferences = dataclasses.field(default_factory=Preferences)

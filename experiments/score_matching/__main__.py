@@ -51,35 +51,30 @@ class Config:
     Source: arXiv 2402.07487, section 4. On 2 CPU cores the default takes under two minutes.
     Expected: every mean gradient within 4.8 standard errors of the explicit one along every
     direction looked at; the variance ratios, cost ratios and training errors are measurements.
+
+    Args:
+        dimensions: dimensions of the mixture.
+        batch: points per gradient.
+        batches: gradients behind each mean and variance.
+        warm_steps: updates by denoising before gradients are compared.
+        training_dimension: dimension of the training by each objective and of the variance per
+            time.
+        width: hidden size of the network.
+        learning_rate: peak of a cosine schedule of Adam.
+        rounds: interleaved rounds of timing.
+        seeds: trainings by each objective, of which median and worst are reported.
+        run: the common options.
     """
 
     dimensions: tuple[int, ...] = (1, 2, 8)
-    """Dimensions of the mixture."""
-
     batch: int = 256
-    """Points per gradient."""
-
     batches: int = 384
-    """Gradients behind each mean and variance."""
-
     warm_steps: int = 100
-    """Updates by denoising before gradients are compared."""
-
     training_dimension: int = 2
-    """Dimension of the training by each objective and of the variance per time."""
-
     width: int = 64
-    """Hidden size of the network."""
-
     learning_rate: float = 3e-3
-    """Peak of a cosine schedule of Adam."""
-
     rounds: int = 20
-    """Interleaved rounds of timing."""
-
     seeds: int = 3
-    """Trainings by each objective, of which median and worst are reported."""
-
     run: Annotated[RunOptions, tyro.conf.arg(name="")] = dataclasses.field(
         default_factory=RunOptions
     )
