@@ -1,5 +1,6 @@
 """How the site is built: `make docs`. Warnings are errors, and nothing is fetched unless asked."""
 
+import hashlib
 import importlib.metadata
 import os
 import sys
@@ -7,6 +8,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
+
+
+def _digest_of_library() -> str:
+    """Change with the code, so that a notebook is run again when what it shows may have changed."""
+    files = sorted((ROOT / "ctrl_jax").rglob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
+
 
 project = "ctrl_jax"
 author = "the authors of ctrl_jax"
@@ -42,7 +50,7 @@ toc_object_entries_show_parents = "hide"
 myst_enable_extensions = ["amsmath", "dollarmath", "colon_fence", "deflist"]
 myst_heading_anchors = 3
 nb_execution_mode = "cache"
-nb_execution_cache_path = str(ROOT / ".cache" / "notebooks")
+nb_execution_cache_path = str(ROOT / ".cache" / "notebooks" / _digest_of_library())
 nb_execution_timeout = 120
 nb_execution_raise_on_error = True
 nb_execution_show_tb = True
