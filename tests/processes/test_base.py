@@ -109,3 +109,29 @@ def test_processes_are_pytrees(unchecked):
     stds = jax.vmap(lambda o: ContractiveSubVP.cosine(o, beta_max=5.0).marginal(T).std)(rates / 200)
     expected = [ContractiveSubVP.cosine(o, beta_max=5.0).marginal(T).std for o in (0.025, 0.1)]
     np.testing.assert_allclose(stds, expected, rtol=1e-6)
+
+
+@every_kind
+def test_transitions_compose_the_marginals(process, float64):
+    """a_t = a_st a_s and v_t = a_st^2 v_s + v_st; no time is no change."""
+    s, t = (jnp.asarray(part) * process.latest for part in ([0.0, 0.1, 0.4], [0.2, 0.3, 1.0]))
+    (scale_s, std_s), (scale, std) = process.marginal(s), process.marginal(t)
+    gain, added = process.transition(s, t)
+    np.testing.assert_allclose(gain * scale_s, scale, rtol=1e-12)
+    np.testing.assert_allclose((gain * std_s) ** 2 + added**2, std**2, rtol=1e-12)
+    still = process.transition(t, t)
+    np.testing.assert_allclose(still.scale, 1.0, rtol=1e-15)
+    np.testing.assert_array_equal(still.std, 0.0)
+
+
+@every_kind
+def test_times_are_found_by_their_ratio(process, float64):
+    t = jnp.asarray([0.01, 0.2, 0.7]) * process.latest
+    ratio = process.noise_to_signal(t)
+    np.testing.assert_allclose(process.time_at(ratio), t, rtol=1e-8)
+    slope = jax.vmap(jax.grad(process.noise_to_signal))(t)
+    inverse = jax.grad(lambda ratio: process.time_at(ratio).sum())(ratio)
+    np.testing.assert_allclose(inverse * slope, 1.0, rtol=1e-6)
+    least = process.noise_to_signal(jnp.asarray([0.0]))
+    ends = process.time_at(jnp.concatenate([least / 2, 2 * ratio[-1:] + 1e9]))
+    np.testing.assert_allclose(ends, [0.0, process.latest], atol=1e-9 * process.latest)

@@ -152,9 +152,7 @@ def test_errors_at_the_door(unchecked):
     process = VP()
     _, score_fn, _ = problem(process)
     x = jnp.ones((2, 1))
-    with pytest.raises(
-        ValueError, match=r"divergence: received 'trace'; .*exact\|hutchinson"
-    ):
+    with pytest.raises(ValueError, match=r"divergence: received 'trace'; .*exact\|hutchinson"):
         log_likelihood(process, score_fn, x, divergence="trace")  # pyright: ignore
     with pytest.raises(ValueError, match=r"key: received None; .* draws random signs"):
         log_likelihood(process, score_fn, x, divergence="hutchinson")
@@ -167,9 +165,7 @@ def test_errors_at_the_door(unchecked):
 def test_a_score_of_another_shape_is_refused():
     """Batches of one would broadcast it, to a likelihood of nothing."""
     for score_fn in (lambda t, x: -x[0], lambda t, x: -x.sum(axis=1)):
-        with pytest.raises(
-            ValueError, match=r"score_fn: .*; the score must have x's shape"
-        ):
+        with pytest.raises(ValueError, match=r"score_fn: .*; the score must have x's shape"):
             log_likelihood(VP(), score_fn, jnp.ones((3, 2)))
 
 

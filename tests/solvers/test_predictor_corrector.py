@@ -101,9 +101,7 @@ def test_predictors_are_told_that_the_state_was_moved():
 
 
 def test_errors_at_the_door():
-    with pytest.raises(
-        ValueError, match=r"predictor: received 'Tsit5'; it is for ODEs"
-    ):
+    with pytest.raises(ValueError, match=r"predictor: received 'Tsit5'; it is for ODEs"):
         PredictorCorrector(diffrax.Tsit5())
     with pytest.raises(ValueError, match=r"corrector_steps: received 0; it must be a whole"):
         PredictorCorrector(corrector_steps=0)

@@ -216,19 +216,13 @@ def test_errors_at_the_door(unchecked):
     sde = PROCESS.reverse(exact_score)
     with pytest.raises(ValueError, match=r"save: received 'all'; .*; give last\|path"):
         run(EulerMaruyama(), start(2), save="all")
-    with pytest.raises(
-        ValueError, match=r"grid.shape: received \(1,\); .* at least two"
-    ):
+    with pytest.raises(ValueError, match=r"grid.shape: received \(1,\); .* at least two"):
         simulate(KEY, sde, start(2), GRID[:1], solver=EulerMaruyama())
     with pytest.raises(ValueError, match=r"grid.shape: received \(1, 7\); it must be a vector"):
         simulate(KEY, sde, start(2), GRID[None], solver=EulerMaruyama())
-    with pytest.raises(
-        ValueError, match=r"solver: received 'Tsit5'; it is for ODEs; take"
-    ):
+    with pytest.raises(ValueError, match=r"solver: received 'Tsit5'; it is for ODEs; take"):
         run(diffrax.Tsit5(), start(2))
     with pytest.raises(ValueError, match=r"solver: received 'ShARK'; it is for SDEs only"):
         simulate(KEY, sde.probability_flow(), start(2), GRID, solver=diffrax.ShARK())
-    with pytest.raises(
-        ValueError, match=r"x_0.shape: received \(\); .* leading batch axis"
-    ):
+    with pytest.raises(ValueError, match=r"x_0.shape: received \(\); .* leading batch axis"):
         simulate(KEY, sde, jnp.asarray(1.0), GRID, solver=EulerMaruyama())
