@@ -1,6 +1,6 @@
 """Diffusion models of CIFAR-10 under four processes, one of them contractive (2401.13115).
 
-The whole run is in `main`; its stages are in `experiments/image_generation`, its options and what
+The whole run is in `main`; its stages are in this folder, its options and what
 they cost in `Config`. Each run writes config.json, metrics.jsonl, results.json, samples.png,
 loss.png, samples.npz and model/ to its folder. A finished run with --resume latest is evaluated
 again, for example with --evaluation.inception.

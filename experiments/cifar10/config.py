@@ -1,9 +1,7 @@
 """Options of `experiments.cifar10`."""
 
 import dataclasses
-from typing import Annotated, Literal
-
-import tyro
+from typing import Literal
 
 from ctrl_jax.models import ImageDiffusionSpec
 from ctrl_jax.networks import NCSNppConfig
@@ -15,6 +13,7 @@ from ctrl_jax.runtime import (
     refuse,
 )
 from experiments.cifar10.data import TINY_HELD_OUT, TINY_IMAGES
+from experiments.options import COMMON, Common
 
 Kind = Literal["ve", "vp", "sub_vp", "contractive_sub_vp"]
 Solver = Literal["predictor_corrector", "ancestral", "euler_maruyama", "probability_flow"]
@@ -140,9 +139,7 @@ class Config:
     network: NCSNppConfig = dataclasses.field(default_factory=NCSNppConfig)
     optimization: Optimization = dataclasses.field(default_factory=Optimization)
     evaluation: Evaluation = dataclasses.field(default_factory=Evaluation)
-    run: Annotated[RunOptions, tyro.conf.arg(name="")] = dataclasses.field(
-        default_factory=RunOptions
-    )
+    run: Common = COMMON
 
     def spec(self) -> ImageDiffusionSpec:
         """Return process and network."""

@@ -1,6 +1,6 @@
 """Consistency models, distilled and trained from data, beside DDIM with as many evaluations.
 
-The stages are in `experiments/consistency_models`. Each run writes config.json, a .jsonl per
+The stages are in this folder. Each run writes config.json, a .jsonl per
 training, results.json, quality.png and a picture of samples per data set to its folder.
 """
 

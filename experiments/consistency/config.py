@@ -1,17 +1,15 @@
 """Options of `experiments.consistency`."""
 
 import dataclasses
-from typing import Annotated, Literal
-
-import tyro
+from typing import Literal
 
 from ctrl_jax.runtime import (
-    RunOptions,
     check_count,
     check_fraction,
     check_positive,
     refuse,
 )
+from experiments.options import COMMON, Common
 
 Data = Literal["swiss_roll", "digits"]
 
@@ -63,9 +61,7 @@ class Config:
     width: int = 192
     depth: int = 2
     samples: int = 8192
-    run: Annotated[RunOptions, tyro.conf.arg(name="")] = dataclasses.field(
-        default_factory=RunOptions
-    )
+    run: Common = COMMON
 
     def updates(self) -> int:
         """Return the updates of each consistency model."""

@@ -1,7 +1,7 @@
 """Contractive diffusions (2401.13115): does a contracting sampler forgive a wrong score?
 
 Each run writes config.json, measurements.csv (every number), results.json (claims and headlines)
-and pictures to its folder. What is measured is in `experiments/contractive`.
+and pictures to its folder. What is measured is in this folder.
 """
 
 from pathlib import Path

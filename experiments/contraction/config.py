@@ -1,18 +1,16 @@
 """Options of `experiments.contraction`."""
 
 import dataclasses
-from typing import Annotated, Literal
-
-import tyro
+from typing import Literal
 
 from ctrl_jax.runtime import (
-    RunOptions,
     check_count,
     check_positive,
     check_small_run,
     check_unused,
     refuse,
 )
+from experiments.options import COMMON, Common
 
 Experiment = Literal["one_dimension", "swiss_roll", "images"]
 
@@ -58,7 +56,7 @@ class Config:
 
     Source: arXiv 2401.13115. one_dimension has exact scores with errors put in, so that the bound
     of theorem 1 can be drawn beside what was measured; swiss_roll and images train a network per
-    process. The default uses about 400 seconds of one core.
+    process.
 
     Args:
         experiment: what to run, in this order.
@@ -85,9 +83,7 @@ class Config:
     learned_seeds: int = 5
     data: str | None = None
     network: Network = dataclasses.field(default_factory=Network)
-    run: Annotated[RunOptions, tyro.conf.arg(name="")] = dataclasses.field(
-        default_factory=RunOptions
-    )
+    run: Common = COMMON
 
     def updates(self) -> int:
         """Return the number of updates of each network."""

@@ -5,7 +5,7 @@ class by Mallows' law: on a random half of the classes they nearly agree, on the
 DPO does not know of it; Mallows-DPO is told the dispersion of each class, true or estimated; PPO
 has a reward learned from as many comparisons, or the gold reward itself. Each run writes
 config.json, metrics.jsonl (every run), results.json (with a verdict on every claim) and pictures;
-the stages are in `experiments/divided_opinions`.
+the stages are in this folder.
 """
 
 import json

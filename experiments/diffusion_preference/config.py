@@ -2,12 +2,9 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Annotated, NamedTuple
-
-import tyro
+from typing import NamedTuple
 
 from ctrl_jax.runtime import (
-    RunOptions,
     check_choice,
     check_count,
     check_positive,
@@ -18,6 +15,7 @@ from experiments.diffusion_preference.annotators import LAWS, Law
 from experiments.diffusion_preference.methods import COMPARING
 from experiments.diffusion_preference.training import Name, Training, names_of
 from experiments.diffusion_preference.world import Trained
+from experiments.options import COMMON, Common
 
 PPO = ("ppo", "ppo_gold")
 METHODS = (*COMPARING, *PPO)
@@ -81,9 +79,7 @@ class Config:
     exact_updates: int = 400
     training: Training = dataclasses.field(default_factory=Training)
 
-    run: Annotated[RunOptions, tyro.conf.arg(name="")] = dataclasses.field(
-        default_factory=RunOptions
-    )
+    run: Common = COMMON
 
     def names(self, methods: Sequence[str]) -> list[Name]:
         """Return the runs of those of the methods that were asked for."""

@@ -10,12 +10,11 @@ to its folder.
 import dataclasses
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 
 from ctrl_jax._typing import Model
 from ctrl_jax.algorithms import ContinuousControl, OccupationConfig
@@ -24,7 +23,6 @@ from ctrl_jax.environments import LinearGaussian, LinearQuadratic, simulate_cont
 from ctrl_jax.losses import gaussian
 from ctrl_jax.networks.policies import linear_policy, quadratic_value
 from ctrl_jax.runtime import (
-    RunOptions,
     check_count,
     check_small_run,
     command,
@@ -43,6 +41,7 @@ from experiments.continuous_control.methods import (
 )
 from experiments.continuous_control.results import distances, leave
 from experiments.linear_quadratic import STUDY
+from experiments.options import COMMON, Common
 
 START = (0.4, 0.7)
 FIRST = LinearGaussian(-0.3, 0.2, 0.8)
@@ -53,7 +52,7 @@ ESTIMATORS = ("difference", "pathwise", "generalized")
 class Config:
     """Compare continuous-time and discrete-time policy optimization on an exact problem.
 
-    Source: arXiv 2305.18901. On one CPU core the default takes six to eight minutes.
+    Source: arXiv 2305.18901.
     Expected: CPG and CPPO within 1 % of the starting gap at every step up to .01.
 
     Args:
@@ -68,9 +67,7 @@ class Config:
     seeds: int = 10
     methods: tuple[str, ...] = METHODS + VARIANTS
     training: Training = dataclasses.field(default_factory=Training)
-    run: Annotated[RunOptions, tyro.conf.arg(name="")] = dataclasses.field(
-        default_factory=RunOptions
-    )
+    run: Common = COMMON
 
     def updates(self) -> int:
         """Return the updates of each training."""

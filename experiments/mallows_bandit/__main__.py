@@ -8,14 +8,12 @@ Each run writes config.json, results.json and frontier.png to its folder.
 import dataclasses
 import itertools
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 import numpy as np
-import tyro
 
 from ctrl_jax.runtime import (
-    RunOptions,
     check_choice,
     check_count,
     check_positive,
@@ -34,13 +32,14 @@ from experiments.mallows_bandit.problem import (
     make_losses,
     start,
 )
+from experiments.options import COMMON, Common
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Train every preference loss on the five-armed bandit of Mallows-DPO.
 
-    Source: arXiv 2405.14953. The default, 500 000 steps, takes about a minute on one CPU core.
+    Source: arXiv 2405.14953. The default is 500 000 steps.
     Expected from the uniform policy: at beta .05 reward 15.53 and KL 1.46 under DPO, 16.04 and .44
     under Mallows-phi, and all other known values to .01.
 
@@ -58,9 +57,7 @@ class Config:
     dispersion: float = 0.05
     random_starts: int = 7
     learning_rate: float = 5e-3
-    run: Annotated[RunOptions, tyro.conf.arg(name="")] = dataclasses.field(
-        default_factory=RunOptions
-    )
+    run: Common = COMMON
 
     def updates(self) -> int:
         """Return the steps of gradient descent."""

@@ -9,12 +9,8 @@ claim) and pictures to its folder. Models and data of one's own: `ctrl-jax prefe
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
-
-import tyro
 
 from ctrl_jax.runtime import (
-    RunOptions,
     check_small_run,
     command,
 )
@@ -22,13 +18,14 @@ from experiments.mallows_lm import STUDY, plots, report, study
 from experiments.mallows_lm.base_model import BaseModel
 from experiments.mallows_lm.comparison import Training
 from experiments.mallows_lm.world import World
+from experiments.options import COMMON, Common
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Learn from comparisons under known dispersion: DPO, Mallows-theta and Mallows-phi.
 
-    Source: arXiv 2405.14953. It downloads nothing; on 2 CPU cores it takes eight minutes.
+    Source: arXiv 2405.14953. It downloads nothing.
     Expected: at equal divergence Mallows-DPO of the true dispersion is ahead of DPO, of the
     estimated one level with it; every claim of results.json has a verdict.
 
@@ -42,9 +39,7 @@ class Config:
     base: BaseModel = dataclasses.field(default_factory=BaseModel)
     world: World = dataclasses.field(default_factory=World)
     training: Training = dataclasses.field(default_factory=Training)
-    run: Annotated[RunOptions, tyro.conf.arg(name="")] = dataclasses.field(
-        default_factory=RunOptions
-    )
+    run: Common = COMMON
 
     def policies(self) -> Training:
         """Return the training of the policies with the updates asked for."""

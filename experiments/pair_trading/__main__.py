@@ -9,18 +9,16 @@ config.json, metrics.jsonl, results.json, curves.png and steps.png to its folder
 import dataclasses
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import tyro
 
 from ctrl_jax._typing import Model
 from ctrl_jax.algorithms import ContinuousControl
 from ctrl_jax.environments import LinearGaussian, PairTrading
 from ctrl_jax.networks.policies import linear_policy, quadratic_value
 from ctrl_jax.runtime import (
-    RunOptions,
     check_count,
     check_small_run,
     command,
@@ -36,6 +34,7 @@ from experiments.continuous_control.methods import (
     train_seeds,
 )
 from experiments.continuous_control.results import distances, leave
+from experiments.options import COMMON, Common
 from experiments.pair_trading import STUDY
 
 SPREAD = (0.2, 0.4)
@@ -48,7 +47,7 @@ SCALE = 5.0
 class Config:
     """Compare continuous-time and discrete-time policy optimization on pair trading.
 
-    Source: arXiv 2305.18901, section 5. On one CPU core the default takes a few minutes.
+    Source: arXiv 2305.18901, section 5.
     Expected: CPG and CPPO within 1 % of the starting gap at every step up to .01.
 
     Args:
@@ -65,9 +64,7 @@ class Config:
     training: Training = dataclasses.field(
         default_factory=lambda: Training(horizon=6.0, batch=64, value_epochs=20, value_rate=0.1)
     )
-    run: Annotated[RunOptions, tyro.conf.arg(name="")] = dataclasses.field(
-        default_factory=RunOptions
-    )
+    run: Common = COMMON
 
     def updates(self) -> int:
         """Return the updates of each training."""

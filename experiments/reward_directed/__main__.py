@@ -4,21 +4,19 @@ q-learning knows data points only; DDPO and DPOK start from a score network that
 same points, and use as many reward queries and network evaluations after it. The ideal end law
 p e^{w h / 2} / Z of every task is known. Each run writes config.json, metrics.jsonl (every seed),
 results.json (with a verdict on every claim) and pictures to its folder; the stages are in
-`experiments/reward_direction`.
+this folder.
 """
 
 import dataclasses
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 
 from ctrl_jax.runtime import (
-    RunOptions,
     check_choice,
     check_count,
     check_positive,
@@ -30,6 +28,7 @@ from ctrl_jax.runtime import (
 from ctrl_jax.runtime.run.tables import print_table
 from experiments.base_models import pretrain
 from experiments.directed_tasks import Task, make_task
+from experiments.options import COMMON, Common
 from experiments.reward_directed import STUDY, claims, few_points, plots
 from experiments.reward_directed.claims import Row
 from experiments.reward_directed.methods import (
@@ -50,7 +49,7 @@ TASKS = ("mixture_1d", "mixture_2d", "swiss_roll", "digits")
 class Config:
     """Direct diffusions by a reward: q-learning against DDPO and DPOK.
 
-    Source: arXiv 2409.04832. On 2 CPU cores the default takes some minutes.
+    Source: arXiv 2409.04832.
     Expected: every claim of results.json has a verdict; that one data point is enough has "no".
 
     Args:
@@ -75,9 +74,7 @@ class Config:
     samples: int = 2048
     few: tuple[int, ...] = (1, 8, 64)
     training: Training = dataclasses.field(default_factory=Training)
-    run: Annotated[RunOptions, tyro.conf.arg(name="")] = dataclasses.field(
-        default_factory=RunOptions
-    )
+    run: Common = COMMON
 
     def budget(self) -> Training:
         """Return the training with the updates asked for."""

@@ -1,6 +1,6 @@
 """Fine-tune a diffusion model from human-style preferences, its score as the action (2409.08400).
 
-The whole run is in `main`; its stages are in `experiments/fine_tuning`. Each run writes
+The whole run is in `main`; its stages are in this folder. Each run writes
 config.json, metrics.jsonl, results.json, samples.png, curves.png and frontier.png to its folder.
 """
 

@@ -1,14 +1,11 @@
 """Options of `experiments.score_as_action`."""
 
 import dataclasses
-from typing import Annotated, Literal
-
-import tyro
+from typing import Literal
 
 from ctrl_jax.algorithms import PolicyUpdate, ValueUpdate
 from ctrl_jax.models import DiffusionSpec
 from ctrl_jax.runtime import (
-    RunOptions,
     check_count,
     check_fraction,
     check_non_negative,
@@ -16,6 +13,7 @@ from ctrl_jax.runtime import (
     check_unused,
     refuse,
 )
+from experiments.options import COMMON, Common
 
 Algorithm = Literal["ppo", "value_gradient", "policy_gradient", "ddpo", "dpok"]
 Schedule = Literal["cosine", "constant"]
@@ -203,9 +201,7 @@ class Config:
     optimization: Optimization = dataclasses.field(default_factory=Optimization)
     update: PolicyUpdate = DEFAULT_UPDATE
     value: ValueUpdate = DEFAULT_VALUE
-    run: Annotated[RunOptions, tyro.conf.arg(name="")] = dataclasses.field(
-        default_factory=RunOptions
-    )
+    run: Common = COMMON
 
     def grid_steps(self) -> int:
         """Return the steps of the sampler in training."""

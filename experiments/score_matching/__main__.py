@@ -8,18 +8,16 @@ writes config.json, results.json, efficiency.png, variance.png and training.png 
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 
 from ctrl_jax.algorithms.base import Learner, apply_gradient
 from ctrl_jax.algorithms.training.optimizer import adam, make_schedule
 from ctrl_jax.processes import VP
 from ctrl_jax.runtime import (
-    RunOptions,
     check_count,
     check_positive,
     check_small_run,
@@ -28,6 +26,7 @@ from ctrl_jax.runtime import (
     refuse,
 )
 from ctrl_jax.runtime.run.tables import print_table
+from experiments.options import COMMON, Common
 from experiments.score_matching import STUDY, plots
 from experiments.score_matching.costs import measure
 from experiments.score_matching.estimators import (
@@ -48,7 +47,7 @@ END = 1e-2
 class Config:
     """Compare the score-matching objectives on a Gaussian mixture with known score.
 
-    Source: arXiv 2402.07487, section 4. On 2 CPU cores the default takes under two minutes.
+    Source: arXiv 2402.07487, section 4.
     Expected: every mean gradient within 4.8 standard errors of the explicit one along every
     direction looked at; the variance ratios, cost ratios and training errors are measurements.
 
@@ -75,9 +74,7 @@ class Config:
     learning_rate: float = 3e-3
     rounds: int = 20
     seeds: int = 3
-    run: Annotated[RunOptions, tyro.conf.arg(name="")] = dataclasses.field(
-        default_factory=RunOptions
-    )
+    run: Common = COMMON
 
     def chunk(self) -> int:
         """Return how many gradients are computed in one call: a quarter of them."""
