@@ -12,12 +12,14 @@ from jax.sharding import Mesh, NamedSharding
 
 from ctrl_jax._typing import Params
 from ctrl_jax.algorithms import LMPreference, RunState, make_lm_preference, named_loss, whole_params
+from ctrl_jax.algorithms.language.preference import ScoreLoss
 from ctrl_jax.algorithms.training.optimizer import make_schedule
 from ctrl_jax.commands.preference.config import Config, Optimization
 from ctrl_jax.commands.preference.data import Data, batch_of, check_rows, load_data
-from ctrl_jax.commands.preference.evaluation import make_evaluation, make_kl
+from ctrl_jax.commands.preference.evaluation import Evaluate, make_evaluation, make_kl
 from ctrl_jax.commands.preference.model import Trained, load_model, state_shardings
 from ctrl_jax.commands.preference.reference import Referred, estimate_dispersion, refer
+from ctrl_jax.data import PreferenceRows
 from ctrl_jax.runtime import (
     Checkpoints,
     CountTraces,
@@ -115,7 +117,7 @@ def tune(settings: Config, inputs: Inputs, run: Run) -> Outcome:
         make_optimizer(options, steps),
         loss_fn,
         LMPreference(
-            settings.objective.beta,
+            objective.beta,
             options.accumulate,
             options.chunk,
             adapters_only=trained.adapters is not None,
@@ -127,28 +129,7 @@ def tune(settings: Config, inputs: Inputs, run: Run) -> Outcome:
     abstract = jax.eval_shape(algorithm.init, key)
     shardings = state_shardings(abstract, mesh, fully=options.fully_sharded)
     parts, facts = _refer(settings, inputs, run, base)
-    measure = make_evaluation(
-        trained.model,
-        loss_fn,
-        parts["held_out"].rows,
-        mesh,
-        beta=settings.objective.beta,
-        at_a_time=batch // options.accumulate,
-        chunk=options.chunk,
-    )
-    kl = make_kl(
-        trained.model,
-        base,
-        data.prompts,
-        mesh,
-        length=settings.evaluation.answer_length,
-        end=trained.tokenizer.eos_token_id,
-        key=jax.random.key(seed + 1),
-    )
-
-    def evaluate(params: Params) -> dict[str, float]:
-        return measure(params) | kl(params)
-
+    evaluate = _evaluation(settings, inputs, loss_fn, parts["held_out"].rows, base)
     before = evaluate(base)
     step = CountTraces(algorithm.step)
 
@@ -175,7 +156,7 @@ def tune(settings: Config, inputs: Inputs, run: Run) -> Outcome:
                     evaluate_every=settings.evaluation.every,
                     evaluate=lambda k, s: evaluate(whole_params(s)),
                     progress=settings.run.progress,
-                    description=settings.objective.loss,
+                    description=objective.loss,
                     mesh=mesh,
                     shardings=shardings,
                 ),
@@ -217,6 +198,32 @@ def _refer(
         return parts, {}
     parts, scale = estimate_dispersion(parts)
     return parts, {"dispersion/scale": scale}
+
+
+def _evaluation(
+    settings: Config, inputs: Inputs, loss_fn: ScoreLoss, rows: PreferenceRows, base: Params
+) -> Evaluate:
+    """Return what measures held-out pairs, and the divergence of answers to their prompts."""
+    options, trained = settings.optimization, inputs.trained
+    measure = make_evaluation(
+        trained.model,
+        loss_fn,
+        rows,
+        inputs.mesh,
+        beta=settings.objective.beta,
+        at_a_time=options.batch // options.accumulate,
+        chunk=options.chunk,
+    )
+    kl = make_kl(
+        trained.model,
+        base,
+        inputs.data.prompts,
+        inputs.mesh,
+        length=settings.evaluation.answer_length,
+        end=trained.tokenizer.eos_token_id,
+        key=jax.random.key(settings.run.seed + 1),
+    )
+    return lambda params: measure(params) | kl(params)
 
 
 def _abstract(leaf: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
