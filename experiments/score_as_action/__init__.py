@@ -22,9 +22,9 @@ STUDY = Study(
     pictures=("samples.png", "frontier.png"),
 )
 ANALYTIC = dataclasses.replace(
-    STUDY, expected={"objective": ">= 0.98 x objective/optimal", "traces": "1 ± 0"}
+    STUDY, expected={"objective": ">= 1.02 x objective/optimal", "traces": "1 ± 0"}
 )
-"""Where the optimum is known in closed form."""
+"""Where the optimum is known in closed form; rewards, and so objectives, are negative there."""
 COMPARISON = dataclasses.replace(
     STUDY,
     claim="How close to the ideal frontier each algorithm comes, and at what price in queries.",
