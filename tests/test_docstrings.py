@@ -21,7 +21,6 @@ VARIADIC = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
 THIRD_PERSON = re.compile(r"[A-Z][a-z]+[^\Ws]s\b")
 
 
-
 def exported() -> dict[str, Any]:
     """Every function and class that a package or an exported module of the library offers."""
     packages = [ctrl_jax, *map(importlib.import_module, _package_names())]

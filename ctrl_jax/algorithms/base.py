@@ -58,8 +58,8 @@ class RunState(NamedTuple):
     key: Array
     update: Int[Array, ""]
     learners: dict[str, Learner]
-    average: Params | None
-    reference: Params | None
+    average: Any
+    reference: Any
     skips: Skips
 
     @property

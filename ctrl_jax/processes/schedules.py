@@ -17,7 +17,7 @@ derivative. The paper clips a step of a thousandth of T at 0.999, that is \beta_
 
 import abc
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -127,6 +127,30 @@ class CosineSchedule(NoiseSchedule):
         return -2 * cosine + self.beta_max / self.horizon * beyond
 
 
+def schedule_of(
+    owner: object, usual: tuple[float, float], schedule: NoiseSchedule | None, **given: float | None
+) -> NoiseSchedule:
+    """Return the schedule that a process was given, or the linear one of its rates and horizon.
+
+    Args:
+        owner: the process, for the words of an error.
+        usual: its beta_min and beta_max where none is given.
+        schedule: any, in place of the linear one.
+        **given: beta_min, beta_max and horizon, None where they were not given.
+
+    Raises:
+        ValueError: a number is not positive, or is given beside a schedule.
+    """
+    numbers = {name: value for name, value in given.items() if value is not None}
+    if schedule is None:
+        values = {"beta_min": usual[0], "beta_max": usual[1], "horizon": 1.0, **numbers}
+        check_all_positive(type(owner).__name__, **values)
+        return LinearSchedule(**values)
+    for name, value in numbers.items():
+        raise refuse(name, value, "the schedule says it", "leave it out, or the schedule")
+    return schedule
+
+
 class ScheduledProcess(LinearProcess):
     """What the processes that run on a noise schedule share: b = sign beta / 2, a = e^{sign B / 2}.
 
@@ -134,28 +158,7 @@ class ScheduledProcess(LinearProcess):
     """
 
     schedule: NoiseSchedule
-    sign: eqx.AbstractClassVar[int]
-    usual_rates: eqx.AbstractClassVar[tuple[float, float]]
-
-    def __init__(
-        self,
-        beta_min: float | None = None,
-        beta_max: float | None = None,
-        *,
-        horizon: float | None = None,
-        schedule: NoiseSchedule | None = None,
-    ):
-        given = {"beta_min": beta_min, "beta_max": beta_max, "horizon": horizon}
-        given = {name: value for name, value in given.items() if value is not None}
-        if schedule is None:
-            usual = {"beta_min": self.usual_rates[0], "beta_max": self.usual_rates[1]}
-            values = {**usual, "horizon": 1.0, **given}
-            check_all_positive(type(self).__name__, **values)
-            schedule = LinearSchedule(**values)
-        elif given:
-            name, value = next(iter(given.items()))
-            raise refuse(name, value, "the schedule says it", "leave it out, or the schedule")
-        self.schedule = schedule
+    sign: ClassVar[int]
 
     def __check_init__(self):
         end = jnp.asarray(self.horizon, float)
@@ -181,7 +184,7 @@ class ScheduledProcess(LinearProcess):
             ValueError: an argument is not positive, beta_max is below the rate at t = 0, or the
                 growth to the horizon overflows.
         """
-        return cls(schedule=CosineSchedule(offset, beta_max, horizon))
+        return cls(schedule=CosineSchedule(offset, beta_max, horizon))  # pyright: ignore[reportCallIssue]
 
     def contraction_rate(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
         """Return b(t) = beta(t) / 2 with the sign of the drift."""

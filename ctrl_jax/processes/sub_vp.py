@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ctrl_jax.processes.base import Marginal
-from ctrl_jax.processes.schedules import ScheduledProcess
+from ctrl_jax.processes.schedules import NoiseSchedule, ScheduledProcess, schedule_of
 
 
 class _OfSquaredVariance(ScheduledProcess):
@@ -46,7 +46,17 @@ class SubVP(_OfSquaredVariance):
     """
 
     sign = -1
-    usual_rates = (0.1, 20.0)
+
+    def __init__(
+        self,
+        beta_min: float | None = None,
+        beta_max: float | None = None,
+        *,
+        horizon: float | None = None,
+        schedule: NoiseSchedule | None = None,
+    ):
+        given = {"beta_min": beta_min, "beta_max": beta_max, "horizon": horizon}
+        self.schedule = schedule_of(self, (0.1, 20.0), schedule, **given)
 
 
 class ContractiveSubVP(_OfSquaredVariance):
@@ -67,4 +77,14 @@ class ContractiveSubVP(_OfSquaredVariance):
     """
 
     sign = 1
-    usual_rates = (0.01, 8.0)
+
+    def __init__(
+        self,
+        beta_min: float | None = None,
+        beta_max: float | None = None,
+        *,
+        horizon: float | None = None,
+        schedule: NoiseSchedule | None = None,
+    ):
+        given = {"beta_min": beta_min, "beta_max": beta_max, "horizon": horizon}
+        self.schedule = schedule_of(self, (0.01, 8.0), schedule, **given)

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from ctrl_jax._numerics import square_root
 from ctrl_jax.processes.base import Marginal
-from ctrl_jax.processes.schedules import ScheduledProcess
+from ctrl_jax.processes.schedules import NoiseSchedule, ScheduledProcess, schedule_of
 
 
 class _OfUnitRate(ScheduledProcess):
@@ -47,7 +47,17 @@ class VP(_OfUnitRate):
     """
 
     sign = -1
-    usual_rates = (0.1, 20.0)
+
+    def __init__(
+        self,
+        beta_min: float | None = None,
+        beta_max: float | None = None,
+        *,
+        horizon: float | None = None,
+        schedule: NoiseSchedule | None = None,
+    ):
+        given = {"beta_min": beta_min, "beta_max": beta_max, "horizon": horizon}
+        self.schedule = schedule_of(self, (0.1, 20.0), schedule, **given)
 
 
 class ContractiveVP(_OfUnitRate):
@@ -68,4 +78,14 @@ class ContractiveVP(_OfUnitRate):
     """
 
     sign = 1
-    usual_rates = (0.01, 8.0)
+
+    def __init__(
+        self,
+        beta_min: float | None = None,
+        beta_max: float | None = None,
+        *,
+        horizon: float | None = None,
+        schedule: NoiseSchedule | None = None,
+    ):
+        given = {"beta_min": beta_min, "beta_max": beta_max, "horizon": horizon}
+        self.schedule = schedule_of(self, (0.01, 8.0), schedule, **given)

@@ -49,6 +49,7 @@ def test_the_port_computes_our_updates():
         state, ours = step(state, x_0)
         for name, number in port.update(given).items():
             np.testing.assert_allclose(number, ours[name], rtol=1e-3, atol=1e-5, err_msg=name)
+    assert state.value is not None
     mine, critic = state.policy.params, state.value.params
     found = [float(leaf.detach()) for leaf in (*port.actor, *port.critic)]
     expected = [float(np.squeeze(leaf)) for leaf in (*mine, *critic)]

@@ -4,7 +4,7 @@ By convention a block may use what a reader brings, names that begin with `my_`;
 here. Sizes are made small by the patterns of `SMALL`. Blocks of one page share their names.
 """
 
-import importlib
+import importlib.util
 import re
 import shlex
 from pathlib import Path

@@ -94,7 +94,10 @@ def test_log_wealth_is_what_the_wealth_equation_says():
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"rho": 1.2}, r"rho must lie in \[-1, 1\]"), ({"eta": 0.0}, "PairTrading.eta: received 0.0; it must be above")],
+    [
+        ({"rho": 1.2}, r"rho must lie in \[-1, 1\]"),
+        ({"eta": 0.0}, "PairTrading.eta: received 0.0; it must be above"),
+    ],
 )
 def test_bad_arguments_are_named(changes, message):
     with pytest.raises(ValueError, match=message):

@@ -181,7 +181,7 @@ def test_the_pendulum():
     np.testing.assert_allclose(env.observe(turned), env.observe(down), atol=1e-6)
     huge = jnp.full((1, 1), 1e6)
     np.testing.assert_allclose(env.drift(down, huge)[0, 1], env.torque, rtol=1e-5)
-    with pytest.raises(ValueError, match="Pendulum.torque: received .*; it must be"):
+    with pytest.raises(ValueError, match=r"Pendulum.torque: received .*; it must be"):
         Pendulum(torque=-1.0)
 
 

@@ -5,7 +5,7 @@ one before a text, as SentencePiece does.
 """
 
 WORDS = (
-    *("What", "color", "is", "the", "sky", "It", "today"),
+    *("What", "colour", "is", "the", "sky", "It", "today"),
     *("Blue", "blue", "blues", "grey", "Grey", "Yes", "No"),
 )
 

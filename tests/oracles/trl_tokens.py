@@ -13,13 +13,13 @@ from tests.oracles.small_tokenizers import KINDS, build
 
 CUT = 6
 TEXTS = {
-    "space with the answer": ("What color is the sky?", " Blue", " Grey today"),
+    "space with the answer": ("What colour is the sky?", " Blue", " Grey today"),
     "space with the prompt": ("It is ", "blue", "grey"),
-    "line feed": ("What color?\n", "Blue\nblue", "é"),
+    "line feed": ("What colour?\n", "Blue\nblue", "é"),
     "EOS written": ("It is", " blue{eos}", " grey"),
     "BOS written": ("{bos}It is", " blue", " grey"),
     "within a word": ("It is b", "lue", "lues"),
-    "no prompt key": (None, "What color is the sky? Blue", "What color is the sky? Grey"),
+    "no prompt key": (None, "What colour is the sky? Blue", "What colour is the sky? Grey"),
 }
 
 
@@ -34,8 +34,8 @@ def _answers(*contents):
 
 
 CONVERSATIONS = {
-    "one turn": (_says("What color?"), _answers("Blue"), _answers("Grey today")),
-    "three turns": (_says("sky?", "Yes", "What color?"), _answers("Blue"), _answers("It")),
+    "one turn": (_says("What colour?"), _answers("Blue"), _answers("Grey today")),
+    "three turns": (_says("sky?", "Yes", "What colour?"), _answers("Blue"), _answers("It")),
     "answer of three": (_says("sky?"), _answers("Yes", "the sky", "blue"), _answers("No")),
     "no prompt key": (None, _says("sky?", "Yes", "is It?", "Yes"), _says("sky?", "No")),
 }

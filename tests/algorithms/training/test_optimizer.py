@@ -12,7 +12,7 @@ from ctrl_jax.algorithms.training.optimizer import adam, make_schedule
 def test_a_schedule_rests_rises_and_falls(course, middle):
     final = 1.0 if course == "constant" else 0.1
     rate = make_schedule(2.0, 24, course, rest=3, warmup=5, start=0.5, final=final)
-    found = [float(rate(k)) for k in (0, 2, 3, 8, 16, 24, 99)]
+    found = [float(np.asarray(rate(k))) for k in (0, 2, 3, 8, 16, 24, 99)]
     np.testing.assert_allclose(found, [0, 0, 1, 2, middle, 2 * final, 2 * final], rtol=1e-6)
 
 
@@ -29,7 +29,7 @@ def test_adam_clips_and_decays(decay):
     optimizer = adam(0.1, clip=5.0, weight_decay=decay)
     update, _ = optimizer.update(gradient, optimizer.init(params), params)
     # The first step of Adam is the sign of the gradient, whatever its norm.
-    np.testing.assert_allclose(update, -0.1 * (1 + decay * params), rtol=1e-5)
+    np.testing.assert_allclose(np.asarray(update), -0.1 * (1 + decay * params), rtol=1e-5)
 
 
 def test_the_clip_is_of_the_norm():
