@@ -1,7 +1,7 @@
 """Tables of results on the console."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, SupportsFloat
 
 from rich.console import Console
 from rich.table import Table
@@ -23,6 +23,6 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]
     console().print(table)
 
 
-def number(value: float | None) -> str:
+def number(value: SupportsFloat | None) -> str:
     """Return a number with three decimals, a dash for None."""
     return "-" if value is None else f"{value:.3f}"
