@@ -197,7 +197,10 @@ MISTAKES = {
     "data with an environment": (["--environment", "gaussian", "--data", "x.npz"], "its own data"),
     "network of no use": (["--environment", "gaussian"], "has an exact score and a known reward"),
     "value of no use": (["--algorithm", "ddpo"], "optimization.warmup: received 1; ddpo does not"),
-    "network": (["--model.network", "dit", "--model.patch", "3"], "DiT.patch: received 3; it must divide"),
+    "network": (
+        ["--model.network", "dit", "--model.patch", "3"],
+        "DiT.patch: received 3; it must divide",
+    ),
     "noise rate": (["--model.beta-max", "-1"], "VP.beta_max: received -1.0; it must be above zero"),
 }
 
