@@ -35,7 +35,7 @@ def test_one_dimension(tmp_path):
     results = run(tmp_path / "a", *LINE)
     metrics = results["metrics"]
     names = ("forgets_score_errors/exact", "bound_holds", "prior_floor", "point_mass")
-    assert all(f"claim/{name}/holds" in metrics for name in names)
+    assert {*names} <= {claim["name"] for claim in metrics["claims"]}
     # The floor is the prior's, whatever the sampler: 1/3 and .2 for the exact SDE; 12 steps of 64
     # samples on two seeds leave some .1.
     assert 0.15 < metrics["one_dimension/contractive ou/none/prior/mean"] < 0.5
@@ -54,7 +54,8 @@ def test_learned_scores(tmp_path):
     np.savez(tmp_path / "mine.npz", images=images)
     results = run(tmp_path / "a", *LEARNED, "--data", "mine.npz")
     metrics = results["metrics"]
-    assert metrics["claim/images/coordinates/holds"] == "yes"
+    verdicts = {claim["name"]: claim["holds"] for claim in metrics["claims"]}
+    assert verdicts["images/coordinates"] == "yes"
     assert metrics["images/contractive sub-vp/own/prior/mean"] > 0
     assert (tmp_path / "a" / "images.png").stat().st_size > 1000
     assert len(results["digest"]) == 64 and os.path.getsize(tmp_path / "a" / "config.json") > 100
