@@ -27,7 +27,7 @@ from ctrl_jax._numerics import expand, mean_each
 from ctrl_jax._typing import ScoreFn
 from ctrl_jax.losses.weighting import weighted
 from ctrl_jax.processes import LinearProcess
-from ctrl_jax.solvers.heun_step import heun_step
+from ctrl_jax.processes.heun_step import heun_step
 
 
 def distillation(

@@ -21,8 +21,8 @@ from jaxtyping import Array
 
 from ctrl_jax._checks import check_non_negative, refuse
 from ctrl_jax.processes import LinearProcess
+from ctrl_jax.processes.heun_step import heun_step
 from ctrl_jax.solvers.brownian import StepNoise
-from ctrl_jax.solvers.heun_step import heun_step
 from ctrl_jax.solvers.reverse_solver import ReverseSolver, noise_of, stepped
 
 
