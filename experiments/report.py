@@ -62,21 +62,22 @@ def keep(run: Path) -> None:
 
 
 def page(study: Study) -> str:
-    """Return the page of a study: claim, source, command, pictures, verdicts and its story."""
+    """Return the page of a study: claim, source, command, pictures, story and verdicts."""
     folder = ROOT / study.name
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     metrics, versions = results["metrics"], results["versions"]
     command = f"python -m experiments.{study.name} {study.options}".strip()
+    minutes = "a minute" if study.minutes == 1 else f"{study.minutes} minutes"
     story = folder / "story.md"
     parts = [
         f"# {study.name}",
         study.claim,
         f"Source: {study.source}.",
-        f"`{command}`, {study.minutes} minutes on two CPU cores.",
+        f"`{command}`, {minutes} on two CPU cores.",
         *(f"![{Path(name).stem.replace('_', ' ')}]({name})" for name in study.pictures),
         expectations(study, metrics),
-        claims(metrics),
         fill(story.read_text(encoding="utf-8").strip(), metrics) if story.exists() else "",
+        claims(metrics),
         f"All numbers: [results.json](results.json), of jax {versions['jax']} on "
         f"{versions['device']}, seed {results['config']['run']['seed']}. This page is written by "
         "`python -m experiments.report`.",
