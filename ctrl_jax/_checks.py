@@ -7,7 +7,7 @@ import dataclasses
 import math
 import numbers
 import operator
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -101,6 +101,46 @@ def check_count(name: str, value: object, *, least: int = 1) -> None:
     if not whole or value < least:  # pyright: ignore[reportOperatorIssue]
         rule = f"it must be a whole number of at least {least}"
         raise refuse(name, value, rule, f"give {least} or more")
+
+
+def check_decay(name: str, value: float) -> None:
+    """Raise ValueError, about `name`, unless `value` is a decay of a moving average, in [0, 1)."""
+    check_fraction(name, value)
+    if value == 1:
+        raise refuse(name, value, "an average with it would never move", "give a smaller one")
+
+
+def check_distinct(name: str, values: tuple) -> None:
+    """Raise ValueError, about `name`, unless there are values, no two of them the same."""
+    if not values or len(set(values)) < len(values):
+        raise refuse(name, values, "it must name one or more, each once", "leave it out")
+
+
+def check_fields(
+    config: Any, check: Callable[..., Any], *names: str, group: str = "", **how: Any
+) -> None:
+    """Apply a check to fields of a config, each by its name; to all that a tuple holds.
+
+    Args:
+        config: a dataclass instance.
+        check: such as `check_count`.
+        *names: of the fields.
+        group: the option that the config is, whose name stands before those of its fields.
+        **how: what the check takes besides.
+    """
+    for name in names:
+        value = getattr(config, name)
+        for each in value if isinstance(value, tuple) else (value,):
+            check(f"{group}.{name}" if group else name, each, **how)
+
+
+def check_numbers(config: Any, group: str) -> None:
+    """Raise ValueError unless whole numbers of a config are counts, and all others above zero."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if value is not None:
+            check = check_count if isinstance(value, int) else check_positive
+            check(f"{group}.{field.name}", value)
 
 
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:

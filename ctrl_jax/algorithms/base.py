@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from ctrl_jax._checks import check_fraction, refuse
 from ctrl_jax._typing import Params
 
 Metrics = dict[str, Array]
@@ -175,13 +174,6 @@ def move_average(average: Any, params: Any, decay: float | Array) -> Any:
 def growing_decay(decay: float, update: Int[Array, ""]) -> Float[Array, ""]:
     """Return a decay whose window grows with the run, so that no average remembers its start."""
     return jnp.minimum(decay, (1 + update) / (10 + update))
-
-
-def check_decay(name: str, value: float) -> None:
-    """Raise ValueError unless `value` is a decay of a moving average, in [0, 1)."""
-    check_fraction(name, value)
-    if value == 1:
-        raise refuse(name, value, "an average with it would never move", "give a smaller one")
 
 
 def own_buffers(tree: Any) -> Any:

@@ -5,7 +5,7 @@ from typing import Literal
 
 import jax.numpy as jnp
 
-from ctrl_jax._checks import check_choice, check_count, refuse
+from ctrl_jax._checks import check_choice, check_count, check_fields, refuse
 from ctrl_jax._typing import Model
 from ctrl_jax.models.spec import image_shape, score_model
 from ctrl_jax.networks.functional import as_model
@@ -41,8 +41,7 @@ class DiffusionSpec:
 
     def __post_init__(self):
         check_choice("model.network", self.network, ("mlp", "dit"))
-        for name in ("width", "depth", "patch"):
-            check_count(f"model.{name}", getattr(self, name))
+        check_fields(self, check_count, "width", "depth", "patch", group="model")
         if not 0 < self.end < 1:
             raise refuse("model.end", self.end, "it must lie in (0, 1)", "give e.g. 0.005")
 

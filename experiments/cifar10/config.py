@@ -3,19 +3,13 @@
 import dataclasses
 from typing import Literal
 
-from ctrl_jax.models import ImageDiffusionSpec
+from ctrl_jax._checks import check_count, check_decay, check_fields, check_positive, refuse
+from ctrl_jax.models.image import ImageDiffusionSpec, Kind
 from ctrl_jax.networks import NCSNppConfig
-from ctrl_jax.runtime import (
-    RunOptions,
-    check_count,
-    check_fraction,
-    check_positive,
-    refuse,
-)
+from ctrl_jax.runtime import RunOptions
 from experiments.cifar10.data import TINY_HELD_OUT, TINY_IMAGES
-from experiments.options import COMMON, Common
+from experiments.options import COMMON, Common, check_replicated
 
-Kind = Literal["ve", "vp", "sub_vp", "contractive_sub_vp"]
 Solver = Literal["predictor_corrector", "ancestral", "euler_maruyama", "probability_flow"]
 
 
@@ -44,15 +38,11 @@ class Optimization:
 
     def validate(self) -> None:
         """Raise ValueError for an option out of range."""
+        group = "optimization"
         check_count("optimization.batch", self.batch)
-        check_positive("optimization.learning_rate", self.learning_rate)
         check_count("optimization.warmup", self.warmup, least=0)
-        check_positive("optimization.gradient_clip", self.gradient_clip)
-        check_fraction("optimization.average_decay", self.average_decay)
-        if self.average_decay == 1:
-            rule = "an average that never moves would be the untrained network"
-            raise refuse("optimization.average_decay", 1, rule, "give a smaller one")
-        check_positive("optimization.start", self.start)
+        check_fields(self, check_positive, "learning_rate", "gradient_clip", "start", group=group)
+        check_decay("optimization.average_decay", self.average_decay)
         if self.start >= 1:
             rule = "it must lie below the horizon, 1"
             raise refuse("optimization.start", self.start, rule, "give e.g. 1e-5")
@@ -153,17 +143,14 @@ class Config:
         """Raise ValueError for options that do not fit together."""
         self.spec()
         check_count("solver_steps", self.solver_steps, least=2)
-        check_count("fetch_every", self.fetch_every)
-        check_count("checkpoint_every", self.checkpoint_every)
+        check_fields(self, check_count, "fetch_every", "checkpoint_every")
         check_count("snapshot_every", self.snapshot_every, least=0)
         if self.snr is not None:
             check_positive("snr", self.snr)
             if self.solver != "predictor_corrector":
                 rule = "only predictor_corrector has a corrector"
                 raise refuse("snr", self.snr, rule, "leave it out")
-        if self.run.mesh.model != 1:
-            rule = "the network is replicated, never divided"
-            raise refuse("mesh.model", self.run.mesh.model, rule, "leave it at 1")
+        check_replicated(self.run)
         if self.tiny and self.data is not None:
             rule = "--tiny makes its own data"
             raise refuse("data", self.data, rule, "leave out one of them")

@@ -3,13 +3,15 @@
 import dataclasses
 from typing import Literal
 
-from ctrl_jax.runtime import (
+from ctrl_jax._checks import (
     check_count,
-    check_fraction,
+    check_decay,
+    check_distinct,
+    check_fields,
     check_positive,
     refuse,
 )
-from experiments.options import COMMON, Common
+from experiments.options import COMMON, Common, check_replicated
 
 Data = Literal["swiss_roll", "digits"]
 
@@ -69,24 +71,18 @@ class Config:
 
     def validate(self) -> None:
         """Raise ValueError for an option out of range."""
-        for name in ("pretraining_steps", "batch", "first_levels", "width", "depth"):
-            check_count(name, getattr(self, name))
+        counts = ("pretraining_steps", "batch", "first_levels", "width", "depth")
+        check_fields(self, check_count, *counts)
         check_count("doublings", self.doublings, least=0)
         check_count("samples", self.samples, least=64)
-        for name in ("pretraining_learning_rate", "learning_rate", "gradient_clip", "huber"):
-            check_positive(name, getattr(self, name))
-        for name in ("average_decay", "target_decay"):
-            check_fraction(name, getattr(self, name))
-            if getattr(self, name) == 1:
-                raise refuse(name, 1.0, "an average that never moves", "give less than 1")
-        if not self.data or len(set(self.data)) < len(self.data):
-            raise refuse("data", self.data, "each data set once", "give swiss_roll digits")
+        sizes = ("pretraining_learning_rate", "learning_rate", "gradient_clip", "huber")
+        check_fields(self, check_positive, *sizes)
+        check_fields(self, check_decay, "average_decay", "target_decay")
+        check_distinct("data", self.data)
         if not self.evaluations or sorted(set(self.evaluations)) != list(self.evaluations):
             raise refuse("evaluations", self.evaluations, "they must increase", "give 1 2 4 8")
         check_count("evaluations", self.evaluations[0])
-        if self.run.mesh.model != 1:
-            rule = "the small models of this experiment are replicated, never divided"
-            raise refuse("mesh.model", self.run.mesh.model, rule, "leave it at 1")
+        check_replicated(self.run)
         if self.run.resume == "strict":
             rule = "stages are found again by their options, not compared"
             raise refuse("resume", self.run.resume, rule, "use --resume latest")

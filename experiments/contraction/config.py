@@ -3,13 +3,16 @@
 import dataclasses
 from typing import Literal
 
-from ctrl_jax.runtime import (
+from ctrl_jax._checks import (
     check_count,
+    check_decay,
+    check_distinct,
+    check_fields,
     check_positive,
-    check_small_run,
     check_unused,
     refuse,
 )
+from ctrl_jax.runtime import check_small_run
 from experiments.options import COMMON, Common
 
 Experiment = Literal["one_dimension", "swiss_roll", "images"]
@@ -41,13 +44,9 @@ class Network:
 
     def validate(self) -> None:
         """Raise ValueError for an option out of range."""
-        for name in ("width", "depth", "patch", "batch"):
-            check_count(f"network.{name}", getattr(self, name))
-        check_positive("network.learning_rate", self.learning_rate)
-        check_positive("network.gradient_clip", self.gradient_clip)
-        if not 0 <= self.average_decay < 1:
-            rule = "it must lie in [0, 1)"
-            raise refuse("network.average_decay", self.average_decay, rule, "give 0.998")
+        check_fields(self, check_count, "width", "depth", "patch", "batch", group="network")
+        check_fields(self, check_positive, "learning_rate", "gradient_clip", group="network")
+        check_decay("network.average_decay", self.average_decay)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,18 +90,14 @@ class Config:
 
     def validate(self) -> None:
         """Raise ValueError for options that do not fit together."""
-        if not self.experiment or len(set(self.experiment)) < len(self.experiment):
-            rule = "each experiment at most once, and at least one"
-            raise refuse("experiment", self.experiment, rule, "name one_dimension or swiss_roll")
+        check_distinct("experiment", self.experiment)
         for name in ("solver_steps", "learned_solver_steps"):
             if not getattr(self, name):
                 raise refuse(name, (), "at least one number is needed", "give 100")
-            for steps in getattr(self, name):
-                check_count(name, steps, least=2)
+        steps = ("solver_steps", "learned_solver_steps")
+        check_fields(self, check_count, *steps, "seeds", "learned_seeds", least=2)
         check_positive("error_size", self.error_size)
         check_count("samples", self.samples, least=16)
-        check_count("seeds", self.seeds, least=2)
-        check_count("learned_seeds", self.learned_seeds, least=2)
         if self.data is not None and "images" not in self.experiment:
             rule = "it applies to images only"
             raise refuse("data", self.data, rule, "add --experiment images")

@@ -4,13 +4,15 @@ import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ctrl_jax.runtime import (
+from ctrl_jax._checks import (
     check_choice,
     check_count,
+    check_distinct,
+    check_fields,
     check_positive,
-    check_small_run,
     refuse,
 )
+from ctrl_jax.runtime import check_small_run
 from experiments.diffusion_preference.annotators import LAWS, Law
 from experiments.diffusion_preference.methods import COMPARING
 from experiments.diffusion_preference.training import Name, Training, names_of
@@ -101,8 +103,7 @@ class Config:
         """Raise ValueError for an option out of range."""
         for name, choices in (("parts", PARTS), ("methods", METHODS)):
             check_distinct(name, getattr(self, name))
-            for value in getattr(self, name):
-                check_choice(name, value, choices)
+            check_fields(self, check_choice, name, choices=choices)
         if not {*self.methods} & {*COMPARING}:
             rule = "PPO is compared with what learns from comparisons"
             raise refuse("methods", self.methods, rule, "add dpo")
@@ -118,11 +119,9 @@ class Config:
         if self.agreed > self.divided:
             rule = "it is the dispersion of those who agree, at most that of the divided"
             raise refuse("agreed", self.agreed, rule, "exchange it with --divided")
-        for value in (self.ranks, *self.temperatures):
-            check_positive("ranks, temperatures", value)
+        check_fields(self, check_positive, "ranks", "temperatures")
         check_distinct("temperatures", self.temperatures)
-        for name in ("seeds", "samples", "base_samples", "snapshots", "exact_updates"):
-            check_count(name, getattr(self, name))
+        check_fields(self, check_count, "seeds", "samples", "snapshots", "exact_updates")
         # The ideal frontier is told where 30 of the samples count: barely tilted, of 40.
         check_count("base_samples", self.base_samples, least=40)
         if self.base_samples < self.samples:
@@ -133,9 +132,3 @@ class Config:
             raise refuse("solver_steps", self.solver_steps, rule, "give 10")
         self.budget().validate()
         check_small_run(self.run)
-
-
-def check_distinct(name: str, values: tuple) -> None:
-    """Raise ValueError unless there are values, no two of them the same."""
-    if not values or len({*values}) != len(values):
-        raise refuse(name, values, "it must name one or more, each once", "leave it out")

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ctrl_jax._checks import check_numbers, refuse
 from ctrl_jax.algorithms import (
     Critic,
     PairBatch,
@@ -18,7 +19,6 @@ from ctrl_jax.algorithms import (
 )
 from ctrl_jax.algorithms.training.optimizer import adam, make_schedule
 from ctrl_jax.rewards import learned
-from ctrl_jax.runtime import check_count, check_positive, refuse
 from experiments.diffusion_preference.annotators import Opinions, make_annotator
 from experiments.diffusion_preference.methods import (
     COMPARING,
@@ -67,11 +67,7 @@ class Training:
 
     def validate(self) -> None:
         """Raise ValueError for an option out of range."""
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            check = check_count if isinstance(value, int) else check_positive
-            if value is not None:
-                check(f"training.{field.name}", value)
+        check_numbers(self, "training")
         if self.pairs % CLASSES:
             rule = f"it must be a multiple of the {CLASSES} classes"
             raise refuse("training.pairs", self.pairs, rule, "give 200")

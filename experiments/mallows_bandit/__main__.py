@@ -13,15 +13,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from ctrl_jax.runtime import (
+from ctrl_jax._checks import (
     check_choice,
     check_count,
+    check_distinct,
+    check_fields,
     check_positive,
-    check_small_run,
-    command,
-    progress,
     refuse,
 )
+from ctrl_jax.runtime import check_small_run, command, progress
 from ctrl_jax.runtime.run.tables import print_table
 from experiments.mallows_bandit import KNOWN, STUDY, plots
 from experiments.mallows_bandit.problem import (
@@ -65,17 +65,13 @@ class Config:
 
     def validate(self) -> None:
         """Raise ValueError for an option out of range."""
-        _check_distinct("losses", self.losses)
-        for name in self.losses:
-            check_choice("losses", name, LOSSES)
-        _check_distinct("betas", self.betas)
-        for beta in self.betas:
-            check_positive("betas", beta)
-        check_positive("dispersion", self.dispersion)
+        check_distinct("losses", self.losses)
+        check_fields(self, check_choice, "losses", choices=LOSSES)
+        check_distinct("betas", self.betas)
+        check_fields(self, check_positive, "betas", "dispersion", "learning_rate")
         if self.dispersion > 1:
             raise refuse("dispersion", self.dispersion, "it must be at most 1", "give 0.05 or so")
         check_count("random_starts", self.random_starts, least=0)
-        check_positive("learning_rate", self.learning_rate)
         check_small_run(self.run)
 
 
@@ -163,11 +159,6 @@ def print_results(config: Config, metrics: dict[str, Any]) -> None:
             )
     title = f"bandit after {config.updates()} steps, from the uniform policy and random starts"
     print_table(title, columns, rows)
-
-
-def _check_distinct(name: str, values: tuple) -> None:
-    if not values or len(set(values)) != len(values):
-        raise refuse(name, values, "it must name one or more, each once", "leave it at its default")
 
 
 if __name__ == "__main__":

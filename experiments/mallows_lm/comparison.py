@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ctrl_jax._checks import check_choice, check_count, check_distinct, check_fields, check_positive
 from ctrl_jax._typing import Params
 from ctrl_jax.algorithms import make_lm_preference, named_loss
 from ctrl_jax.algorithms.training.optimizer import adam, make_schedule
 from ctrl_jax.data import PreferenceRows, pack_pairs
 from ctrl_jax.losses import preference
 from ctrl_jax.networks import LanguageModel
-from ctrl_jax.runtime import RunError, check_choice, check_count, check_positive, refuse
+from ctrl_jax.runtime import RunError
 from experiments.mallows_lm.world import Opinions, Questions, compare
 
 
@@ -43,18 +44,11 @@ class Training:
 
     def validate(self) -> None:
         """Raise ValueError for an option out of range."""
-        for name in self.methods:
-            check_choice("training.methods", name, tuple(METHODS))
-        for name in ("methods", "betas"):
-            given = getattr(self, name)
-            if not given or len(set(given)) != len(given):
-                rule = "it must hold one or more, each once"
-                raise refuse(f"training.{name}", given, rule, "leave it out")
-        for beta in self.betas:
-            check_positive("training.betas", beta)
-        for name in ("seeds", "updates", "batch"):
-            check_count(f"training.{name}", getattr(self, name))
-        check_positive("training.learning_rate", self.learning_rate)
+        check_fields(self, check_choice, "methods", group="training", choices=tuple(METHODS))
+        check_distinct("training.methods", self.methods)
+        check_distinct("training.betas", self.betas)
+        check_fields(self, check_positive, "betas", "learning_rate", group="training")
+        check_fields(self, check_count, "seeds", "updates", "batch", group="training")
 
 
 class Method(NamedTuple):

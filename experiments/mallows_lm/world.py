@@ -30,9 +30,9 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
+from ctrl_jax._checks import check_choice, check_count, check_distinct, check_fields, refuse
 from ctrl_jax.data import TokenPair, pack_pairs
 from ctrl_jax.losses.preference import mallows_link
-from ctrl_jax.runtime import check_choice, check_count, refuse
 from experiments.mallows_lm.instruments import Instruments
 from experiments.mallows_lm.text import Corpus, Prompts, decode, draw_prompts
 
@@ -65,18 +65,13 @@ class World:
 
     def validate(self) -> None:
         """Raise ValueError for an option out of range."""
-        for name in self.divisions:
-            check_choice("world.divisions", name, DIVISIONS)
-        if not self.divisions or len({*self.divisions}) != len(self.divisions):
-            rule = "it must hold one or more, each once"
-            raise refuse("world.divisions", self.divisions, rule, "leave it out")
-        for name in ("questions", "evaluation_questions"):
-            check_count(f"world.{name}", getattr(self, name), least=4)
+        check_fields(self, check_choice, "divisions", group="world", choices=DIVISIONS)
+        check_distinct("world.divisions", self.divisions)
+        check_fields(self, check_count, "questions", "evaluation_questions", group="world", least=4)
         check_count("world.answers", self.answers, least=2)
         if self.answers % 2:
             raise refuse("world.answers", self.answers, "they are scored by twos", "give 4 or 6")
-        check_count("world.question_length", self.question_length)
-        check_count("world.answer_length", self.answer_length)
+        check_fields(self, check_count, "question_length", "answer_length", group="world")
         for name in ("agreed", "divided"):
             low, high = getattr(self, name)
             if not 0 < low <= high <= 1:

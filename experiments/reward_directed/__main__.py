@@ -16,15 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ctrl_jax.runtime import (
-    check_choice,
-    check_count,
-    check_positive,
-    check_small_run,
-    command,
-    progress,
-    refuse,
-)
+from ctrl_jax._checks import check_choice, check_count, check_fields, check_numbers, refuse
+from ctrl_jax.runtime import check_small_run, command, progress
 from ctrl_jax.runtime.run.tables import print_table
 from experiments.base_models import pretrain
 from experiments.directed_tasks import Task, make_task
@@ -83,10 +76,8 @@ class Config:
 
     def validate(self) -> None:
         """Raise ValueError for an option out of range."""
-        for name in self.tasks:
-            check_choice("tasks", name, TASKS)
-        for name in self.methods:
-            check_choice("methods", name, METHODS)
+        check_fields(self, check_choice, "tasks", choices=TASKS)
+        check_fields(self, check_choice, "methods", choices=METHODS)
         if not (self.tasks or self.few) or (self.tasks and not self.methods):
             raise refuse("tasks", self.tasks, "there is nothing to run", "give a task and a method")
         if self.tasks and not self.solver_steps:
@@ -96,20 +87,11 @@ class Config:
             if min(5, steps) == 5 and steps % 5:
                 rule = "steps above 5 must be a multiple of 5, for the minibatches of DDPO"
                 raise refuse("solver_steps, other_steps", steps, rule, "give 5, 10 or 50")
-        for m in self.few:
-            check_count("few", m)
-        for name in ("seeds", "points"):
-            check_count(name, getattr(self, name), least=2)
+        check_fields(self, check_count, "few")
+        check_fields(self, check_count, "seeds", "points", least=2)
         check_count("samples", self.samples, least=60)
-        _check_training(self.training)
+        check_numbers(self.training, "training")
         check_small_run(self.run)
-
-
-def _check_training(training: Training) -> None:
-    for field in dataclasses.fields(training):
-        value = getattr(training, field.name)
-        check = check_count if isinstance(value, int) else check_positive
-        check(f"training.{field.name}", value)
 
 
 def main(config: Config) -> Path:

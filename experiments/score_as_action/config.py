@@ -3,17 +3,19 @@
 import dataclasses
 from typing import Literal
 
-from ctrl_jax.algorithms import PolicyUpdate, ValueUpdate
-from ctrl_jax.models import DiffusionSpec
-from ctrl_jax.runtime import (
+from ctrl_jax._checks import (
     check_count,
+    check_decay,
+    check_fields,
     check_fraction,
     check_non_negative,
     check_positive,
     check_unused,
     refuse,
 )
-from experiments.options import COMMON, Common
+from ctrl_jax.algorithms import PolicyUpdate, ValueUpdate
+from ctrl_jax.models import DiffusionSpec
+from experiments.options import COMMON, Common, check_replicated
 
 Algorithm = Literal["ppo", "value_gradient", "policy_gradient", "ddpo", "dpok"]
 Schedule = Literal["cosine", "constant"]
@@ -45,14 +47,9 @@ class Pretraining:
 
     def validate(self) -> None:
         """Raise ValueError for an option out of range."""
-        check_count("pretraining.steps", self.steps)
-        check_count("pretraining.batch", self.batch)
-        check_positive("pretraining.learning_rate", self.learning_rate)
-        check_positive("pretraining.gradient_clip", self.gradient_clip)
-        check_fraction("pretraining.average_decay", self.average_decay)
-        if self.average_decay == 1:
-            rule = "an average that never moves would be the untrained network"
-            raise refuse("pretraining.average_decay", 1, rule, "give a smaller one")
+        check_fields(self, check_count, "steps", "batch", group="pretraining")
+        check_fields(self, check_positive, "learning_rate", "gradient_clip", group="pretraining")
+        check_decay("pretraining.average_decay", self.average_decay)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,9 +78,8 @@ class Preferences:
         """Raise ValueError for an option out of range."""
         check_count("preferences.pairs", self.pairs, least=10)
         check_count("preferences.steps", self.steps)
-        check_positive("preferences.sharpness", self.sharpness)
-        check_positive("preferences.learning_rate", self.learning_rate)
-        check_positive("preferences.gradient_clip", self.gradient_clip)
+        sizes = ("sharpness", "learning_rate", "gradient_clip")
+        check_fields(self, check_positive, *sizes, group="preferences")
         check_non_negative("preferences.weight_decay", self.weight_decay)
 
 
@@ -114,8 +110,8 @@ class Optimization:
         check_count("optimization.warmup", self.warmup, least=0)
         if self.learning_rate is not None:
             check_positive("optimization.learning_rate", self.learning_rate)
-        check_positive("optimization.value_learning_rate", self.value_learning_rate)
-        check_positive("optimization.gradient_clip", self.gradient_clip)
+        sizes = ("value_learning_rate", "gradient_clip")
+        check_fields(self, check_positive, *sizes, group="optimization")
 
 
 _OF_ONE_RUN = ("algorithm", "evaluation_solver_steps", "evaluate_every", "checkpoint_every")
@@ -220,11 +216,8 @@ class Config:
                 raise refuse("penalty", self.penalty, rule, "leave it out, or use dpok")
         if self.solver_steps is not None:
             check_count("solver_steps", self.solver_steps, least=2)
-        for steps in self.evaluation_solver_steps:
-            check_count("evaluation_solver_steps", steps, least=2)
-        check_count("seeds", self.seeds)
-        check_count("evaluate_every", self.evaluate_every)
-        check_count("checkpoint_every", self.checkpoint_every)
+        check_fields(self, check_count, "evaluation_solver_steps", least=2)
+        check_fields(self, check_count, "seeds", "evaluate_every", "checkpoint_every")
         check_count("evaluation_samples", self.evaluation_samples, least=64)
         check_count("frontier_samples", self.frontier_samples, least=100)
         if self.seeds > 1 and not self.compare:
@@ -241,9 +234,7 @@ class Config:
         if self.grid_steps() % pieces:
             rule = f"minibatches must divide the solver steps, {self.grid_steps()} (times chunks)"
             raise refuse("update.minibatches", self.update.minibatches, rule, "choose a divisor")
-        if self.run.mesh.model != 1:
-            rule = "the small models of this experiment are replicated, never divided"
-            raise refuse("mesh.model", self.run.mesh.model, rule, "leave it at 1")
+        check_replicated(self.run)
         if self.environment != "digits" and (self.data or self.reward):
             rule = f"--environment {self.environment} brings its own data and reward"
             raise refuse("data/reward", self.data or self.reward, rule, "leave one of them out")

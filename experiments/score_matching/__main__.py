@@ -14,17 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ctrl_jax._checks import check_count, check_fields, check_positive, refuse
 from ctrl_jax.algorithms.base import Learner, apply_gradient
 from ctrl_jax.algorithms.training.optimizer import adam, make_schedule
 from ctrl_jax.processes import VP
-from ctrl_jax.runtime import (
-    check_count,
-    check_positive,
-    check_small_run,
-    command,
-    progress,
-    refuse,
-)
+from ctrl_jax.runtime import check_small_run, command, progress
 from ctrl_jax.runtime.run.tables import print_table
 from experiments.options import COMMON, Common
 from experiments.score_matching import STUDY, plots
@@ -86,16 +80,14 @@ class Config:
 
     def validate(self) -> None:
         """Raise ValueError for an option out of range."""
-        for name in ("batch", "warm_steps", "training_dimension", "width", "rounds", "seeds"):
-            check_count(name, getattr(self, name))
+        counts = ("batch", "warm_steps", "training_dimension", "width", "rounds", "seeds")
+        check_fields(self, check_count, *counts, "dimensions")
         check_count("batches", self.batches, least=8)
         if self.batches % 4:
             raise refuse("batches", self.batches, "it must be a multiple of 4", "round it up")
         check_positive("learning_rate", self.learning_rate)
         if not self.dimensions:
             raise refuse("dimensions", self.dimensions, "at least one is needed", "give 1 2")
-        for dimension in self.dimensions:
-            check_count("dimensions", dimension)
         if self.training_dimension not in self.dimensions:
             rule = f"it must be one of the dimensions {self.dimensions}"
             raise refuse("training_dimension", self.training_dimension, rule, "choose one of them")

@@ -72,7 +72,7 @@ def test_the_roll_and_the_times_of_many_evaluations():
     ("options", "expected"),
     [
         (["--evaluations", "2", "1"], "they must increase"),
-        (["--average-decay", "1"], "never moves"),
+        (["--average-decay", "1"], "never move"),
         (["--resume", "strict"], "--resume latest"),
         (["--huber", "0"], "huber: received 0"),
     ],

@@ -77,10 +77,10 @@ def test_the_distance_of_images_is_frechets(tmp_path, monkeypatch):
 MISTAKES = {
     "steps": (["--solver-steps", "1"], "solver_steps: received 1"),
     "size": (["--error-size", "nan"], "error_size: received nan"),
-    "twice": (["--experiment", "images", "images"], "each experiment at most once"),
+    "twice": (["--experiment", "images", "images"], "each once"),
     "data alone": (["--data", "x"], "add --experiment images"),
     "resume": (["--resume", "latest"], "not checkpointed"),
-    "decay": (["--network.average-decay", "1"], "it must lie in [0, 1)"),
+    "decay": (["--network.average-decay", "1"], "would never move"),
     "nothing to train": (
         ["--experiment", "one_dimension", "--steps", "5"],
         "steps: received 5; one_dimension has exact scores",

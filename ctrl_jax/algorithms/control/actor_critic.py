@@ -28,7 +28,14 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float
 
-from ctrl_jax._checks import check_all_positive, check_choice, check_count, check_unused, refuse
+from ctrl_jax._checks import (
+    check_all_positive,
+    check_choice,
+    check_count,
+    check_fields,
+    check_unused,
+    refuse,
+)
 from ctrl_jax._typing import Model, Params
 from ctrl_jax.algorithms.base import (
     Algorithm,
@@ -94,8 +101,7 @@ class OccupationConfig:
     def __post_init__(self):
         for name, choices in CHOICES.items():
             check_choice(name, getattr(self, name), choices)
-        for name in ("draws", "value_epochs"):
-            check_count(name, getattr(self, name))
+        check_fields(self, check_count, "draws", "value_epochs")
         check_all_positive("OccupationConfig", memory=self.memory)
         if self.occupation == "discounting":
             check_unused(self, ("draws",), "occupation='discounting' does not read it")

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float
 
-from ctrl_jax._checks import check_count, refuse
+from ctrl_jax._checks import check_count, check_fields, refuse
 from ctrl_jax._typing import Model
 from ctrl_jax.algorithms.base import Learner, Metrics, apply_gradient
 from ctrl_jax.algorithms.diffusion.policy_update import arrange, minibatch_order, minibatch_passes
@@ -36,8 +36,7 @@ class ValueUpdate:
     minibatches: int = 5
 
     def __post_init__(self):
-        for name in ("epochs", "minibatches"):
-            check_count(name, getattr(self, name))
+        check_fields(self, check_count, "epochs", "minibatches")
 
     def check_steps(self, steps: int) -> None:
         """Raise ValueError where there are more minibatches than grid points."""

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float
 
-from ctrl_jax._checks import check_count, check_fraction
+from ctrl_jax._checks import check_count, check_decay
 from ctrl_jax._typing import Model
 from ctrl_jax.algorithms.base import (
     Metrics,
@@ -75,7 +75,7 @@ class PreferenceUpdate:
 
     def __post_init__(self):
         check_count("epochs", self.epochs)
-        check_fraction("average_decay", self.average_decay)
+        check_decay("average_decay", self.average_decay)
 
 
 DEFAULT_PREFERENCE_UPDATE = PreferenceUpdate()

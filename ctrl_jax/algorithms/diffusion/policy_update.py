@@ -22,9 +22,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float
 
-from ctrl_jax._checks import check_count, check_positive, refuse
+from ctrl_jax._checks import check_count, check_decay, check_fields, check_positive, refuse
 from ctrl_jax._typing import Model
-from ctrl_jax.algorithms.base import Learner, Metrics, apply_gradient, check_decay, keep_if
+from ctrl_jax.algorithms.base import Learner, Metrics, apply_gradient, keep_if
 from ctrl_jax.losses import policy
 from ctrl_jax.solvers import Kernel, girsanov
 
@@ -75,8 +75,7 @@ class PolicyUpdate:
     average_decay: float = 0.0
 
     def __post_init__(self):
-        for name in ("epochs", "minibatches", "chunks"):
-            check_count(name, getattr(self, name))
+        check_fields(self, check_count, "epochs", "minibatches", "chunks")
         check_decay("average_decay", self.average_decay)
 
     def check_steps(self, steps: int) -> None:

@@ -20,14 +20,13 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from ctrl_jax._checks import check_count, check_positive, refuse
+from ctrl_jax._checks import check_count, check_decay, check_positive, refuse
 from ctrl_jax._typing import Params
 from ctrl_jax.algorithms.base import (
     Algorithm,
     Metrics,
     RunState,
     apply_gradient,
-    check_decay,
     finish,
     pair_metrics,
     start,

@@ -20,13 +20,18 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from ctrl_jax._checks import check_choice, check_count, check_fraction, check_unused
+from ctrl_jax._checks import (
+    check_choice,
+    check_count,
+    check_decay,
+    check_fraction,
+    check_unused,
+)
 from ctrl_jax._typing import Model
 from ctrl_jax.algorithms.base import (
     Algorithm,
     Metrics,
     RunState,
-    check_decay,
     finish,
     start,
     weighted_mean,

@@ -22,13 +22,12 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from ctrl_jax._checks import check_count, refuse
+from ctrl_jax._checks import check_count, check_decay, check_fields, refuse
 from ctrl_jax._typing import Model, ScoreFn
 from ctrl_jax.algorithms.base import (
     Algorithm,
     RunState,
     apply_gradient,
-    check_decay,
     finish,
     growing_decay,
     keep_if,
@@ -65,10 +64,9 @@ class ConsistencyConfig:
     teacher_order: int = 2
 
     def __post_init__(self):
-        for name, least in (("steps", 1), ("first_levels", 1), ("doublings", 0)):
-            check_count(name, getattr(self, name), least=least)
-        for name in ("target_decay", "average_decay"):
-            check_decay(name, getattr(self, name))
+        check_fields(self, check_count, "steps", "first_levels")
+        check_count("doublings", self.doublings, least=0)
+        check_fields(self, check_decay, "target_decay", "average_decay")
         if self.teacher_order not in (1, 2):
             raise refuse("teacher_order", self.teacher_order, "it must be 1 or 2", "give 2")
 

@@ -5,6 +5,7 @@ from typing import Annotated, Literal, TypeVar
 
 import tyro
 
+from ctrl_jax._checks import check_decay, check_fields
 from ctrl_jax.losses.preference.named import NAMED, NamedLoss, options_of
 from ctrl_jax.networks import LoRA
 from ctrl_jax.runtime import (
@@ -186,19 +187,16 @@ class Optimization:
 
     def validate(self) -> None:
         """Raise ValueError for an option out of range."""
-        for name in ("epochs", "learning_rate", "gradient_clip"):
-            check_positive(f"optimization.{name}", getattr(self, name))
-        for name in ("batch", "accumulate", *(("chunk",) if self.chunk is not None else ())):
-            check_count(f"optimization.{name}", getattr(self, name))
+        group = "optimization"
+        check_fields(self, check_positive, "epochs", "learning_rate", "gradient_clip", group=group)
+        counts = ("batch", "accumulate", *(("chunk",) if self.chunk is not None else ()))
+        check_fields(self, check_count, *counts, group=group)
         if self.batch % self.accumulate:
             rule = f"it must divide the batch of {self.batch} rows"
             raise refuse("optimization.accumulate", self.accumulate, rule, "change either")
         check_fraction("optimization.warmup", self.warmup)
         check_non_negative("optimization.weight_decay", self.weight_decay)
-        check_fraction("optimization.average_decay", self.average_decay)
-        if self.average_decay == 1:
-            rule = "an average that never moves would be the untrained model"
-            raise refuse("optimization.average_decay", 1, rule, "give a smaller one")
+        check_decay("optimization.average_decay", self.average_decay)
         if self.optimizer == "rmsprop" and self.weight_decay:
             rule = "rmsprop has no decoupled weight decay here"
             raise refuse("optimization.weight_decay", self.weight_decay, rule, "take adamw")
@@ -225,10 +223,9 @@ class Evaluation:
 
     def validate(self) -> None:
         """Raise ValueError for an option out of range."""
-        for name in ("every", "checkpoint_every", "prompts"):
-            check_count(f"evaluation.{name}", getattr(self, name), least=0)
-        for name in ("pairs", "answer_length"):
-            check_count(f"evaluation.{name}", getattr(self, name))
+        often = ("every", "checkpoint_every", "prompts")
+        check_fields(self, check_count, *often, group="evaluation", least=0)
+        check_fields(self, check_count, "pairs", "answer_length", group="evaluation")
 
 
 @dataclasses.dataclass(frozen=True)

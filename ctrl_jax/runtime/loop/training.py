@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ctrl_jax._checks import check_count, refuse
+from ctrl_jax._checks import check_count, check_fields, refuse
 from ctrl_jax._errors import RunInterrupted
 from ctrl_jax.runtime.checkpoints.checkpoints import Checkpoints
 from ctrl_jax.runtime.checkpoints.digests import is_key
@@ -66,10 +66,8 @@ class LoopOptions:
 
     def validate(self) -> None:
         """Raise ValueError for a count that is out of range."""
-        check_count("fetch_every", self.fetch_every)
-        check_count("max_skipped", self.max_skipped)
-        check_count("checkpoint_every", self.checkpoint_every, least=0)
-        check_count("evaluate_every", self.evaluate_every, least=0)
+        check_fields(self, check_count, "fetch_every", "max_skipped")
+        check_fields(self, check_count, "checkpoint_every", "evaluate_every", least=0)
         if self.shardings is not None and self.mesh is None:
             rule = "they need a mesh"
             raise refuse("options.shardings", "a tree of them", rule, "give options.mesh too")

@@ -1,0 +1,51 @@
+"""Checks of several fields of a config at once."""
+
+import dataclasses
+
+import pytest
+
+from ctrl_jax._checks import (
+    check_count,
+    check_decay,
+    check_distinct,
+    check_fields,
+    check_numbers,
+    check_positive,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    steps: int = 3
+    rates: tuple[float, ...] = (0.1, 0.2)
+
+
+def test_every_field_is_checked_under_its_own_name():
+    check_fields(Config(), check_count, "steps", least=3)
+    check_fields(Config(), check_positive, "steps", "rates")
+    with pytest.raises(ValueError, match=r"training\.steps: received 3; .* at least 4"):
+        check_fields(Config(), check_count, "steps", group="training", least=4)
+    with pytest.raises(ValueError, match="rates: received -1; it must be above zero"):
+        check_fields(Config(rates=(0.1, -1)), check_positive, "steps", "rates")
+
+
+def test_numbers_are_counts_where_they_are_whole():
+    numbers = dataclasses.make_dataclass("Numbers", [("steps", int), ("rate", float | None)])
+    check_numbers(numbers(1, None), "training")
+    for wrong, message in ((numbers(0, 0.1), "steps: received 0"), (numbers(1, 0.0), "above zero")):
+        with pytest.raises(ValueError, match=message):
+            check_numbers(wrong, "training")
+
+
+@pytest.mark.parametrize("values", [(), ("dpo", "dpo")])
+def test_values_that_repeat_and_none_at_all_are_refused(values):
+    check_distinct("methods", ("dpo", "ipo"))
+    with pytest.raises(ValueError, match="one or more, each once"):
+        check_distinct("methods", values)
+
+
+@pytest.mark.parametrize("decay", [1.0, -0.1, float("nan")])
+def test_a_decay_lies_below_one(decay):
+    check_decay("average_decay", 0.0)
+    with pytest.raises(ValueError, match="average_decay: received"):
+        check_decay("average_decay", decay)
