@@ -1,13 +1,20 @@
-"""The methods compared, and the one program that trains all seeds of one of them."""
+"""The methods compared, their options, and the one program that trains all seeds of a method."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import numpy as np
-import optax
 
+from ctrl_jax._checks import (
+    check_choice,
+    check_count,
+    check_fields,
+    check_numbers,
+    check_positive,
+    refuse,
+)
 from ctrl_jax._typing import Model
 from ctrl_jax.algorithms import (
     Algorithm,
@@ -19,7 +26,10 @@ from ctrl_jax.algorithms import (
     make_discrete_policy_gradient,
     make_discrete_ppo,
 )
-from ctrl_jax.runtime import check_choice, check_count, check_positive, refuse
+from ctrl_jax.algorithms.training.optimizer import adam, make_schedule
+from ctrl_jax.environments import ControlledSDE
+from ctrl_jax.runtime import check_small_run, progress
+from experiments.options import COMMON, Common
 
 METHODS = ("cpg", "cppo_sqrt_kl", "cppo_linear_kl", "cppo_clipped", "pg", "ppo")
 VARIANTS = ("cpg_difference", "cppo_clipped_difference")
@@ -56,6 +66,44 @@ class Training:
     clip: float = 0.2
     trace: float = 0.95
 
+    def validate(self) -> None:
+        """Raise ValueError for a setting out of range."""
+        check_numbers(self, "training")
+        if not 0 < self.trace < 1:
+            rule = "it must lie strictly between 0 and 1"
+            raise refuse("training.trace", self.trace, rule, "use 0.95")
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Options of a comparison; a study gives its own defaults and documents them."""
+
+    time_steps: tuple[float, ...] = (0.1, 0.01)
+    seeds: int = 10
+    methods: tuple[str, ...] = METHODS
+    training: Training = Training()
+    run: Common = COMMON
+    usual_updates: ClassVar[int]
+
+    def updates(self) -> int:
+        """Return the updates of each training."""
+        return self.run.steps or self.usual_updates
+
+    def validate(self) -> None:
+        """Raise ValueError for an option out of range."""
+        check_count("seeds", self.seeds, least=2)
+        if not self.methods:
+            raise refuse("methods", self.methods, "at least one is needed", "give cppo_clipped")
+        check_fields(self, check_choice, "methods", choices=METHODS + VARIANTS)
+        if not self.time_steps:
+            raise refuse("time_steps", self.time_steps, "at least one is needed", "give 0.1 0.01")
+        for dt in self.time_steps:
+            check_positive("time_steps", dt)
+            if dt > self.training.horizon / 2:
+                rule = "a trajectory must have two steps at least"
+                raise refuse("time_steps", dt, rule, "take smaller steps")
+        check_small_run(self.run)
+
 
 def make_method(
     name: str,
@@ -71,11 +119,9 @@ def make_method(
     occupation = OccupationConfig(
         draws=training.draws, value_epochs=training.value_epochs, estimator=estimator
     )
-    outer = optax.adam(optax.cosine_decay_schedule(training.learning_rate, updates, alpha=0.05))
-    inner = optax.adam(
-        optax.cosine_decay_schedule(training.proximal_rate, training.epochs, alpha=0.1)
-    )
-    critic = optax.adam(training.value_rate)
+    outer = adam(make_schedule(training.learning_rate, updates, final=0.05), clip=None)
+    inner = adam(make_schedule(training.proximal_rate, training.epochs, final=0.1), clip=None)
+    critic = adam(training.value_rate, clip=None)
     models = (problem, policy, value)
     if name == "cpg":
         return make_cpg(*models, outer, critic, occupation)
@@ -102,28 +148,6 @@ def make_method(
     return make_cppo(*models, inner, critic, proximal, occupation)
 
 
-def check_training(training: Training, time_steps: Sequence[float], methods: Sequence[str]) -> None:
-    """Raise ValueError for a setting out of range."""
-    if not methods:
-        raise refuse("methods", methods, "at least one is needed", "give cppo_clipped")
-    for method in methods:
-        check_choice("methods", method, METHODS + VARIANTS)
-    for name in ("batch", "draws", "epochs", "value_epochs"):
-        check_count(f"training.{name}", getattr(training, name))
-    for name in ("horizon", "learning_rate", "proximal_rate", "value_rate", "distance", "clip"):
-        check_positive(f"training.{name}", getattr(training, name))
-    if not 0 < training.trace < 1:
-        rule = "it must lie strictly between 0 and 1"
-        raise refuse("training.trace", training.trace, rule, "use 0.95")
-    if not time_steps:
-        raise refuse("time_steps", time_steps, "at least one is needed", "give 0.1 0.01")
-    for dt in time_steps:
-        check_positive("time_steps", dt)
-        if dt > training.horizon / 2:
-            rule = "a trajectory must have two steps at least"
-            raise refuse("time_steps", dt, rule, "take smaller steps")
-
-
 class Curves(NamedTuple):
     """What training left, over seeds and updates.
 
@@ -138,33 +162,52 @@ class Curves(NamedTuple):
     metrics: dict[str, np.ndarray]
 
 
-def train_seeds(
-    algorithm: Algorithm,
-    keys: jax.Array,
-    start_fn: Callable[[jax.Array], jax.Array],
-    evaluate: Callable[[Any], jax.Array],
-    updates: int,
-) -> Curves:
-    """Train all seeds in one compiled program.
+class Task(NamedTuple):
+    """What is controlled, by what, and how it is judged.
 
-    Args:
-        algorithm: to train.
-        keys: one per seed.
-        start_fn: ``start_fn(key)`` draws a batch of start states.
+    Fields:
+        environment: the problem.
+        policy: its ``init`` returns the policy that training starts from.
+        value: the critic.
+        start_states: ``start_states(key, size)`` draws a batch of start states.
         evaluate: exact score of the policy's parameters.
-        updates: number of updates.
     """
+
+    environment: ControlledSDE
+    policy: Model
+    value: Model
+    start_states: Callable[[jax.Array, int], jax.Array]
+    evaluate: Callable[[Any], jax.Array]
+
+
+def train_methods(config: Comparison, task: Task) -> dict[float, dict[str, Curves]]:
+    """Return the training by every method at every step of time."""
+    pairs = [(dt, name) for dt in config.time_steps for name in config.methods]
+    runs: dict[float, dict[str, Curves]] = {dt: {} for dt in config.time_steps}
+    with progress(len(pairs), "method and step", enabled=config.run.progress) as show:
+        for i, (dt, name) in enumerate(pairs):
+            runs[dt][name] = _train_seeds(config, task, name, dt)
+            show(i + 1)
+    return runs
+
+
+def _train_seeds(config: Comparison, task: Task, name: str, dt: float) -> Curves:
+    """Train all seeds of a method in one compiled program."""
+    problem = ContinuousControl(task.environment, dt, config.training.horizon)
+    updates, batch = config.updates(), config.training.batch
+    algorithm = make_method(name, problem, task.policy, task.value, config.training, updates)
 
     def one_seed(key):
         init_key, start_key = jax.random.split(key)
 
         def body(state, key):
-            state, metrics = algorithm.step(state, start_fn(key))
-            return state, (evaluate(state.policy.params), metrics)
+            state, metrics = algorithm.step(state, task.start_states(key, batch))
+            return state, (task.evaluate(state.policy.params), metrics)
 
         start_keys = jax.random.split(start_key, updates)
         state, (scores, metrics) = jax.lax.scan(body, algorithm.init(init_key), start_keys)
         return scores, state.policy.params, metrics
 
+    keys = jax.random.split(jax.random.key(config.run.seed), config.seeds)
     scores, params, metrics = jax.jit(jax.vmap(one_seed))(keys)
     return Curves(np.asarray(scores), params, {k: np.asarray(v) for k, v in metrics.items()})

@@ -22,26 +22,18 @@ from ctrl_jax.algorithms.control.actor_critic import sample_occupation
 from ctrl_jax.environments import LinearGaussian, LinearQuadratic, simulate_control
 from ctrl_jax.losses import gaussian
 from ctrl_jax.networks.policies import linear_policy, quadratic_value
-from ctrl_jax.runtime import (
-    check_count,
-    check_small_run,
-    command,
-    progress,
-)
+from ctrl_jax.runtime import command
 from ctrl_jax.runtime.run.tables import print_table
 from experiments.continuous_control import plots
 from experiments.continuous_control.methods import (
     METHODS,
     VARIANTS,
-    Curves,
-    Training,
-    check_training,
-    make_method,
-    train_seeds,
+    Comparison,
+    Task,
+    train_methods,
 )
 from experiments.continuous_control.results import distances, leave
 from experiments.linear_quadratic import STUDY
-from experiments.options import COMMON, Common
 
 START = (0.4, 0.7)
 FIRST = LinearGaussian(-0.3, 0.2, 0.8)
@@ -49,7 +41,7 @@ ESTIMATORS = ("difference", "pathwise", "generalized")
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(Comparison):
     """Compare continuous-time and discrete-time policy optimization on an exact problem.
 
     Source: arXiv 2305.18901.
@@ -64,41 +56,18 @@ class Config:
     """
 
     time_steps: tuple[float, ...] = (0.1, 0.03, 0.01, 0.003, 0.001)
-    seeds: int = 10
     methods: tuple[str, ...] = METHODS + VARIANTS
-    training: Training = dataclasses.field(default_factory=Training)
-    run: Common = COMMON
-
-    def updates(self) -> int:
-        """Return the updates of each training."""
-        return self.run.steps or 80
-
-    def validate(self) -> None:
-        """Raise ValueError for an option out of range."""
-        check_count("seeds", self.seeds, least=2)
-        check_training(self.training, self.time_steps, self.methods)
-        check_small_run(self.run)
+    usual_updates = 80
 
 
 def main(config: Config) -> Path:
     """Run the experiment and return the folder of its results."""
-    run, options = STUDY.begin(config), config.run
-    environment = make_environment()
-    runs: dict[float, dict[str, Curves]] = {}
-    total = len(config.time_steps) * (len(config.methods) + 1)
-    variances: dict[str, list[float]] = {name: [] for name in ESTIMATORS}
-    with progress(total, "method and step", enabled=options.progress) as show:
-        done = 0
-        for dt in config.time_steps:
-            runs[dt] = {}
-            for name in config.methods:
-                runs[dt][name] = train_method(config, environment, name, dt)
-                done += 1
-                show(done)
-            for name, variance in measure_estimators(config, environment, dt).items():
-                variances[name].append(variance)
-            done += 1
-            show(done)
+    run, environment = STUDY.begin(config), make_environment()
+    evaluate = partial(evaluate_policy, environment)
+    task = Task(environment, first_policy(), quadratic_value(1), start_states, evaluate)
+    runs = train_methods(config, task)
+    measured = [measure_estimators(config, environment, dt) for dt in config.time_steps]
+    variances = {name: [errors[name] for errors in measured] for name in ESTIMATORS}
     metrics = summarize(config, runs, variances)
     leave(run, config, runs, metrics)
     plots.draw_variances(run.folder / "estimators.png", config.time_steps, variances)
@@ -124,23 +93,10 @@ def suboptimality(environment: LinearQuadratic, policy: LinearGaussian) -> jax.A
     return jnp.where(environment.stable(policy), gap / first, jnp.inf)
 
 
-def train_method(config: Config, environment: LinearQuadratic, name: str, dt: float) -> Curves:
-    """Return the training of all seeds by one method at one step."""
-    training = config.training
-    problem = ContinuousControl(environment, dt, training.horizon)
-    algorithm = make_method(
-        name, problem, first_policy(), quadratic_value(1), training, config.updates()
-    )
-
-    def evaluate(params):
-        slope, intercept = params.slope[0, 0], params.intercept[0]
-        return suboptimality(
-            environment, LinearGaussian(slope, intercept, jnp.exp(params.log_std[0]))
-        )
-
-    keys = jax.random.split(jax.random.key(config.run.seed), config.seeds)
-    start_fn = partial(start_states, size=training.batch)
-    return train_seeds(algorithm, keys, start_fn, evaluate, config.updates())
+def evaluate_policy(environment: LinearQuadratic, params) -> jax.Array:
+    """Return the `suboptimality` of a table of the policy."""
+    slope, intercept, std = params.slope[0, 0], params.intercept[0], jnp.exp(params.log_std[0])
+    return suboptimality(environment, LinearGaussian(slope, intercept, std))
 
 
 def start_states(key: jax.Array, size: int) -> jax.Array:

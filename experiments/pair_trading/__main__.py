@@ -7,7 +7,6 @@ config.json, metrics.jsonl, results.json, curves.png and steps.png to its folder
 """
 
 import dataclasses
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,28 +14,20 @@ import jax
 import jax.numpy as jnp
 
 from ctrl_jax._typing import Model
-from ctrl_jax.algorithms import ContinuousControl
 from ctrl_jax.environments import LinearGaussian, PairTrading
 from ctrl_jax.networks.policies import linear_policy, quadratic_value
-from ctrl_jax.runtime import (
-    check_count,
-    check_small_run,
-    command,
-    progress,
-)
+from ctrl_jax.runtime import command
 from ctrl_jax.runtime.run.tables import print_table
 from experiments.continuous_control.methods import (
-    METHODS,
-    Curves,
+    Comparison,
+    Task,
     Training,
-    check_training,
-    make_method,
-    train_seeds,
+    train_methods,
 )
 from experiments.continuous_control.results import distances, leave
-from experiments.options import COMMON, Common
 from experiments.pair_trading import STUDY
 
+TRAINING = Training(horizon=6.0, batch=64, value_epochs=20, value_rate=0.1)
 SPREAD = (0.2, 0.4)
 """Mean and standard deviation of the log-spread at the start; log wealth starts at 0."""
 SCALE = 5.0
@@ -44,7 +35,7 @@ SCALE = 5.0
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(Comparison):
     """Compare continuous-time and discrete-time policy optimization on pair trading.
 
     Source: arXiv 2305.18901, section 5.
@@ -58,34 +49,19 @@ class Config:
         run: the common options.
     """
 
-    time_steps: tuple[float, ...] = (0.1, 0.01)
-    seeds: int = 10
-    methods: tuple[str, ...] = METHODS
-    training: Training = dataclasses.field(
-        default_factory=lambda: Training(horizon=6.0, batch=64, value_epochs=20, value_rate=0.1)
-    )
-    run: Common = COMMON
-
-    def updates(self) -> int:
-        """Return the updates of each training."""
-        return self.run.steps or 200
-
-    def validate(self) -> None:
-        """Raise ValueError for an option out of range."""
-        check_count("seeds", self.seeds, least=2)
-        check_training(self.training, self.time_steps, self.methods)
-        check_small_run(self.run)
+    training: Training = TRAINING
+    usual_updates = 200
 
 
 def main(config: Config) -> Path:
     """Run the experiment and return the folder of its results."""
-    run, options = STUDY.begin(config), config.run
-    pairs = [(dt, name) for dt in config.time_steps for name in config.methods]
-    runs: dict[float, dict[str, Curves]] = {dt: {} for dt in config.time_steps}
-    with progress(len(pairs), "method and step", enabled=options.progress) as show:
-        for i, (dt, name) in enumerate(pairs):
-            runs[dt][name] = train_method(config, name, dt)
-            show(i + 1)
+    run, environment = STUDY.begin(config), make_environment()
+
+    def evaluate(params):
+        return suboptimality(environment, learned_policy(params))
+
+    task = Task(environment, make_policy(), make_value(), start_states, evaluate)
+    runs = train_methods(config, task)
     metrics = summarize(config, runs)
     leave(run, config, runs, metrics)
     print_results(config, metrics)
@@ -132,20 +108,6 @@ def learned_policy(params) -> LinearGaussian:
     return LinearGaussian(
         SCALE * params.slope[..., 0, 0], params.intercept[..., 0], jnp.exp(params.log_std[..., 0])
     )
-
-
-def train_method(config: Config, name: str, dt: float) -> Curves:
-    """Return the training of all seeds by one method at one step."""
-    environment, training = make_environment(), config.training
-    problem = ContinuousControl(environment, dt, training.horizon)
-    algorithm = make_method(name, problem, make_policy(), make_value(), training, config.updates())
-    keys = jax.random.split(jax.random.key(config.run.seed), config.seeds)
-
-    def evaluate(params):
-        return suboptimality(environment, learned_policy(params))
-
-    start_fn = partial(start_states, size=training.batch)
-    return train_seeds(algorithm, keys, start_fn, evaluate, config.updates())
 
 
 def start_states(key: jax.Array, size: int) -> jax.Array:

@@ -12,7 +12,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from ctrl_jax._typing import Model
 from ctrl_jax.algorithms import (
@@ -22,6 +21,7 @@ from ctrl_jax.algorithms import (
     known_score,
     make_q_learning,
 )
+from ctrl_jax.algorithms.training.optimizer import adam, make_schedule
 from ctrl_jax.environments import GaussianSteering
 from ctrl_jax.processes import DataPoints, RatioScore, grids
 from experiments.directed_tasks import END, PROCESS
@@ -58,11 +58,10 @@ def learn(m: int | None, paired: bool, keys: jax.Array) -> Law:
     """Return the end law learned from m points per estimate, for every seed."""
     direction = problem(m, paired)
     policy, value = affine_denoiser(direction), quadratic_table(direction)
-    adam, value_adam = [
-        optax.adam(optax.cosine_decay_schedule(r, 4 * UPDATES, 0.02)) for r in (0.05, 0.1)
-    ]
+    courses = (make_schedule(rate, 4 * UPDATES, final=0.02) for rate in (0.05, 0.1))
+    optimizer, value_optimizer = (adam(course, clip=None) for course in courses)
     config = QLearningConfig(epochs=4, trace=1.0, average_decay=0.9)
-    algorithm = make_q_learning(direction, policy, value, adam, value_adam, config)
+    algorithm = make_q_learning(direction, policy, value, optimizer, value_optimizer, config)
 
     def one(key):
         def body(state, _):

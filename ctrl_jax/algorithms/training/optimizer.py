@@ -45,7 +45,7 @@ def make_schedule(
 def adam(
     rate: float | optax.Schedule,
     *,
-    clip: float = 1.0,
+    clip: float | None = 1.0,
     weight_decay: float = 0.0,
     b2: float = 0.999,
 ) -> optax.GradientTransformation:
@@ -53,11 +53,11 @@ def adam(
 
     Args:
         rate: step size, or its course.
-        clip: largest norm of a gradient.
+        clip: largest norm of a gradient; None for none.
         weight_decay: share of the parameters taken off per unit of step size.
         b2: decay of the mean of squared gradients.
     """
-    inner = optax.adamw(rate, b2=b2, weight_decay=weight_decay)
-    return optax.chain(
-        optax.clip_by_global_norm(clip), inner if weight_decay else optax.adam(rate, b2=b2)
-    )
+    inner = optax.adam(rate, b2=b2)
+    if weight_decay:
+        inner = optax.adamw(rate, b2=b2, weight_decay=weight_decay)
+    return inner if clip is None else optax.chain(optax.clip_by_global_norm(clip), inner)
