@@ -1,12 +1,19 @@
-"""Score networks of directed tasks that studies start from."""
+"""Score networks that studies start from, trained in memory, in one program."""
 
 from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from ctrl_jax._typing import Model, Params
-from ctrl_jax.algorithms import DataBatch, make_score_pretraining, uniform_times
+from ctrl_jax.algorithms import (
+    Algorithm,
+    DataBatch,
+    RunState,
+    make_score_pretraining,
+    uniform_times,
+)
 from ctrl_jax.algorithms.training.optimizer import adam, make_schedule
 from ctrl_jax.networks import MLP, as_model
 from ctrl_jax.processes import parameterization
@@ -36,17 +43,21 @@ def pretrain(task: Task, steps: int, *, batch: int, seed: int) -> Params:
         weighting=lambda t: 1 / PROCESS.marginal(t).scale ** 2,
         average_decay=0.99,
     )
-    points, labels = jnp.asarray(task.points), task.labels
+    conditions = () if task.labels is None else (jnp.asarray(task.labels),)
+    data = DataBatch(jnp.asarray(task.points), conditions)
+    run = jax.jit(lambda key: train_on(algorithm, data, key, steps=steps, batch=batch))
+    return run(jax.random.key(seed)).params
 
-    @jax.jit
-    def run(key):
-        def body(state, key):
-            rows = jax.random.randint(key, (batch,), 0, len(points))
-            conditions = () if labels is None else (jnp.asarray(labels)[rows],)
-            return algorithm.step(state, DataBatch(points[rows], conditions))[0], None
 
-        start_key, data_key = jax.random.split(key)
-        keys = jax.random.split(data_key, steps)
-        return jax.lax.scan(body, algorithm.init(start_key), keys)[0].params
+def train_on(
+    algorithm: Algorithm, data: DataBatch, key: Array, *, steps: int, batch: int
+) -> RunState:
+    """Return the state after so many updates on batches drawn from the data, with replacement."""
 
-    return run(jax.random.key(seed))
+    def body(state, key):
+        rows = jax.random.randint(key, (batch,), 0, len(data.x_0))
+        return algorithm.step(state, jax.tree.map(lambda field: field[rows], data))[0], None
+
+    start_key, data_key = jax.random.split(key)
+    keys = jax.random.split(data_key, steps)
+    return jax.lax.scan(body, algorithm.init(start_key), keys)[0]

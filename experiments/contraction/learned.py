@@ -28,6 +28,7 @@ from ctrl_jax.processes import VE, LinearProcess, grids
 from ctrl_jax.processes.parameterization import from_process
 from ctrl_jax.runtime import progress
 from ctrl_jax.solvers import simulate
+from experiments.base_models import train_on
 from experiments.contraction.config import Config
 from experiments.contraction.data import Task
 from experiments.contraction.family import PROCESSES
@@ -120,14 +121,9 @@ def _train(config: Config, process: LinearProcess, model: Model, task: Task):
         average_decay=options.average_decay,
     )
 
-    def update(state, key):
-        rows = jax.random.randint(key, (options.batch,), 0, len(task.train))
-        return algorithm.step(state, DataBatch(task.train[rows]))[0], None
-
     def train(key):
-        init_key, batch_key = jax.random.split(key)
-        keys = jax.random.split(batch_key, steps)
-        return jax.lax.scan(update, algorithm.init(init_key), keys)[0].average
+        state = train_on(algorithm, DataBatch(task.train), key, steps=steps, batch=options.batch)
+        return state.average
 
     # One after the other: products with a batch of weights are slow on CPU.
     return jax.device_get(jax.jit(lambda keys: jax.lax.map(train, keys))(_keys(config, 0)))
