@@ -4,8 +4,11 @@ Each folder `experiments/NAME` declares `STUDY` in its `__init__`; nothing here 
 run begins, so that `python -m experiments` lists the studies at once.
 """
 
+import contextlib
 import dataclasses
+import hashlib
 import importlib
+import json
 import pkgutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -62,11 +65,9 @@ class Study:
         began, options = time.monotonic(), config.run
         mesh = prepare(options)
         loaded = None if load is None else load(mesh)
-        settings = dataclasses.asdict(config)
-        run = open_run(
-            self.name, settings, out=options.out, resume=options.resume, seed=options.seed
-        )
-        return Conduct(self, settings, run, mesh, loaded, began)
+        where = {"out": options.out, "resume": options.resume, "seed": options.seed}
+        run = open_run(self.name, dataclasses.asdict(config), **where)
+        return Conduct(self, config, run, mesh, loaded, began)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Conduct:
 
     Args:
         study: what is studied.
-        settings: the whole configuration.
+        config: the whole configuration, with the common options as its field `run`.
         run: its place on disk.
         mesh: its devices.
         loaded: what `load` returned.
@@ -83,7 +84,7 @@ class Conduct:
     """
 
     study: Study
-    settings: Mapping[str, Any]
+    config: Any
     run: "Run"
     mesh: "Mesh"
     loaded: Any
@@ -93,6 +94,70 @@ class Conduct:
     def folder(self) -> Path:
         """The run's own folder."""
         return self.run.folder
+
+    def fingerprint(self, *parts: Any) -> str:
+        """Return one name for what a stage depends on: what is given, seed, type, versions, mesh.
+
+        Args:
+            *parts: whatever JSON can hold, dataclasses too; of arrays their digests.
+        """
+        from ctrl_jax.runtime import versions
+        from ctrl_jax.runtime.run.records import plain
+
+        options = self.config.run
+        kept = [*parts, options.seed, options.precision, versions(), dict(self.mesh.shape)]
+        return hashlib.sha256(json.dumps(plain(kept), sort_keys=True).encode()).hexdigest()[:16]
+
+    def train(
+        self,
+        step: Callable,
+        state: Any,
+        batches: Callable[[int], Any],
+        steps: int,
+        *,
+        stage: str | None = None,
+        log: str | None = "metrics.jsonl",
+        first: Mapping[str, Any] | None = None,
+        **loop: Any,
+    ) -> Any:
+        """Run a training to its end, from its newest checkpoint on where it has one.
+
+        Args:
+            step: pure, or `CountTraces` of it.
+            state: before the first update.
+            batches: the batch of an update by the number of those before it.
+            steps: updates in all.
+            stage: the folder of its checkpoints, named by all that it depends on; of the main loop,
+                which `--resume` is about, by default.
+            log: the file of its metrics; None for none.
+            first: what the log says of the state before the first update.
+            **loop: fields of `LoopOptions`.
+
+        Returns:
+            The state after the last update.
+        """
+        from ctrl_jax.runtime import Checkpoints, LoopOptions, MetricsLog, train
+
+        options = {"progress": self.config.run.progress, "mesh": self.mesh, **loop}
+        folder, keep = (self.run.checkpoints, 3) if stage is None else (self.folder / stage, 1)
+        start, lines = 0, None
+        with Checkpoints(folder, keep) as checkpoints, contextlib.ExitStack() as stack:
+            if self.run.resumed if stage is None else checkpoints.steps():
+                start, state, _ = checkpoints.restore(state)
+            if log is not None:
+                lines = stack.enter_context(MetricsLog(self.folder / log, start=start))
+                if first is not None and start == 0:
+                    lines.write(0, first)
+            return train(
+                step,
+                state,
+                batches,
+                steps=steps,
+                start=start,
+                log=lines,
+                checkpoints=checkpoints,
+                options=LoopOptions(**options),
+            )
 
     def write(
         self,
@@ -123,7 +188,7 @@ class Conduct:
             source=study.source,
             metrics={**metrics, **told},
             expected=expected,
-            config=self.settings,
+            config=dataclasses.asdict(self.config),
             digest=params if isinstance(params, str) else state_digest(params),
             seconds=time.monotonic() - self.began,
         )

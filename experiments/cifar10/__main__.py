@@ -58,7 +58,7 @@ def main(config: Config) -> Path:
         _draw(run.folder / f"samples-{k}.png", pictures)
         return {}
 
-    state, traces = train_score(config, model, images, run, mesh, snapshot)
+    state, traces = train_score(config, model, images, study, snapshot)
     notes = {"experiment": STUDY.name, "solver_steps": config.solver_steps}
     save_model(
         run.folder / "model", spec, shape, state.params, notes, precision=config.run.precision

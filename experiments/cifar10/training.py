@@ -9,9 +9,10 @@ import optax
 from ctrl_jax._typing import Model
 from ctrl_jax.algorithms import RunState, make_score_pretraining, uniform_times
 from ctrl_jax.algorithms.training.optimizer import adam, make_schedule
-from ctrl_jax.runtime import Checkpoints, CountTraces, LoopOptions, MetricsLog, Run, train
+from ctrl_jax.runtime import CountTraces
 from experiments.cifar10.config import Config, Optimization
 from experiments.cifar10.data import make_batches
+from experiments.study import Conduct
 
 
 def make_optimizer(options: Optimization) -> optax.GradientTransformation:
@@ -24,8 +25,7 @@ def train_score(
     config: Config,
     model: Model,
     images: np.ndarray,
-    run: Run,
-    mesh,
+    study: Conduct,
     snapshot: Callable[[int, RunState], dict],
 ) -> tuple[RunState, int]:
     """Run the main loop; return its last state and how often the update was traced."""
@@ -38,27 +38,15 @@ def train_score(
         average_decay=options.average_decay,
     )
     step = CountTraces(algorithm.step)
-    state, start = jax.jit(algorithm.init)(jax.random.key(config.run.seed)), 0
-    with Checkpoints(run.checkpoints) as checkpoints:
-        if run.resumed:
-            start, state, _ = checkpoints.restore(state)
-        with MetricsLog(run.metrics, start=start) as log:
-            state = train(
-                step,
-                state,
-                make_batches(images, options.batch, config.run.seed, flips=options.flips),
-                steps=config.updates(),
-                start=start,
-                log=log,
-                checkpoints=checkpoints,
-                options=LoopOptions(
-                    fetch_every=config.fetch_every,
-                    checkpoint_every=config.checkpoint_every,
-                    evaluate_every=config.snapshot_every,
-                    evaluate=snapshot if config.snapshot_every else None,
-                    progress=config.run.progress,
-                    description=f"NCSN++, {config.process}",
-                    mesh=mesh,
-                ),
-            )
+    state = study.train(
+        step,
+        jax.jit(algorithm.init)(jax.random.key(config.run.seed)),
+        make_batches(images, options.batch, config.run.seed, flips=options.flips),
+        config.updates(),
+        fetch_every=config.fetch_every,
+        checkpoint_every=config.checkpoint_every,
+        evaluate_every=config.snapshot_every,
+        evaluate=snapshot if config.snapshot_every else None,
+        description=f"NCSN++, {config.process}",
+    )
     return state, step.traces

@@ -26,6 +26,7 @@ from experiments.consistency.training import (
     score_model,
     train_consistency,
 )
+from experiments.study import Conduct
 
 
 def main(config: Config) -> Path:
@@ -34,7 +35,7 @@ def main(config: Config) -> Path:
     results, params = [], {}
     for name in config.data:
         task = make_task(name, config.samples)
-        params[name], outcomes = study(config, task, run.folder, run.mesh)
+        params[name], outcomes = train_and_evaluate(config, task, run)
         results.append((task, outcomes))
     metrics = {key: value for task, found in results for key, value in summary(task, found)}
     run.write(metrics, params)
@@ -45,19 +46,19 @@ def main(config: Config) -> Path:
     return run.close()
 
 
-def study(
-    config: Config, task: Task, folder: Path, mesh
+def train_and_evaluate(
+    config: Config, task: Task, study: Conduct
 ) -> tuple[dict[str, Any], dict[str, Outcome]]:
     """Train the three models of a data set and evaluate them."""
     network = make_network(config, task)
-    teacher = pretrain(config, task, network, folder, mesh)
+    teacher = pretrain(config, task, network, study)
     params = {"score": teacher}
     how = {"number": config.samples, "seed": config.run.seed}
     model = score_model(task, network)
     evaluations = tuple(sorted({*config.evaluations, LIMIT}))
     outcomes = {"ddim": evaluate_ddim(task, model, teacher, evaluations, **how)}
     for name, start in (("distillation", teacher), ("training", None)):
-        params[name] = train_consistency(config, task, network, start, folder, mesh)
+        params[name] = train_consistency(config, task, network, start, study)
         model = consistency_model(task, network)
         outcomes[name] = evaluate_consistency(task, model, params[name], config.evaluations, **how)
     return params, outcomes

@@ -4,10 +4,6 @@ Each is kept in the run's folder under a name made of all that it depends on, an
 """
 
 import dataclasses
-import hashlib
-import json
-from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,9 +21,10 @@ from ctrl_jax.algorithms import (
 from ctrl_jax.algorithms.training.optimizer import adam, make_schedule
 from ctrl_jax.networks import MLP, as_model
 from ctrl_jax.processes import consistency_function
-from ctrl_jax.runtime import Checkpoints, LoopOptions, MetricsLog, own_part, train, versions
+from ctrl_jax.runtime import own_part
 from experiments.consistency.config import Config
 from experiments.consistency.tasks import Task
+from experiments.study import Conduct
 
 
 def make_network(config: Config, task: Task) -> Model:
@@ -76,7 +73,7 @@ def consistency_model(task: Task, network: Model, params: Params | None = None) 
     return Model(network.init if params is None else lambda key: params, apply)
 
 
-def pretrain(config: Config, task: Task, network: Model, folder: Path, mesh) -> Params:
+def pretrain(config: Config, task: Task, network: Model, study: Conduct) -> Params:
     """Train the score model, every normalized velocity weighing the same."""
     process = task.process
 
@@ -92,11 +89,11 @@ def pretrain(config: Config, task: Task, network: Model, folder: Path, mesh) -> 
         weighting=weighting,
         average_decay=config.average_decay,
     )
-    return run_stage(config, task, "score", algorithm, config.pretraining_steps, folder, mesh)
+    return run_stage(config, task, "score", algorithm, config.pretraining_steps, study)
 
 
 def train_consistency(
-    config: Config, task: Task, network: Model, teacher: Params | None, folder: Path, mesh
+    config: Config, task: Task, network: Model, teacher: Params | None, study: Conduct
 ) -> Params:
     """Distil a score model, or train from data alone where there is no teacher."""
     options = ConsistencyConfig(
@@ -117,7 +114,7 @@ def train_consistency(
         teacher=None if teacher is None else lambda t, x: score.apply(teacher, t, x),
     )
     name = "training" if teacher is None else "distillation"
-    return run_stage(config, task, name, algorithm, config.updates(), folder, mesh)
+    return run_stage(config, task, name, algorithm, config.updates(), study)
 
 
 def make_optimizer(config: Config, rate: float, steps: int) -> optax.GradientTransformation:
@@ -128,43 +125,26 @@ def make_optimizer(config: Config, rate: float, steps: int) -> optax.GradientTra
     )
 
 
-def run_stage(config: Config, task: Task, name: str, algorithm, steps: int, folder: Path, mesh):
+def run_stage(config: Config, task: Task, name: str, algorithm, steps: int, study: Conduct):
     """Run a training to its end, or on from its newest checkpoint; return the averaged weights."""
-    stage = f"{task.name}-{name}-{fingerprint(config, mesh)}"
+    options = dataclasses.asdict(config)
+    for unused in ("evaluations", "samples", "data", "run"):
+        options.pop(unused)
+    stage = f"{task.name}-{name}-{study.fingerprint(options, config.run.steps)}"
 
     def batch(k):
         generator = np.random.default_rng([config.run.seed, k])
         return own_part(DataBatch(jnp.asarray(task.batch(generator, config.batch))))
 
-    with Checkpoints(folder / "checkpoints" / stage, keep=1) as checkpoints:
-        state, start = algorithm.init(jax.random.key(config.run.seed)), 0
-        if checkpoints.steps():
-            start, state, _ = checkpoints.restore(state)
-        with MetricsLog(folder / f"{task.name}-{name}.jsonl", start=start) as log:
-            state = train(
-                algorithm.step,
-                state,
-                batch,
-                steps=steps,
-                start=start,
-                log=log,
-                checkpoints=checkpoints,
-                options=LoopOptions(
-                    fetch_every=100,
-                    checkpoint_every=1000,
-                    progress=config.run.progress,
-                    description=f"{task.name}: {name}",
-                    mesh=mesh,
-                ),
-            )
+    state = study.train(
+        algorithm.step,
+        algorithm.init(jax.random.key(config.run.seed)),
+        batch,
+        steps,
+        stage=f"checkpoints/{stage}",
+        log=f"{task.name}-{name}.jsonl",
+        fetch_every=100,
+        checkpoint_every=1000,
+        description=f"{task.name}: {name}",
+    )
     return jax.device_get(state.params)
-
-
-def fingerprint(config: Config, mesh) -> str:
-    """What a stage depends on, in one name."""
-    options: dict[str, Any] = dataclasses.asdict(config)
-    run = options.pop("run")
-    for name in ("evaluations", "samples", "data"):
-        options.pop(name)
-    kept = [run["seed"], run["precision"], run["steps"], versions(), dict(mesh.shape)]
-    return hashlib.sha256(json.dumps([options, kept], sort_keys=True).encode()).hexdigest()[:16]

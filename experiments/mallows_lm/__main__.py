@@ -55,14 +55,7 @@ class Config:
 def main(config: Config) -> Path:
     """Run the experiment and return the folder of its results."""
     run = STUDY.begin(config)
-    found = study.conduct(
-        config.base,
-        config.world,
-        config.policies(),
-        run.run,
-        seed=config.run.seed,
-        show=config.run.progress,
-    )
+    found = study.conduct(config.base, config.world, config.policies(), run)
     run.write(report.summarize(found), found.digest, found.claims)
     plots.draw_frontiers(run.folder / "frontier.png", found.rows, found.base_gold)
     plots.draw_accuracies(run.folder / "accuracy.png", found.rows)

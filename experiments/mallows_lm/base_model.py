@@ -10,22 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ctrl_jax._checks import check_count, check_fields, check_positive, refuse
 from ctrl_jax._typing import Params
 from ctrl_jax.algorithms.base import Learner, apply_gradient
 from ctrl_jax.algorithms.training.optimizer import adam, make_schedule
 from ctrl_jax.losses import token_log_prob
 from ctrl_jax.networks import DecoderConfig, LanguageModel, Rotary, language_model
-from ctrl_jax.runtime import (
-    Checkpoints,
-    LoopOptions,
-    MetricsLog,
-    Run,
-    check_count,
-    check_positive,
-    refuse,
-    train,
-)
 from experiments.mallows_lm.text import VOCABULARY, Corpus, encode
+from experiments.study import Conduct
 
 HEAD = 32
 
@@ -53,8 +45,7 @@ class BaseModel:
 
     def validate(self) -> None:
         """Raise ValueError for an option out of range."""
-        for name in ("depth", "steps", "batch"):
-            check_count(f"base.{name}", getattr(self, name))
+        check_fields(self, check_count, "depth", "steps", "batch", group="base")
         check_count("base.window", self.window, least=2)
         check_positive("base.learning_rate", self.learning_rate)
         if self.width < HEAD or self.width % HEAD:
@@ -75,13 +66,11 @@ class BaseModel:
         )
 
 
-def pretrain(options: BaseModel, corpus: Corpus, run: Run, *, seed: int, progress: bool) -> Params:
+def pretrain(options: BaseModel, corpus: Corpus, study: Conduct) -> Params:
     """Train the model, or take it from the run's checkpoints."""
-    model = language_model(options.decoder())
+    model, seed = language_model(options.decoder()), study.config.run.seed
     text, step, optimizer = encode(corpus.pretraining), *_make_step(options, model)
     params = model.init(jax.random.key(seed))
-    state = Learner(params, optimizer.init(params))
-    start = 0
 
     def batch(k: int) -> np.ndarray:
         places = np.random.default_rng([seed, k]).integers(
@@ -89,25 +78,16 @@ def pretrain(options: BaseModel, corpus: Corpus, run: Run, *, seed: int, progres
         )
         return text[places[:, None] + np.arange(options.window + 1)]
 
-    with Checkpoints(run.checkpoints, keep=1) as checkpoints:
-        if run.resumed:
-            start, state, _ = checkpoints.restore(state)
-        with MetricsLog(run.metrics, start=start) as log:
-            state = train(
-                step,
-                state,
-                batch,
-                steps=options.steps,
-                start=start,
-                log=log,
-                checkpoints=checkpoints,
-                options=LoopOptions(
-                    fetch_every=20,
-                    checkpoint_every=500,
-                    progress=progress,
-                    description="base model",
-                ),
-            )
+    state = study.train(
+        step,
+        Learner(params, optimizer.init(params)),
+        batch,
+        options.steps,
+        fetch_every=20,
+        checkpoint_every=500,
+        description="base model",
+        mesh=None,
+    )
     return state.params
 
 

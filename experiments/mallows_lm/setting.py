@@ -7,7 +7,6 @@ import numpy as np
 from ctrl_jax._typing import Params
 from ctrl_jax.data import PreferenceRows
 from ctrl_jax.networks import count_parameters
-from ctrl_jax.runtime import Run
 from experiments.mallows_lm import base_model
 from experiments.mallows_lm.base_model import BaseModel
 from experiments.mallows_lm.claims import PLACES
@@ -22,6 +21,7 @@ from experiments.mallows_lm.world import (
     draw_opinions,
     draw_questions,
 )
+from experiments.study import Conduct
 
 
 class Setting(NamedTuple):
@@ -47,11 +47,11 @@ class Setting(NamedTuple):
 
 
 def prepare_setting(
-    base: BaseModel, world: World, training: Training, run: Run, *, seed: int, show: bool
+    base: BaseModel, world: World, training: Training, study: Conduct
 ) -> tuple[Setting, dict[str, Any]]:
     """Return what policies are compared in, and what is to be told about it."""
-    corpus = read_corpus()
-    params = base_model.pretrain(base, corpus, run, seed=seed, progress=show)
+    corpus, seed = read_corpus(), study.config.run.seed
+    params = base_model.pretrain(base, corpus, study)
     instruments = make_instruments(
         base.decoder(), world.answer_length, batch=world.evaluation_questions
     )

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ctrl_jax.runtime import Run, state_digest
+from ctrl_jax.runtime import state_digest
 from experiments.mallows_lm import claims
 from experiments.mallows_lm.base_model import BaseModel
 from experiments.mallows_lm.comparison import METHODS, Training, estimate_dispersion
@@ -21,6 +21,7 @@ from experiments.mallows_lm.policies import (
 from experiments.mallows_lm.setting import Setting, prepare_setting
 from experiments.mallows_lm.text import decode
 from experiments.mallows_lm.world import World, gold_score, knows
+from experiments.study import Conduct
 from experiments.verdicts import Claim
 
 
@@ -57,12 +58,11 @@ class Found(NamedTuple):
     digest: str
 
 
-def conduct(
-    base: BaseModel, world: World, training: Training, run: Run, *, seed: int, show: bool
-) -> Found:
+def conduct(base: BaseModel, world: World, training: Training, study: Conduct) -> Found:
     """Train the base model, ask, have the answers compared, train and measure every policy."""
-    setting, facts = prepare_setting(base, world, training, run, seed=seed, show=show)
-    policies = compare_methods(setting, training, run.folder / "policies.jsonl", show)
+    setting, facts = prepare_setting(base, world, training, study)
+    log, show = study.folder / "policies.jsonl", study.config.run.progress
+    policies = compare_methods(setting, training, log, show)
     rows = gather(policies)
     base_answers = {place: _answers_of_base(setting, place) for place in claims.PLACES}
     base_gold = {

@@ -17,16 +17,12 @@ from ctrl_jax.algorithms import Batch, RunState
 from ctrl_jax.metrics import frontier as frontiers
 from ctrl_jax.models import DiffusionSpec, SteeringSpec
 from ctrl_jax.runtime import (
-    Checkpoints,
     CountTraces,
-    LoopOptions,
-    MetricsLog,
     Run,
     check_batch,
     command,
     own_part,
     read_metrics,
-    train,
 )
 from ctrl_jax.runtime.run.figures import draw_histograms
 from ctrl_jax.runtime.saved_models import save_model
@@ -43,6 +39,7 @@ from experiments.score_as_action import (
 )
 from experiments.score_as_action.algorithms import make_algorithm, penalty_of
 from experiments.score_as_action.config import Config
+from experiments.study import Conduct
 
 
 def main(config: Config) -> Path:
@@ -50,14 +47,14 @@ def main(config: Config) -> Path:
     known = ANALYTIC if config.environment != "digits" else STUDY
     study = (COMPARISON if config.compare else known).begin(config, partial(load, config))
     run, mesh = study.run, study.mesh
-    task = make_task(config, study.loaded, run.folder, mesh)
+    task = make_task(config, study)
     evaluate = make_evaluation(task, config.grid_steps(), mesh, number=config.evaluation_samples)
     key = jax.random.key(config.run.seed + 1000)
     base = draw_base(config, task, evaluate, key)
     if config.compare:
         return comparison.compare(config, task, base, study)
     before = evaluate(key, task.policy.init(key))
-    state, traces = fine_tune(config, task, run, mesh, before)
+    state, traces = fine_tune(config, task, study, before)
     after = evaluate(key, state.params)
     metrics = summarize(config, task, base, before, after)
     metrics |= {"reward_queries": config.updates() * config.optimization.batch, "traces": traces}
@@ -84,10 +81,10 @@ def load(config: Config, mesh: Mesh) -> digits.Inputs | None:
     return digits.load_inputs(config) if config.environment == "digits" else None
 
 
-def make_task(config: Config, inputs: digits.Inputs | None, folder: Path, mesh) -> Task:
+def make_task(config: Config, study: Conduct) -> Task:
     """Return the task that the options ask for."""
-    if inputs is not None:
-        return digits.make_task(config, inputs, folder, mesh)
+    if study.loaded is not None:
+        return digits.make_task(config, study)
     spec = known_optima.make_spec(config.environment, config.penalty)
     return known_optima.make_task(spec, config.run.dtype)
 
@@ -111,41 +108,26 @@ def draw_base(config: Config, task: Task, evaluate, key) -> BaseSamples:
 
 
 def fine_tune(
-    config: Config, task: Task, run: Run, mesh, before: Evaluation
+    config: Config, task: Task, study: Conduct, before: Evaluation
 ) -> tuple[RunState, int]:
     """Run the main loop; return its last state and how often the step was traced."""
     algorithm = make_algorithm(config, task, config.algorithm, penalty_of(config, config.algorithm))
-    state, start = algorithm.init(jax.random.key(config.run.seed)), 0
-    batch = config.optimization.batch
-    watch = make_evaluation(
-        task, config.grid_steps(), mesh, number=min(1024, config.evaluation_samples)
-    )
+    batch, number = config.optimization.batch, min(1024, config.evaluation_samples)
+    watch = make_evaluation(task, config.grid_steps(), study.mesh, number=number)
     watch_key = jax.random.key(config.run.seed + 2000)
     step = CountTraces(algorithm.step)
-    with Checkpoints(run.checkpoints) as checkpoints:
-        if run.resumed:
-            start, state, _ = checkpoints.restore(state)
-        with MetricsLog(run.metrics, start=start) as log:
-            if start == 0:
-                log.write(0, _curve_row(before, 0))
-            state = train(
-                step,
-                state,
-                lambda k: own_part(Batch(jnp.ones(batch))),
-                steps=config.updates(),
-                start=start,
-                log=log,
-                checkpoints=checkpoints,
-                options=LoopOptions(
-                    fetch_every=config.evaluate_every,
-                    checkpoint_every=config.checkpoint_every,
-                    evaluate_every=config.evaluate_every,
-                    evaluate=lambda k, s: _curve_row(watch(watch_key, s.average), k * batch),
-                    progress=config.run.progress,
-                    description=f"fine-tuning ({config.algorithm})",
-                    mesh=mesh,
-                ),
-            )
+    state = study.train(
+        step,
+        algorithm.init(jax.random.key(config.run.seed)),
+        lambda k: own_part(Batch(jnp.ones(batch))),
+        config.updates(),
+        first=_curve_row(before, 0),
+        fetch_every=config.evaluate_every,
+        checkpoint_every=config.checkpoint_every,
+        evaluate_every=config.evaluate_every,
+        evaluate=lambda k, s: _curve_row(watch(watch_key, s.average), k * batch),
+        description=f"fine-tuning ({config.algorithm})",
+    )
     return state, step.traces
 
 

@@ -4,11 +4,7 @@ Every stage leaves its result in the run's folder, so that a resumed run finds i
 name made of all that it depends on, so that a changed option never meets an old result.
 """
 
-import dataclasses
-import hashlib
-import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -26,12 +22,13 @@ from ctrl_jax.models import DiffusionSpec
 from ctrl_jax.networks import ValueMLP, as_model
 from ctrl_jax.processes import LinearProcess, grids
 from ctrl_jax.rewards import learned, standardized
-from ctrl_jax.runtime import Checkpoints, LoopOptions, load_callable, own_part, refuse, train
+from ctrl_jax.runtime import load_callable, own_part, refuse
 from ctrl_jax.solvers import sample
 from experiments.fine_tuning import Task
 from experiments.score_as_action.annotator import Annotator
 from experiments.score_as_action.config import Config
 from experiments.score_as_action.pretraining import fingerprint, pretrain
+from experiments.study import Conduct
 
 
 class Inputs(NamedTuple):
@@ -69,16 +66,17 @@ def load_inputs(config: Config) -> Inputs:
     return Inputs(digits, annotator, None)
 
 
-def make_task(config: Config, inputs: Inputs, folder: Path, mesh) -> Task:
-    """Return the task of `config`, its stages kept in `folder`.
+def make_task(config: Config, study: Conduct) -> Task:
+    """Return the task of `config`, its stages kept in the folder of the study.
 
     Raises:
         ValueError: the reward cannot be used; the message says why.
     """
+    inputs: Inputs = study.loaded
     digits, annotator, _ = inputs
     shape = digits.train_images.shape[1:]
     spec = config.model
-    params = pretrain(config, digits.train_images, folder, mesh)
+    params = pretrain(config, digits.train_images, study)
     model = spec.model(shape, config.run.dtype)
     base = _base_sampler(config, spec, model, params, shape)
     if annotator is None:
@@ -89,8 +87,9 @@ def make_task(config: Config, inputs: Inputs, folder: Path, mesh) -> Task:
         facts["success/threshold"] = threshold
         real = None
     else:
-        stage = folder / f"reward-{_reward_fingerprint(config, digits.train_images, mesh)}"
-        reward_fn, facts = _learned_reward(config, annotator, base, stage, mesh)
+        on = [fingerprint(config, digits.train_images, study), config.target_class]
+        stage = f"reward-{study.fingerprint(*on, config.grid_steps(), config.preferences)}"
+        reward_fn, facts = _learned_reward(config, annotator, base, stage, study)
         success_fn = annotator.success
         real = digits.train_images[digits.train_labels == config.target_class]
         facts["annotator/accuracy"] = annotator.accuracy(digits.train_images, digits.train_labels)
@@ -165,17 +164,6 @@ def _split(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(halves[0]), np.concatenate(halves[1])
 
 
-def _reward_fingerprint(config: Config, images: np.ndarray, mesh) -> str:
-    """What the learned reward depends on, in one name."""
-    parts = [
-        fingerprint(config, images, mesh),
-        config.target_class,
-        config.grid_steps(),
-        dataclasses.asdict(config.preferences),
-    ]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
-
-
 def _base_sampler(config: Config, spec: DiffusionSpec, model: Model, params, shape):
     """Return ``base(salt, number)``, samples of the pretrained model on the training grid."""
     process = spec.process()
@@ -196,7 +184,7 @@ def _base_sampler(config: Config, spec: DiffusionSpec, model: Model, params, sha
     return base
 
 
-def _learned_reward(config: Config, annotator: Annotator, base, folder: Path, mesh):
+def _learned_reward(config: Config, annotator: Annotator, base, stage: str, study: Conduct):
     """Learn the reward from the annotator's choices between base samples, standardized on them."""
     options = config.preferences
     images = base(1, 2 * options.pairs)
@@ -208,9 +196,7 @@ def _learned_reward(config: Config, annotator: Annotator, base, folder: Path, me
     choice = choice.reshape(-1, *([1] * len(shape)))
     pairs = Pairs(np.where(choice, first, second), np.where(choice, second, first))
     held_out = options.pairs // 5
-    with Checkpoints(folder, keep=1) as checkpoints:
-        params = _train_reward(config, model, pairs, held_out, checkpoints, mesh)
-
+    params = _train_reward(config, model, pairs, held_out, stage, study)
     reward_fn = learned(model, params)
     score = jax.jit(reward_fn)
     right = score(pairs.chosen[:held_out]) > score(pairs.rejected[:held_out])
@@ -218,12 +204,12 @@ def _learned_reward(config: Config, annotator: Annotator, base, folder: Path, me
     return standardized(reward_fn, np.asarray(score(images))), facts
 
 
-def _train_reward(config: Config, model: Model, pairs: Pairs, held_out: int, checkpoints, mesh):
+def _train_reward(config: Config, model: Model, pairs: Pairs, held_out: int, stage: str, study):
     options = config.preferences
     rate = make_schedule(options.learning_rate, options.steps, options.schedule)
     optimizer = adam(rate, clip=options.gradient_clip, weight_decay=options.weight_decay)
     algorithm = make_reward_learning(model, optimizer)
-    data = mesh.shape["data"]
+    data = study.mesh.shape["data"]
     size = -(-256 // data) * data
 
     def batch(k):
@@ -232,23 +218,9 @@ def _train_reward(config: Config, model: Model, pairs: Pairs, held_out: int, che
         return own_part(Pairs(pairs.chosen[rows], pairs.rejected[rows]))
 
     state = algorithm.init(jax.random.key(config.run.seed))
-    if checkpoints.steps():
-        start, state, _ = checkpoints.restore(state)
-    else:
-        start = 0
-    state = train(
-        algorithm.step,
-        state,
-        batch,
-        steps=options.steps,
-        start=start,
-        checkpoints=checkpoints,
-        options=LoopOptions(
-            fetch_every=50,
-            progress=config.run.progress,
-            description="reward from preferences",
-            mesh=mesh,
-        ),
+    watched = {"fetch_every": 50, "description": "reward from preferences"}
+    state = study.train(
+        algorithm.step, state, batch, options.steps, stage=stage, log=None, **watched
     )
     return jax.device_get(state.params)
 

@@ -1,8 +1,5 @@
 """The base model of the image task: trained once, and found again by what it depends on."""
 
-import dataclasses
-import hashlib
-import json
 import shutil
 import tempfile
 from pathlib import Path
@@ -10,41 +7,44 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
+from ctrl_jax._typing import Params
 from ctrl_jax.algorithms import DataBatch, make_score_pretraining, uniform_times
 from ctrl_jax.algorithms.training.optimizer import adam, make_schedule
-from ctrl_jax.runtime import Checkpoints, LoopOptions, own_part, state_digest, train, versions
+from ctrl_jax.runtime import own_part, state_digest
 from ctrl_jax.runtime.devices.distributed import broadcast_text
 from ctrl_jax.runtime.saved_models import FORMAT, load_model, save_model
-from experiments.score_as_action.config import Config, Pretraining
+from experiments.score_as_action.config import Config
+from experiments.study import Conduct
 
 CACHE = Path("runs/pretrained")
 
 
-def pretrain(config: Config, images: np.ndarray, folder: Path, mesh):
+def pretrain(config: Config, images: np.ndarray, study: Conduct) -> Params:
     """Train the base model, or take it from the run's folder or from an equal earlier run."""
-    name = fingerprint(config, images, mesh)
-    here, cached = folder / f"pretrained-{name}", CACHE / name
+    name = fingerprint(config, images, study)
+    here, cached = study.folder / f"pretrained-{name}", CACHE / name
     if config.pretraining.reuse and jax.process_index() == 0 and cached.exists():
         _copy(cached, here)
     # One process decides for all: they must train together, or not at all.
     found = broadcast_text(str((here / "model.json").exists()))
     if found == "True":
         return load_model(here).params
-    params = _train_score(config, images, folder / f"pretraining-{name}", mesh)
+    params = _train_score(config, images, f"pretraining-{name}", study)
     save_model(here, config.model, images.shape[1:], params, precision=config.run.precision)
     if config.pretraining.reuse and jax.process_index() == 0:
         _copy(here, cached)
     return params
 
 
-def _train_score(config: Config, images: np.ndarray, folder: Path, mesh):
+def _train_score(config: Config, images: np.ndarray, stage: str, study: Conduct) -> Params:
     options, process = config.pretraining, config.model.process()
+    warmup = min(100, options.steps // 2)
+    rate = make_schedule(options.learning_rate, options.steps, options.schedule, warmup=warmup)
     algorithm = make_score_pretraining(
         process,
         config.model.model(images.shape[1:], config.run.dtype),
-        _optimizer(options),
+        adam(rate, clip=options.gradient_clip),
         sample_times=uniform_times(process, config.model.end),
         weighting=lambda t: 1 / process.marginal(t).scale ** 2,
         average_decay=options.average_decay,
@@ -54,48 +54,18 @@ def _train_score(config: Config, images: np.ndarray, folder: Path, mesh):
         rows = np.random.default_rng([config.run.seed, k]).integers(len(images), size=options.batch)
         return own_part(DataBatch(jnp.asarray(images[rows])))
 
-    with Checkpoints(folder, keep=1) as checkpoints:
-        state = algorithm.init(jax.random.key(config.run.seed))
-        start = 0
-        if checkpoints.steps():
-            start, state, _ = checkpoints.restore(state)
-        state = train(
-            algorithm.step,
-            state,
-            batch,
-            steps=options.steps,
-            start=start,
-            checkpoints=checkpoints,
-            options=LoopOptions(
-                fetch_every=100,
-                checkpoint_every=1000,
-                progress=config.run.progress,
-                description="pre-training",
-                mesh=mesh,
-            ),
-        )
+    state = algorithm.init(jax.random.key(config.run.seed))
+    watched = {"fetch_every": 100, "checkpoint_every": 1000, "description": "pre-training"}
+    state = study.train(
+        algorithm.step, state, batch, options.steps, stage=stage, log=None, **watched
+    )
     return jax.device_get(state.params)
 
 
-def _optimizer(options: Pretraining) -> optax.GradientTransformation:
-    warmup = min(100, options.steps // 2)
-    rate = make_schedule(options.learning_rate, options.steps, options.schedule, warmup=warmup)
-    return adam(rate, clip=options.gradient_clip)
-
-
-def fingerprint(config: Config, images: np.ndarray, mesh) -> str:
+def fingerprint(config: Config, images: np.ndarray, study: Conduct) -> str:
     """What the base model depends on, in one name."""
-    parts = [
-        dataclasses.asdict(config.model),
-        dataclasses.asdict(config.pretraining),
-        config.run.seed,
-        config.run.precision,
-        FORMAT,
-        state_digest({"images": images}),
-        versions(),
-        dict(mesh.shape),
-    ]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+    digest = state_digest({"images": images})
+    return study.fingerprint(config.model, config.pretraining, FORMAT, digest)
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ctrl_jax.runtime import Checkpoints, Run, command
-from experiments.mallows_lm import claims, text, world
+from ctrl_jax.runtime import Checkpoints, Run, RunOptions, command, make_mesh
+from experiments.mallows_lm import STUDY, claims, text, world
 from experiments.mallows_lm.__main__ import Config, main
 from experiments.mallows_lm.base_model import BaseModel, pretrain
 from experiments.mallows_lm.comparison import METHODS, Training, draw_rows, rank_dispersion
 from experiments.mallows_lm.evaluation import Row, measure_pairs
 from experiments.mallows_lm.world import Opinions, Questions
+from experiments.study import Conduct
 
 TINY = """
 --no-progress --steps 2 --base.steps 3 --base.width 32 --base.depth 1 --base.batch 4
@@ -52,8 +53,12 @@ def test_the_base_model_is_found_again(finished):
     """From the run's checkpoints, without another update."""
     folder, _ = finished
     lines = (folder / "metrics.jsonl").read_text()
-    options = BaseModel(width=32, depth=1, steps=3, batch=4, window=16)
-    again = pretrain(options, text.read_corpus(), Run(folder, True), seed=1, progress=False)
+    config = Config(
+        BaseModel(width=32, depth=1, steps=3, batch=4, window=16),
+        run=RunOptions(seed=1, progress=False),
+    )
+    study = Conduct(STUDY, config, Run(folder, True), make_mesh(), None, 0.0)
+    again = pretrain(config.base, text.read_corpus(), study)
     with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
         assert checkpoints.steps() == [3]
     assert (folder / "metrics.jsonl").read_text() == lines
