@@ -4,15 +4,8 @@ from ctrl_jax.algorithms.base import Algorithm, Learner, RunState
 from ctrl_jax.algorithms.control.actor_critic import ContinuousControl, OccupationConfig
 from ctrl_jax.algorithms.control.cpg import make_cpg
 from ctrl_jax.algorithms.control.cppo import ProximalConfig, make_cppo
-from ctrl_jax.algorithms.control.discrete import (
-    make_discrete_policy_gradient,
-    make_discrete_ppo,
-)
-from ctrl_jax.algorithms.diffusion.actor_critic import (
-    Control,
-    generalized_advantage,
-    make_control,
-)
+from ctrl_jax.algorithms.control.discrete import make_discrete_policy_gradient, make_discrete_ppo
+from ctrl_jax.algorithms.diffusion.actor_critic import Control, generalized_advantage, make_control
 from ctrl_jax.algorithms.diffusion.critic import Critic, ValueUpdate
 from ctrl_jax.algorithms.diffusion.ddpo import make_ddpo
 from ctrl_jax.algorithms.diffusion.dpok import make_dpok

@@ -13,14 +13,7 @@ import jax
 from ctrl_jax.commands.preference import report, training
 from ctrl_jax.commands.preference.config import Config
 from ctrl_jax.commands.preference.model import MODEL, check_place, save_model
-from ctrl_jax.runtime import (
-    command,
-    open_run,
-    prepare,
-    read_metrics,
-    state_digest,
-    write_results,
-)
+from ctrl_jax.runtime import command, open_run, prepare, read_metrics, state_digest, write_results
 
 NAME = "prefer"
 SOURCE = "arXiv 2405.14953 and the losses' own papers"

@@ -20,11 +20,7 @@ from ctrl_jax.metrics.frechet import (
     frechet_of_moments,
     frechet_to,
 )
-from ctrl_jax.metrics.wasserstein import (
-    sliced_wasserstein,
-    wasserstein_1d,
-    wasserstein_assignment,
-)
+from ctrl_jax.metrics.wasserstein import sliced_wasserstein, wasserstein_1d, wasserstein_assignment
 
 __all__ = [
     "Moments",

@@ -16,12 +16,7 @@ from ctrl_jax._checks import (
     check_unused,
     refuse,
 )
-from ctrl_jax._errors import (
-    MissingCheckpointError,
-    RunError,
-    RunInterrupted,
-    RunWarning,
-)
+from ctrl_jax._errors import MissingCheckpointError, RunError, RunInterrupted, RunWarning
 from ctrl_jax.runtime.checkpoints.checkpoints import Checkpoints, Restored
 from ctrl_jax.runtime.checkpoints.digests import state_digest
 from ctrl_jax.runtime.checkpoints.step_folders import finished_steps

@@ -17,12 +17,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ctrl_jax.pretrained import load_inception
-from ctrl_jax.runtime import (
-    Run,
-    check_batch,
-    command,
-    read_metrics,
-)
+from ctrl_jax.runtime import Run, check_batch, command, read_metrics
 from ctrl_jax.runtime.run.figures import draw_images
 from ctrl_jax.runtime.run.tables import print_table
 from ctrl_jax.runtime.saved_models import save_model

@@ -12,12 +12,7 @@ from ctrl_jax.runtime import check_batch, command
 from ctrl_jax.runtime.run.tables import print_table
 from experiments.consistency import STUDY, plots
 from experiments.consistency.config import Config
-from experiments.consistency.evaluation import (
-    LIMIT,
-    Outcome,
-    evaluate_consistency,
-    evaluate_ddim,
-)
+from experiments.consistency.evaluation import LIMIT, Outcome, evaluate_consistency, evaluate_ddim
 from experiments.consistency.tasks import Task, make_task
 from experiments.consistency.training import (
     consistency_model,

@@ -10,10 +10,7 @@ claim) and pictures to its folder. Models and data of one's own: `ctrl-jax prefe
 import dataclasses
 from pathlib import Path
 
-from ctrl_jax.runtime import (
-    check_small_run,
-    command,
-)
+from ctrl_jax.runtime import check_small_run, command
 from experiments.mallows_lm import STUDY, plots, report, study
 from experiments.mallows_lm.base_model import BaseModel
 from experiments.mallows_lm.comparison import Training

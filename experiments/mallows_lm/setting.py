@@ -14,13 +14,7 @@ from experiments.mallows_lm.comparison import Training
 from experiments.mallows_lm.evaluation import log_probs_of, rows_of_answers
 from experiments.mallows_lm.instruments import Instruments, make_instruments
 from experiments.mallows_lm.text import read_corpus
-from experiments.mallows_lm.world import (
-    Opinions,
-    Questions,
-    World,
-    draw_opinions,
-    draw_questions,
-)
+from experiments.mallows_lm.world import Opinions, Questions, World, draw_opinions, draw_questions
 from experiments.study import Conduct
 
 

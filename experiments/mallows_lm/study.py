@@ -11,13 +11,7 @@ from experiments.mallows_lm import claims
 from experiments.mallows_lm.base_model import BaseModel
 from experiments.mallows_lm.comparison import METHODS, Training, estimate_dispersion
 from experiments.mallows_lm.evaluation import Row, draw_answers
-from experiments.mallows_lm.policies import (
-    SHOWN,
-    Policy,
-    compare_methods,
-    gather,
-    read_aloud,
-)
+from experiments.mallows_lm.policies import SHOWN, Policy, compare_methods, gather, read_aloud
 from experiments.mallows_lm.setting import Setting, prepare_setting
 from experiments.mallows_lm.text import decode
 from experiments.mallows_lm.world import World, gold_score, knows

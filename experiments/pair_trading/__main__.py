@@ -18,12 +18,7 @@ from ctrl_jax.environments import LinearGaussian, PairTrading
 from ctrl_jax.networks.policies import linear_policy, quadratic_value
 from ctrl_jax.runtime import command
 from ctrl_jax.runtime.run.tables import print_table
-from experiments.continuous_control.methods import (
-    Comparison,
-    Task,
-    Training,
-    train_methods,
-)
+from experiments.continuous_control.methods import Comparison, Task, Training, train_methods
 from experiments.continuous_control.results import distances, leave
 from experiments.pair_trading import STUDY
 

@@ -16,14 +16,7 @@ from jax.sharding import Mesh
 from ctrl_jax.algorithms import Batch, RunState
 from ctrl_jax.metrics import frontier as frontiers
 from ctrl_jax.models import DiffusionSpec, SteeringSpec
-from ctrl_jax.runtime import (
-    CountTraces,
-    Run,
-    check_batch,
-    command,
-    own_part,
-    read_metrics,
-)
+from ctrl_jax.runtime import CountTraces, Run, check_batch, command, own_part, read_metrics
 from ctrl_jax.runtime.run.figures import draw_histograms
 from ctrl_jax.runtime.saved_models import save_model
 from experiments import known_optima

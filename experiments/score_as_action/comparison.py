@@ -17,14 +17,7 @@ from jax.sharding import Mesh
 
 from ctrl_jax.algorithms import Batch
 from ctrl_jax.metrics import frontier as frontiers
-from ctrl_jax.runtime import (
-    RunError,
-    own_part,
-    progress,
-    refuse,
-    replicate,
-    shard_batch,
-)
+from ctrl_jax.runtime import RunError, own_part, progress, refuse, replicate, shard_batch
 from ctrl_jax.runtime.run.tables import print_table
 from experiments import known_optima
 from experiments.fine_tuning import BaseSamples, Task, make_evaluation

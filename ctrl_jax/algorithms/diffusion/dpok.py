@@ -13,11 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from ctrl_jax._typing import Model
-from ctrl_jax.algorithms.diffusion.actor_critic import (
-    DEFAULT_POLICY_UPDATE,
-    Control,
-    make_control,
-)
+from ctrl_jax.algorithms.diffusion.actor_critic import DEFAULT_POLICY_UPDATE, Control, make_control
 from ctrl_jax.algorithms.diffusion.policy_update import PolicyUpdate, clipped
 from ctrl_jax.algorithms.diffusion.problem import DiffusionControl
 from ctrl_jax.losses import advantage

@@ -7,11 +7,7 @@ estimated.
 import optax
 
 from ctrl_jax._typing import Model
-from ctrl_jax.algorithms.diffusion.actor_critic import (
-    DEFAULT_POLICY_UPDATE,
-    Control,
-    make_control,
-)
+from ctrl_jax.algorithms.diffusion.actor_critic import DEFAULT_POLICY_UPDATE, Control, make_control
 from ctrl_jax.algorithms.diffusion.critic import Critic
 from ctrl_jax.algorithms.diffusion.policy_update import PolicyUpdate, Surrogate
 from ctrl_jax.algorithms.diffusion.problem import DiffusionControl

@@ -20,22 +20,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from ctrl_jax._checks import (
-    check_choice,
-    check_count,
-    check_decay,
-    check_fraction,
-    check_unused,
-)
+from ctrl_jax._checks import check_choice, check_count, check_decay, check_fraction, check_unused
 from ctrl_jax._typing import Model
-from ctrl_jax.algorithms.base import (
-    Algorithm,
-    Metrics,
-    RunState,
-    finish,
-    start,
-    weighted_mean,
-)
+from ctrl_jax.algorithms.base import Algorithm, Metrics, RunState, finish, start, weighted_mean
 from ctrl_jax.algorithms.diffusion.problem import Batch, reward_metrics
 from ctrl_jax.algorithms.q_learning.episodes import Episodes, penalty_rates
 from ctrl_jax.algorithms.q_learning.problem import RewardDirection
