@@ -102,7 +102,7 @@ class Conduct:
             *parts: whatever JSON can hold, dataclasses too; of arrays their digests.
         """
         from ctrl_jax.runtime import versions
-        from ctrl_jax.runtime.run.records import plain
+        from ctrl_jax._records import plain
 
         options = self.config.run
         kept = [*parts, options.seed, options.precision, versions(), dict(self.mesh.shape)]

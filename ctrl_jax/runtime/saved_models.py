@@ -22,7 +22,7 @@ from ctrl_jax.models.steering import SteeringSpec
 from ctrl_jax.processes import LinearProcess
 from ctrl_jax.runtime.checkpoints.checkpoints import Checkpoints
 from ctrl_jax.runtime.checkpoints.digests import leaf_type, named_leaves, state_digest, tree_diff
-from ctrl_jax.runtime.run.records import plain, read_json, write_json_atomic
+from ctrl_jax._records import plain, read_json, write_json_atomic
 
 KINDS: tuple[type[ModelSpec], ...] = (DiffusionSpec, ImageDiffusionSpec, SteeringSpec)
 """What `model.json` can describe, by the name of the class."""

@@ -29,7 +29,7 @@ from ctrl_jax.runtime.checkpoints import digests, stored
 from ctrl_jax.runtime.checkpoints.digests import LeafType
 from ctrl_jax.runtime.checkpoints.step_folders import is_finished, set_aside, step_folders
 from ctrl_jax.runtime.devices.distributed import barrier
-from ctrl_jax.runtime.run.records import plain
+from ctrl_jax._records import plain
 from ctrl_jax.runtime.run.versions import versions
 
 

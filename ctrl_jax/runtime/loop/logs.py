@@ -14,7 +14,7 @@ from typing import Any
 import jax
 
 from ctrl_jax._checks import refuse
-from ctrl_jax.runtime.run.records import plain, write_atomic
+from ctrl_jax._records import plain, write_atomic
 
 Adapter = Callable[[int, Mapping[str, Any]], None]
 

@@ -1,0 +1,105 @@
+"""JSON on disk that is whole or not there.
+
+A file is written beside its destination and renamed over it, so that a killed process leaves
+the old file or the new one, never half of either. JSON has no NaN: a number that is not finite
+is stored as `null`, which every reader understands.
+"""
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ctrl_jax._checks import refuse
+
+
+def plain(value: Any) -> Any:
+    """Turn a value into what JSON can hold.
+
+    Args:
+        value: any nest of dataclasses, mappings, sequences, paths, strings, numbers, and NumPy
+            or JAX arrays.
+
+    Returns:
+        The same nest of dict, list, str, int, float, bool and None; non-finite floats are None.
+
+    Raises:
+        ValueError: a value of another type.
+    """
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        items = sorted(value, key=repr) if isinstance(value, set | frozenset) else value
+        return [plain(item) for item in items]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        return plain(np.asarray(value).tolist())
+    rule = "it must be a nest of plain numbers, strings, lists and mappings"
+    raise refuse("value for JSON", value, rule, "convert it first")
+
+
+def write_atomic(path: str | os.PathLike[str], text: str) -> None:
+    """Write `text` to `path` so that readers see the old file or all of the new one.
+
+    Args:
+        path: the destination; its folder exists.
+        text: the whole content.
+    """
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(part, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_json_atomic(path: str | os.PathLike[str], obj: Any) -> None:
+    """Write `obj` as indented JSON, atomically, with `null` for numbers that are not finite.
+
+    Args:
+        path: the destination; its folder exists.
+        obj: what `plain` accepts.
+
+    Raises:
+        ValueError: a value that JSON cannot hold; nothing is written.
+    """
+    write_atomic(path, json.dumps(plain(obj), indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The object as a dict.
+
+    Raises:
+        ValueError: the file is missing, is not JSON or holds something else than an object.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        rule, repair = f"it cannot be read as JSON ({error})", "restore it or give another folder"
+        raise refuse("file", str(path), rule, repair) from error
+    if not isinstance(content, dict):
+        rule = f"it holds a {type(content).__name__}, not a JSON object"
+        raise refuse("file", str(path), rule, "restore it or give another folder")
+    return content
