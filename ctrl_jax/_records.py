@@ -82,11 +82,18 @@ def write_json_atomic(path: str | os.PathLike[str], obj: Any) -> None:
     write_atomic(path, json.dumps(plain(obj), indent=2, allow_nan=False) + "\n")
 
 
-def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
+def read_json(
+    path: str | os.PathLike[str],
+    *,
+    name: str = "file",
+    repair: str = "restore it or give another folder",
+) -> dict[str, Any]:
     """Read a JSON object.
 
     Args:
         path: the file.
+        name: of the argument that led to it, for the words of an error.
+        repair: what to do where it cannot be read.
 
     Returns:
         The object as a dict.
@@ -94,12 +101,13 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         ValueError: the file is missing, is not JSON or holds something else than an object.
     """
+    path = Path(path)
+    if not path.is_file():
+        raise refuse(name, str(path), "there is no such file", repair)
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        rule, repair = f"it cannot be read as JSON ({error})", "restore it or give another folder"
-        raise refuse("file", str(path), rule, repair) from error
+        raise refuse(name, str(path), f"it cannot be read as JSON ({error})", repair) from error
     if not isinstance(content, dict):
-        rule = f"it holds a {type(content).__name__}, not a JSON object"
-        raise refuse("file", str(path), rule, "restore it or give another folder")
+        raise refuse(name, str(path), "it holds no JSON object", repair)
     return content

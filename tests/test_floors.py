@@ -32,6 +32,7 @@ FLOORS = (  # top to bottom
     "environments",
     "solvers",
     "processes",
+    "_records",
     "_checks",
     "_numerics",
     "_errors",

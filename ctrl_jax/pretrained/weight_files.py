@@ -1,6 +1,5 @@
 """The weights of a Hugging Face folder: one safetensors file, or several with an index."""
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -8,27 +7,10 @@ from typing import Any
 import numpy as np
 
 from ctrl_jax._checks import refuse
+from ctrl_jax._records import read_json
 from ctrl_jax.pretrained.safetensors_file import read_safetensors
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file.
-
-    Raises:
-        ValueError: the file is missing, or holds no JSON object.
-    """
-    if not path.is_file():
-        rule = "there is no such file"
-        raise refuse("model", str(path), rule, "give the folder of a saved model")
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise refuse("model", str(path), f"it is no JSON ({error})", "fetch it again") from error
-    if not isinstance(found, dict):
-        raise refuse("model", str(path), "it holds no JSON object", "fetch it again")
-    return found
 
 
 def read_weights(folder: str | os.PathLike[str]) -> dict[str, np.ndarray]:
@@ -44,7 +26,7 @@ def read_weights(folder: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     folder = Path(folder)
     if (folder / SINGLE).is_file() or not (folder / INDEX).is_file():
         return read_safetensors(folder / SINGLE)
-    places = read_json(folder / INDEX).get("weight_map")
+    places = read_json(folder / INDEX, name="model", repair="fetch it again").get("weight_map")
     if not isinstance(places, dict) or not all(map(_is_file_name, places.values())):
         rule = "its weight_map must name a file of this folder for every array"
         raise refuse("model", str(folder / INDEX), rule, "fetch it again")

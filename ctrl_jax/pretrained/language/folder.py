@@ -24,6 +24,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.typing import DTypeLike
 
 from ctrl_jax._checks import refuse
+from ctrl_jax._records import read_json
 from ctrl_jax._typing import Params
 from ctrl_jax.networks.language.config import DecoderConfig
 from ctrl_jax.networks.language.decoder import language_model
@@ -32,7 +33,7 @@ from ctrl_jax.pretrained.key_table import fill, named_leaves, unfill
 from ctrl_jax.pretrained.language.names import FAMILIES, Family, buffers, decoder_table
 from ctrl_jax.pretrained.language.record import read_record
 from ctrl_jax.pretrained.safetensors_file import write_safetensors
-from ctrl_jax.pretrained.weight_files import INDEX, SINGLE, read_json, read_weights
+from ctrl_jax.pretrained.weight_files import INDEX, SINGLE, read_weights
 
 FLOATS = (np.float32, np.float16, jnp.bfloat16)
 
@@ -74,7 +75,9 @@ def load_decoder(
     """
     if fully and mesh is None:
         raise refuse("load_decoder.fully", fully, "it needs a mesh", "give one")
-    record = read_json(Path(folder) / "config.json")
+    record = read_json(
+        Path(folder) / "config.json", name="model", repair="give the folder of a saved model"
+    )
     config = read_record(record)
     family = FAMILIES[record["model_type"]]
     arrays = _with_prefix(family, read_weights(folder))

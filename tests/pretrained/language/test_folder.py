@@ -184,7 +184,7 @@ def test_broken_folders_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"model.safetensors'; there is no such file"):
         load_decoder(folder)
     (folder / "config.json").write_text("{")
-    with pytest.raises(ValueError, match="it is no JSON"):
+    with pytest.raises(ValueError, match="cannot be read as JSON"):
         load_decoder(folder)
 
 
