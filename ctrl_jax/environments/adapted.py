@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ctrl_jax._checks import check_all_positive
+from ctrl_jax._checks import check_all_positive, refuse
 from ctrl_jax._numerics import real
 
 
@@ -44,11 +44,9 @@ class Adapted(eqx.Module):
         for name, shapes in rules.items():
             shape = self._shape(name)
             if shape not in shapes:
-                expected = " or ".join(str(allowed) for allowed in shapes)
-                raise ValueError(
-                    f"Adapted: {name} of one state {(d,)} and one action "
-                    f"{(self.action_dimension,)} must have shape {expected}, got {shape}."
-                )
+                one = f"one state {(d,)} and one action {(self.action_dimension,)}"
+                rule = f"of {one} it must be {' or '.join(map(str, shapes))}"
+                raise refuse(f"Adapted: shape of {name}", shape, rule, "return it for one state")
 
     @property
     def noise_dimension(self) -> int:

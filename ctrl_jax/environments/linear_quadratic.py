@@ -31,7 +31,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
-from ctrl_jax._checks import check_all_positive
+from ctrl_jax._checks import check_all_positive, check_positive, refuse
 from ctrl_jax._numerics import real
 from ctrl_jax.environments.linear_gaussian import LinearGaussian, Moments
 
@@ -246,16 +246,11 @@ def _check_solvable(problem: LinearQuadratic) -> None:
         return
     a2, a1, a0 = (float(c) for c in problem._quadratic_equation())
     if a1**2 - 4 * a2 * a0 < 0 or (a1 >= 0 and a2 <= 0):
-        raise ValueError(
-            "LinearQuadratic: the problem has no finite optimum: its quadratic equation "
-            f"{a2:.4g} k^2 + {a1:.4g} k + {a0:.4g} has no admissible root; raise the discount or "
-            "the costs M and N."
-        )
+        equation = f"{a2:.4g} k^2 + {a1:.4g} k + {a0:.4g} = 0"
+        rule, repair = "it has no admissible root", "raise the discount or the costs M and N"
+        raise refuse("LinearQuadratic's optimum", equation, f"no finite optimum: {rule}", repair)
     k2, best = problem._optimal_coefficients()[0], problem.optimal_linear_policy()
-    if not float(problem.N - k2 * problem.D**2) > 0:
-        raise ValueError("LinearQuadratic: N - k2 D^2 must be positive; raise the cost N.")
+    check_positive("LinearQuadratic: N - k2 D^2", problem.N - k2 * problem.D**2)
     if not bool(problem.stable(best)):
-        raise ValueError(
-            "LinearQuadratic: under the optimal policy the discount must exceed 2 (A + BK) + "
-            f"(C + DK)^2, got {float(problem.discount):.4g}; raise it."
-        )
+        rule = "under the optimal policy it must exceed 2 (A + BK) + (C + DK)^2"
+        raise refuse("LinearQuadratic.discount", problem.discount, rule, "raise it")

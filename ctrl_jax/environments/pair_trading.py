@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from ctrl_jax._checks import check_all_positive
+from ctrl_jax._checks import check_all_positive, refuse
 from ctrl_jax._numerics import real
 from ctrl_jax.environments.linear_gaussian import LinearGaussian, Moments
 
@@ -64,7 +64,8 @@ class PairTrading(eqx.Module):
         positive = {name: getattr(self, name) for name in ("k", "eta", "discount", "temperature")}
         check_all_positive("PairTrading", **positive)
         if not isinstance(self.rho, Tracer) and not -1 <= float(self.rho) <= 1:
-            raise ValueError(f"PairTrading: rho must lie in [-1, 1], got {float(self.rho):g}.")
+            rule = "a correlation must lie in [-1, 1]"
+            raise refuse("PairTrading.rho", self.rho, rule, "give 0 for none")
 
     def excess(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         """Return m(x), what one unit of the spread earns per unit of time."""

@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from ctrl_jax._checks import check_count, refuse
+
 PolicyFn = Callable[[Array], tuple[Array, Array]]
 """``policy(x)`` returns mean and standard deviation (batch, m) of the actions at x (batch, d)."""
 
@@ -107,13 +109,10 @@ def simulate_control(
     Raises:
         ValueError: steps is below 1, or x_0 does not have the environment's dimension.
     """
-    if steps < 1:
-        raise ValueError(f"simulate_control: steps must be at least 1, got {steps}.")
+    check_count("simulate_control.steps", steps)
     if x_0.ndim != 2 or x_0.shape[1] != environment.state_dimension:
-        raise ValueError(
-            f"simulate_control: x_0 must have shape (batch, {environment.state_dimension}), got "
-            f"{x_0.shape}."
-        )
+        rule = f"it must have shape (batch, {environment.state_dimension})"
+        raise refuse("simulate_control.x_0", x_0, rule, "give a row for each start state")
 
     def step(x, i):
         action_key, noise_key = jax.random.split(jax.random.fold_in(key, i))

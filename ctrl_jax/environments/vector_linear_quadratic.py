@@ -25,7 +25,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from ctrl_jax._checks import check_all_positive
+from ctrl_jax._checks import check_all_positive, refuse
 from ctrl_jax._numerics import real
 from ctrl_jax.environments.linear_gaussian import LinearGaussian
 from ctrl_jax.environments.matrix_equations import solve_lyapunov, solve_riccati
@@ -206,19 +206,15 @@ def _lift(matrix, ndim):
 def _check_shapes(matrices) -> None:
     for name, matrix in matrices.items():
         if matrix.ndim != 2:
-            raise ValueError(
-                f"VectorLinearQuadratic: {name} must be a matrix, got shape {matrix.shape}; give "
-                "it two axes."
-            )
+            rule = "it must be a matrix"
+            raise refuse(f"VectorLinearQuadratic.{name}", matrix, rule, "give it two axes")
     d, m = matrices["B"].shape
     k = matrices["noise"].shape[1]
     wanted = {"A": (d, d), "M": (d, d), "N": (m, m), "R": (m, d), "noise": (d, k)}
     for name, shape in wanted.items():
         if matrices[name].shape != shape:
-            raise ValueError(
-                f"VectorLinearQuadratic: with B of shape {(d, m)}, {name} must have shape {shape}, "
-                f"got {matrices[name].shape}."
-            )
+            rule = f"with B of shape {(d, m)} it must have shape {shape}"
+            raise refuse(f"VectorLinearQuadratic.{name}", matrices[name], rule, "reshape it")
 
 
 def _check_solvable(problem: VectorLinearQuadratic) -> None:
@@ -227,16 +223,16 @@ def _check_solvable(problem: VectorLinearQuadratic) -> None:
     for name in ("M", "N"):
         matrix = np.asarray(getattr(problem, name))
         if not np.allclose(matrix, matrix.T):
-            raise ValueError(f"VectorLinearQuadratic: {name} must be symmetric, got {matrix}.")
-    if not (np.linalg.eigvalsh(np.asarray(problem.N)) > 0).all():
-        raise ValueError(
-            f"VectorLinearQuadratic: N must be positive definite, got {np.asarray(problem.N)}."
-        )
+            rule, repair = "it must be symmetric", "give the mean of it and its transpose"
+            raise refuse(f"VectorLinearQuadratic.{name}", matrix.tolist(), rule, repair)
+    eigenvalues = np.linalg.eigvalsh(np.asarray(problem.N))
+    if not (eigenvalues > 0).all():
+        rule = f"it must be positive definite, and has the eigenvalues {eigenvalues}"
+        raise refuse("VectorLinearQuadratic.N", problem.N, rule, "raise its diagonal")
     slope = np.asarray(problem.A + problem.B @ problem.optimal_slope())
     limit = float(problem.discount) / 2
     stable = np.isfinite(slope).all() and (np.linalg.eigvals(slope).real < limit).all()
     if not stable:
-        raise ValueError(
-            "VectorLinearQuadratic: the problem has no finite optimum: no policy brings the "
-            "eigenvalues of A + BK below discount / 2; raise the discount or the costs."
-        )
+        rule = "no finite optimum: no policy brings the eigenvalues of A + BK below its half"
+        repair = "raise it, or the costs"
+        raise refuse("VectorLinearQuadratic.discount", problem.discount, rule, repair)

@@ -28,9 +28,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, Float
 
+from ctrl_jax._checks import check_non_negative, check_positive
 from ctrl_jax.processes.base import LinearProcess
 
 OfTime = float | Array | Callable[[Array], Array]
@@ -64,10 +64,11 @@ def wasserstein_bound(
     Raises:
         ValueError: a concrete error is negative or not finite, or h is not positive.
     """
-    numbers = {} if callable(score_error) else {"score_error": score_error}
-    _check(initial_error=initial_error, **numbers)
-    if h is not None and not isinstance(h, Tracer) and not h > 0:
-        raise ValueError(f"wasserstein_bound: h must be positive, got {h!r}.")
+    check_non_negative("wasserstein_bound.initial_error", initial_error)
+    if not callable(score_error):
+        check_non_negative("wasserstein_bound.score_error", score_error)
+    if h is not None:
+        check_positive("wasserstein_bound.h", h)
     integrals = _integrals(process, lipschitz, score_error)
     log_initial = jnp.log(jnp.asarray(initial_error))
     # At the best h the bound does not move with h: no gradient has to pass the search.
@@ -102,15 +103,10 @@ def total_variation_bound(
     Raises:
         ValueError: a concrete error is negative or not finite.
     """
-    _check(initial_error=initial_error, score_error=score_error)
+    check_non_negative("total_variation_bound.initial_error", initial_error)
+    check_non_negative("total_variation_bound.score_error", score_error)
     t, weights, _ = _grid(process)
     return initial_error + score_error / 2 * jnp.sqrt(weights @ process.diffusion(t) ** 2)
-
-
-def _check(**errors) -> None:
-    for name, value in errors.items():
-        if not isinstance(value, Tracer) and not 0 <= value < np.inf:
-            raise ValueError(f"{name} must be finite and not negative, got {value!r}.")
 
 
 def _grid(process: LinearProcess) -> tuple[Array, Array, Callable[[Array], Array]]:

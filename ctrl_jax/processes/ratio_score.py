@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from ctrl_jax._checks import check_count, check_non_negative, refuse
 from ctrl_jax._numerics import expand
 from ctrl_jax.processes.base import LinearProcess
 
@@ -79,9 +80,8 @@ class RatioScore(eqx.Module):
     floor: float = eqx.field(default=0.0, static=True)
 
     def __check_init__(self):
-        if self.m < 1:
-            raise ValueError(f"RatioScore: m must be at least 1, got {self.m}.")
-        _check_floor(self.floor)
+        check_count("RatioScore.m", self.m)
+        check_non_negative("RatioScore.floor", self.floor)
 
     def __call__(self, key: Array, t: Array, x: Array, *conditions: Array) -> Array:
         """Return an estimate of the score; that of a state depends on the key and its row only."""
@@ -107,7 +107,7 @@ class DataPoints(eqx.Module):
     def __init__(self, points, labels=None):
         points = np.asarray(points)
         if points.ndim < 1 or len(points) == 0:
-            raise ValueError(f"DataPoints: at least one point is needed, got {points.shape}.")
+            raise refuse("DataPoints.points", points, "at least one is needed", "add points")
         if labels is None:
             self.points, self.starts, self.counts = jnp.asarray(points), None, None
             return
@@ -139,27 +139,20 @@ def _average(share, data):
 
 
 def _check(x, points, floor):
-    _check_floor(floor)
+    check_non_negative("score_from_points.floor", floor)
     own = points.ndim == x.ndim + 1 and points.shape[:1] == x.shape[:1]
     shared = points.ndim == x.ndim
     if not (own or shared) or points.shape[points.ndim - x.ndim + 1 :] != x.shape[1:]:
-        raise ValueError(
-            f"ratio_score: points must have shape (m, ...) or (batch, m, ...) for states of shape "
-            f"{x.shape}, got {points.shape}."
-        )
-
-
-def _check_floor(floor):
-    if not floor >= 0:
-        raise ValueError(f"floor must be a density of at least 0, got {floor!r}.")
+        rule = f"for states of shape {x.shape} it must be (m, ...) or (batch, m, ...)"
+        repair = "give points of the states' shape"
+        raise refuse("score_from_points: shape of points", points.shape, rule, repair)
 
 
 def _check_labels(labels, number):
     if labels.shape != (number,) or not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(
-            f"DataPoints: labels must be integers of shape ({number},), got {labels.dtype} of "
-            f"shape {labels.shape}."
-        )
+        rule = f"they must be integers of shape ({number},)"
+        raise refuse("DataPoints.labels", labels, rule, "give one for each point")
     if labels.min() < 0 or (np.bincount(labels) == 0).any():
-        raise ValueError("DataPoints: every label from 0 to the largest must occur; renumber them.")
+        rule = "every label from 0 to the largest must occur"
+        raise refuse("DataPoints.labels", np.unique(labels).tolist(), rule, "renumber them")
     return labels

@@ -17,6 +17,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ctrl_jax._checks import refuse
+
 VOCABULARY = 128
 TYPOGRAPHY = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"', "–": "-", "—": "-"})
 SHORTEST = 80
@@ -62,10 +64,9 @@ def read_corpus() -> Corpus:
     docstrings = list(dict.fromkeys(_prose(_docstrings())))
     reference = list(dict.fromkeys(_prose(_topics())))
     if len(docstrings) < 500 or len(reference) < 200:
-        raise ValueError(
-            "text: this Python comes without the source or the help texts of its standard library; "
-            "use one from python.org, conda, pyenv or uv"
-        )
+        found = f"{len(docstrings)} docstrings, {len(reference)} help texts"
+        rule = "this Python comes without the source or the help texts of its standard library"
+        raise refuse("text", found, rule, "use one from python.org, conda, pyenv or uv")
     use = [zlib.crc32(p.encode()) % 10 for p in docstrings]
     pretraining, preferences, held_out = (
         [p for p, u in zip(docstrings, use, strict=True) if u in uses]
@@ -101,10 +102,8 @@ def draw_prompts(
     wanted = {True: number // 2, False: number - number // 2}
     if any(len(places[kind]) < wanted[kind] for kind in wanted):
         fewest = 2 * min(map(len, places.values()))
-        raise ValueError(
-            f"world: {number} prompts of {length} bytes were asked for and the text has {fewest}; "
-            "ask for fewer"
-        )
+        asked = f"{number} prompts of {length} bytes"
+        raise refuse("world", asked, f"the text has {fewest}", "ask for fewer")
     drawn = [
         (places[kind][i], kind)
         for kind in wanted

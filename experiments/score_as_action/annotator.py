@@ -7,6 +7,8 @@ Training never sees it; only its choices, and at the end its verdict as the gold
 
 import numpy as np
 
+from ctrl_jax._checks import refuse
+
 
 class Annotator:
     """Fitted on held-out real images.
@@ -28,10 +30,8 @@ class Annotator:
 
         classes = np.unique(labels)
         if target not in classes or len(classes) < 2:
-            raise ValueError(
-                f"target_class must be one of the classes {classes.tolist()} (at least two), "
-                f"got {target}."
-            )
+            rule = f"it must be one of the classes {classes.tolist()} (at least two)"
+            raise refuse("target_class", target, rule, "choose one of them")
         self.target, self.sharpness = target, sharpness
         scale = 1.0 / (images[0].size * float(np.var(images)))
         self._classifier = SVC(gamma=scale, C=10.0, decision_function_shape="ovr")

@@ -211,7 +211,7 @@ def test_shapes_jit_vmap_and_grad_in_the_problem():
         ({"N": -1.0}, "LinearQuadratic.N: received -1.0; it must be"),
         ({"temperature": float("nan")}, "temperature: received nan; it must be a finite number"),
         ({"M": -40.0}, "no finite optimum"),
-        ({"A": 3.0, "B": 0.0, "D": 0.0, "R": 0.0}, "no finite optimum|must be positive"),
+        ({"A": 3.0, "B": 0.0, "D": 0.0, "R": 0.0}, "no finite optimum|must be above zero"),
     ],
 )
 def test_bad_arguments_are_named(changes, message):

@@ -95,7 +95,7 @@ def test_log_wealth_is_what_the_wealth_equation_says():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"rho": 1.2}, r"rho must lie in \[-1, 1\]"),
+        ({"rho": 1.2}, r"rho: received 1.2; .* must lie in \[-1, 1\]"),
         ({"eta": 0.0}, "PairTrading.eta: received 0.0; it must be above"),
     ],
 )

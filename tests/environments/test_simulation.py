@@ -144,9 +144,17 @@ def test_independent_noises_are_a_diagonal_matrix():
 @pytest.mark.parametrize(
     ("name", "returned", "message"),
     [
-        ("drift", jnp.zeros((1, 2)), r"drift of one state \(2,\) .* must have shape \(2,\), got"),
-        ("reward", jnp.zeros(1), r"reward of one .* must have shape \(\), got \(1,\)"),
-        ("diffusion", jnp.zeros(()), r"diffusion .* shape \(2,\) or \(2, 1\), got \(\)"),
+        (
+            "drift",
+            jnp.zeros((1, 2)),
+            r"drift: received \(1, 2\); of one state \(2,\) .* be \(2,\);",
+        ),
+        ("reward", jnp.zeros(1), r"shape of reward: received \(1,\); of one .* must be \(\);"),
+        (
+            "diffusion",
+            jnp.zeros(()),
+            r"diffusion: received \(\); .* be \(2,\) or \(2, 1\);",
+        ),
     ],
 )
 def test_an_environment_that_does_not_fit_is_named(name, returned, message):
@@ -186,7 +194,7 @@ def test_the_pendulum():
 
 
 def test_bad_arguments_are_named(unchecked):
-    with pytest.raises(ValueError, match=r"x_0 must have shape \(batch, 1\), got \(3,\)"):
+    with pytest.raises(ValueError, match=r"x_0: received .*\[3\]; it must have shape \(batch, 1\)"):
         simulate_control(jax.random.key(0), o1(), linear, jnp.ones(3), dt=0.1, steps=2)
-    with pytest.raises(ValueError, match="steps must be at least 1"):
+    with pytest.raises(ValueError, match=r"steps: received 0; .* a whole number of at least 1"):
         simulate_control(jax.random.key(0), o1(), linear, jnp.ones((3, 1)), dt=0.1, steps=0)

@@ -237,9 +237,7 @@ def test_half_of_the_questions_open_a_sentence():
     starts = [text.decode(p[:1]) for p in prompts.tokens]
     assert [s.isupper() for s in starts] == prompts.opens.tolist()
     assert prompts.opens.sum() == 20
-    with pytest.raises(
-        ValueError, match="40 prompts of 20 bytes were asked for and the text has 2"
-    ):
+    with pytest.raises(ValueError, match="40 prompts of 20 bytes'; the text has 2"):
         text.draw_prompts(
             ["One thing is enough for a short text."], 40, 20, np.random.default_rng(0)
         )

@@ -180,7 +180,7 @@ MISTAKES = {
     "minibatches": (["--update.minibatches", "3"], "minibatches must divide the solver steps"),
     "clip": (["--clip", "0"], "clip: received 0"),
     "clip of no use": (["--algorithm", "value_gradient", "--clip", "0.1"], "clip: received 0.1"),
-    "class": (["--target-class", "11"], "target_class must be one of the classes"),
+    "class": (["--target-class", "11"], "target_class: received 11; it must be one of the classes"),
     "seeds alone": (["--seeds", "3"], "add --compare"),
     "one algorithm compared": (["--compare", "--algorithm", "dpok"], "leave out this option"),
     "steps of a comparison": (
