@@ -101,8 +101,8 @@ class Conduct:
         Args:
             *parts: whatever JSON can hold, dataclasses too; of arrays their digests.
         """
-        from ctrl_jax.runtime import versions
         from ctrl_jax._records import plain
+        from ctrl_jax.runtime import versions
 
         options = self.config.run
         kept = [*parts, options.seed, options.precision, versions(), dict(self.mesh.shape)]

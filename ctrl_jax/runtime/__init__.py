@@ -17,6 +17,7 @@ from ctrl_jax._checks import (
     refuse,
 )
 from ctrl_jax._errors import MissingCheckpointError, RunError, RunInterrupted, RunWarning
+from ctrl_jax._records import read_json, write_json_atomic
 from ctrl_jax.runtime.checkpoints.checkpoints import Checkpoints, Restored
 from ctrl_jax.runtime.checkpoints.digests import state_digest
 from ctrl_jax.runtime.checkpoints.step_folders import finished_steps
@@ -37,7 +38,6 @@ from ctrl_jax.runtime.run.callables import load_callable
 from ctrl_jax.runtime.run.command import command, validate
 from ctrl_jax.runtime.run.folders import Run, open_run, write_results
 from ctrl_jax.runtime.run.options import RunOptions, check_small_run, prepare
-from ctrl_jax._records import read_json, write_json_atomic
 from ctrl_jax.runtime.run.versions import versions
 
 __all__ = [

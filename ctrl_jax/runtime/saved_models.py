@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from ctrl_jax._checks import refuse
+from ctrl_jax._records import plain, read_json, write_json_atomic
 from ctrl_jax._typing import Params, ScoreFn
 from ctrl_jax.models.diffusion import DiffusionSpec
 from ctrl_jax.models.image import ImageDiffusionSpec
@@ -22,7 +23,6 @@ from ctrl_jax.models.steering import SteeringSpec
 from ctrl_jax.processes import LinearProcess
 from ctrl_jax.runtime.checkpoints.checkpoints import Checkpoints
 from ctrl_jax.runtime.checkpoints.digests import leaf_type, named_leaves, state_digest, tree_diff
-from ctrl_jax._records import plain, read_json, write_json_atomic
 
 KINDS: tuple[type[ModelSpec], ...] = (DiffusionSpec, ImageDiffusionSpec, SteeringSpec)
 """What `model.json` can describe, by the name of the class."""

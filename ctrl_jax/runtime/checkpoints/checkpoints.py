@@ -25,11 +25,11 @@ import numpy as np
 
 from ctrl_jax._checks import check_count, refuse
 from ctrl_jax._errors import MissingCheckpointError, RunError, RunWarning
+from ctrl_jax._records import plain
 from ctrl_jax.runtime.checkpoints import digests, stored
 from ctrl_jax.runtime.checkpoints.digests import LeafType
 from ctrl_jax.runtime.checkpoints.step_folders import is_finished, set_aside, step_folders
 from ctrl_jax.runtime.devices.distributed import barrier
-from ctrl_jax._records import plain
 from ctrl_jax.runtime.run.versions import versions
 
 

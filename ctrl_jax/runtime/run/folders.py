@@ -26,9 +26,9 @@ import jax
 
 from ctrl_jax._checks import check_choice, refuse
 from ctrl_jax._errors import RunWarning
+from ctrl_jax._records import plain, read_json, write_json_atomic
 from ctrl_jax.runtime.checkpoints.step_folders import finished_steps
 from ctrl_jax.runtime.devices.distributed import broadcast_text
-from ctrl_jax._records import plain, read_json, write_json_atomic
 from ctrl_jax.runtime.run.versions import differences, versions
 
 Resume = Literal["never", "latest", "strict"]
