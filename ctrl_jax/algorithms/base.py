@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
+from ctrl_jax._numerics import mean_each
 from ctrl_jax._typing import Params
 
 Metrics = dict[str, Array]
@@ -183,8 +184,7 @@ def own_buffers(tree: Any) -> Any:
 
 def weighted_mean(values: Float[Array, "batch ..."], weights: Float[Array, " batch"]) -> Array:
     """Return the mean over examples with weights, and over any later axes."""
-    values = values.reshape(values.shape[0], -1).mean(axis=1)
-    return jnp.sum(weights * values) / jnp.sum(weights)
+    return jnp.sum(weights * mean_each(values)) / jnp.sum(weights)
 
 
 def weighted_means(values: Metrics, weights: Float[Array, " batch"]) -> Metrics:

@@ -35,6 +35,7 @@ Source: arXiv 2305.18901 (policy gradient, (3), (4), penalty); 1707.06347 (clipp
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ctrl_jax._numerics import sum_each
 from ctrl_jax.losses.weighting import weighted
 
 
@@ -156,5 +157,4 @@ def value_gradient(
         gradient: \nabla V at the next state, of the same shape, held fixed.
         weights: optional weight of each example.
     """
-    product = (mean * gradient).reshape(mean.shape[0], -1)
-    return weighted(-jnp.sum(product, axis=1), weights)
+    return weighted(-sum_each(mean * gradient), weights)

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ctrl_jax._numerics import expand
+from ctrl_jax._checks import refuse
 from ctrl_jax._typing import Model
-from ctrl_jax.processes import grids
+from ctrl_jax.processes import grids, parameterization
 from ctrl_jax.runtime import progress, replicate
 from ctrl_jax.solvers import EulerMaruyama, ExponentialEuler, PredictorCorrector, simulate
 from experiments.cifar10.config import Config
@@ -53,8 +53,7 @@ def make_sampler(config: Config, model: Model, shape: tuple[int, ...], mesh: Mes
 
         x = simulate(key, process.reverse(score_fn), x_start, grid, solver=solver).states
         t = jnp.asarray(process.horizon - grid[-1])
-        scale, std = process.marginal(t)
-        x_0 = (x + expand(std**2, x) * score_fn(t, x)) / expand(scale, x)
+        x_0 = parameterization.to_data(process, score_fn)(t, x)
         # A sample that is not finite must not become a color; the host refuses it.
         return jnp.where(jnp.isfinite(x_0), jnp.clip(x_0, -1, 1), jnp.nan)
 
@@ -86,10 +85,9 @@ def to_pixels(images: np.ndarray) -> np.ndarray:
     """
     if not np.isfinite(images).all():
         bad = int((~np.isfinite(images)).reshape(len(images), -1).any(axis=1).sum())
-        raise ValueError(
-            f"samples: {bad} of {len(images)} are not finite; the network has diverged or the "
-            "sampler takes too few steps; train longer or raise --solver-steps"
-        )
+        rule = "the network has diverged or the sampler takes too few steps"
+        repair = "train longer or raise --solver-steps"
+        raise refuse("samples", f"{bad} of {len(images)} that are not finite", rule, repair)
     return np.round((images + 1) * 127.5).astype(np.uint8)
 
 

@@ -18,7 +18,7 @@ def draw_quality(path: Path, results: list[tuple[Task, Mapping[str, Outcome]]]) 
     figure, axes = plt.subplots(rows, 2, figsize=(10.4, 3.8 * rows), squeeze=False)
     for axis, (task, outcomes, measure) in zip(axes.flat, panels, strict=True):
         draw_panel(axis, task, outcomes, measure)
-    axes[0][-1].legend(frameon=False, fontsize=9)
+    axes[0][-1].legend(fontsize=9)
     save(figure, path)
 
 

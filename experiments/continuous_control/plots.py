@@ -70,7 +70,7 @@ def draw_steps(path: Path, ends: Mapping[str, Mapping[float, tuple[float, float]
         xlabel="step of time, at equal environment time",
         ylabel="suboptimality / starting gap",
     )
-    axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     save(figure, path)
 
 
@@ -88,12 +88,10 @@ def draw_variances(
         ylabel="E (estimate - q)²",
         title="estimators of q at the exact value",
     )
-    axis.legend(frameon=False)
+    axis.legend()
     save(figure, path)
 
 
 def _legend_below(figure, axis) -> None:
     handles, labels = axis.get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=4, frameon=False
-    )
+    figure.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=4)

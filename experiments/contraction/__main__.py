@@ -11,7 +11,7 @@ from ctrl_jax.runtime import command
 from experiments.contraction import STUDY, claims, data, learned, one_dimension, plots, report
 from experiments.contraction.config import Config
 from experiments.contraction.family import PROCESSES
-from experiments.contraction.measurement import Measurement, find, write_csv
+from experiments.contraction.measurement import KINDS, Measurement, find, write_csv
 from experiments.verdicts import Claim
 
 
@@ -88,11 +88,10 @@ def summarize(config: Config, measurements: list[Measurement]) -> dict[str, floa
 
 
 def _errors(name: str, found: learned.Learned) -> dict[str, float]:
-    kinds = ("absolute", "noise", "relative")
     return {
         f"{name}/{process}/score_error/{kind}": value
         for process, values in found.score_errors.items()
-        for kind, value in zip(kinds, values, strict=True)
+        for kind, value in zip(KINDS, values, strict=True)
     }
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from experiments.contraction.config import Config
 from experiments.contraction.family import TWINS
 from experiments.contraction.learned import Learned
-from experiments.contraction.measurement import Measurement, find, margin
+from experiments.contraction.measurement import KINDS, Measurement, find, margin
 from experiments.contraction.one_dimension import BIAS, POINT_STEPS
 from experiments.verdicts import Claim
 
@@ -43,7 +43,7 @@ def one_dimension(config: Config, found: Sequence[Measurement]) -> list[Claim]:
 def _forgets(found, steps: int, start: str) -> Claim:
     """Count the twins of which the contractive one is closer, by more than chance (t test)."""
     parts, wins, level_cases, total = [], 0, 0, 0
-    for kind in ("absolute", "noise", "relative"):
+    for kind in KINDS:
         closer, level, cases = 0, 0, 0
         for contractive, plain in TWINS:
             for mark in "+-":

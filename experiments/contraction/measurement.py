@@ -12,9 +12,12 @@ from scipy import stats
 from ctrl_jax._typing import ScoreFn
 from ctrl_jax.processes import LinearProcess, ReverseSDE
 from ctrl_jax.solvers import EulerMaruyama, ExponentialEuler, PredictorCorrector
+from experiments.verdicts import mean_and_error
 
 SAMPLERS = ("euler", "ancestral", "ddim")
 LEARNED_SAMPLERS = (*SAMPLERS, "corrected")
+KINDS = ("absolute", "noise", "relative")
+"""Of errors of a score."""
 SNR = 0.1
 """Of the corrector; the paper's Swiss roll has 0.08 to 0.12."""
 
@@ -51,8 +54,7 @@ class Measurement:
 
 def over_seeds(values) -> tuple[float, float, int]:
     """Return the mean of one value per seed, its standard error and the number of seeds."""
-    values = np.asarray(values, np.float64)
-    return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values))), len(values)
+    return *mean_and_error(values), len(values)
 
 
 def margin(ours: Measurement, theirs: Measurement) -> float:

@@ -9,9 +9,7 @@ from ctrl_jax.runtime.run.figures import plt, save
 from experiments.contraction.data import Task
 from experiments.contraction.family import COLORS, PROCESSES
 from experiments.contraction.learned import Learned
-from experiments.contraction.measurement import LEARNED_SAMPLERS, SAMPLERS, Measurement, find
-
-KINDS = ("absolute", "noise", "relative")
+from experiments.contraction.measurement import KINDS, LEARNED_SAMPLERS, SAMPLERS, Measurement, find
 
 
 def draw_errors(path: Path, found: Sequence[Measurement], steps: int) -> None:
@@ -24,7 +22,7 @@ def draw_errors(path: Path, found: Sequence[Measurement], steps: int) -> None:
         row[0].set_ylabel("W2 to the data")
     for axis in axes[1]:
         axis.set_xticks(range(len(PROCESSES)), list(PROCESSES), rotation=60, ha="right")
-    axes[0, 0].legend(frameon=False, fontsize=8, loc="upper left")
+    axes[0, 0].legend(fontsize=8, loc="upper left")
     axes[0, 0].set_ylim(8e-3, 30)
     figure.suptitle(f"exact scores with errors put in, {steps} Euler steps", fontsize=11)
     save(figure, path)
@@ -54,7 +52,7 @@ def _errors_of_kind(axis, found, steps: int, start: str, kind: str) -> None:
         label = "no error" if first else None
         axis.plot([i - 0.35, i + 0.35], [exact] * 2, ":", color="#777777", label=label)
     axis.set_yscale("log")
-    axis.grid(alpha=0.25, axis="y")
+    axis.grid(True, axis="y")
 
 
 def draw_steps(path: Path, found: Sequence[Measurement]) -> None:
@@ -80,11 +78,11 @@ def draw_steps(path: Path, found: Sequence[Measurement]) -> None:
             steps = sorted({m.steps for m in find(found, sampler=sampler)})
             axis.set_xticks(steps, [str(number) for number in steps])
             axis.set_xticks([], minor=True)
-            axis.grid(alpha=0.25)
+            axis.grid(True)
         row[0].set_ylabel("W2 to the data, exact start")
     for axis in axes[1]:
         axis.set_xlabel("steps")
-    axes[0, 2].legend(frameon=False, fontsize=8, ncols=2)
+    axes[0, 2].legend(fontsize=8, ncols=2)
     save(figure, path)
 
 
@@ -110,8 +108,8 @@ def draw_distances(path: Path, found: Learned, task: Task, steps: Sequence[int])
     axis.axhline(task.floor, color="#333333", ls="--", lw=1, label="as many real examples")
     axis.set_xticks(range(len(PROCESSES)), list(PROCESSES), rotation=30, ha="right")
     axis.set(ylabel=f"{task.metric} to held-out data", yscale="log")
-    axis.grid(alpha=0.25, axis="y")
-    axis.legend(frameon=False, fontsize=8, ncols=2)
+    axis.grid(True, axis="y")
+    axis.legend(fontsize=8, ncols=2)
     save(figure, path)
 
 

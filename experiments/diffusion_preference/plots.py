@@ -54,9 +54,9 @@ def draw_frontier(path: Path, world: World, curves: Mapping[str, Curve]) -> None
             title=f"classes on which people {'agree' if group == 'agreed' else 'divide'}",
             xlabel="path KL from the pretrained model (nats)",
         )
-        axis.grid(alpha=0.25)
+        axis.grid(True)
     axes[0].set_ylabel("gold reward (standard deviations)")
-    axes[0].legend(frameon=False, fontsize=8, loc="upper left")
+    axes[0].legend(fontsize=8, loc="upper left")
     save(figure, path)
 
 
@@ -71,12 +71,12 @@ def draw_progress(path: Path, snapshots: Sequence[tuple[float, Mapping[str, Curv
                 values = np.stack([c[name][f"{measure}/{group}"][:, middle] for _, c in snapshots])
                 label = LABELS[name] if group == "agreed" else None
                 axis.plot(queries, values.mean(axis=1), line, color=COLORS[name], label=label)
-        axis.grid(alpha=0.25)
+        axis.grid(True)
         axis.set_xlabel("comparisons")
     axes[0].set_ylabel("gold reward (standard deviations)")
     axes[1].set_ylabel("path KL (nats)")
     axes[1].plot([], [], "--", color="black", label="where people divide")
-    axes[1].legend(frameon=False, fontsize=8)
+    axes[1].legend(fontsize=8)
     save(figure, path)
 
 

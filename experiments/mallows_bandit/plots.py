@@ -52,7 +52,7 @@ def draw_frontier(
             )
         axis.set(xlabel="KL from the uniform policy (nats)", title=title)
         axis.set_ylim(top=16.7)
-        axis.legend(frameon=False, fontsize=8, loc="lower right")
+        axis.legend(fontsize=8, loc="lower right")
     axes[0].set_ylabel("mean reward")
     note = f"large markers: beta = {betas[0]:g}, small: {betas[-1]:g}, from the uniform policy; "
     figure.suptitle(note + "dots: random starts", fontsize=10)
@@ -62,4 +62,3 @@ def draw_frontier(
 def _draw_ideal(axis) -> None:
     best = frontier.ideal(REWARDS, np.geomspace(0.02, 100, 200))
     axis.plot(best.kl, best.reward, "k--", linewidth=1, label="best at this KL")
-    axis.spines[["top", "right"]].set_visible(False)

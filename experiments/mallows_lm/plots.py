@@ -36,7 +36,7 @@ def draw_frontiers(path: Path, rows: Sequence[Row], base: Mapping[str, np.ndarra
             own = [row for row in rows if (row.division, row.place) == (division, place)]
             _draw_frontier(axis, own, base[place].mean())
             axis.set_title(f"{words}\n{WORLDS[division]}", fontsize=10)
-    axes[0, 0].legend(frameon=False, fontsize=8)
+    axes[0, 0].legend(fontsize=8)
     save(figure, path)
 
 
@@ -63,7 +63,7 @@ def _draw_frontier(axis, rows: Sequence[Row], start: float):
         )
     axis.plot(0, start, "k*", markersize=10, label="base model")
     axis.set(xlabel="KL from the base model (nats per answer)", ylabel="gold: minus word length")
-    axis.grid(alpha=0.25)
+    axis.grid(True)
 
 
 def draw_accuracies(path: Path, rows: Sequence[Row]) -> None:
@@ -93,7 +93,7 @@ def draw_accuracies(path: Path, rows: Sequence[Row]) -> None:
         axis.set(ylim=(0.45, 1), ylabel="accuracy against the central ranking")
         axis.axhline(0.5, color="black", linewidth=0.8, linestyle=":")
         axis.set_title(WORLDS[division], fontsize=10)
-    axes[0, 0].legend(frameon=False, fontsize=8, loc="upper right")
+    axes[0, 0].legend(fontsize=8, loc="upper right")
     save(figure, path)
 
 

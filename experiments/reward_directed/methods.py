@@ -34,7 +34,6 @@ from ctrl_jax.algorithms import (
 from ctrl_jax.algorithms.training.optimizer import adam, make_schedule
 from ctrl_jax.networks import MLP, ValueMLP, as_model
 from ctrl_jax.processes import RatioScore, grids
-from ctrl_jax.processes import parameterization as parameterization
 from ctrl_jax.solvers import sample
 from experiments.base_models import score_model
 from experiments.directed_tasks import END, PROCESS, Task

@@ -65,7 +65,7 @@ def _draw_lines(path, task, laws):
     # A method without a penalty collapses onto one point, whose density would flatten the others.
     highest = np.histogram(laws["ideal"][:, 0], bins, density=True)[0].max()
     axis.set(xlabel="end state", ylabel="density", ylim=(0, 2 * highest))
-    axis.legend(frameon=False, fontsize=8)
+    axis.legend(fontsize=8)
     save(figure, path)
 
 
@@ -115,9 +115,9 @@ def draw_steps(path: Path, rows: Sequence[Row], task: str) -> None:
         shown = sorted({r.steps for r in rows if r.task == task})
         axis.set_xticks(shown, [str(k) for k in shown])
         axis.minorticks_off()
-        axis.grid(alpha=0.25)
+        axis.grid(True)
     axes[0].set_ylim(bottom=0)
-    axes[1].legend(frameon=False, fontsize=8)
+    axes[1].legend(fontsize=8)
     save(figure, path)
 
 
@@ -137,9 +137,9 @@ def draw_curves(path: Path, curves: Mapping[str, Mapping[str, np.ndarray]], batc
             low, high = min(r.min() for r in kept), max(r.max() for r in kept)
             axis.set_ylim(low - 0.1 * (high - low), high + 0.5 * (high - low))
         axis.set(title=task, xlabel="reward queries")
-        axis.grid(alpha=0.25)
+        axis.grid(True)
     axes[0, 0].set_ylabel("reward of the batch")
-    axes[0, 0].legend(frameon=False, fontsize=7)
+    axes[0, 0].legend(fontsize=7)
     save(figure, path)
 
 
@@ -177,6 +177,6 @@ def draw_few_points(
         axis.set(
             xscale="log", xlabel="data points per estimate, m", ylabel=f"{name} of the end law"
         )
-        axis.grid(alpha=0.25)
-    axes[1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(0.02, 0.65))
+        axis.grid(True)
+    axes[1].legend(fontsize=8, loc="center left", bbox_to_anchor=(0.02, 0.65))
     save(figure, path)

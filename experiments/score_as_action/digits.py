@@ -5,13 +5,13 @@ name made of all that it depends on, so that a changed option never meets an old
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ctrl_jax._numerics import expand
 from ctrl_jax._typing import Model, Params, RewardFn
 from ctrl_jax.algorithms import Pairs, make_reward_learning
 from ctrl_jax.algorithms.training.optimizer import adam, make_schedule
@@ -20,7 +20,7 @@ from ctrl_jax.data.images import Digits
 from ctrl_jax.metrics import distances
 from ctrl_jax.models import DiffusionSpec
 from ctrl_jax.networks import ValueMLP, as_model
-from ctrl_jax.processes import LinearProcess, grids
+from ctrl_jax.processes import LinearProcess, grids, parameterization
 from ctrl_jax.rewards import learned, standardized
 from ctrl_jax.runtime import load_callable, own_part, refuse
 from ctrl_jax.solvers import sample
@@ -116,11 +116,10 @@ def denoising_value(process: LinearProcess, base: Model, params: Params, shape) 
     learned that; sequel of the paper: arXiv 2502.01819.
     """
     network = as_model(lambda rngs: ValueMLP((2, *shape), width=128, depth=2, rngs=rngs))
+    denoise = parameterization.to_data(process, partial(base.apply, params))
 
     def observe(t, x, *conditions):
-        scale, std = process.marginal(t)
-        score = base.apply(params, t, x, *conditions)
-        denoised = (x + expand(std**2, x) * score) / expand(scale, x)
+        denoised = denoise(t, x, *conditions)
         return jnp.stack([x, jnp.clip(denoised, -1.5, 1.5)], axis=1)
 
     def apply(value_params, t, observation, *conditions):

@@ -47,7 +47,7 @@ def draw_curves(
         if points:
             axis.plot(*zip(*points, strict=True), marker="o", markersize=3, color=COLORS["ppo"])
         axis.set_ylabel(label)
-        axis.grid(alpha=0.25)
+        axis.grid(True)
     axes[0, 1].set_ylim(0, 1.02)
     if real_diversity is not None:
         axes[1, 0].axhline(real_diversity, color=INK, linestyle="--", linewidth=1)
@@ -101,8 +101,8 @@ def draw_frontier(
         xlabel="path KL from the pretrained model (nats); dotted: 1.5 x ideal",
         ylabel="gold success",
     )
-    axis.grid(alpha=0.25)
-    axis.legend(frameon=False, loc="lower right")
+    axis.grid(True)
+    axis.legend(loc="lower right")
     save(figure, path)
 
 
@@ -127,6 +127,6 @@ def draw_queries(path: Path, curves: Mapping[str, np.ndarray], batch: int, optim
     axis.axhline(optimum, color="black", linestyle="--", linewidth=1, label="optimum")
     axis.set_ylim(max(lowest - 1.0, optimum - 5.0), optimum + 0.2)
     axis.set(xlabel="reward queries", ylabel="reward - penalty x path KL")
-    axis.legend(frameon=False, loc="lower right")
-    axis.grid(alpha=0.25)
+    axis.legend(loc="lower right")
+    axis.grid(True)
     save(figure, path)

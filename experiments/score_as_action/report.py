@@ -3,47 +3,30 @@
 from collections.abc import Mapping
 from typing import Any
 
-from rich.table import Table
-
-from ctrl_jax.runtime.run.tables import console, number
+from ctrl_jax.runtime.run.tables import console, number, print_table
 
 
 def print_results(metrics: Mapping[str, Any]) -> None:
     """Print what a fine-tuning run reached, beside the ideal and the expectations."""
-    table = Table(title="fine-tuning: before, after, and the ideal")
-    for name in ("", "before", "after", "reference"):
-        table.add_column(name, justify="left" if not name else "right")
+
+    def row(title: str, name: str, reference: str) -> list[Any]:
+        return [title, metrics[f"{name}/before"], metrics[f"{name}/after"], reference]
+
     real = metrics["diversity/real"]
-    table.add_row(
-        "gold success",
-        number(metrics["gold_success/before"]),
-        number(metrics["gold_success/after"]),
-        "" if real is None else ">= 0.90 expected",
-    )
-    table.add_row(
-        "proxy reward",
-        number(metrics["proxy_reward/before"]),
-        number(metrics["proxy_reward/after"]),
-        "",
-    )
+    rows = [
+        row("gold success", "gold_success", "" if real is None else ">= 0.90 expected"),
+        row("proxy reward", "proxy_reward", ""),
+    ]
     if real is not None:
-        table.add_row(
-            "diversity in class",
-            number(metrics["diversity/before"]),
-            number(metrics["diversity/after"]),
-            f"{real:.3f} real digits",
-        )
-    table.add_row("path KL (nats)", "0", number(metrics["kl/path"]), _ideal(metrics))
+        rows.append(row("diversity in class", "diversity", f"{real:.3f} real digits"))
+    rows.append(["path KL (nats)", "0", metrics["kl/path"], _ideal(metrics)])
     if "w2/tilted" in metrics:
-        table.add_row("W2 to the optimum", "", number(metrics["w2/tilted"]), "0")
-        table.add_row(
-            "objective",
-            "",
-            number(metrics["objective"]),
-            f"{metrics['objective/optimal']:.3f} optimal",
-        )
+        optimal = f"{metrics['objective/optimal']:.3f} optimal"
+        rows.append(["W2 to the optimum", "", metrics["w2/tilted"], "0"])
+        rows.append(["objective", "", metrics["objective"], optimal])
+    title = "fine-tuning: before, after, and the ideal"
+    print_table(title, ("", "before", "after", "reference"), rows)
     screen = console()
-    screen.print(table)
     for name, value in metrics.items():
         if "/steps=" in name:
             screen.print(f"  {name}: {number(value)}")

@@ -30,7 +30,7 @@ def draw_variance(
         ylabel="variance / squared mean explicit gradient",
         title=f"one batch's gradient at one time, {dimension} dimensions",
     )
-    axis.legend(frameon=False)
+    axis.legend()
     save(figure, path)
 
 
@@ -48,7 +48,7 @@ def draw_training(path: Path, curves: Mapping[str, np.ndarray], every: int, dime
         ylabel="v |s - true score|² per dimension",
         title=f"the same network trained by each objective, {dimension} dimensions",
     )
-    axis.legend(frameon=False)
+    axis.legend()
     save(figure, path)
 
 
@@ -65,5 +65,5 @@ def draw_efficiency(path: Path, rows: Mapping[int, Mapping[str, tuple[float, flo
         axis.set_xticks(list(rows), [str(d) for d in rows])
         axis.minorticks_off()
     axes[1].set_ylim(bottom=0)
-    axes[1].legend(frameon=False)
+    axes[1].legend()
     save(figure, path)

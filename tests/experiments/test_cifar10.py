@@ -234,7 +234,7 @@ def test_pixels_round_trip_and_samples_that_are_not_finite_are_refused():
     np.testing.assert_array_equal(to_pixels(to_floats(pixels)), pixels)
     broken = to_floats(pixels)
     broken[0, 0, 0] = np.nan
-    with pytest.raises(ValueError, match="1 of 1 are not finite; the network has diverged"):
+    with pytest.raises(ValueError, match="1 of 1 that are not finite'; the network has diverged"):
         to_pixels(broken)
 
 

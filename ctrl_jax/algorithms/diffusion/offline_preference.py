@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from ctrl_jax._numerics import expand
+from ctrl_jax._numerics import expand, mean_each
 from ctrl_jax._typing import Model
 from ctrl_jax.algorithms.base import (
     Algorithm,
@@ -122,5 +122,4 @@ def make_offline_preference(
 def _noise_error(model: Model, params, t, std, x, noise, batch: PairBatch):
     """Return the mean square of eps + std s, one value per example."""
     score = model.apply(params, t, x, *batch.conditions)
-    square = jnp.square(noise + expand(std, x) * score)
-    return jnp.mean(square.reshape(square.shape[0], -1), axis=1)
+    return mean_each(jnp.square(noise + expand(std, x) * score))

@@ -10,6 +10,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False})
+plt.rcParams.update({"legend.frameon": False, "grid.alpha": 0.25})
 
 __all__ = ["draw_histograms", "draw_images", "plt", "save", "tile"]
 
@@ -53,5 +54,5 @@ def draw_histograms(path: Path, laws: Mapping[str, np.ndarray]) -> None:
             values, bins, density=True, histtype="step", label=label, color=color, linewidth=1.6
         )
     axis.set(xlabel="end state", ylabel="density")
-    axis.legend(frameon=False)
+    axis.legend()
     save(figure, path)

@@ -13,11 +13,13 @@ def console() -> Console:
     return found if found.is_terminal else Console(width=120)
 
 
-def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Print a table of numbers and words."""
+def print_table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, words: int = 1
+) -> None:
+    """Print a table of numbers, beside as many columns of words."""
     table = Table(title=title)
     for i, column in enumerate(columns):
-        table.add_column(column, justify="left" if i == 0 else "right")
+        table.add_column(column, justify="left" if i < words else "right")
     for row in rows:
         table.add_row(*(cell if isinstance(cell, str) else number(cell) for cell in row))
     console().print(table)
