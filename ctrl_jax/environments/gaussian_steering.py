@@ -83,7 +83,7 @@ class GaussianSteering(eqx.Module):
         return self._each(partial(self._noised_score, self.data), t, x)
 
     def reward(self, x: Float[Array, "batch d"]) -> Float[Array, " batch"]:
-        """Return R(x)."""
+        """Return the reward R(x) = -(kappa / 2) |x - c|^2."""
         return -self.curvature / 2 * jnp.sum((x - self.target[None]) ** 2, axis=1)
 
     def drift(self, r: Float[Array, "*t"], x: Array, action: Array) -> Array:
@@ -95,7 +95,7 @@ class GaussianSteering(eqx.Module):
         return self.process.diffusion(self.process.forward_time(r))
 
     def tilted_law(self) -> Mixture:
-        """Return the optimal terminal law (2)."""
+        """Return the optimal terminal law, the tilt p e^{R/lambda} / Z: a mixture too."""
         weights, means, variances = self.data.weights, self.data.means, self.data.variances
         precision = self.curvature / self.penalty
         tilted_variances = 1 / (1 / variances + precision)
@@ -158,7 +158,14 @@ class GaussianSteering(eqx.Module):
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """Return the raw moments of X at an independent time that is uniform on [0, T].
 
-        Arguments and errors as in `policy_value`.
+        Args:
+            policy: slope and intercept of the deviation of the action from the score.
+            start_moments: first and second raw moment of the start law; those of N(0, v(T)) by
+                default.
+            steps: Runge-Kutta steps.
+
+        Raises:
+            ValueError: the data are not one Gaussian in one dimension.
         """
         first, second = self._along_path(policy, start_moments, steps)[3:]
         return first / self.process.horizon, second / self.process.horizon

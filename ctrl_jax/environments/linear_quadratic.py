@@ -86,16 +86,30 @@ class LinearQuadratic(eqx.Module):
         return self._reward(x[:, 0], action[:, 0])
 
     def optimal_value(self, x: Float[Array, "..."] | float) -> Float[Array, "..."]:
-        """Return V*(x) of (2) for x of shape (), (batch,) or (batch, 1)."""
+        """Return the optimal value V*(x) = k_2 x^2/2 + k_1 x + k_0, in units of the reward.
+
+        Args:
+            x: states, shape (), (batch,) or (batch, 1).
+
+        Returns:
+            Values, shape () or (batch,).
+        """
         return _evaluate(self._optimal_coefficients(), _scalar(x))
 
     def optimal_policy(self, x: Float[Array, "..."] | float) -> tuple[Array, Array]:
-        """Return mean and variance of the optimal action, both of x's shape."""
+        """Return mean and variance of the optimal action.
+
+        Args:
+            x: states, of any shape.
+
+        Returns:
+            Both of x's shape.
+        """
         x, best = jnp.asarray(x, float), self.optimal_linear_policy()
         return best.slope * x + best.intercept, jnp.broadcast_to(jnp.square(best.std), x.shape)
 
     def optimal_linear_policy(self) -> LinearGaussian:
-        """Return the optimal policy (2) by its parameters."""
+        """Return the optimal policy N(slope x + intercept, std^2) by its parameters."""
         k2, k1, _ = self._optimal_coefficients()
         n = self.N - k2 * self.D**2
         slope = (k2 * (self.B + self.C * self.D) - self.R) / n
@@ -104,9 +118,16 @@ class LinearQuadratic(eqx.Module):
     def policy_value(
         self, policy: LinearGaussian, x: Float[Array, "..."] | float
     ) -> Float[Array, "..."]:
-        """Return the value (3) of a linear-Gaussian policy at x, shaped as in `optimal_value`.
+        """Return the value v_2 x^2/2 + v_1 x + v_0 of a linear-Gaussian policy at x.
 
         It is finite where the policy is `stable`; elsewhere the formula means nothing.
+
+        Args:
+            policy: slope, intercept and std.
+            x: states, shape (), (batch,) or (batch, 1).
+
+        Returns:
+            Values, shape () or (batch,), in units of the reward.
         """
         return _evaluate(self._coefficients(policy), _scalar(x))
 
@@ -116,9 +137,14 @@ class LinearQuadratic(eqx.Module):
         return jnp.asarray(self.discount > 2 * drift + noise**2)
 
     def mean_value(self, policy: LinearGaussian, start_moments: Moments) -> Float[Array, "..."]:
-        """Return eta, the value (3) averaged over a start law of the given raw moments.
+        """Return eta, the value of a linear-Gaussian policy averaged over a start law.
 
-        Parameters of one shape (...) are as many policies and give as many values.
+        Args:
+            policy: slope, intercept and std; of one shape (...) they are as many policies.
+            start_moments: first and second raw moment of the start law.
+
+        Returns:
+            As many values, shape (...), in units of the reward.
         """
         v2, v1, v0 = self._coefficients(policy)
         return v2 * start_moments[1] / 2 + v1 * start_moments[0] + v0
@@ -126,7 +152,12 @@ class LinearQuadratic(eqx.Module):
     def occupation_moments(
         self, policy: LinearGaussian, start_moments: Moments
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        """Return the raw moments (4) of X at an independent time of law Exp(beta)."""
+        """Return the first two raw moments of X at an independent time of law Exp(beta).
+
+        Args:
+            policy: slope, intercept and std.
+            start_moments: first and second raw moment of the start law.
+        """
         slope, intercept, std = policy
         noise = self.C + self.D * slope
         drift = self.A + self.B * slope
@@ -142,7 +173,16 @@ class LinearQuadratic(eqx.Module):
         x: Float[Array, "..."] | float,
         action: Float[Array, "..."] | float,
     ) -> Float[Array, "..."]:
-        """Return q(x, a) of (5) for a linear-Gaussian policy, in units of the reward per time."""
+        """Return q = r + (A x + B a) V_x + (C x + D a)^2 V_xx/2 - beta V of a policy's value V.
+
+        Args:
+            policy: slope, intercept and std.
+            x: states, shape (), (batch,) or (batch, 1).
+            action: actions, of x's shape.
+
+        Returns:
+            Rates of advantage, shape () or (batch,), in units of the reward per time.
+        """
         x, a = _scalar(x), _scalar(action)
         v2, v1, v0 = self._coefficients(policy)
         drift, noise = self.A * x + self.B * a, self.C * x + self.D * a
@@ -150,7 +190,7 @@ class LinearQuadratic(eqx.Module):
         return self._reward(x, a) + growth - self.discount * _evaluate((v2, v1, v0), x)
 
     def policy_gradient(self, policy: LinearGaussian, start_moments: Moments) -> LinearGaussian:
-        """Return the gradient (6) of eta in slope, intercept and std.
+        """Return the gradient of eta, the mean value of the policy, in slope, intercept and std.
 
         Args:
             policy: where the gradient is taken.
@@ -170,7 +210,9 @@ class LinearQuadratic(eqx.Module):
     def mirror_step(
         self, policy: LinearGaussian, penalty: Float[Array, ""] | float
     ) -> LinearGaussian:
-        """Return the maximizer (7) of the penalized rate, state by state; 0 is policy iteration.
+        """Return the policy pi' ~ exp((q + C log pi) / (gamma + C)), state by state.
+
+        It maximizes E[q - gamma log pi'] - C KL(pi' || pi); C = 0 is policy iteration.
 
         Args:
             policy: the old policy.

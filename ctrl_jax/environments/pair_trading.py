@@ -90,7 +90,12 @@ class PairTrading(eqx.Module):
     def optimal_value(
         self, log_v: Float[Array, "*batch"] | float, x: Float[Array, "*batch"] | float
     ) -> Float[Array, "*batch"]:
-        """Return V* of (2) at log wealth and log-spread of one shape."""
+        """Return the optimal value log v/beta + phi_2 x^2/2 + phi_1 x + phi_0.
+
+        Args:
+            log_v: log wealth.
+            x: log-spread, of the same shape.
+        """
         return self.policy_value(self.optimal_linear_policy(), log_v, x)
 
     def optimal_policy(self, x: Float[Array, "..."] | float) -> tuple[Array, Array]:
@@ -100,7 +105,7 @@ class PairTrading(eqx.Module):
         return self.excess(x) / self.eta**2, jnp.broadcast_to(variance, x.shape)
 
     def optimal_linear_policy(self) -> LinearGaussian:
-        """Return the optimal policy (2) by its parameters."""
+        """Return the optimal policy N(m(x)/eta^2, gamma beta/eta^2) by its parameters."""
         return LinearGaussian(
             -self.k / self.eta**2,
             self._level() / self.eta**2,
@@ -113,7 +118,13 @@ class PairTrading(eqx.Module):
         log_v: Float[Array, "*batch"] | float,
         x: Float[Array, "*batch"] | float,
     ) -> Float[Array, "*batch"]:
-        """Return the value (3) of h ~ N(slope x + intercept, std^2), arguments as above."""
+        """Return the value of the fractions h ~ N(slope x + intercept, std^2).
+
+        Args:
+            policy: slope, intercept and std.
+            log_v: log wealth.
+            x: log-spread, of the same shape.
+        """
         second, first, constant = self.value_coefficients(policy)
         log_v, x = jnp.asarray(log_v, float), jnp.asarray(x, float)
         return log_v / self.discount + second * x**2 / 2 + first * x + constant
@@ -124,13 +135,19 @@ class PairTrading(eqx.Module):
         mean_log_v: Float[Array, ""] | float,
         start_moments: Moments,
     ) -> Float[Array, ""]:
-        """Return eta for a start law of given mean log wealth and raw moments of the spread."""
+        """Return eta, the value of a policy averaged over a start law.
+
+        Args:
+            policy: slope, intercept and std of the fraction held.
+            mean_log_v: mean log wealth at the start.
+            start_moments: first and second raw moment of the log-spread there.
+        """
         second, first, constant = self.value_coefficients(policy)
         spread = second * start_moments[1] / 2 + first * start_moments[0]
         return mean_log_v / self.discount + spread + constant
 
     def value_coefficients(self, policy: LinearGaussian) -> tuple[Array, Array, Array]:
-        """Return phi_2, phi_1 and phi_0 of (3)."""
+        """Return phi_2, phi_1, phi_0 of the value log v/beta + phi_2 x^2/2 + phi_1 x + phi_0."""
         K, b, std = (jnp.asarray(v, float) for v in policy)
         beta, level, eta2 = self.discount, self._level(), self.eta**2
         a2 = -2 * self.k * K - eta2 * K**2

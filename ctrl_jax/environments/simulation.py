@@ -96,7 +96,7 @@ def simulate_control(
     dt: Float[Array, ""] | float,
     steps: int,
 ) -> ControlledPath:
-    """Return trajectories (1), one `lax.scan` for the whole batch.
+    """Return trajectories by Euler-Maruyama, an action drawn at every step, one scan for the batch.
 
     Args:
         key: PRNG key.

@@ -94,7 +94,7 @@ class VectorLinearQuadratic(eqx.Module):
         return -quadratic / 2 - jnp.sum((x @ self.R.T) * action, axis=1)
 
     def optimal_value(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch"]:
-        """Return V*(x) of (2)."""
+        """Return the optimal value -x^T P x/2 + const at x, P solving the Riccati equation."""
         P = self._riccati()
         entropy = self.temperature / 2 * self._log_det_covariance()
         constant = (entropy - jnp.sum((self.noise @ self.noise.T) * P) / 2) / self.discount
@@ -110,13 +110,13 @@ class VectorLinearQuadratic(eqx.Module):
         )
 
     def optimal_slope(self) -> Float[Array, "m d"]:
-        """Return K of (2)."""
+        """Return the slope K = -N^{-1} (B^T P + R) of the optimal policy."""
         return -jnp.linalg.solve(self.N, self.B.T @ self._riccati() + self.R)
 
     def policy_value(
         self, policy: LinearGaussian, x: Float[Array, "*batch d"]
     ) -> Float[Array, "*batch"]:
-        """Return the value (3) of N(K x + b, diag s^2) at x.
+        """Return the value -x^T P_K x/2 + p^T x + c of the policy N(K x + b, diag s^2) at x.
 
         It is finite where A + BK - beta/2 I is stable; elsewhere the formula means nothing.
         """
@@ -127,7 +127,12 @@ class VectorLinearQuadratic(eqx.Module):
         policy: LinearGaussian,
         start_moments: tuple[Float[Array, " d"], Float[Array, "d d"]],
     ) -> Float[Array, ""]:
-        """Return eta, the value (3) averaged over a start law of the given raw moments."""
+        """Return eta, the value of a policy averaged over a start law.
+
+        Args:
+            policy: slope (m, d), intercept (m,), std (m,).
+            start_moments: E X (d,) and E X X^T (d, d) of the start law.
+        """
         P, p, constant = self._coefficients(policy)
         return p @ start_moments[0] - jnp.sum(P * start_moments[1]) / 2 + constant
 
@@ -136,7 +141,12 @@ class VectorLinearQuadratic(eqx.Module):
         policy: LinearGaussian,
         start_moments: tuple[Float[Array, " d"], Float[Array, "d d"]],
     ) -> tuple[Float[Array, " d"], Float[Array, "d d"]]:
-        """Return the raw moments (4) of X at an independent time of law Exp(beta)."""
+        """Return the raw moments E X and E X X^T at an independent time of law Exp(beta).
+
+        Args:
+            policy: slope (m, d), intercept (m,), std (m,).
+            start_moments: E X (d,) and E X X^T (d, d) of the start law.
+        """
         slope, push = self._closed_loop(policy)
         eye = jnp.eye(self.state_dimension, dtype=self.A.dtype)
         first = jnp.linalg.solve(
@@ -151,7 +161,7 @@ class VectorLinearQuadratic(eqx.Module):
         policy: LinearGaussian,
         start_moments: tuple[Float[Array, " d"], Float[Array, "d d"]],
     ) -> LinearGaussian:
-        """Return the gradient (5) of eta in slope, intercept and std.
+        """Return the gradient of eta, the mean value of the policy, in slope, intercept and std.
 
         Args:
             policy: slope (m, d), intercept (m,), std (m,).

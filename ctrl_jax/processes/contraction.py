@@ -48,13 +48,16 @@ def wasserstein_bound(
     lipschitz: OfTime,
     h: float | Array | None = None,
 ) -> Float[Array, ""]:
-    """Return the bound (2) on the W2 distance between the data and the end of the sampler.
+    """Return a bound on the W2 distance between the data and the end of the sampler.
+
+    Its square is eta^2 e^{U(T)} + epsilon^2 / (2 h) int_0^T sigma^2 e^U, where
+    U(t) = int_0^t (-2 b + 2 (L + h) sigma^2).
 
     Args:
         process: the forward process.
         initial_error: eta, W2 between the law at the horizon and the start of the sampler.
         score_error: epsilon, L2 error of the score under the law of the noised data: a number, or
-            a function of forward times (n,), which then stands under the integral of (2).
+            a function of forward times (n,), which then stands under the integral.
         lipschitz: L, a number or a function of forward times (n,).
         h: the free constant, in the unit of L; by default the one with the smallest bound.
 
@@ -78,7 +81,7 @@ def wasserstein_bound(
 
 
 def margin(process: LinearProcess, lipschitz: OfTime) -> Float[Array, ""]:
-    """Return the smallest b - L sigma^2 over the horizon: the sampler contracts where positive (3).
+    """Return the smallest b - L sigma^2 over the horizon: the sampler contracts where positive.
 
     Args:
         process: the forward process.
@@ -93,7 +96,7 @@ def margin(process: LinearProcess, lipschitz: OfTime) -> Float[Array, ""]:
 def total_variation_bound(
     process: LinearProcess, *, initial_error: float | Array, score_error: float | Array
 ) -> Float[Array, ""]:
-    """Return the bound (4) on the total variation distance.
+    """Return the bound initial_error + eps / 2 (int sigma^2)^{1/2} on the total variation distance.
 
     Args:
         process: the forward process.

@@ -38,14 +38,14 @@ def score_from_points(
     *,
     floor: float = 0.0,
 ) -> Float[Array, "batch ..."]:
-    """Return the score (1) of each state from data points.
+    """Return the score (a x_bar - x) / v of each state, x_bar the kernel's mean of points.
 
     Args:
         process: the forward process.
         t: forward times, shape () or (batch,).
         x: states, shape (batch, ...).
         points: data, shape (m, ...) for all states or (batch, m, ...) for each its own.
-        floor: epsilon of (2), a density per unit of volume; 0 for none.
+        floor: the least mean density of the kernel, per unit of volume; 0 for none.
 
     Raises:
         ValueError: the points have another shape than the states, or the floor is negative.
@@ -65,13 +65,13 @@ def score_from_points(
 
 
 class RatioScore(eqx.Module):
-    """The estimator (1) from m fresh points per state: ``estimate(key, t, x, *conditions)``.
+    """The score from m fresh points per state: ``estimate(key, t, x, *conditions)``.
 
     Args:
         process: the forward process.
         draw: where points come from, a `DataPoints` for a data set.
         m: points per state.
-        floor: epsilon of (2).
+        floor: the least mean density of the kernel; 0 for none.
     """
 
     process: LinearProcess
