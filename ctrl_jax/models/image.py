@@ -1,7 +1,9 @@
 """A diffusion model of images as plain data: its process, NCSN++ or DDPM++, and how they meet."""
 
 import dataclasses
-from typing import Literal
+from collections.abc import Callable
+from functools import partial
+from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
 
@@ -14,17 +16,29 @@ from ctrl_jax.processes import VE, VP, ContractiveSubVP, LinearProcess, SubVP, p
 
 Kind = Literal["ve", "vp", "sub_vp", "contractive_sub_vp"]
 
-COEFFICIENTS: dict[Kind, tuple[float, float]] = {
-    # (0.01, 50) of the literature is for images in [0, 1]; ours lie in [-1, 1], twice as far apart.
-    "ve": (0.02, 100.0),
-    "vp": (0.1, 20.0),
-    "sub_vp": (0.1, 20.0),
-    "contractive_sub_vp": (1.0, 8.0),
-}
-"""Smallest and largest noise std (ve) or noise rate (others) on CIFAR-10, horizon 1."""
 
-ENDS: dict[Kind, float] = {"ve": 1e-5, "vp": 1e-3, "sub_vp": 1e-3, "contractive_sub_vp": 1e-5}
-"""Forward time at which sampling stops, of a horizon of 1."""
+class Usual(NamedTuple):
+    """A process as CIFAR-10 has it, of horizon 1.
+
+    Fields:
+        make: ``make(low, high)``, the process of its coefficients.
+        coefficients: smallest and largest noise std (ve) or noise rate (others).
+        end: forward time at which sampling stops.
+    """
+
+    make: Callable[[float, float], LinearProcess]
+    coefficients: tuple[float, float]
+    end: float
+
+
+USUAL: dict[Kind, Usual] = {
+    # (0.01, 50) of the literature is for images in [0, 1]; ours lie in [-1, 1], twice as far apart.
+    # As published, the marginal is that of data already blurred by the smallest noise.
+    "ve": Usual(partial(VE, zero_start=False), (0.02, 100.0), 1e-5),
+    "vp": Usual(VP, (0.1, 20.0), 1e-3),
+    "sub_vp": Usual(SubVP, (0.1, 20.0), 1e-3),
+    "contractive_sub_vp": Usual(ContractiveSubVP, (1.0, 8.0), 1e-5),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +66,7 @@ class ImageDiffusionSpec:
     prediction = staticmethod(parameterization.from_noise)
 
     def __post_init__(self):
-        check_choice("kind", self.kind, tuple(COEFFICIENTS))
+        check_choice("kind", self.kind, tuple(USUAL))
         pair = self.coefficients
         if pair is not None and (len(pair) != 2 or pair[0] > pair[1]):
             raise refuse("coefficients", pair, "smallest and largest, two numbers", "swap them")
@@ -63,16 +77,12 @@ class ImageDiffusionSpec:
     @property
     def end(self) -> float:
         """Forward time at which sampling stops."""
-        return ENDS[self.kind] if self.sampling_end is None else self.sampling_end
+        return USUAL[self.kind].end if self.sampling_end is None else self.sampling_end
 
     def process(self) -> LinearProcess:
         """Return the forward process."""
-        low, high = self.coefficients or COEFFICIENTS[self.kind]
-        if self.kind == "ve":
-            # As published: the marginal is that of data already blurred by the smallest noise.
-            return VE(low, high, zero_start=False)
-        kinds = {"vp": VP, "sub_vp": SubVP, "contractive_sub_vp": ContractiveSubVP}
-        return kinds[self.kind](low, high)
+        usual = USUAL[self.kind]
+        return usual.make(*(self.coefficients or usual.coefficients))
 
     def make_network(self, shape: tuple[int, ...], dtype: jnp.dtype | None = None) -> Model:
         """Return the network of the noise for images of `shape`, its arithmetic in `dtype`.

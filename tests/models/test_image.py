@@ -10,7 +10,7 @@ from flax import nnx
 
 from ctrl_jax._numerics import expand
 from ctrl_jax.models import ImageDiffusionSpec
-from ctrl_jax.models.image import COEFFICIENTS
+from ctrl_jax.models.image import USUAL
 from ctrl_jax.models.spec import from_record
 from ctrl_jax.networks import NCSNppConfig
 from ctrl_jax.networks.layers.noise_embedding import NoiseEmbedding
@@ -21,7 +21,7 @@ T = jnp.asarray([0.2, 0.9])
 
 
 @pytest.mark.parametrize("fourier_scale", [16.0, None])
-@pytest.mark.parametrize("kind", COEFFICIENTS)
+@pytest.mark.parametrize("kind", USUAL)
 def test_the_score_is_the_noise_over_minus_std(kind, fourier_scale, monkeypatch):
     """With the network replaced by a record of what it was given."""
     seen = []
@@ -46,7 +46,7 @@ def test_the_score_is_the_noise_over_minus_std(kind, fourier_scale, monkeypatch)
 
 
 def test_published_settings():
-    stds = {k: float(ImageDiffusionSpec(kind=k).process().prior_std()) for k in COEFFICIENTS}
+    stds = {k: float(ImageDiffusionSpec(kind=k).process().prior_std()) for k in USUAL}
     # ve: 50 in [0, 1] is 100 in [-1, 1]; contractive sub-VP: e^{4.5} - 1.
     expected = {"ve": 100.0, "vp": 1.0, "sub_vp": 1.0, "contractive_sub_vp": np.expm1(4.5)}
     assert stds == pytest.approx(expected, rel=1e-5)
