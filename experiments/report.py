@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from ctrl_jax._checks import refuse
 from experiments.papers import PAPERS, Paper
 from experiments.study import Study, studies
@@ -23,6 +25,7 @@ from experiments.verdicts import judge
 
 ROOT = Path(__file__).resolve().parent
 README = ROOT.parent / "README.md"
+MOST_BYTES = 150_000
 HOLDS = {True: "yes", False: "**no**"}
 _BLOCK = re.compile(r"(<!-- studies -->\n).*?(<!-- /studies -->)", re.DOTALL)
 _FIELD = re.compile(r"\{([^{}|]+)(?:\|([^{}]+))?\}")
@@ -58,7 +61,15 @@ def keep(run: Path) -> None:
     text = json.dumps(results, indent=1, ensure_ascii=False) + "\n"
     (ROOT / study.name / "results.json").write_text(text, encoding="utf-8")
     for name in study.pictures:
-        shutil.copyfile(run / name, ROOT / study.name / name)
+        keep_picture(run / name, ROOT / study.name / name)
+
+
+def keep_picture(source: Path, target: Path) -> None:
+    """Copy a picture, one that is too large for the repository in the 128 colors it needs most."""
+    if source.stat().st_size <= MOST_BYTES:
+        shutil.copyfile(source, target)
+    else:
+        Image.open(source).convert("RGB").quantize(128).save(target, optimize=True)
 
 
 def page(study: Study) -> str:
@@ -111,13 +122,15 @@ def fill(text: str, metrics: Mapping[str, Any]) -> str:
 
     Args:
         text: the format is Python's, ".3g" by default for what is not whole.
-        metrics: names to values; "claim/NAME" is the verdict on a claim.
+        metrics: names to values; "claim/NAME" is the verdict on a claim, "evidence/NAME" what it
+            rests on.
 
     Raises:
         ValueError: a metric that there is not.
     """
-    verdicts = {f"claim/{c['name']}": c["holds"] for c in metrics.get("claims", ())}
-    known = {**metrics, **verdicts}
+    told = metrics.get("claims", ())
+    verdicts = {f"claim/{c['name']}": c["holds"] for c in told}
+    known = {**metrics, **verdicts, **{f"evidence/{c['name']}": c["evidence"] for c in told}}
 
     def value(match: re.Match) -> str:
         name, form = match.groups()

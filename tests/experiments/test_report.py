@@ -3,10 +3,12 @@
 import json
 import re
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from experiments.papers import PAPERS
-from experiments.report import README, ROOT, fill, page, readme
+from experiments.report import MOST_BYTES, README, ROOT, fill, keep_picture, page, readme
 from experiments.study import studies
 from experiments.verdicts import judge
 from tests.runtime.processes import run_python
@@ -36,7 +38,7 @@ def test_every_expectation_and_picture_is_there(study):
     for pattern, rule in study.expected.items():
         assert judge({pattern: rule}, metrics), pattern
     for name in study.pictures:
-        assert 0 < (ROOT / study.name / name).stat().st_size <= 150_000
+        assert 0 < (ROOT / study.name / name).stat().st_size <= MOST_BYTES
 
 
 def test_the_readme_is_what_the_results_say():
@@ -93,8 +95,22 @@ def test_an_expectation_of_another_form_is_refused():
         judge({"a": "about 2"}, METRICS)
 
 
+def test_a_large_picture_is_kept_in_fewer_colors(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 300, 3), np.uint8)
+    smooth = np.broadcast_to(np.arange(300, dtype=np.uint8)[:, None, None], (300, 300, 3))
+    for name, image, same in (("noise", pixels, False), ("smooth", smooth, True)):
+        source, kept = tmp_path / f"{name}.png", tmp_path / f"{name}-kept.png"
+        Image.fromarray(np.ascontiguousarray(image)).save(source)
+        keep_picture(source, kept)
+        assert kept.stat().st_size <= MOST_BYTES
+        assert (kept.read_bytes() == source.read_bytes()) == same
+        assert Image.open(kept).size == (300, 300)
+
+
 def test_a_story_quotes_what_was_measured_only():
-    metrics = {"share": 0.9275, "pairs": 4096, "claims": [{"name": "n", "holds": "yes"}]}
-    assert fill("{share} {share|.0%} {pairs} {claim/n}", metrics) == "0.927 93 % 4096 yes"
+    claims = [{"name": "n", "holds": "yes", "evidence": "2 of 2"}]
+    metrics = {"share": 0.9275, "pairs": 4096, "claims": claims}
+    text = "{share} {share|.0%} {pairs} {claim/n}, {evidence/n}"
+    assert fill(text, metrics) == "0.927 93 % 4096 yes, 2 of 2"
     with pytest.raises(ValueError, match="story: received 'other'"):
         fill("{other}", metrics)
