@@ -27,7 +27,7 @@ STUDY = Study(
         "not, and so has more reward at a smaller divergence."
     ),
     source="arXiv 2405.14953, the synthetic bandit experiment",
-    minutes=1,
+    minutes=2,
     expected={name: f"{value} ± 0.01" for name, value in KNOWN.items()},
     pictures=("frontier.png",),
 )
