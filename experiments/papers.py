@@ -62,7 +62,7 @@ PAPERS = (
         "Gao, Zha, Zhou",
         ("algorithms/q_learning/",),
         ("reward_directed",),
-        "No result is kept yet: run the study for its verdicts",
+        "Beside DPOK level or ahead, on the line behind; one data point is not enough",
     ),
     Paper(
         "Mallows-DPO",

@@ -113,7 +113,9 @@ def expectations(study: Study, metrics: Mapping[str, Any]) -> str:
 def claims(metrics: Mapping[str, Any]) -> str:
     """Return the list of the claims with their verdicts, empty where there are none."""
     found = metrics.get("claims", ())
-    lines = [f"- **{c['holds']}**: {c['statement']} ({c['evidence']})" for c in found]
+    lines = [
+        f"- **{c['holds']}**, `{c['name']}`: {c['statement']} ({c['evidence']})" for c in found
+    ]
     return "\n".join(["## Claims, and whether they hold here", "", *lines]) if lines else ""
 
 
