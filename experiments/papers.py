@@ -70,6 +70,6 @@ PAPERS = (
         "Chen, Zhao, Lam, Yao, Tang",
         ("losses/preference/",),
         ("mallows_bandit", "mallows_lm", "diffusion_preference"),
-        "Bandit reproduced; text: true dispersion helps, estimated is level; images: spares no divided class",
+        "Bandit reproduced; true dispersion helps on text, estimated does not; on images neither",
     ),
 )
