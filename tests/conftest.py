@@ -8,8 +8,10 @@ The compilation cache is JAX's own: ``make test`` names its folder in the enviro
 """
 
 import contextlib
+import ctypes
+import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # read when jax is imported
@@ -19,6 +21,7 @@ import jaxtyping
 import pytest
 
 TESTS = Path(__file__).parent
+MOST_RESIDENT = 1.5  # gigabytes of a worker between two files
 PURE_FLOORS = {"processes", "solvers", "losses", "rewards", "metrics", "environments"}
 
 
@@ -30,11 +33,28 @@ def rank_promotion_raises() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session")
+def resident() -> Callable[[], float]:
+    """Gigabytes of this process in memory; nothing where the system does not say."""
+    statm = Path("/proc/self/statm")
+    if not statm.exists():
+        return lambda: float("nan")
+    page = os.sysconf("SC_PAGE_SIZE") / 1e9
+    return lambda: int(statm.read_text().split()[1]) * page
+
+
 @pytest.fixture(autouse=True, scope="module")
-def programs_go_with_their_file() -> Iterator[None]:
-    """Compiled programs pile up otherwise, to gigabytes; the cache on disk brings back the same."""
+def programs_go_when_they_pile_up(resident) -> Iterator[None]:
+    """Compiled programs grow to gigabytes otherwise; the cache on disk brings back the same.
+
+    Cleared after each file, the small programs that all files share would be fetched again by each.
+    """
     yield
-    jax.clear_caches()
+    if not resident() < MOST_RESIDENT:
+        jax.clear_caches()
+        gc.collect()
+        with contextlib.suppress(OSError, AttributeError):  # the C library keeps freed memory
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 @pytest.fixture(autouse=True)

@@ -130,13 +130,21 @@ def uncompiled():
 def test_parameterizations_agree_and_batch_mates_do_not_matter(process, sampler, uncompiled):
     sde, solver = set_up(process, sampler)
     grid, x_0 = grid_of(process, 3), process.prior_std() * jax.random.normal(KEY, (4, 3))
-    expected = simulate(KEY, sde, x_0, grid, solver=solver).states
+    scores = [sde.score_fn]
+    for name, network in predictions(process).items():
+        scores.append(getattr(parameterization, f"from_{name}")(process, network))
+
+    def end(which):
+        """All of them in one simulation, of which one parameterization is heard."""
+        heard = type(sde)(
+            process, lambda t, x: jnp.stack([fn(t, x) for fn in scores])[which], sde.noise_level
+        )
+        return simulate(KEY, heard, x_0, grid, solver=solver).states
+
+    expected, *others = jax.vmap(end)(jnp.arange(len(scores)))
     fewer = simulate(KEY, sde, x_0[:2], grid, solver=solver).states
     np.testing.assert_allclose(fewer, expected[:2], rtol=1e-5, atol=1e-5)
-    for name, network in predictions(process).items():
-        score_fn = getattr(parameterization, f"from_{name}")(process, network)
-        other = type(sde)(process, score_fn, sde.noise_level)
-        found = simulate(KEY, other, x_0, grid, solver=solver).states
+    for name, found in zip(predictions(process), others, strict=True):
         np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-3, err_msg=name)
 
 

@@ -120,7 +120,8 @@ def test_reverse_gradients_do_not_depend_on_remat(solver):
         def score_fn(t, x):
             return weight * exact_score(t, x)
 
-        return jnp.sum(run(solver, x_0, score_fn, remat=remat).states ** 2)
+        sde = PROCESS.reverse(score_fn)
+        return jnp.sum(simulate(KEY, sde, x_0, GRID[:4], solver=solver, remat=remat).states ** 2)
 
     with jax.disable_jit():
         (stored, kept) = (

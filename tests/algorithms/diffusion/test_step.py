@@ -1,6 +1,8 @@
 """What the steps of control promise beside the laws of all algorithms: ratio, flags, padding."""
 
-from typing import Any
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -11,6 +13,7 @@ import pytest
 
 from ctrl_jax._typing import Model
 from ctrl_jax.algorithms import (
+    Algorithm,
     Batch,
     Critic,
     DiffusionControl,
@@ -28,7 +31,6 @@ from tests.algorithms.diffusion.steering import (
     WITH_CRITIC,
     WITHOUT_CRITIC,
     affine_policy,
-    cosine,
     make_algorithm,
     make_setting,
     one_prompt,
@@ -59,11 +61,28 @@ def without_keys(state):
     return state._replace(key=jax.random.key_data(state.key))
 
 
-@pytest.fixture(scope="module", params=NAMES)
+class Programs(NamedTuple):
+    """One algorithm, its step, and the two programs that the step is made of."""
+
+    algorithm: Algorithm
+    step: Callable
+    collect: Callable
+    learn: Callable
+
+
+@functools.cache
+def programs(name: str) -> Programs:
+    """Traced where they are first called, and once for all tests."""
+    algorithm = build(name)
+    parts = map(jax.jit, (algorithm.step, algorithm.collect, algorithm.learn))
+    return Programs(algorithm, *parts)
+
+
+@pytest.fixture(params=NAMES)
 def compiled(request):
     """One algorithm and its compiled step."""
-    algorithm = build(request.param)
-    return request.param, algorithm, jax.jit(algorithm.step)
+    made = programs(request.param)
+    return request.param, made.algorithm, made.step
 
 
 def test_the_first_ratio_is_one_bit_for_bit(compiled):
@@ -112,35 +131,23 @@ def test_the_clip_fraction_counts_the_ratios_beyond_the_clip():
     assert fractions[1] == 0.0
 
 
-def with_reward(reward_fn, size=STEPS):
-    problem = make_setting(size).problem
-    return DiffusionControl(
-        problem.process,
-        problem.reference,
-        reward_fn,
-        (1,),
-        problem.grid,
-        2.5,
-        start_std=problem.start_std,
-    )
-
-
 def test_a_reward_that_is_nan_is_flagged_and_changes_nothing():
-    algorithm = build("ppo", with_reward(lambda x, bad: jnp.where(bad > 0, jnp.nan, x[:, 0])))
-    step = jax.jit(algorithm.step)
-    good, bad = jnp.zeros(BATCH), jnp.zeros(BATCH).at[3].set(1.0)
+    algorithm, _, collect, learn = programs("ppo")
+    good, bad = np.zeros(BATCH, np.float32), np.zeros(BATCH, np.float32)
+    bad[3] = np.nan
     start = algorithm.init(jax.random.key(0))
-    first, metrics = step(start, Batch(jnp.ones(BATCH), (good,)))
+    rollout = collect(start, one_prompt(BATCH))
+    first, metrics = learn(start, rollout, good)
     assert bool(metrics["reward/finite"])
     state = first
     for repeat in (1, 2):
-        state, metrics = step(state, Batch(jnp.ones(BATCH), (bad,)))
+        state, metrics = learn(state, rollout, bad)
         assert not bool(metrics["reward/finite"])
         assert float(metrics["update/finite"]) == 0.0
         assert int(state.skips.total) == int(state.skips.in_a_row) == repeat
         nearly(state.policy, first.policy, rtol=0, atol=0)
         nearly(state.value, first.value, rtol=0, atol=0)
-    state, metrics = step(state, Batch(jnp.ones(BATCH), (good,)))
+    state, metrics = learn(state, rollout, good)
     assert bool(metrics["reward/finite"])
     assert (int(state.skips.total), int(state.skips.in_a_row)) == (2, 0)
     assert any(
@@ -152,15 +159,27 @@ def test_a_reward_that_is_nan_is_flagged_and_changes_nothing():
 
 
 def test_states_that_overflow_are_not_blamed_on_the_reward():
-    problem = make_setting(STEPS).problem
-    policy = affine_policy(problem, slope=np.full(STEPS, 1e30))
-    value = quadratic_value(problem)
-    critic, update = Critic(value, cosine(1e-3, 4)), PolicyUpdate(minibatches=2)
-    algorithm = make_algorithm("ppo", problem, policy, cosine(1e-3, 4), critic, update)
-    _, metrics = jax.jit(algorithm.step)(algorithm.init(jax.random.key(0)), one_prompt(BATCH))
+    algorithm, step, _, _ = programs("ppo")
+    state = algorithm.init(jax.random.key(0))
+    steep = state.policy.params | {"slope": np.full(STEPS, 1e30, np.float32)}
+    learners = state.learners | {"policy": state.policy._replace(params=steep)}
+    _, metrics = step(state._replace(learners=learners), one_prompt(BATCH))
     assert not bool(metrics["states/finite"])
     assert bool(metrics["reward/finite"])
     assert int(metrics["update/skipped"]) == 1
+
+
+def with_reward(reward_fn):
+    problem = make_setting(STEPS).problem
+    return DiffusionControl(
+        problem.process,
+        problem.reference,
+        reward_fn,
+        (1,),
+        problem.grid,
+        2.5,
+        start_std=problem.start_std,
+    )
 
 
 @pytest.mark.parametrize(
@@ -176,7 +195,7 @@ def test_a_reward_of_another_shape_is_refused_when_traced(reward_fn, shape):
 
 def test_a_step_is_learning_from_what_was_collected_bit_for_bit():
     problem = make_setting(STEPS).problem
-    algorithm, batch = build("ppo", problem), one_prompt(BATCH)
+    algorithm, batch = build("dpok", problem), one_prompt(BATCH)
     state = algorithm.init(jax.random.key(5))
     rollout = algorithm.collect(state, batch)
     composed = algorithm.learn(state, rollout, problem.rewards(rollout))
@@ -189,9 +208,8 @@ def test_a_step_is_learning_from_what_was_collected_bit_for_bit():
 def test_two_programs_with_rewards_between_them_are_one(name):
     """The rewards are NumPy's. One program is fused otherwise, so rounding differs; the ratio
     starts at exactly one in both."""
-    problem = make_setting(STEPS, penalty=0.0 if name == "ddpo" else 2.5).problem
-    algorithm, batch = build(name, problem), one_prompt(BATCH)
-    step, collect, learn = map(jax.jit, (algorithm.step, algorithm.collect, algorithm.learn))
+    problem, batch = make_setting(STEPS, penalty=0.0).problem, one_prompt(BATCH)
+    algorithm, step, collect, learn = programs(name)
     one = two = algorithm.init(jax.random.key(5))
     for _ in range(2):
         one, expected = step(one, batch)
@@ -220,10 +238,9 @@ def test_rewards_from_outside_are_checked_and_padding_has_none():
 
 @pytest.mark.parametrize("name", ["ppo", pytest.param("dpok", marks=pytest.mark.slow)])
 def test_padding_changes_no_metric(name):
-    """Six trajectories, alone and followed by two rows of weight zero, one epoch: the same noise,
-    the same minibatches, the same metrics."""
-    algorithm = build(name, value=ValueUpdate(epochs=1, minibatches=2))
-    step = jax.jit(algorithm.step)
+    """Six trajectories, alone and followed by two rows of weight zero: the same noise, the same
+    minibatches, the same metrics."""
+    algorithm, step, _, _ = programs(name)
     alone = padded = algorithm.init(jax.random.key(0))
     for _ in range(2):
         alone, metrics = step(alone, one_prompt(6))
@@ -269,9 +286,11 @@ def test_a_single_trajectory_of_a_prompt_has_no_advantage():
 
 
 def test_the_average_follows_the_policy():
-    for decay, expect_equal in ((0.0, True), (0.9, False)):
-        algorithm = build("dpok", average_decay=decay)
-        state, _ = jax.jit(algorithm.step)(algorithm.init(jax.random.key(0)), one_prompt(BATCH))
+    averaged, without = build("dpok", average_decay=0.9), programs("dpok")
+    cases = (without.algorithm, without.step, 0.0), (averaged, jax.jit(averaged.step), 0.9)
+    for algorithm, step, decay in cases:
+        expect_equal = decay == 0.0
+        state, _ = step(algorithm.init(jax.random.key(0)), one_prompt(BATCH))
         slope, average = state.policy.params["slope"], state.params["slope"]
         assert bool((slope == average).all()) == expect_equal == (state.average is None)
         np.testing.assert_allclose(average, (1 - decay) * slope, rtol=1e-5)
