@@ -11,6 +11,6 @@ STUDY = Study(
     ),
     source="arXiv 2401.13115, CIFAR-10 table; sub_vp: arXiv 2011.13456, table of CIFAR-10",
     minutes=7,
-    options="--tiny --evaluation.likelihood 32",
+    options="--tiny",
     pictures=("samples.png",),
 )
