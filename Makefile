@@ -12,10 +12,7 @@ TEST_ENV = JAX_PLATFORMS=$${JAX_PLATFORMS:-cpu} \
 	JAX_COMPILATION_CACHE_DIR=$${JAX_COMPILATION_CACHE_DIR:-$(CACHE)} \
 	JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=$${JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS:-0}
 # Most of the time is spent compiling: `test` compiles quickly, `test-all` as for users.
-# XLA's fusion emitters alone take half the time that it takes to compile a small program.
-QUICK_XLA = --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1
-QUICK_COMPILE = JAX_DISABLE_MOST_OPTIMIZATIONS=$${JAX_DISABLE_MOST_OPTIMIZATIONS:-1} \
-	XLA_FLAGS="$(QUICK_XLA) $$XLA_FLAGS"
+QUICK_COMPILE = JAX_DISABLE_MOST_OPTIMIZATIONS=$${JAX_DISABLE_MOST_OPTIMIZATIONS:-1}
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all lint format docs benchmark clean
