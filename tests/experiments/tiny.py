@@ -15,7 +15,7 @@ TINY = [*TINY_ANALYTIC, *_LEARNED]
 
 TINY_CIFAR10 = """
 --tiny --no-progress --steps 4 --optimization.batch 8 --optimization.warmup 1
---network.width 8 --network.multipliers 1 1 --network.blocks 1 --network.attention
+--network.width 8 --network.multipliers 1 --network.blocks 1 --network.attention
 --solver ancestral --solver-steps 3 --evaluation.samples 10 --evaluation.batch 8
 --fetch-every 1 --checkpoint-every 2 --snapshot-every 2
 """.split()  # noqa: SIM905

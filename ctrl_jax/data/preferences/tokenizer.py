@@ -12,7 +12,7 @@ Whatever maps a list of texts to lists of ids is a tokenizer here, for example t
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from ctrl_jax._checks import refuse
 
@@ -21,20 +21,20 @@ from ctrl_jax._checks import refuse
 class Tokenizer(Protocol):
     """Texts to token ids, as the tokenizers of transformers do it.
 
-    For conversations it has besides
+    It has `bos_token_id` and `eos_token_id`, the ids that begin and end a text, or None. For
+    conversations it has besides
     `apply_chat_template(conversation, *, tokenize, add_generation_prompt, chat_template)`, which
     returns a string for `tokenize=False`.
     """
 
-    @property
-    def bos_token_id(self) -> int | None:
-        """The id that begins a text, or None."""
-        ...
+    # Since Python 3.12 isinstance finds no attribute that __getattr__ makes, like transformers'.
+    if TYPE_CHECKING:
 
-    @property
-    def eos_token_id(self) -> int | None:
-        """The id that ends a text, or None."""
-        ...
+        @property
+        def bos_token_id(self) -> int | None: ...
+
+        @property
+        def eos_token_id(self) -> int | None: ...
 
     def __call__(self, texts: list[str], /, *, add_special_tokens: bool) -> Mapping[str, Any]:
         """Return `input_ids`, one list of ids for each text.
