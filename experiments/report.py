@@ -162,7 +162,7 @@ def _row(paper: Paper) -> tuple[str, ...]:
     names = [
         f"[`{page.parent.name}`]({page.relative_to(ROOT.parent).as_posix()})"
         if page.exists()
-        else f"`{page.parent.name}`"
+        else f"`{page.parent.name}` (no result kept)"
         for page in pages
     ]
     return (
