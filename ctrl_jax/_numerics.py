@@ -1,5 +1,6 @@
 """Small array functions that every floor shares."""
 
+import math
 from typing import Any
 
 import jax
@@ -40,19 +41,23 @@ def square_root(x: Float[Array, "..."]) -> Float[Array, "..."]:
     return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, x)))
 
 
+def _rows(x: Array) -> Array:
+    return x.reshape(x.shape[0], math.prod(x.shape[1:]))  # -1 is not known of an empty batch
+
+
 def sum_each(x: Float[Array, "batch ..."]) -> Float[Array, " batch"]:
     """Return the sum over all axes but the first: one value per example."""
-    return jnp.sum(x.reshape(x.shape[0], -1), axis=1)
+    return jnp.sum(_rows(x), axis=1)
 
 
 def mean_each(x: Float[Array, "batch ..."]) -> Float[Array, " batch"]:
     """Return the mean over all axes but the first: one value per example."""
-    return jnp.mean(x.reshape(x.shape[0], -1), axis=1)
+    return jnp.mean(_rows(x), axis=1)
 
 
 def all_each(x: Array) -> Array:
     """Return whether all of an example is true, shape (batch,)."""
-    return x.reshape(x.shape[0], -1).all(axis=1)
+    return jnp.all(_rows(x), axis=1)
 
 
 def discounted_sums(

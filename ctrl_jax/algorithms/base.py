@@ -134,7 +134,8 @@ def finish(
         finite: whether every update of the step was finite; the average rests where not.
         decay: of the moving average, per step.
     """
-    skips = Skips(state.skips.total + ~finite, jnp.where(finite, 0, state.skips.in_a_row + 1))
+    total, in_a_row = state.skips
+    skips = Skips(jnp.where(finite, total, total + 1), jnp.where(finite, 0, in_a_row + 1))
     average = state.average
     if average is not None:
         moved = move_average(average, _trained(learners).params, decay)

@@ -19,7 +19,7 @@ where N(M_i, U_i) with weight P(i | x) is the law of X_0 given that the noised s
 t is x. Methods of the sampler take its
 own time r = T - t, from 0 (noise) to T (data).
 
-Source: arXiv 2409.08400; oracles O4 and O5 of the tests.
+Source: arXiv 2409.08400.
 """
 
 from functools import partial

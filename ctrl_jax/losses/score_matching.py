@@ -26,6 +26,7 @@ arXiv 2402.07487, section 4.
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ctrl_jax._checks import check_positive, refuse
 from ctrl_jax._numerics import expand, mean_each, sum_each
 from ctrl_jax.losses.weighting import weighted
 
@@ -125,6 +126,14 @@ def flow(
     Returns:
         One value per example, shape (batch,).
 
+    Raises:
+        ValueError: the horizon is not positive, or the shapes differ.
+
     Source: Lipman et al. 2023 (arXiv 2210.02747), eq. 23; Liu, Gong and Liu 2023, eq. 1.
     """
+    check_positive("horizon", horizon)
+    for name, given in (("x_0", x_0), ("noise", noise)):
+        if given.shape != prediction.shape:
+            rule = f"it must be the prediction's, {prediction.shape}"
+            raise refuse(f"{name}.shape", given.shape, rule, "give one value per coordinate")
     return weighted(mean_each(jnp.square(prediction - (noise - x_0) / horizon)), weights)

@@ -172,6 +172,14 @@ def _time_at(process: LinearProcess, ratio: Array) -> Array:
     return t + step - jax.lax.stop_gradient(step)
 
 
+def _level(value: Any) -> float:
+    if isinstance(value, jax.core.Tracer):
+        rule = "it decides whether a program draws noise, so it is known before one is traced"
+        raise refuse("noise_level", "a traced value", rule, "give a plain number, one per program")
+    check_non_negative("noise_level", value)
+    return float(value)
+
+
 class ReverseSDE(eqx.Module):
     """The SDE (4) in reverse time r = horizon - t.
 
@@ -181,15 +189,12 @@ class ReverseSDE(eqx.Module):
         noise_level: l of (4), zero or above; every level has the same marginals.
 
     Raises:
-        ValueError: the noise level is negative or not finite.
+        ValueError: the noise level is negative, not finite or traced.
     """
 
     process: LinearProcess
     score_fn: ScoreFn
-    noise_level: float = eqx.field(default=1.0, static=True)
-
-    def __check_init__(self):
-        check_non_negative("noise_level", self.noise_level)
+    noise_level: float = eqx.field(default=1.0, static=True, converter=_level)
 
     @property
     def stochastic(self) -> bool:

@@ -190,7 +190,7 @@ def from_process(
             "from_process: process",
             type(process).__name__,
             f"its noise-to-signal ratio reaches {reached:.4g}, that of trained_on {largest:.4g}",
-            "lower the noise of process or shorten its horizon",
+            "lower the noise of process, or give a trained_on of more noise",
         )
 
     def score_fn(t, x, *conditions):

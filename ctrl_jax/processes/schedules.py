@@ -139,9 +139,17 @@ def schedule_of(
         **given: beta_min, beta_max and horizon, None where they were not given.
 
     Raises:
-        ValueError: a number is not positive, or is given beside a schedule.
+        ValueError: a number is not positive or given beside a schedule, or a schedule is no
+            `NoiseSchedule` or given as a number.
     """
     numbers = {name: value for name, value in given.items() if value is not None}
+    for name, value in numbers.items():
+        if isinstance(value, NoiseSchedule):
+            rule = "it is a schedule, not a number"
+            raise refuse(name, type(value).__name__, rule, "pass it as schedule=")
+    if not isinstance(schedule, NoiseSchedule | None):
+        repair = "make one, for instance by TabulatedSchedule(betas)"
+        raise refuse("schedule", type(schedule).__name__, "it must be a NoiseSchedule", repair)
     if schedule is None:
         values = {"beta_min": usual[0], "beta_max": usual[1], "horizon": 1.0, **numbers}
         check_all_positive(type(owner).__name__, **values)

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ctrl_jax._checks import check_all_positive, refuse
+from ctrl_jax._checks import check_all_positive, check_count, refuse
 from ctrl_jax._numerics import times
 from ctrl_jax.processes.schedules import NoiseSchedule
 
@@ -32,14 +32,15 @@ class TabulatedSchedule(NoiseSchedule):
     """The schedule (1) through the betas of a discrete process.
 
     Args:
-        betas: share of the variance that each step replaces by noise, shape (N,), in (0, 1).
+        betas: share of the variance that each step replaces by noise, shape (N,), in (0, 1),
+            concrete.
         horizon: T, in the process's unit of time.
 
     Raises:
         ValueError: betas is no vector, one of them is outside (0, 1), the horizon is not positive.
     """
 
-    integrals: tuple[float, ...] = eqx.field(static=True)  # B at the knots, 0 first
+    integrals: tuple[float, ...] = eqx.field(static=True, repr=False)  # B at the knots, 0 first
     horizon: float
 
     def __init__(self, betas: Sequence[float] | np.ndarray | Array, *, horizon: float = 1.0):
@@ -50,7 +51,9 @@ class TabulatedSchedule(NoiseSchedule):
         outside = ~((betas > 0) & (betas < 1))
         if outside.any():
             k = int(outside.argmax())
-            repair = "a last beta of 1 (zero terminal SNR) has no B: give one just below, as 0.999"
+            repair = "give the share of the variance that the step replaces"
+            if betas[k] == 1:
+                repair = "a beta of 1 (zero terminal SNR) has no B: give one just below, as 0.999"
             raise refuse(f"betas[{k}]", betas[k], "each must lie in (0, 1)", repair)
         self.integrals = (0.0, *np.cumsum(-np.log1p(-betas)).tolist())
         self.horizon = horizon
@@ -60,6 +63,7 @@ class TabulatedSchedule(NoiseSchedule):
         cls, start: float = 1e-4, end: float = 0.02, steps: int = 1000, *, horizon: float = 1.0
     ) -> "TabulatedSchedule":
         """Return the schedule (2) of DDPM, betas evenly spaced from `start` to `end`."""
+        check_count("steps", steps)
         return cls(np.linspace(start, end, steps), horizon=horizon)
 
     @classmethod
@@ -67,6 +71,8 @@ class TabulatedSchedule(NoiseSchedule):
         cls, start: float = 0.00085, end: float = 0.012, steps: int = 1000, *, horizon: float = 1.0
     ) -> "TabulatedSchedule":
         """Return the schedule (3), Stable Diffusion's: roots of betas evenly spaced."""
+        check_count("steps", steps)
+        check_all_positive("scaled_linear", start=start, end=end)
         return cls(np.linspace(start**0.5, end**0.5, steps) ** 2, horizon=horizon)
 
     @classmethod
@@ -74,6 +80,7 @@ class TabulatedSchedule(NoiseSchedule):
         cls, steps: int = 1000, *, beta_max: float = 0.999, horizon: float = 1.0
     ) -> "TabulatedSchedule":
         """Return the schedule (4) of improved DDPM, with betas up to `beta_max`."""
+        check_count("steps", steps)
         signal = np.cos((np.arange(steps + 1) / steps + 0.008) / 1.008 * np.pi / 2) ** 2
         return cls(np.minimum(1 - signal[1:] / signal[:-1], beta_max), horizon=horizon)
 
@@ -100,6 +107,9 @@ class TabulatedSchedule(NoiseSchedule):
     def integral(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
         """Return B(t) of (1)."""
         t = times(t)
-        knots = jnp.arange(self.steps + 1, dtype=t.dtype)
-        values = jnp.asarray(self.integrals, t.dtype)
-        return jnp.interp(t * (self.steps / self.horizon), knots, values)
+        wide = jnp.promote_types(
+            t.dtype, jnp.float32
+        )  # half precision cannot tell a thousand steps
+        knots, values = jnp.arange(self.steps + 1, dtype=wide), jnp.asarray(self.integrals, wide)
+        place = t.astype(wide) * (self.steps / self.horizon)
+        return jnp.interp(place, knots, values).astype(t.dtype)

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from ctrl_jax.processes import ReverseSDE
-from ctrl_jax.solvers.reverse_solver import ReverseSolver, stepped
+from ctrl_jax.solvers.reverse_solver import ReverseSolver, check_flow, stepped
 
 
 class Previous(NamedTuple):
@@ -55,6 +55,7 @@ class DPMSolverPP2M(ReverseSolver):
 
     def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
         """Take one step; its state is the `Previous` of the next one."""
+        check_flow(self, args)
         process, t = args.process, args.process.forward_time(t0)
         (scale, std), (scale_next, std_next) = (
             process.marginal(s) for s in (t, process.forward_time(t1))

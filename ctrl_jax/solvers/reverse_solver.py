@@ -11,6 +11,7 @@ import diffrax
 from jaxtyping import Array
 
 from ctrl_jax._checks import refuse
+from ctrl_jax.processes import ReverseSDE
 from ctrl_jax.solvers.brownian import StepNoise
 
 SDE_SOLVERS = (diffrax.AbstractItoSolver, diffrax.AbstractStratonovichSolver, diffrax.AbstractSRK)
@@ -41,6 +42,14 @@ class ReverseSolver(diffrax.AbstractItoSolver):
     def func(self, terms, t0, y0, args):
         """Return the vector field at (t0, y0)."""
         return terms.vf(t0, y0, args)
+
+
+def check_flow(solver: ReverseSolver, sde: ReverseSDE) -> None:
+    """Raise ValueError if a solver of the probability flow would ignore the level of the noise."""
+    if sde.noise_level not in (0.0, 1.0):
+        rule = f"{type(solver).__name__} solves the probability flow whatever the level"
+        repair = "leave it out, or take EulerMaruyama() or ExponentialEuler()"
+        raise refuse("noise_level", sde.noise_level, rule, repair)
 
 
 def stepped(y0: Array, y1: Array, state: Any = None) -> tuple:

@@ -23,7 +23,7 @@ from ctrl_jax._checks import check_non_negative, refuse
 from ctrl_jax.processes import LinearProcess
 from ctrl_jax.processes.heun_step import heun_step
 from ctrl_jax.solvers.brownian import StepNoise
-from ctrl_jax.solvers.reverse_solver import ReverseSolver, noise_of, stepped
+from ctrl_jax.solvers.reverse_solver import ReverseSolver, check_flow, noise_of, stepped
 
 
 class StochasticHeun(ReverseSolver):
@@ -67,6 +67,7 @@ class StochasticHeun(ReverseSolver):
 
     def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
         """Raise the noise-to-signal ratio, then step down from it."""
+        check_flow(self, args)
         process, noise = args.process, noise_of(terms)
         t, t_next, x = process.forward_time(t0), process.forward_time(t1), y0
         if self.s_churn > 0 and noise is not None:

@@ -33,6 +33,12 @@ def test_results_are_of_this_study_and_name_no_place(study):
 
 
 @pytest.mark.parametrize("study", KEPT, ids=lambda study: study.name)
+def test_every_claim_has_a_name_of_its_own(study):
+    names = [claim["name"] for claim in results(study.name)["metrics"].get("claims", ())]
+    assert len({*names}) == len(names)
+
+
+@pytest.mark.parametrize("study", KEPT, ids=lambda study: study.name)
 def test_every_expectation_and_picture_is_there(study):
     metrics = results(study.name)["metrics"]
     for pattern, rule in study.expected.items():

@@ -20,6 +20,18 @@ def test_by_hand():
     np.testing.assert_allclose(found, [2.25**2 + 0.5**2])
 
 
+def test_what_it_refuses(unchecked):
+    u = jnp.ones((3, 2))
+    for horizon in (0.0, -1.0):
+        with pytest.raises(ValueError, match="horizon: received"):
+            score_matching.flow(u, u, u, horizon=horizon)
+    with pytest.raises(ValueError, match=r"x_0.shape: received \(1, 2\); it must be"):
+        score_matching.flow(u, u[:1], u)
+    with pytest.raises(ValueError, match=r"weights.shape: received \(3, 1\); .* flatten"):
+        score_matching.flow(u, u, u, weights=jnp.ones((3, 1)))
+    assert score_matching.flow(u[:0], u[:0], u[:0]).shape == (0,)
+
+
 @pytest.mark.parametrize("t", [0.1, 0.5, 0.9, 1.0])
 def test_the_minimizer_is_the_conditional_mean_of_noise_minus_data(t, float64):
     """E[e - x_0 | x_t] of Gaussian data is affine, k (x - (1 - t) m) - m with

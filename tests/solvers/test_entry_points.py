@@ -13,6 +13,7 @@ from ctrl_jax.solvers import (
     EulerMaruyama,
     ExponentialEuler,
     PredictorCorrector,
+    StochasticHeun,
     likelihood,
     log_likelihood,
     sample,
@@ -163,3 +164,11 @@ def test_mistakes_are_told_at_the_door(mistake):
 def test_settings_of_a_likelihood_are_checked(settings, message):
     with pytest.raises(ValueError, match=message):
         log_likelihood(VP(), zero_score, jnp.ones((1, 1)), settings=likelihood.Settings(**settings))
+
+
+@pytest.mark.parametrize("solver", [DPMSolverPP2M(), StochasticHeun(s_churn=2.0)])
+def test_a_solver_of_the_flow_takes_no_level_of_noise(solver):
+    """It would be the same whatever the level."""
+    for level in (0.5, 1.5):
+        with pytest.raises(ValueError, match="noise_level: .* solves the probability flow"):
+            sample(KEY, VP(), zero_score, (3, 2), steps=3, solver=solver, noise_level=level)

@@ -30,7 +30,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from ctrl_jax._checks import check_fraction
+from ctrl_jax._checks import check_fraction, refuse
 from ctrl_jax._typing import Model
 from ctrl_jax.algorithms.base import Algorithm, Metrics, RunState, finish, start
 from ctrl_jax.algorithms.diffusion.critic import (
@@ -85,6 +85,8 @@ def generalized_advantage(trace: float) -> AdvantageFn:
 
     def advantages(problem, rollout, rewards, values):
         running = -problem.penalty * rollout.kl
+        if values is None:
+            raise refuse("critic", None, "this advantage reads values", "give a critic")
         return advantage.generalized(values, running, rewards, trace=trace)
 
     return advantages
@@ -115,8 +117,12 @@ def make_control(
         The algorithm; its batch is a `Batch`.
 
     Raises:
-        ValueError: the minibatches do not fit the solver steps.
+        ValueError: the minibatches do not fit the solver steps, or there is no critic where the
+            surrogate or the advantage reads one.
     """
+    if critic is None and surrogate.gradient_at is not None:
+        rule = f"the surrogate reads the value's gradient at {surrogate.gradient_at!r}"
+        raise refuse("critic", None, rule, "give a critic")
     update.check_steps(problem.steps)
     if critic is not None:
         critic.update.check_steps(problem.steps)

@@ -49,8 +49,8 @@ class DiffusionControl(eqx.Module):
     Args:
         process: the forward process.
         reference: the pretrained score; ``reference.init`` returns its parameters.
-        reward_fn: R(x, *conditions), one value per example; `Control.collect` and `Control.learn`
-            do without it.
+        reward_fn: R(x, *conditions), one value per example; None where all rewards come from
+            outside, between `Control.collect` and `Control.learn`.
         shape: shape of one example.
         grid: increasing reverse times, shape (steps + 1,).
         penalty: lambda >= 0, in units of the reward per nat.
@@ -64,7 +64,7 @@ class DiffusionControl(eqx.Module):
 
     process: LinearProcess
     reference: Model
-    reward_fn: RewardFn
+    reward_fn: RewardFn | None
     shape: tuple[int, ...] = eqx.field(static=True)
     grid: Float[Array, " points"]
     penalty: Float[Array, ""] | float
@@ -104,7 +104,7 @@ class DiffusionControl(eqx.Module):
         """Return the rewards of the ends of trajectories, zero for padding.
 
         Raises:
-            ValueError: `reward_fn` does not return one value per example.
+            ValueError: there is no `reward_fn`, or it does not return one value per example.
         """
         return terminal_rewards(self.reward_fn, rollout.states[-1], rollout.batch)
 
@@ -209,8 +209,11 @@ def check_increasing(name: str, grid: Float[Array, "..."]) -> None:
         raise refuse(name, times, rule, "make it with processes.grids")
 
 
-def terminal_rewards(reward_fn: RewardFn, x: Array, batch: Batch) -> Float[Array, " batch"]:
+def terminal_rewards(reward_fn: RewardFn | None, x: Array, batch: Batch) -> Float[Array, " batch"]:
     """Return the rewards of end states, checked for shape."""
+    if reward_fn is None:
+        rule = "the rewards of this problem come from outside"
+        raise refuse("reward_fn", None, rule, "give one, or call collect and learn")
     return mask_rewards(reward_fn(x, *batch.conditions), x, batch)
 
 

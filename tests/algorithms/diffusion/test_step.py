@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import chex
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,10 +19,14 @@ from ctrl_jax.algorithms import (
     Critic,
     DiffusionControl,
     PolicyUpdate,
+    Surrogate,
     ValueUpdate,
+    make_control,
     make_ddpo,
 )
+from ctrl_jax.algorithms.diffusion.actor_critic import generalized_advantage
 from ctrl_jax.algorithms.diffusion.ddpo import standardize
+from ctrl_jax.algorithms.diffusion.policy_update import clipped
 from ctrl_jax.processes import grids
 from ctrl_jax.solvers import ExponentialEuler
 from tests.algorithms.diffusion.steering import (
@@ -234,6 +239,29 @@ def test_rewards_from_outside_are_checked_and_padding_has_none():
     rewards = np.asarray([1.0] * 6 + [np.nan] * 2)
     _, metrics = algorithm.learn(state, rollout, rewards)
     assert bool(metrics["update/finite"]) and float(metrics["reward/mean"]) == 1.0
+
+
+def test_a_problem_without_rewards_of_its_own_is_collected_and_not_stepped():
+    problem = eqx.tree_at(lambda p: p.reward_fn, make_setting(STEPS).problem, None)
+    algorithm = build("dpok", problem)
+    state = jax.eval_shape(algorithm.init, jax.random.key(0))
+    rollout = jax.eval_shape(algorithm.collect, state, one_prompt(BATCH))
+    jax.eval_shape(algorithm.learn, state, rollout, jnp.ones(BATCH))
+    with pytest.raises(ValueError, match=r"reward_fn: received None; .* call collect and learn"):
+        jax.eval_shape(algorithm.step, state, one_prompt(BATCH))
+
+
+def test_a_surrogate_of_values_needs_a_critic():
+    problem = make_setting(STEPS).problem
+    policy, optimizer = affine_policy(problem), optax.sgd(1.0)
+    reads = Surrogate(lambda rows, score, log_ratio: log_ratio, gradient_at="mean")
+    with pytest.raises(ValueError, match="critic: received None; .* gradient at 'mean'"):
+        make_control(problem, policy, optimizer, reads, None)
+    advantage_fn = generalized_advantage(0.9)
+    update = PolicyUpdate(minibatches=2)
+    made = make_control(problem, policy, optimizer, clipped(0.2), advantage_fn, update=update)
+    with pytest.raises(ValueError, match="critic: received None; this advantage reads values"):
+        jax.eval_shape(made.step, jax.eval_shape(made.init, jax.random.key(0)), one_prompt(BATCH))
 
 
 @pytest.mark.parametrize("name", ["ppo", pytest.param("dpok", marks=pytest.mark.slow)])
