@@ -76,7 +76,7 @@ def make_task(name: str, points: int) -> Task:
 
 
 def mixture_1d(points: int) -> Task:
-    """Oracle O5: two Gaussians on the line, a quadratic reward between them."""
+    """Two Gaussians on the line, a quadratic reward between them."""
     world = GaussianSteering(PROCESS, [-1.5, 1.0], [0.1, 0.2], 1.5, -0.5, 0.8, weights=[0.3, 0.7])
     return _from_mixture("mixture_1d", world, points, 32)
 

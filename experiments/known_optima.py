@@ -1,7 +1,8 @@
 """The same task where the optimum is known in closed form: `environments.GaussianSteering`.
 
-gaussian is oracle O4 and mixture oracle O5: data on the line, a quadratic reward, and the score of
-the noised data as the pretrained model. The policy is that score plus an MLP which starts at zero.
+gaussian is a Gaussian with a quadratic reward, mixture a mixture of two Gaussians with a quadratic
+reward; both on the line, with the score of the noised data as the pretrained model. The policy is
+that score plus an MLP which starts at zero.
 """
 
 import dataclasses
@@ -22,7 +23,7 @@ SPECS = {
     "gaussian": SteeringSpec((1.0,), (0.5,), (1.0,), 2.0, 2.5, penalty=2.5),
     "mixture": SteeringSpec((-1.5, 1.0), (0.1, 0.2), (0.3, 0.7), 1.5, -0.5, penalty=0.8),
 }
-"""Oracles O4 and O5, each with its own penalty."""
+"""The two, each with its own penalty."""
 
 
 def make_spec(name: str, penalty: float | None) -> SteeringSpec:

@@ -92,7 +92,7 @@ def report(
 
 
 def reach_optima(config: Config) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, Any]]:
-    """Return what every setting of `exact` reached on oracle O4, and its parameters."""
+    """Return what every setting of `exact` reached on its Gaussian, and its parameters."""
     keys = jax.random.split(jax.random.key(config.run.seed + 7), config.seeds)
     total = config.exact_updates * len(exact.SETTINGS)
     found: dict[str, dict[str, np.ndarray]] = {}

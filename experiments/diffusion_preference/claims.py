@@ -6,6 +6,7 @@ beyond chance (97.5 % on either side); "level" is within it. Of twenty level com
 expected to look decided.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -82,8 +83,11 @@ def against(
 def of_dispersion(curves: Mapping[str, Curve], learns: str) -> list[Claim]:
     """Return what knowing the dispersion is said to buy, beside DPO, which does not know it."""
     found = []
-    for method in ("theta", "phi", "phi_estimated"):
-        told_it = f"{learns}: told the dispersion, Mallows-{method}"
+    for method, ours in (
+        ("theta", "told the dispersion, Mallows-theta"),
+        ("phi", "told the dispersion, Mallows-phi"),
+        ("phi_estimated", "with the estimated dispersion, Mallows-phi"),
+    ):
         for name, sign, statement in (
             ("kl/agreed", 1, "reaches a reward where people agree with less path KL than DPO"),
             (
@@ -94,11 +98,11 @@ def of_dispersion(curves: Mapping[str, Curve], learns: str) -> list[Claim]:
             ("reward/divided", -1, "has more of the consensus's reward where people divide"),
             ("annotators/divided", -1, "pleases more of the annotators where they divide"),
         ):
-            found += against(curves, method, "dpo", name, sign, f"{told_it} {statement}")
+            found += against(curves, method, "dpo", name, sign, f"{learns}: {ours} {statement}")
     for name, sign, what in (("kl/divided", 1, "path KL"), ("reward/divided", -1, "reward")):
         statement = f"{learns}: the estimated dispersion is as good as the true one in {what}"
         found += against(curves, "phi_estimated", "phi", name, sign, statement)
-    return found
+    return [dataclasses.replace(claim, name=f"{learns}: {claim.name}") for claim in found]
 
 
 def of_rewards(curves: Mapping[str, Curve]) -> list[Claim]:
@@ -117,7 +121,7 @@ def of_rewards(curves: Mapping[str, Curve]) -> list[Claim]:
         mine, other = (excess(curves[name]) for name in ("dpo", method))
         found.append(
             Claim(
-                f"dpo against {method}: kl / ideal_kl",
+                f"online: dpo against {method}: kl / ideal_kl",
                 f"DPO on own paths is as near the ideal frontier as PPO on {what}",
                 verdict(other - mine),
                 f"path KL {told(mine)} times the ideal, PPO's {told(other)}",
@@ -142,7 +146,8 @@ def of_exact(found: Mapping[str, Mapping[str, np.ndarray]], floor: float) -> lis
     return [
         Claim(
             f"{setting}: the known optimum",
-            f"{setting} with annotators of its own link reaches the optimum of O4: W2 below 0.05",
+            f"{setting} with annotators of its own link reaches the optimum of a Gaussian with a "
+            "quadratic reward: W2 below 0.05",
             verdict(0.05 - row["w2/tilted"]),
             f"W2 {told(row['w2/tilted'])} (the optimal policy itself {floor:.3f}); objective "
             f"{told(row['objective'])}, the optimal {row['objective/optimal'][0]:.3f}",

@@ -44,7 +44,8 @@ class Config:
     below 0.05 for DPO and both Mallows losses.
 
     Args:
-        parts: online: own paths, beside PPO; offline: pairs of real images; exact: oracle O4.
+        parts: online: own paths, beside PPO; offline: pairs of real images; exact: a Gaussian with
+            a quadratic reward, whose optimum is known.
         methods: which of dpo, theta, phi, phi_estimated, and online ppo (a reward learned from as
             many comparisons) and ppo_gold (the gold reward of every path).
         trained: steering: an image for each class and time is added to the score; network: all
@@ -60,7 +61,7 @@ class Config:
         base_samples: samples of each class of the base model behind the reward's scale and the
             ideal frontier.
         snapshots: measurements in the course of online training, each on an eighth of the samples.
-        exact_updates: updates on oracle O4.
+        exact_updates: updates on that Gaussian.
         training: budgets and settings of every method.
         run: the common options.
     """

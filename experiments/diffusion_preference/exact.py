@@ -1,7 +1,7 @@
 r"""Where the optimum is known: three losses, each with annotators of its own link, reach it.
 
-On oracle O4 (one Gaussian, a quadratic reward) the minimum of the population loss is the optimum of
-the penalized control problem at lambda, whenever the loss's link is that of the annotators: from
+On a Gaussian with a quadratic reward the minimum of the population loss is the optimum of the
+penalized control problem at lambda, whenever the loss's link is that of the annotators: from
 g(beta m) = g(k (R - R')) follows beta m = k (R - R'), lambda = beta / k, for any increasing g.
 
 | setting | annotators | loss | beta |

@@ -79,7 +79,7 @@ def learn_reward(
     """Fit a reward to one answer per question, by Bradley and Terry's likelihood, for every seed.
 
     Args:
-        world: the digits, or O4.
+        world: the digits, or a Gaussian with a quadratic reward.
         opinions: of the annotators.
         questions: what they are asked, once.
         unasked: pairs that nobody compares, for the share below.

@@ -27,7 +27,7 @@ from ctrl_jax.processes import DataPoints, RatioScore, grids
 from experiments.directed_tasks import END, PROCESS
 
 WORLD = (1.0, 0.5, 2.0, 2.5, 2.5)
-"""Mean and variance of the data, curvature and target of the reward, penalty: oracle O4's."""
+"""Mean and variance of the data, curvature and target of the reward, penalty."""
 
 STEPS, BATCH, UPDATES, POINTS = 20, 64, 100, 4096
 
