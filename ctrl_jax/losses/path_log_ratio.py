@@ -13,8 +13,8 @@ a and the reference's a_ref, by Girsanov twice,
 
     log dP_a/dP_ref = \int g (a - a_ref) . dB + 1/2 \int g^2 (|a_0 - a_ref|^2 - |a_0 - a|^2) dr. (1)
 
-In a chain of Gaussian steps (`solvers.kernels`) with rate = (gain/std)^2, u = sqrt(rate) (a_0 - a)
-and noise z the term of a step is, exactly,
+In a chain of Gaussian steps (`solvers.gaussian_step`) with rate = (gain/std)^2, noise z and
+u = sqrt(rate) (a_0 - a) the term of a step is, exactly,
 
     (|z + u_ref|^2 - |z + u|^2) / 2 = z . (u_ref - u) + (|u_ref|^2 - |u|^2) / 2.             (2)
 

@@ -57,7 +57,7 @@ def implicit(
 
     Args:
         score: s(t, x_t).
-        divergence: div s(t, x_t), for instance by `divergence.exact`.
+        divergence: div s(t, x_t), for instance by `solvers.jacobian_trace.exact`.
         weights: lambda(t) of each example; 1 by default.
     """
     return weighted(mean_each(jnp.square(score)) + 2 * divergence / score[0].size, weights)
@@ -74,8 +74,8 @@ def sliced(
 
     Args:
         score: s(t, x_t).
-        curvature: v^T J v along a random direction v, by `divergence.projected`. Rademacher
-            directions give it the least variance.
+        curvature: v^T J v along a random direction v, by `solvers.jacobian_trace.projected`.
+            Rademacher directions give it the least variance.
         direction: v itself, to put the estimate (v^T s)^2 in the place of |s|^2, as the loss was
             first stated; its variance is larger.
         weights: lambda(t) of each example; 1 by default.

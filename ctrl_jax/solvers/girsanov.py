@@ -9,7 +9,7 @@ and the log-ratio of the path laws, along a path driven by a with Brownian motio
     log dP_a/dP_{a'} = \int g (a - a') . dB + \int kl_rate dr.                           (2)
 
 On a grid both are exact for the chain of Gaussian steps when the step's own coefficients are used
-(`kernels`), which is what `log_ratio` does. Source: arXiv 2409.08400, section 3.
+(`solvers.gaussian_step`), which is what `log_ratio` does. Source: arXiv 2409.08400, section 3.
 """
 
 import jax.numpy as jnp

@@ -1,8 +1,9 @@
 r"""Simulation of an SDE on a fixed grid: one `lax.scan` over any diffrax solver's step.
 
 One solve moves the whole batch. Nothing in it can throw, reverse mode works through a checkpointed
-step (`remat`), and the noise is keyed by step and example (`paths`). Along the way the log-density
-of each transition is recorded when the solver's steps are Gaussian (`kernels`).
+step (`remat`), and the noise is keyed by step and example (`solvers.brownian`). Along the way the
+log-density of each transition is recorded when the solver's steps are Gaussian
+(`solvers.gaussian_step`).
 """
 
 from typing import Literal, NamedTuple
@@ -56,7 +57,7 @@ def simulate(
 
     Args:
         key: PRNG key; the noise of step i is ``normal(fold_in(key, i), x_0.shape)``, and whatever
-            else a solver draws is keyed by (key, step, index) as in `paths`.
+            else a solver draws is keyed by (key, step, index) as in `solvers.brownian`.
         sde: anything with ``drift(t, x)`` and ``diffusion(t)``; a `ReverseSDE` for the solvers
             of this library.
         x_0: start states, shape (batch, ...).
