@@ -1,4 +1,4 @@
-"""`ctrl-jax sample`: draw samples from any trained run, as a picture and as arrays."""
+"""`ctrl-jax sample`: draw samples from a trained diffusion model, as a picture and as arrays."""
 
 import dataclasses
 import time
@@ -23,7 +23,7 @@ class Config:
     """Draw samples from a run and write samples.png and samples.npz into it.
 
     Args:
-        run: folder of a finished run.
+        run: folder of a finished run of score_as_action or cifar10.
         number: samples to draw.
         solver: ancestral and euler_maruyama are stochastic; ddim is the probability flow.
         solver_steps: steps of the sampler; those of training by default.

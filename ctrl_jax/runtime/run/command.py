@@ -39,7 +39,8 @@ def command(
         run: what to do with the config.
         args: the command line without the program; `sys.argv` by default.
         default: a config to take the defaults from, for a preset.
-        program: what help calls the program; its file by default.
+        program: what help calls the program; by default `python -m MODULE` where it was started
+            so, else its file.
 
     Returns:
         What `run` returns.
@@ -51,7 +52,7 @@ def command(
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning(warnings.showwarning)
         try:
-            config = _parse(config_class, args, default, program)
+            config = _parse(config_class, args, default, program or _program())
             validate(config)
             return run(config)
         except KeyboardInterrupt:
@@ -98,6 +99,12 @@ def one_line(text: str) -> str:
 def _exit(text: str, status: int) -> None:
     print(text, file=sys.stderr, flush=True)
     raise SystemExit(status)
+
+
+def _program() -> str | None:
+    """Return `python -m MODULE` of a program that was started so, None of another."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return None if spec is None else f"python -m {spec.name.removesuffix('.__main__')}"
 
 
 def _parse(

@@ -1,4 +1,4 @@
-"""The options that mean the same in every experiment.
+"""The options that mean the same in every command and study.
 
 A config embeds them so that their flags have no prefix:
 
@@ -27,9 +27,10 @@ class RunOptions:
     """Where a run lives, how it starts and on which devices.
 
     Args:
-        out: the run's own folder, created if absent; runs/NAME/<time>-<seed> by default.
+        out: the run's own folder, created if absent; by default runs/NAME/<time>-<seed>, NAME that
+            of the command or study.
         seed: seed of all randomness.
-        steps: optimizer updates of the main loop; the experiment's own number by default.
+        steps: optimizer updates of the main loop; by default as many as the other options give.
         precision: type of the networks' arithmetic.
         mesh: devices per axis of the mesh.
         distributed: whether to join other processes: where there are any, always, or never.

@@ -2,7 +2,9 @@
 
 import dataclasses
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated
 
 import pytest
@@ -61,6 +63,25 @@ def test_help_shows_docstrings(capsys):
     text = capsys.readouterr().out
     assert "A claim, in a sentence." in text and "Step size of the optimizer" in text
     assert "--mesh.data" in text and "--resume" in text
+
+
+@pytest.mark.parametrize(
+    ("module", "program", "usage"),
+    [
+        ("experiments.contraction.__main__", None, "usage: python -m experiments.contraction "),
+        ("ctrl_jax.commands.sample", None, "usage: python -m ctrl_jax.commands.sample "),
+        ("ctrl_jax.commands.__main__", "ctrl-jax sample", "usage: ctrl-jax sample "),
+        (None, None, "usage: train.py "),
+    ],
+)
+def test_help_calls_the_program_as_it_was_started(module, program, usage, monkeypatch, capsys):
+    main = ModuleType("__main__")
+    main.__spec__ = None if module is None else ModuleSpec(module, None)
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    with pytest.raises(SystemExit):
+        command(Config, lambda c: c, args=["--help"], program=program)
+    assert capsys.readouterr().out.startswith(usage)
 
 
 @pytest.mark.parametrize(
