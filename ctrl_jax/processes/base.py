@@ -31,6 +31,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from ctrl_jax._checks import check_non_negative, refuse
@@ -173,7 +174,7 @@ def _time_at(process: LinearProcess, ratio: Array) -> Array:
 
 
 def _level(value: Any) -> float:
-    if isinstance(value, jax.core.Tracer):
+    if isinstance(value, Tracer):
         rule = "it decides whether a program draws noise, so it is known before one is traced"
         raise refuse("noise_level", "a traced value", rule, "give a plain number, one per program")
     check_non_negative("noise_level", value)

@@ -107,9 +107,8 @@ class TabulatedSchedule(NoiseSchedule):
     def integral(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
         """Return B(t) of (1)."""
         t = times(t)
-        wide = jnp.promote_types(
-            t.dtype, jnp.float32
-        )  # half precision cannot tell a thousand steps
+        # Half precision cannot tell a thousand steps apart.
+        wide = t.dtype if jnp.finfo(t.dtype).bits >= 32 else jnp.float32
         knots, values = jnp.arange(self.steps + 1, dtype=wide), jnp.asarray(self.integrals, wide)
         place = t.astype(wide) * (self.steps / self.horizon)
         return jnp.interp(place, knots, values).astype(t.dtype)

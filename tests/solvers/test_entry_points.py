@@ -170,5 +170,5 @@ def test_settings_of_a_likelihood_are_checked(settings, message):
 def test_a_solver_of_the_flow_takes_no_level_of_noise(solver):
     """It would be the same whatever the level."""
     for level in (0.5, 1.5):
-        with pytest.raises(ValueError, match="noise_level: .* solves the probability flow"):
+        with pytest.raises(ValueError, match=r"noise_level: .* solves the probability flow"):
             sample(KEY, VP(), zero_score, (3, 2), steps=3, solver=solver, noise_level=level)

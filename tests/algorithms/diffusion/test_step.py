@@ -255,12 +255,12 @@ def test_a_surrogate_of_values_needs_a_critic():
     problem = make_setting(STEPS).problem
     policy, optimizer = affine_policy(problem), optax.sgd(1.0)
     reads = Surrogate(lambda rows, score, log_ratio: log_ratio, gradient_at="mean")
-    with pytest.raises(ValueError, match="critic: received None; .* gradient at 'mean'"):
+    with pytest.raises(ValueError, match=r"critic: received None; .* gradient at 'mean'"):
         make_control(problem, policy, optimizer, reads, None)
     advantage_fn = generalized_advantage(0.9)
     update = PolicyUpdate(minibatches=2)
     made = make_control(problem, policy, optimizer, clipped(0.2), advantage_fn, update=update)
-    with pytest.raises(ValueError, match="critic: received None; this advantage reads values"):
+    with pytest.raises(ValueError, match=r"critic: received None; this advantage reads values"):
         jax.eval_shape(made.step, jax.eval_shape(made.init, jax.random.key(0)), one_prompt(BATCH))
 
 
