@@ -1,6 +1,8 @@
 """Training a model of one's own from preferences, as its users run it."""
 
+import contextlib
 import dataclasses
+import io
 import itertools
 import json
 import sys
@@ -29,7 +31,7 @@ from tests.experiments.killed import check_killed_run
 from tests.oracles import mallows
 from tests.runtime.processes import free_port, run_python, start_python
 
-pytestmark = pytest.mark.usefixtures("optimized", "bytes_for_all")
+pytestmark = pytest.mark.usefixtures("bytes_for_all")
 TINY = """
 --no-progress --steps 6 --optimization.batch 4 --optimization.learning-rate 0.02
 --optimization.warmup 0 --texts.max-length 32 --texts.row-length 32 --texts.held-out 0.2
@@ -61,12 +63,15 @@ def run(files, out, *options):
 
 @pytest.fixture(scope="module")
 def finished(files, tmp_path_factory):
-    out = tmp_path_factory.mktemp("run") / "a"
-    return out, run(files, out, "--loss", "mallows_theta")
+    """The folder, the results, and what was said meanwhile."""
+    out, said = tmp_path_factory.mktemp("run") / "a", io.StringIO()
+    with contextlib.redirect_stderr(said):
+        results = run(files, out, "--loss", "mallows_theta")
+    return out, results, said.getvalue()
 
 
 def test_what_a_run_leaves(finished):
-    folder, results = finished
+    folder, results, _ = finished
     metrics = results["metrics"]
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(7))
@@ -83,7 +88,7 @@ def test_what_a_run_leaves(finished):
 
 
 def test_the_saved_model_is_the_trained_one(finished):
-    folder, results = finished
+    folder, results, _ = finished
     params = load_decoder(folder / "model").params
     assert state_digest(params) == results["digest"]
     assert (folder / "model" / "tokenizer.json").exists()
@@ -148,10 +153,8 @@ def test_a_model_that_is_not_of_the_run_is_never_replaced(files, tmp_path, capsy
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["model"]
 
 
-def test_a_dispersion_that_is_not_used_is_said(files, tmp_path, capsys):
-    options = ["--loss", "mallows_theta", "--steps", "1", "--evaluation.prompts", "0"]
-    run(files, tmp_path / "a", *options)
-    assert "--dispersion data uses it" in capsys.readouterr().err
+def test_a_dispersion_that_is_not_used_is_said(finished):
+    assert "--dispersion data uses it" in finished[2]
 
 
 def test_four_devices_agree_with_one(files, finished, tmp_path):
@@ -174,10 +177,7 @@ def test_two_processes_agree_with_one(files, finished, tmp_path):
     line = ["-m", "tests.commands.byte_model", *files, *TINY, "--loss", "mallows_theta"]
     line += ["--out", str(out), "--distributed", "on", "--processes", "2"]
     line += ["--coordinator", f"127.0.0.1:{port}"]
-    both = [
-        start_python(*line, "--process-id", str(n), JAX_DISABLE_MOST_OPTIMIZATIONS="0")
-        for n in range(2)
-    ]
+    both = [start_python(*line, "--process-id", str(n)) for n in range(2)]
     for process in both:
         _, err = process.communicate(timeout=300)
         assert process.returncode == 0, err[-2000:]

@@ -6,6 +6,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import jax
 import pytest
 
 from tests.runtime.processes import environment
@@ -20,8 +21,8 @@ def check_killed_run(line: list[str], out: Path, step: int, finished: Path) -> N
         step: the update.
         finished: the folder of the run that nobody killed.
     """
-    # Compiled as `finished` is.
-    variables = environment(JAX_DISABLE_MOST_OPTIMIZATIONS="0")
+    quick = int(jax.config.read("jax_disable_most_optimizations"))
+    variables = environment(JAX_DISABLE_MOST_OPTIMIZATIONS=str(quick))  # as `finished` was compiled
     place = {"cwd": out.parent, "env": variables}
     process = subprocess.Popen(line, stderr=subprocess.DEVNULL, **place)
     deadline = time.monotonic() + 300
