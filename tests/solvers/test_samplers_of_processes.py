@@ -109,8 +109,7 @@ def test_from_the_exact_law_to_the_exact_law(process, sampler):
         grid = grids.quadratic(process, 8 * STEPS, end=0.01 * process.horizon)
     start_mean, start_std, mean, std = law_at_the_end(process, solver, grid)
     x_0 = start_mean + start_std * jax.random.normal(KEY, (BATCH // 10, 10))
-    with jax.disable_jit(sampler not in IN_TIME):
-        path = simulate(KEY, sde, x_0, grid, solver=solver)
+    path = simulate(KEY, sde, x_0, grid, solver=solver)
     x = np.asarray(path.states, float)
     exact = isinstance(solver, GaussianSolver)
     allowed = 1e-4 if exact else ALLOWED.get(sampler, SECOND_ORDER)
