@@ -10,7 +10,7 @@ STUDY = Study(
         "at least as good as VE and VP do, under the same settings."
     ),
     source="arXiv 2401.13115, CIFAR-10 table; sub_vp: arXiv 2011.13456, table of CIFAR-10",
-    minutes=7,
+    minutes=14,
     options="--tiny",
     pictures=("samples.png",),
 )
