@@ -317,10 +317,9 @@ def test_the_average_follows_the_policy():
     averaged, without = build("dpok", average_decay=0.9), programs("dpok")
     cases = (without.algorithm, without.step, 0.0), (averaged, jax.jit(averaged.step), 0.9)
     for algorithm, step, decay in cases:
-        expect_equal = decay == 0.0
         state, _ = step(algorithm.init(jax.random.key(0)), one_prompt(BATCH))
         slope, average = state.policy.params["slope"], state.params["slope"]
-        assert bool((slope == average).all()) == expect_equal == (state.average is None)
+        assert bool((slope == average).all()) == (decay == 0) == (state.average is None)
         np.testing.assert_allclose(average, (1 - decay) * slope, rtol=1e-5)
 
 
