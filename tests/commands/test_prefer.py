@@ -15,8 +15,14 @@ import pytest
 from ctrl_jax.algorithms import AnswerScores, named_loss
 from ctrl_jax.commands.prefer import Config, main
 from ctrl_jax.commands.preference import model as models
-from ctrl_jax.commands.preference.config import OPTIONS, Objective, Optimization
-from ctrl_jax.commands.preference.data import batch_of, hold_out
+from ctrl_jax.commands.preference.config import (
+    OPTIONS,
+    Evaluation,
+    Objective,
+    Optimization,
+    Texts,
+)
+from ctrl_jax.commands.preference.data import batch_of, hold_out, load_data
 from ctrl_jax.commands.preference.divergence import make_divergence, pad_prompts
 from ctrl_jax.commands.preference.reference import Referred, estimate_dispersion, refer
 from ctrl_jax.commands.preference.training import make_optimizer
@@ -321,8 +327,8 @@ def test_a_loss_without_reference(files, tmp_path):
         (["--loss", "dpo", "--gamma", "1"], "gamma: received 1.0; --loss dpo has no use for it"),
         (["--loss", "dpo", "--dispersion", "data"], "has no use for it"),
         (["--beta", "0"], "beta: received 0"),
-        (["--optimization.accumulate", "3"], "it must divide the batch of 4 rows"),
-        (["--optimization.batch", "64"], "rows to train on; give"),
+        (["--optimization.accumulate", "3"], "it must divide the batch of 4 pairs"),
+        (["--optimization.batch", "64"], "pairs to train on; give"),
         (["--texts.row-length", "20"], "rows have 20"),
         (["--adapters.alpha", "2"], "there are no adapters"),
         (["--adapters.rank", "2", "--adapters.targets", "gates"], "must be names of linear layers"),
@@ -373,6 +379,29 @@ def test_batches_are_epochs_of_all_rows():
     for epoch in range(2):
         assert sorted(seen[10 * epoch : 10 * epoch + 10]) == list(range(10))
     assert (seen[:10] != seen[10:]).any()
+
+
+@pytest.mark.parametrize("options", [(1, 1), (2, 1), (1, 4), (2, 2)])
+def test_a_batch_is_as_many_pairs_as_it_says_on_any_mesh(options, files):
+    """Whatever rows they lie in: the same pairs, all of an epoch once."""
+    parts, devices = options
+    data = data_of(files, parts=parts, devices=devices)
+    assert data.part % devices == 0 and data.batch == parts * data.part
+    batches = [batch_of(data.train, k, data.batch, 0, group=data.group) for k in range(5)]
+    found = [sorted(rows.numbers[rows.numbers >= 0].tolist()) for rows in batches]
+    assert [len(numbers) for numbers in found] == [4] * 5
+    assert sorted(sum(found, [])) == [*range(20)]
+    alone = data_of(files, parts=1, devices=1)
+    assert alone.train.numbers.shape == (10, 2), "packed"
+    first = batch_of(alone.train, 0, alone.batch, 0, group=alone.group).numbers
+    assert sorted(first.reshape(-1).tolist()) == found[0]
+
+
+def data_of(files, **options):
+    network = DecoderConfig(258, 8, 1, 2, 2, 4, 8, Rotary(base=10.0))
+    texts, measured = Texts(max_length=32, held_out=4 / 24), Evaluation(prompts=0)
+    options = {"batch": 4, "seed": 0, "show": False} | options
+    return load_data(files[3], Bytes(), network, texts, measured, **options)
 
 
 def test_no_held_out_prompt_is_trained_on():

@@ -93,9 +93,10 @@ class Texts:
             own.
         max_length: most tokens of a prompt with either answer; answers are cut at their end.
         max_prompt_length: most tokens of a prompt, cut at its beginning; none is cut by default.
-        packing: put several pairs into a row where they fit, rather than padding after each.
-        row_length: tokens of a row: a prompt and two answers, or several of them; the longest pair
-            by default, rounded up to a multiple of 64.
+        packing: put several pairs into a row, long ones with short ones, rather than padding after
+            each; always as many, which divide a batch.
+        row_length: tokens of a row: a prompt and two answers, or several of them; by default what
+            leaves the least padding, up to twice the longest pair.
         ignore: keys of the data that are left unread; all others must be known.
     """
 
@@ -156,7 +157,7 @@ class Optimization:
 
     Args:
         epochs: passes over the data, where --steps is not given.
-        batch: rows per update.
+        batch: pairs per update.
         accumulate: parts that a batch is computed in, one after the other; must divide it.
         optimizer: rmsprop is what the papers on DPO use.
         learning_rate: peak step size; adapters take about ten times more.
@@ -192,7 +193,7 @@ class Optimization:
         counts = ("batch", "accumulate", *(("chunk",) if self.chunk is not None else ()))
         check_fields(self, check_count, *counts, group=group)
         if self.batch % self.accumulate:
-            rule = f"it must divide the batch of {self.batch} rows"
+            rule = f"it must divide the batch of {self.batch} pairs"
             raise refuse("optimization.accumulate", self.accumulate, rule, "change either")
         check_fraction("optimization.warmup", self.warmup)
         check_non_negative("optimization.weight_decay", self.weight_decay)

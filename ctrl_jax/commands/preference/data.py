@@ -1,23 +1,22 @@
 """From a file of preferences to rows of tokens, for training and for evaluation."""
 
 import json
+import math
 import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jax.sharding import Mesh
 
 from ctrl_jax.commands.preference.config import Evaluation, Texts
 from ctrl_jax.data import (
     PreferenceRecord,
     PreferenceRows,
     TokenPair,
-    pack_pairs,
     read_preferences,
     tokenize_preferences,
 )
-from ctrl_jax.data.preferences.rows import pad_rows, take_rows
+from ctrl_jax.data.preferences.rows import balance, pack_rows, pad_rows, take_rows
 from ctrl_jax.networks import DecoderConfig, Learned
 from ctrl_jax.runtime import RunWarning, progress, refuse
 
@@ -30,12 +29,18 @@ class Data(NamedTuple):
         held_out: rows of the pairs that are evaluated.
         prompts: token ids of held-out prompts, to be answered.
         counts: pairs and tokens of both.
+        batch: rows of a batch.
+        part: rows that the model is given at a time.
+        group: rows one after the other that stay together.
     """
 
     train: PreferenceRows
     held_out: PreferenceRows
     prompts: Sequence[Sequence[int]]
     counts: dict[str, int]
+    batch: int
+    part: int
+    group: int
 
 
 def load_data(
@@ -45,7 +50,9 @@ def load_data(
     texts: Texts,
     evaluation: Evaluation,
     *,
-    part: int,
+    batch: int,
+    parts: int,
+    devices: int,
     seed: int,
     show: bool,
 ) -> Data:
@@ -57,7 +64,9 @@ def load_data(
         network: what the model is.
         texts: options of the data.
         evaluation: options of the evaluation.
-        part: rows that the model is given at a time; evaluated rows are padded to a multiple.
+        batch: pairs of a batch.
+        parts: how many a batch is divided into, one after the other.
+        devices: how many the rows of a part are divided over.
         seed: of the choice of what is held out.
         show: whether to show progress.
 
@@ -78,13 +87,25 @@ def load_data(
     ]
     _check_tokens([*pairs[0], *pairs[1]], network)
     _check_weights(pairs)
-    longest = max(pair.tokens for some in pairs for pair in some)
-    length = texts.row_length or -(-longest // 64) * 64
-    most = None if texts.packing else 1
-    rows = [pack_pairs(some, length=length, pairs_per_row=most) for some in pairs]
-    evaluated = len(rows[1].tokens)
-    rows[1] = pad_rows(rows[1], -(-evaluated // part) * part)
-    return Data(rows[0], rows[1], _prompts(pairs[1], evaluation, network), _counts(pairs, rows))
+    _check_number(len(pairs[0]), batch, devices)
+    sizes = [[pair.tokens for pair in some] for some in pairs]
+    group = _group_size(sizes, batch, texts)
+    number = math.gcd(group, batch // parts // devices)
+    packed = [_rows_of(some, group, number) for some in sizes]
+    longest = max(_longest(*both) for both in zip(sizes, packed, strict=True))
+    length = texts.row_length or _rounded(longest)
+    rows = [pack_rows(*both, length=length) for both in zip(pairs, packed, strict=True)]
+    part = batch // parts // number
+    evaluated = -(-len(rows[1].tokens) // part) * part
+    return Data(
+        rows[0],
+        pad_rows(rows[1], evaluated),
+        _prompts(pairs[1], evaluation, network),
+        _counts(pairs, rows),
+        batch // number,
+        part,
+        group // number,
+    )
 
 
 def hold_out(
@@ -108,28 +129,75 @@ def hold_out(
     return train, held
 
 
-def batch_of(rows: PreferenceRows, k: int, batch: int, seed: int) -> PreferenceRows:
+def batch_of(
+    rows: PreferenceRows, k: int, batch: int, seed: int, *, group: int = 1
+) -> PreferenceRows:
     """Return batch k of a stream of rows: every row once, in random order, and again.
 
     Depends on nothing but its arguments, so that a resumed run goes on where it was.
+
+    Args:
+        rows: all of them.
+        k: number of the batch.
+        batch: rows of a batch.
+        seed: of the order.
+        group: rows one after the other that stay together; divides `batch`.
     """
-    number = len(rows.tokens)
-    places = np.arange(k * batch, (k + 1) * batch)
+    number = len(rows.tokens) // group
+    places = np.arange(k * batch // group, (k + 1) * batch // group)
     orders = {
         epoch: np.random.default_rng((seed, epoch)).permutation(number)
         for epoch in np.unique(places // number).tolist()
     }
-    index = [orders[place // number][place % number] for place in places.tolist()]
-    return take_rows(rows, np.array(index))
+    index = np.array([orders[place // number][place % number] for place in places.tolist()])
+    return take_rows(rows, (group * index[:, None] + np.arange(group)).reshape(-1))
 
 
-def check_rows(data: Data, batch: int, mesh: Mesh) -> None:
-    """Raise ValueError unless the training data fills a batch."""
-    number = len(data.train.tokens)
-    if number < batch:
-        rule = f"the data has {number} rows to train on"
-        lower = max(1, number // mesh.shape["data"]) * mesh.shape["data"]
-        raise refuse("optimization.batch", batch, rule, f"give {lower}, or --texts.no-packing")
+def _check_number(pairs: int, batch: int, devices: int) -> None:
+    if pairs < batch:
+        rule = f"the data has {pairs} pairs to train on"
+        repair = f"give {pairs // devices * devices}" if pairs >= devices else "give more data"
+        raise refuse("optimization.batch", batch, rule, repair)
+
+
+def _group_size(sizes: Sequence[list[int]], batch: int, texts: Texts) -> int:
+    """How many pairs stay together, a divisor of a batch, so that a row of them has little padding.
+
+    It depends on the data and the batch alone: which pairs are in a batch is the same on any mesh.
+    Long rows cost more attention: by default none is longer than twice the longest pair.
+    """
+    longest = _rounded(max(map(max, sizes)))
+    limit = texts.row_length or 2 * longest
+    best, fewest = 1, len(sizes[0]) * (texts.row_length or longest)
+    for group in range(2, batch + 1) if texts.packing else ():
+        if batch % group == 0:
+            needed = max(_longest(some, _rows_of(some, group, group)) for some in sizes)
+            tokens = -(-len(sizes[0]) // group) * (texts.row_length or _rounded(needed))
+            if needed <= limit and tokens < fewest:
+                best, fewest = group, tokens
+    return best
+
+
+def _rows_of(sizes: list[int], group: int, number: int) -> list[list[int]]:
+    """The pairs of each row: groups of pairs, and in every group rows of `number` of them."""
+    if group == 1:
+        return [[n] for n in range(len(sizes))]
+    groups = balance(sizes, -(-len(sizes) // group))
+    if group == number:
+        return groups
+    return [
+        [some[n] for n in row]
+        for some in groups
+        for row in balance([sizes[n] for n in some], group // number)
+    ]
+
+
+def _longest(sizes: Sequence[int], rows: Sequence[Sequence[int]]) -> int:
+    return max(sum(sizes[n] for n in row) for row in rows)
+
+
+def _rounded(tokens: int) -> int:
+    return -(-tokens // 64) * 64
 
 
 def _tokenize(

@@ -15,7 +15,7 @@ from ctrl_jax.algorithms import LMPreference, RunState, make_lm_preference, name
 from ctrl_jax.algorithms.language.preference import ScoreLoss
 from ctrl_jax.algorithms.training.optimizer import make_schedule
 from ctrl_jax.commands.preference.config import Config, Optimization
-from ctrl_jax.commands.preference.data import Data, batch_of, check_rows, load_data
+from ctrl_jax.commands.preference.data import Data, batch_of, load_data
 from ctrl_jax.commands.preference.evaluation import Evaluate, make_evaluation, make_kl
 from ctrl_jax.commands.preference.model import Trained, load_model, state_shardings
 from ctrl_jax.commands.preference.reference import Referred, estimate_dispersion, refer
@@ -83,11 +83,12 @@ def load_inputs(settings: Config, mesh: Mesh) -> Inputs:
         trained.pretrained.config,
         settings.texts,
         settings.evaluation,
-        part=part,
+        batch=options.batch,
+        parts=options.accumulate,
+        devices=mesh.shape["data"],
         seed=run.seed,
         show=run.progress,
     )
-    check_rows(data, options.batch, mesh)
     if settings.objective.loss == "mallows_phi" and run.precision == "bfloat16":
         text = (
             "loss mallows_phi: its link jumps where training starts, and the rounding of bfloat16 "
@@ -108,7 +109,7 @@ def load_inputs(settings: Config, mesh: Mesh) -> Inputs:
 def tune(settings: Config, inputs: Inputs, run: Run) -> Outcome:
     """Train, evaluate and save checkpoints in the run's folder."""
     options, (trained, data, mesh) = settings.optimization, inputs
-    batch, seed = options.batch, settings.run.seed
+    batch, seed = data.batch, settings.run.seed
     steps = settings.run.steps or max(1, round(options.epochs * len(data.train.tokens) / batch))
     objective = settings.objective
     loss_fn = named_loss(objective.loss, beta=objective.beta, **objective.options)
@@ -146,7 +147,7 @@ def tune(settings: Config, inputs: Inputs, run: Run) -> Outcome:
             state = train(
                 step,
                 states.pop(),  # the loop's own copy is the only one
-                lambda k: own_part(batch_of(parts["train"].rows, k, batch, seed)),
+                lambda k: own_part(batch_of(parts["train"].rows, k, batch, seed, group=data.group)),
                 steps=steps,
                 start=start,
                 log=log,
@@ -190,7 +191,7 @@ def _refer(
         params,
         {"train": data.train, "held_out": data.held_out},
         inputs.mesh,
-        at_a_time=options.batch // options.accumulate,
+        at_a_time=data.part,
         chunk=options.chunk,
         show=settings.run.progress,
     )
@@ -211,7 +212,7 @@ def _evaluation(
         rows,
         inputs.mesh,
         beta=settings.objective.beta,
-        at_a_time=options.batch // options.accumulate,
+        at_a_time=inputs.data.part,
         chunk=options.chunk,
     )
     kl = make_kl(

@@ -23,6 +23,7 @@ from ctrl_jax._checks import check_count, refuse
 Rows = Any  # NumPy on the host, JAX in a program
 CHOSEN, REJECTED = 0, 1
 # Weights and dispersions are kept in float32.
+MOST = np.iinfo(np.int32).max  # of a token's id
 GREATEST, LEAST = float(np.finfo(np.float32).max), float(np.finfo(np.float32).tiny)
 
 
@@ -84,26 +85,62 @@ def pack_pairs(
 ) -> PreferenceRows:
     """Return pairs in rows of one length.
 
-    A pair goes to the fullest row that has place for it, the longest pairs first: rows are filled
-    well, and which pair lies where depends on nothing but the pairs.
+    A pair goes to the fullest row that has place for it, the longest pairs first, or, where rows
+    have a number of pairs, long pairs go with short ones: rows are filled well, and which pair lies
+    where depends on nothing but the pairs.
 
     Args:
         pairs: the data.
-        length: tokens of a row; the longest pair by default.
-        pairs_per_row: most pairs in a row; 1 for rows of a pair each, padded, in the order of the
-            data; None for as many as fit.
+        length: tokens of a row; by default the longest pair, or the longest row of that many pairs.
+        pairs_per_row: pairs in every row, but for rows that end the data and have one less or
+            none; 1 for rows in the order of the data; None for as many as fit.
 
     Returns:
         NumPy arrays, without reference.
 
     Raises:
-        ValueError: there is no pair, a prompt or an answer has no token, a weight or dispersion is
-            out of range, only some pairs have a dispersion, a pair is longer than `length`, or a
-            number is below 1.
+        ValueError: there is no pair, a prompt or an answer has no token or one that is no id, a
+            weight or dispersion is out of range, only some pairs have a dispersion, a pair or a
+            row is longer than `length`, or a number is below 1.
     """
-    _check(pairs, length, pairs_per_row)
-    length = max(pair.tokens for pair in pairs) if length is None else length
-    rows = _assign([pair.tokens for pair in pairs], length, pairs_per_row)
+    if pairs_per_row is not None:
+        check_count("pairs_per_row", pairs_per_row)
+    _check(pairs, length)
+    sizes = [pair.tokens for pair in pairs]
+    if pairs_per_row is None:
+        rows = _fill(sizes, max(sizes) if length is None else length)
+    elif pairs_per_row == 1:
+        rows = [[n] for n in range(len(pairs))]
+    else:
+        rows = balance(sizes, -(-len(pairs) // pairs_per_row))
+    return _pack(pairs, rows, length)
+
+
+def pack_rows(
+    pairs: Sequence[TokenPair], rows: Sequence[Sequence[int]], *, length: int | None = None
+) -> PreferenceRows:
+    """Return pairs in rows of one length, each in the row that is given.
+
+    Args:
+        pairs: the data.
+        rows: the places in the data of the pairs of each row, which may have none.
+        length: tokens of a row; the longest by default.
+
+    Raises:
+        ValueError: as `pack_pairs`.
+    """
+    _check(pairs, length)
+    return _pack(pairs, rows, length)
+
+
+def _pack(
+    pairs: Sequence[TokenPair], rows: Sequence[Sequence[int]], length: int | None
+) -> PreferenceRows:
+    longest = max(sum(pairs[n].tokens for n in row) for row in rows)
+    length = longest if length is None else length
+    if longest > length:
+        rule = f"the pairs of a row take {longest} tokens"
+        raise refuse("length", length, rule, "make rows longer, or fewer pairs to a row")
     slots = max(sum(len(pairs[n].chosen) + len(pairs[n].rejected) for n in row) for row in rows)
     packed = _empty(len(rows), length, slots, max(map(len, rows)))
     for i, row in enumerate(rows):
@@ -179,10 +216,31 @@ def _place(packed: PreferenceRows, row: int, text: int, pair: TokenPair, start: 
     return position, slot
 
 
-def _assign(sizes: list[int], length: int, most: int | None) -> list[list[int]]:
+def balance(sizes: Sequence[int], rows: int) -> list[list[int]]:
+    """Return items in rows of as many items, about as long as one another.
+
+    The longest items go to one row each, and of the next ones the longest to the shortest row.
+
+    Args:
+        sizes: of the items.
+        rows: how many rows; those that are given last lack one item where it does not come out.
+
+    Returns:
+        The places of the items of each row.
+    """
+    found: list[list[int]] = [[] for _ in range(rows)]
+    order = np.argsort([-size for size in sizes], kind="stable").tolist()
+    filled = np.zeros(rows, np.int64)
+    for start in range(0, len(order), rows):
+        shortest_first = np.argsort(filled, kind="stable")
+        for row, n in zip(shortest_first, order[start : start + rows], strict=False):
+            found[row].append(n)
+            filled[row] += sizes[n]
+    return found
+
+
+def _fill(sizes: list[int], length: int) -> list[list[int]]:
     """Return the pairs of each row: best fit, longest first."""
-    if most == 1:
-        return [[n] for n in range(len(sizes))]
     rows: list[list[int]] = []
     open_rows: dict[int, list[int]] = {}  # by the place that is left
     for n in sorted(range(len(sizes)), key=lambda n: (-sizes[n], n)):
@@ -195,17 +253,15 @@ def _assign(sizes: list[int], length: int, most: int | None) -> list[list[int]]:
             chosen, fitting = len(rows), length
             rows.append([])
         rows[chosen].append(n)
-        if most is None or len(rows[chosen]) < most:
-            open_rows.setdefault(fitting - sizes[n], []).append(chosen)
+        open_rows.setdefault(fitting - sizes[n], []).append(chosen)
     return rows
 
 
-def _check(pairs: Sequence[TokenPair], length: int | None, pairs_per_row: int | None) -> None:
+def _check(pairs: Sequence[TokenPair], length: int | None) -> None:
     if not pairs:
         raise refuse("pairs", pairs, "there must be one or more", "give the pairs of the data")
-    for name, value in (("length", length), ("pairs_per_row", pairs_per_row)):
-        if value is not None:
-            check_count(name, value)
+    if length is not None:
+        check_count("length", length)
     without = sum(pair.dispersion is None for pair in pairs)
     if 0 < without < len(pairs):
         rule = "pairs must have one, or none of them"
@@ -215,6 +271,7 @@ def _check(pairs: Sequence[TokenPair], length: int | None, pairs_per_row: int | 
             if len(getattr(pair, name)) == 0:
                 rule, repair = "it must have a token", "leave the pair out"
                 raise refuse(f"pair {n}: {name}", getattr(pair, name), rule, repair)
+            _check_ids(f"pair {n}: {name}", getattr(pair, name))
         if not 0 <= pair.weight <= GREATEST:
             rule = "it must be finite and zero or above"
             raise refuse(f"pair {n}: weight", pair.weight, rule, "give 0 to leave the pair out")
@@ -224,3 +281,13 @@ def _check(pairs: Sequence[TokenPair], length: int | None, pairs_per_row: int | 
         if length is not None and pair.tokens > length:
             repair = "truncate the pair or make rows longer"
             raise refuse(f"pair {n}: tokens", pair.tokens, f"rows have {length}", repair)
+
+
+def _check_ids(name: str, ids: Sequence[int]) -> None:
+    found = np.asarray(ids)
+    if found.dtype.kind not in "iu" or found.min() < 0 or found.max() > MOST:
+        wrong = next(
+            (i for i in ids if not isinstance(i, int | np.integer) or not 0 <= i <= MOST), ids
+        )
+        rule = f"token ids are whole numbers from 0 to {MOST}"
+        raise refuse(name, wrong, rule, "give the ids of the model's own tokenizer")

@@ -53,7 +53,7 @@ def read_back(rows: PreferenceRows) -> dict[int, tuple[list[int], list[int], lis
 
 
 @pytest.mark.parametrize("most", [None, 1, 2])
-@pytest.mark.parametrize("length", [None, 128, 200])
+@pytest.mark.parametrize("length", [None, 150, 200])
 def test_every_pair_is_there_once_and_whole(length, most):
     pairs = random_pairs(60)
     rows = pack_pairs(pairs, length=length, pairs_per_row=most)
@@ -90,6 +90,14 @@ def test_rows_are_filled_well():
     fewest = -(-sum(pair.tokens for pair in pairs) // 256)
     assert len(rows.tokens) <= 11 / 9 * fewest + 6 / 9
     assert len(pack_pairs(pairs, length=256, pairs_per_row=1).tokens) == 400
+
+
+def test_rows_of_as_many_pairs_are_about_as_long():
+    pairs = random_pairs(401, longest=60, seed=3)
+    rows = pack_pairs(pairs, pairs_per_row=4)
+    counts = (rows.numbers >= 0).sum(axis=1)
+    assert len(counts) == 101 and sorted(counts)[:4] == [3, 3, 3, 4] and counts.max() == 4
+    assert sum(pair.tokens for pair in pairs) > 0.9 * rows.tokens.size
 
 
 def test_one_pair_to_a_row_keeps_the_order():
@@ -133,6 +141,11 @@ def test_empty_rows_weigh_nothing():
         ),
         (PAIRS, {"length": 7}, "pair 0: tokens: received 8; rows have 7"),
         (PAIRS, {"length": 0}, "length: received 0; .* at least 1"),
+        (PAIRS, {"length": 9, "pairs_per_row": 2}, "length: received 9; .* take 12 tokens"),
+        *(
+            ([TokenPair([1], [2, wrong], [3])], {}, f"pair 0: chosen: received {wrong}; token ids")
+            for wrong in (1.7, 2**32 + 5, -5, 2**80)
+        ),
         (PAIRS, {"pairs_per_row": 0}, "pairs_per_row: received 0; .* at least 1"),
     ],
 )
