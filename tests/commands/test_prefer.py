@@ -390,7 +390,7 @@ def test_a_batch_is_as_many_pairs_as_it_says_on_any_mesh(options, files):
     batches = [batch_of(data.train, k, data.batch, 0, group=data.group) for k in range(5)]
     found = [sorted(rows.numbers[rows.numbers >= 0].tolist()) for rows in batches]
     assert [len(numbers) for numbers in found] == [4] * 5
-    assert sorted(sum(found, [])) == [*range(20)]
+    assert sorted(itertools.chain(*found)) == [*range(20)]
     alone = data_of(files, parts=1, devices=1)
     assert alone.train.numbers.shape == (10, 2), "packed"
     first = batch_of(alone.train, 0, alone.batch, 0, group=alone.group).numbers
