@@ -89,7 +89,9 @@ class CosineSchedule(NoiseSchedule):
     def __check_init__(self):
         arguments = {"offset": self.offset, "beta_max": self.beta_max, "horizon": self.horizon}
         concrete = check_all_positive("CosineSchedule", **arguments)
-        if concrete and self._clip_angle() <= self._start_angle():
+        # At t = 0 the rate is pi tan(u) / (1 + o): by math, which decides under jit too.
+        start = math.pi * math.tan(self._start_angle()) / (1 + self.offset) if concrete else 0.0
+        if concrete and self.beta_max <= start:
             raise refuse(
                 "CosineSchedule.beta_max",
                 self.beta_max,

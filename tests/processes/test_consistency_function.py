@@ -1,6 +1,5 @@
 """The consistency function: its boundary, its DDIM start, the levels of training."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -8,9 +7,11 @@ import pytest
 from ctrl_jax.processes import VP, consistency_function
 from ctrl_jax.processes import parameterization as parameterization
 from ctrl_jax.solvers import ExponentialEuler
+from tests.processes.compiled import compiled
 from tests.processes.one_of_each import PROCESSES
 
-X = jax.random.normal(jax.random.key(0), (7, 2, 3))
+X = np.random.default_rng(0).normal(size=(7, 2, 3)).astype(np.float32)
+TIMES = np.linspace(0.05, 1.0, 7, dtype=np.float32)
 
 
 def network(t, x):
@@ -19,52 +20,68 @@ def network(t, x):
 
 
 @pytest.mark.parametrize("name", PROCESSES)
-@pytest.mark.parametrize("end", [1e-3, 0.03])
-def test_the_boundary_holds_exactly(name, end):
-    """Bit for bit, compiled or not, whatever the network says."""
-    function = consistency_function.from_normalized_v(
-        PROCESSES[name], network, end=end, data_std=0.5
-    )
-    for t in (jnp.asarray(end), jnp.full(7, end), jnp.linspace(0.5 * end, end, 7)):
-        np.testing.assert_array_equal(function(t, X), X)
-        np.testing.assert_array_equal(jax.jit(function)(t, X), X)
-    later = jnp.asarray(min(2 * end, 0.9))
-    assert float(jnp.max(jnp.abs(function(later, X) - X))) > 1e-4
+def test_the_boundary_holds_exactly(name):
+    """Bit for bit, whatever the network says."""
+
+    def states(end, x):
+        function = consistency_function.from_normalized_v(
+            PROCESSES[name], network, end=end, data_std=0.5
+        )
+        times = jnp.asarray(end), jnp.full(7, end), jnp.linspace(0.5 * end, end, 7)
+        later = jnp.asarray(min(2 * end, 0.9))
+        return [function(t, x) for t in times], function(later, x)
+
+    for held, moved in compiled(lambda x: [states(end, x) for end in (1e-3, 0.03)], X):
+        for found in held:
+            np.testing.assert_array_equal(found, X)
+        assert np.abs(moved - X).max() > 1e-4
+
+
+def test_the_boundary_holds_without_a_program():
+    function = consistency_function.from_normalized_v(VP(), network, end=0.03, data_std=0.5)
+    np.testing.assert_array_equal(function(jnp.full(7, 0.03), jnp.asarray(X)), X)
 
 
 @pytest.mark.parametrize("name", PROCESSES)
-@pytest.mark.parametrize("data_std", [1.0, 0.3])
-def test_it_is_one_ddim_step(name, data_std):
+def test_it_is_one_ddim_step(name):
     process, end = PROCESSES[name], 0.01
-    t = jnp.linspace(0.05, 1.0, 7) * process.latest
-    score_fn = consistency_function.score_from_normalized_v(process, network, data_std=data_std)
-    r_0, r_1 = process.horizon - t, jnp.asarray(process.horizon - end)
-    kernel = ExponentialEuler(eta=0.0).kernel(process, r_0, r_1)
-    function = consistency_function.from_normalized_v(process, network, end=end, data_std=data_std)
-    expected = kernel.mean(X, score_fn(t, X))
-    np.testing.assert_allclose(function(t, X), expected, rtol=1e-3, atol=1e-3)
+
+    def both(t, x, data_std):
+        score_fn = consistency_function.score_from_normalized_v(process, network, data_std=data_std)
+        r_0, r_1 = process.horizon - t, jnp.asarray(process.horizon - end)
+        kernel = ExponentialEuler(eta=0.0).kernel(process, r_0, r_1)
+        function = consistency_function.from_normalized_v(
+            process, network, end=end, data_std=data_std
+        )
+        return function(t, x), kernel.mean(x, score_fn(t, x))
+
+    times = TIMES * np.float32(process.latest)
+    for found, expected in compiled(lambda t, x: [both(t, x, s) for s in (1.0, 0.3)], times, X):
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
 
 
 def test_the_score_is_that_of_the_velocity():
-    process, t = VP(), jnp.linspace(0.05, 1.0, 7)
-    found = consistency_function.score_from_normalized_v(process, network)(t, X)
-    expected = parameterization.from_v(process, network)(t, X)
+    makers = consistency_function.score_from_normalized_v, parameterization.from_v
+    found, expected = compiled(lambda t, x: [f(VP(), network)(t, x) for f in makers], TIMES, X)
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", PROCESSES)
-@pytest.mark.parametrize("power", [1.0, 7.0])
-def test_levels_are_even_in_the_noise_to_signal_ratio(name, power):
+def test_levels_are_even_in_the_noise_to_signal_ratio(name):
     process, end = PROCESSES[name], 0.01
-    time_of_level = consistency_function.level_times(process, end=end, power=power)
-    levels = jnp.linspace(0.0, 1.0, 21)
-    times = jax.jit(time_of_level)(levels)
-    assert float(times[0]) == np.float32(end) and float(times[-1]) == process.horizon
-    scale, std = (
-        np.asarray(z, np.float64) for z in process.marginal(jnp.minimum(times, process.latest))
-    )
-    gaps = np.diff((std / scale) ** (1 / power))
-    np.testing.assert_allclose(gaps, gaps.mean(), rtol=2e-2)
+
+    def levels(u):
+        times = [
+            consistency_function.level_times(process, end=end, power=power)(u)
+            for power in (1.0, 7.0)
+        ]
+        return [(t, process.marginal(jnp.minimum(t, process.latest))) for t in times]
+
+    found = compiled(levels, np.linspace(0.0, 1.0, 21, dtype=np.float32))
+    for power, (times, (scale, std)) in zip((1.0, 7.0), found, strict=True):
+        assert times[0] == np.float32(end) and times[-1] == process.horizon
+        gaps = np.diff((std.astype(float) / scale) ** (1 / power))
+        np.testing.assert_allclose(gaps, gaps.mean(), rtol=2e-2)
 
 
 def test_bad_arguments_are_refused():

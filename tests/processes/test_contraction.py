@@ -1,7 +1,6 @@
 """The bounds of `contraction`: closed forms, limits, another quadrature, and that they hold."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.integrate import quad
@@ -9,8 +8,9 @@ from scipy.integrate import quad
 from ctrl_jax.processes import EDM, OU, VP, ContractiveOU, ContractiveSubVP, ContractiveVP
 from ctrl_jax.processes.contraction import margin, total_variation_bound, wasserstein_bound
 from tests.oracles import linear_sdes
+from tests.processes.compiled import compiled, in_double
 from tests.processes.family import every_kind
-from tests.processes.gaussian import exact_score, law, reversed_law
+from tests.processes.gaussian import exact_score, laws, reversed_law
 
 
 def constant(rate, sigma, horizon, initial_error, score_error, lipschitz, h):
@@ -24,23 +24,27 @@ def constant(rate, sigma, horizon, initial_error, score_error, lipschitz, h):
 
 def test_the_printed_value_and_its_limit():
     errors = {"initial_error": 0.2, "score_error": 0.1, "lipschitz": 0.4}
-    with jax.enable_x64(True):
-        found = wasserstein_bound(ContractiveOU(1.0, 1.0, horizon=5.0), **errors, h=0.3)
-        np.testing.assert_allclose(found, 0.168482, atol=5e-7)
-        best = wasserstein_bound(ContractiveOU(1.0, 1.0, horizon=200.0), **errors)
-        np.testing.assert_allclose(best, 0.1 / 0.6, rtol=1e-9)
+
+    def bounds():
+        printed = wasserstein_bound(ContractiveOU(1.0, 1.0, horizon=5.0), **errors, h=0.3)
+        return printed, wasserstein_bound(ContractiveOU(1.0, 1.0, horizon=200.0), **errors)
+
+    printed, best = in_double(bounds)
+    np.testing.assert_allclose(printed, 0.168482, atol=5e-7)
+    np.testing.assert_allclose(best, 0.1 / 0.6, rtol=1e-9)
 
 
 @pytest.mark.parametrize(("make", "sign"), [(OU, -1), (ContractiveOU, 1)])
-@pytest.mark.parametrize("horizon", [0.5, 3.0])
-@pytest.mark.parametrize("h", [0.05, 0.9])
-def test_constant_coefficients(make, sign, horizon, h):
+def test_constant_coefficients(make, sign):
     errors = (0.3, 0.2, -0.5)
-    names = ("initial_error", "score_error", "lipschitz")
-    with jax.enable_x64(True):
-        process = make(0.8, 1.3, horizon=horizon)
-        found = wasserstein_bound(process, **dict(zip(names, errors, strict=True)), h=h)
-    np.testing.assert_allclose(found, constant(sign * 0.8, 1.3, horizon, *errors, h), rtol=1e-10)
+    named = dict(zip(("initial_error", "score_error", "lipschitz"), errors, strict=True))
+    cases = [(horizon, h) for horizon in (0.5, 3.0) for h in (0.05, 0.9)]
+
+    def bounds():
+        return [wasserstein_bound(make(0.8, 1.3, horizon=T), **named, h=h) for T, h in cases]
+
+    expected = [constant(sign * 0.8, 1.3, T, *errors, h) for T, h in cases]
+    np.testing.assert_allclose(in_double(bounds), expected, rtol=1e-10)
 
 
 def test_an_independent_quadrature():
@@ -53,97 +57,113 @@ def test_an_independent_quadrature():
 
     integral = quad(lambda t: oracle.beta(t) * np.exp(exponent(t)), 0, 3.0)[0]
     expected = np.sqrt(0.3**2 * np.exp(exponent(3.0)) + 0.1**2 / (2 * 0.2) * integral)
-    with jax.enable_x64(True):
-        found = wasserstein_bound(
-            process, initial_error=0.3, score_error=0.1, lipschitz=lambda t: 0.1 - t / 3, h=0.2
-        )
+    errors = {"initial_error": 0.3, "score_error": 0.1, "lipschitz": lambda t: 0.1 - t / 3}
+    found = in_double(lambda: wasserstein_bound(process, **errors, h=0.2))
     np.testing.assert_allclose(found, expected, rtol=1e-8)
 
 
 def test_an_error_that_depends_on_time():
     """A constant function is the constant; one that vanishes leaves the start's error alone."""
-    process = ContractiveVP(0.5, 4.0)
-    constant_, function = (
-        wasserstein_bound(process, initial_error=0.2, score_error=e, lipschitz=0.1, h=0.4)
-        for e in (0.3, lambda t: 0.3 + 0 * t)
-    )
+
+    def bounds():
+        return [
+            wasserstein_bound(
+                ContractiveVP(0.5, 4.0),
+                initial_error=0.2,
+                score_error=error,
+                lipschitz=lipschitz,
+                h=h,
+            )
+            for error, lipschitz, h in (
+                (0.3, 0.1, 0.4),
+                (lambda t: 0.3 + 0 * t, 0.1, 0.4),
+                (lambda t: 0 * t, 0.0, 1e-6),
+            )
+        ]
+
+    constant_, function, alone = compiled(bounds)
     np.testing.assert_allclose(constant_, function, rtol=1e-6)
-    alone = wasserstein_bound(
-        process, initial_error=0.2, score_error=lambda t: 0 * t, lipschitz=0.0, h=1e-6
-    )
     np.testing.assert_allclose(alone, 0.2 * np.exp(-2.25 / 2), rtol=1e-5)
 
 
-@pytest.mark.parametrize("start", [1.0, 0.9, 0.5])
-def test_a_scaled_start(start):
+def test_a_scaled_start():
     """Without an error of the score the error of the start shrinks with a: eta a(0) / a(T)."""
-    found = wasserstein_bound(
-        EDM(8.0, start), initial_error=0.3, score_error=0.0, lipschitz=0.0, h=1e-9
-    )
-    np.testing.assert_allclose(found, 0.3 * start, rtol=1e-5)
+    errors = {"initial_error": 0.3, "score_error": 0.0, "lipschitz": 0.0, "h": 1e-9}
+    starts = [1.0, 0.9, 0.5]
+    found = compiled(lambda: [wasserstein_bound(EDM(8.0, start), **errors) for start in starts])
+    np.testing.assert_allclose(found, 0.3 * np.asarray(starts), rtol=1e-5)
 
 
 @pytest.mark.parametrize("process", [VP(), ContractiveOU(), ContractiveVP(), EDM(8.0, 0.9)])
 def test_the_default_h_is_the_best(process, unchecked):
     errors = {"initial_error": 0.3, "score_error": 0.1, "lipschitz": lambda t: -0.01 * t}
-    best = float(wasserstein_bound(process, **errors))
-    h = jnp.asarray(np.geomspace(1e-6, 10, 60), jnp.float32)
-    scanned = jax.vmap(lambda h: wasserstein_bound(process, **errors, h=h))(h)
-    assert best <= float(scanned.min()) * (1 + 1e-5)
+
+    def bounds(h):
+        scanned = jax.vmap(lambda h: wasserstein_bound(process, **errors, h=h))(h)
+        return wasserstein_bound(process, **errors), scanned
+
+    best, scanned = compiled(bounds, np.geomspace(1e-6, 10, 60).astype(np.float32))
+    assert best <= scanned.min() * (1 + 1e-5)
 
 
 @every_kind
-@pytest.mark.parametrize("bias", [-0.2, 0.2])
-def test_the_bound_holds(process, bias):
+def test_the_bound_holds(process):
     """Gaussian data, the exact score plus a constant, a start that is off: W2 is known exactly."""
-
-    def score_fn(t, x):
-        return exact_score(process)(t, x) + bias
 
     def slope(t):
         scale, std = process.marginal(t)
         return -1 / (0.25 * scale**2 + std**2)
 
-    mean, variance = law(process, process.horizon)
+    (mean, variance), data = laws(process, process.horizon, 0.0)
     start = mean + 0.3, (np.sqrt(variance) + 0.4) ** 2
-    found = reversed_law(process.reverse(score_fn), start, 0.0)
-    data = law(process, 0.0)
+    sdes = [
+        process.reverse(lambda t, x, bias=bias: exact_score(process)(t, x) + bias)
+        for bias in (-0.2, 0.2)
+    ]
+    found = reversed_law(sdes, start, 0.0)
     w2 = np.hypot(found[0] - data[0], np.sqrt(found[1]) - np.sqrt(data[1]))
-    bound = wasserstein_bound(process, initial_error=0.5, score_error=0.2, lipschitz=slope)
-    assert w2 <= float(bound) * (1 + 1e-5)
+    errors = {"initial_error": 0.5, "score_error": 0.2}
+    bound = compiled(lambda: wasserstein_bound(process, **errors, lipschitz=slope))
+    assert w2.shape == (2,) and (w2 <= bound * (1 + 1e-5)).all()
 
 
 def test_the_criterion():
-    assert float(margin(ContractiveOU(1.0, 1.0), 0.4)) == pytest.approx(0.6)
-    assert float(margin(OU(1.0, 1.0), 0.0)) == -1.0
-    assert float(margin(ContractiveVP(0.5, 8.0), 0.0)) == pytest.approx(0.25)
-    assert float(margin(VP(), lambda t: -1.0 + t)) == pytest.approx(-10.0)
+    def margins():
+        return [
+            margin(ContractiveOU(1.0, 1.0), 0.4),
+            margin(OU(1.0, 1.0), 0.0),
+            margin(ContractiveVP(0.5, 8.0), 0.0),
+            margin(VP(), lambda t: -1.0 + t),
+        ]
+
+    np.testing.assert_allclose(compiled(margins), [0.6, -1.0, 0.25, -10.0], rtol=1e-6)
 
 
 def test_total_variation():
     """The integral of beta of VP(.1, 20) is 10.05."""
-    found = total_variation_bound(VP(), initial_error=0.01, score_error=0.1)
+    found = compiled(lambda: total_variation_bound(VP(), initial_error=0.01, score_error=0.1))
     np.testing.assert_allclose(found, 0.01 + 0.05 * np.sqrt(10.05), rtol=1e-6)
 
 
 def test_jit_vmap_and_grad(unchecked):
+    """Compiled, batched and differentiated it is what it is for numbers."""
+
     def bound(process, error):
         return wasserstein_bound(process, initial_error=0.2, score_error=error, lipschitz=0.4)
 
-    process, error, width = ContractiveOU(1.0, 1.0, horizon=5.0), 0.1, 1e-2
-    expected = bound(process, error)
-    np.testing.assert_allclose(jax.jit(bound)(process, error), expected, rtol=1e-6)
-    many = jax.vmap(bound, (None, 0))(process, jnp.asarray([0.1, 0.3]))
-    np.testing.assert_allclose(many, [expected, bound(process, 0.3)], rtol=1e-5)
-    slope = jax.grad(bound, argnums=1)(process, error)
-    difference = bound(process, error + width) - bound(process, error - width)
-    np.testing.assert_allclose(slope, difference / (2 * width), rtol=1e-3)
+    process, width = ContractiveOU(1.0, 1.0, horizon=5.0), 1e-2
+    errors = np.asarray([0.1, 0.3, 0.1 - width, 0.1 + width], np.float32)
+    jitted, slopes = compiled(jax.vmap(jax.value_and_grad(bound, 1), (None, 0)), process, errors)
+    np.testing.assert_allclose(
+        jitted, compiled(lambda: [bound(process, float(e)) for e in errors]), 1e-5
+    )
+    np.testing.assert_allclose(slopes[0], (jitted[3] - jitted[2]) / (2 * width), rtol=1e-3)
 
 
 def test_a_bound_that_says_nothing_is_infinite():
-    process = ContractiveSubVP(1.0, 8.0)
-    found = wasserstein_bound(process, initial_error=0.1, score_error=0.1, lipschitz=5.0)
-    assert float(found) == np.inf
+    errors = {"initial_error": 0.1, "score_error": 0.1, "lipschitz": 5.0}
+    found = compiled(lambda: wasserstein_bound(ContractiveSubVP(1.0, 8.0), **errors))
+    assert found == np.inf
 
 
 @pytest.mark.parametrize("name", ["initial_error", "score_error"])

@@ -9,19 +9,22 @@ import pytest
 
 from ctrl_jax.processes import OU, VP, TabulatedSchedule, grids
 from ctrl_jax.processes import parameterization as parameterization
+from tests.processes.compiled import compiled
 from tests.processes.one_of_each import PROCESSES
 
 
 @pytest.mark.parametrize("process", PROCESSES.values(), ids=list(PROCESSES))
 @pytest.mark.mixed_dtypes
 def test_integer_times_are_times(process, unchecked):
-    for whole, time in ((0, 0.0), (jnp.asarray([0, 1]), jnp.asarray([0.0, 1.0]))):
-        for method in (process.contraction_rate, process.diffusion, process.marginal):
-            for found, expected in zip(
-                jax.tree.leaves(method(whole)), jax.tree.leaves(method(time)), strict=True
-            ):
-                assert jnp.issubdtype(found.dtype, jnp.floating)
-                np.testing.assert_allclose(found, expected, rtol=1e-6)
+    def coefficients(times):
+        methods = process.contraction_rate, process.diffusion, process.marginal
+        return [method(t) for method in methods for t in times]
+
+    whole = compiled(coefficients, [0, np.asarray([0, 1], np.int32)])
+    expected = compiled(coefficients, [0.0, np.asarray([0.0, 1.0], np.float32)])
+    for found, exact in zip(jax.tree.leaves(whole), jax.tree.leaves(expected), strict=True):
+        assert np.issubdtype(found.dtype, np.floating)
+        np.testing.assert_allclose(found, exact, rtol=1e-6)
 
 
 def test_a_rate_below_one_survives_an_integer_time(unchecked):

@@ -16,6 +16,7 @@ from ctrl_jax.processes import (
     RectifiedFlow,
     SubVP,
 )
+from tests.processes.compiled import compiled, in_double
 from tests.processes.family import every_pair, every_process
 
 TABLE = [  # process, then a, std and sigma at t = .3, .7 and 1, six digits
@@ -63,9 +64,11 @@ TABLE = [  # process, then a, std and sigma at t = .3, .7 and 1, six digits
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: type(row[0]).__name__)
 def test_the_table(row):
     process, *expected = row
-    with jax.enable_x64(True):
-        t = jnp.asarray([0.3, 0.7, 1.0])
-        found = jnp.stack([*process.marginal(t), process.diffusion(t)], axis=1)
+
+    def columns(t):
+        return jnp.stack([*process.marginal(t), process.diffusion(t)], axis=1)
+
+    found = in_double(columns, np.asarray([0.3, 0.7, 1.0]))
     np.testing.assert_allclose(found, expected, rtol=5e-6)
 
 
@@ -73,21 +76,18 @@ def test_the_table(row):
 def test_marginals_solve_the_moment_equations(process, sde):
     times = sde.horizon * np.asarray([0.002, 0.05, 0.4, 0.8, 0.9, sde.last])
     scale, variance = sde.moments(times)
-    with jax.enable_x64(True):
-        marginal = process.marginal(jnp.asarray(times))
-        assert marginal.scale.dtype == marginal.std.dtype == jnp.float64
-        np.testing.assert_allclose(marginal.scale, scale, rtol=1e-6)
-        np.testing.assert_allclose(marginal.std**2, variance, rtol=1e-6)
+    marginal = in_double(process.marginal, times)
+    assert marginal.scale.dtype == marginal.std.dtype == np.float64
+    np.testing.assert_allclose(marginal.scale, scale, rtol=1e-6)
+    np.testing.assert_allclose(marginal.std**2, variance, rtol=1e-6)
 
 
 @every_pair
 def test_coefficients(process, sde):
     times = sde.horizon * np.asarray([1e-4, 0.05, 0.4, 0.8, 1.0])
-    with jax.enable_x64(True):
-        rate = process.contraction_rate(jnp.asarray(times))
-        variance_rate = process.diffusion(jnp.asarray(times)) ** 2
+    rate, sigma = in_double(lambda t: (process.contraction_rate(t), process.diffusion(t)), times)
     np.testing.assert_allclose(rate, [sde.rate(t) for t in times], rtol=1e-9)
-    np.testing.assert_allclose(variance_rate, [sde.variance_rate(t) for t in times], rtol=1e-9)
+    np.testing.assert_allclose(sigma**2, [sde.variance_rate(t) for t in times], rtol=1e-9)
 
 
 @every_process
@@ -100,12 +100,10 @@ def test_small_times_keep_their_digits_in_float32(process):
         return [*process.marginal(t), process.diffusion(t), slope]
 
     t = process.horizon * np.asarray([1e-7, 1e-5, 1e-3], np.float32)
-    ours = found(jnp.asarray(t))
-    assert all(array.dtype == jnp.float32 for array in ours)
-    with jax.enable_x64(True):
-        exact = found(jnp.asarray(t, jnp.float64))
-    for ours_, exact_ in zip(ours, exact, strict=True):
-        np.testing.assert_allclose(ours_, exact_, rtol=1e-6)
+    ours = compiled(found, t)
+    assert all(array.dtype == np.float32 for array in ours)
+    for ours_, exact in zip(ours, in_double(found, t.astype(float)), strict=True):
+        np.testing.assert_allclose(ours_, exact, rtol=1e-6)
 
 
 @every_process
@@ -116,13 +114,9 @@ def test_the_score_of_data_keeps_its_digits_in_float32(process):
         scale, std = process.marginal(t)
         return -(x - 1.5 * scale) / (0.25 * scale**2 + std**2)
 
-    def both(t, x):
-        return jnp.stack(jax.value_and_grad(score)(t, x))
-
     t, x = np.float32(1e-6 * process.horizon), np.float32(0.7)
-    ours = both(jnp.asarray(t), jnp.asarray(x))
-    with jax.enable_x64(True):
-        exact = both(jnp.asarray(t, jnp.float64), jnp.asarray(x, jnp.float64))
+    ours = compiled(jax.value_and_grad(score), t, x)
+    exact = in_double(jax.value_and_grad(score), np.float64(t), np.float64(x))
     assert np.isfinite(exact).all()
     # The derivative of a rectified flow's is the difference of two terms sixteen times as large.
     terms = 16 if isinstance(process, RectifiedFlow) else 1
@@ -135,25 +129,25 @@ def test_the_score_of_data_keeps_its_digits_in_float32(process):
     [SubVP(0.3, 4.0), ContractiveSubVP(0.3, 4.0), EDM(5.0, 0.9), VE(0.1, 2.0, zero_start=False)],
 )
 def test_smooth_stds_have_their_slope_at_zero(process):
-    slope = float(jax.grad(lambda t: process.marginal(t).std)(jnp.asarray(0.0)))
+    slope = compiled(jax.grad(lambda t: process.marginal(t).std), np.float32(0.0))
     expected = {SubVP: 0.3, ContractiveSubVP: 0.3, EDM: 0.9, VE: 0.1 * np.log(20.0)}
     np.testing.assert_allclose(slope, expected[type(process)], rtol=1e-6)
 
 
 @every_process
 def test_the_prior_is_the_law_at_the_horizon_or_stationary(process):
+    end = np.float32(process.horizon)
+    prior, expected = compiled(lambda t: (process.prior_std(), process.marginal(t).std), end)
     if isinstance(process, (VP, SubVP)):
         expected = 1.0
     elif isinstance(process, OU):
         expected = process.sigma / np.sqrt(2 * process.theta)
-    else:
-        expected = process.marginal(jnp.asarray(process.horizon)).std
-    np.testing.assert_allclose(process.prior_std(), expected, rtol=1e-6)
+    np.testing.assert_allclose(prior, expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("process", [VP(), VP.cosine()])
 def test_variance_is_preserved(process):
-    scale, std = process.marginal(jnp.linspace(0.0, 1.0, 11))
+    scale, std = compiled(process.marginal, np.linspace(0.0, 1.0, 11, dtype=np.float32))
     np.testing.assert_allclose(scale**2 + std**2, 1.0, atol=1e-6)
 
 
@@ -161,25 +155,37 @@ def test_cosine_signal():
     """cos^2 of the angle (Nichol and Dhariwal 2021, eq. 17) until the rate is clipped."""
     t = np.asarray([0.0, 0.25, 0.5, 0.9])
     angle = (t + 0.008) / 1.008 * np.pi / 2
-    scale, _ = VP.cosine().marginal(jnp.asarray(t, jnp.float32))
+    scale, _ = compiled(VP.cosine().marginal, t.astype(np.float32))
     np.testing.assert_allclose(scale, np.cos(angle) / np.cos(angle[0]), rtol=2e-6)
     process = VP.cosine(beta_max=30.0, horizon=2.0)
-    rates = -2 * process.contraction_rate(jnp.linspace(0.0, 2.0, 101))
+    t = np.linspace(0.0, 2.0, 101, dtype=np.float32)
+    rates = -2 * compiled(process.contraction_rate, t)
     np.testing.assert_allclose(rates.max(), 15.0, rtol=1e-6)
-    assert (jnp.diff(rates) >= 0).all()
+    assert (np.diff(rates) >= 0).all()
+
+
+def test_a_cosine_schedule_may_be_made_in_a_program():
+    """Its door compares two numbers, which there are no traced ones."""
+    scale = compiled(lambda t: VP.cosine().marginal(t).scale, np.float32(0.5))
+    assert scale == compiled(VP.cosine().marginal, np.float32(0.5)).scale
 
 
 @pytest.mark.parametrize("make", [VP, SubVP, ContractiveVP, ContractiveSubVP])
 def test_times_scale_with_the_horizon(make):
     """beta dt is what matters: a horizon three times as long at a third of the rates."""
-    t = jnp.linspace(0.0, 1.0, 7)
     short, long = make(0.3, 6.0), make(0.1, 2.0, horizon=3.0)
-    for ours, other in zip(short.marginal(t), long.marginal(3 * t), strict=True):
-        np.testing.assert_allclose(ours, other, rtol=3e-6)
-    cosine = make.cosine(beta_max=9.0), make.cosine(beta_max=9.0, horizon=3.0)
-    np.testing.assert_allclose(
-        cosine[0].marginal(t).std, cosine[1].marginal(3 * t).std, rtol=3e-6, atol=1e-7
-    )
+    cosines = make.cosine(beta_max=9.0), make.cosine(beta_max=9.0, horizon=3.0)
+
+    def laws(t):
+        return (
+            short.marginal(t),
+            long.marginal(3 * t),
+            *(cosine.marginal(time).std for cosine, time in zip(cosines, (t, 3 * t), strict=True)),
+        )
+
+    ours, other, cosine, long_cosine = compiled(laws, np.linspace(0.0, 1.0, 7, dtype=np.float32))
+    np.testing.assert_allclose(ours, other, rtol=3e-6)
+    np.testing.assert_allclose(cosine, long_cosine, rtol=3e-6, atol=1e-7)
 
 
 NAMES = {

@@ -8,6 +8,7 @@ import pytest
 from ctrl_jax._numerics import expand
 from ctrl_jax.processes import VP
 from ctrl_jax.processes import parameterization as parameterization
+from tests.processes.compiled import in_double
 from tests.processes.family import every_kind
 from tests.processes.gaussian import MEAN, VARIANCE, exact_score
 
@@ -47,18 +48,22 @@ def exact_networks(process):
 PARAMETERISATIONS = list(exact_networks(VP()))
 
 
-@pytest.mark.parametrize("parameterize", PARAMETERISATIONS)
+X = np.linspace(-2.0, 2.0, 12).reshape(4, 3)
+
+
 @every_kind
-@pytest.mark.parametrize("fraction", [0.05, 0.5, 1.0])
-def test_exact_predictions_give_the_exact_score(parameterize, process, fraction):
-    with jax.enable_x64(True):
-        t = fraction * process.horizon
-        x = jnp.linspace(-2.0, 2.0, 12).reshape(4, 3)
-        score_fn = parameterize(process, exact_networks(process)[parameterize])
-        for times in (jnp.asarray(t), jnp.full(4, t)):
-            np.testing.assert_allclose(
-                score_fn(times, x), exact_score(process)(times, x), rtol=1e-8
-            )
+def test_exact_predictions_give_the_exact_score(process):
+    """At times up to the horizon, one for all states and one for each."""
+
+    def scores(t):
+        x, networks = jnp.asarray(X), exact_networks(process).items()
+        return exact_score(process)(t, x), [make(process, net)(t, x) for make, net in networks]
+
+    times = np.asarray([0.05, 0.5, 1.0]) * process.horizon
+    for t in (times, np.repeat(times[:, None], 4, axis=1)):
+        exact, found = in_double(jax.vmap(scores), t)
+        for score in found:
+            np.testing.assert_allclose(score, exact, rtol=1e-8)
 
 
 @pytest.mark.parametrize("parameterize", PARAMETERISATIONS)
@@ -82,29 +87,38 @@ INVERSE = {
 }
 
 
-@pytest.mark.parametrize("parameterize", PARAMETERISATIONS)
 @every_kind
-def test_round_trips(parameterize, process):
+def test_round_trips(process):
     """Any network, not only an exact one, is what its score stands for, and the other way round."""
 
     def network(t, x, label):
         return jnp.tanh(x) + expand(t / process.horizon, x) - 0.3 * expand(label, x)
 
-    back = INVERSE[parameterize]
-    with jax.enable_x64(True):
-        t = jnp.linspace(0.02, 1.0, 4) * process.latest
-        x, label = jnp.linspace(-2.0, 2.0, 12).reshape(4, 3), jnp.linspace(0.0, 1.0, 4)
-        again = back(process, parameterize(process, network))
-        np.testing.assert_allclose(again(t, x, label), network(t, x, label), rtol=1e-8)
-        again = parameterize(process, back(process, network))
-        np.testing.assert_allclose(again(t, x, label), network(t, x, label), rtol=1e-8)
+    def trips(*inputs):
+        there_and_back = [
+            again(*inputs)
+            for make, back in INVERSE.items()
+            for again in (
+                back(process, make(process, network)),
+                make(process, back(process, network)),
+            )
+        ]
+        return network(*inputs), there_and_back
+
+    t, label = np.linspace(0.02, 1.0, 4) * process.latest, np.linspace(0.0, 1.0, 4)
+    expected, found = in_double(trips, t, X, label)
+    assert len(found) == 8
+    for again in found:
+        np.testing.assert_allclose(again, expected, rtol=1e-8)
 
 
 @every_kind
 def test_exact_scores_give_exact_predictions(process):
-    with jax.enable_x64(True):
-        t = jnp.linspace(0.02, 1.0, 4) * process.latest
-        x = jnp.linspace(-2.0, 2.0, 12).reshape(4, 3)
-        for parameterize, network in exact_networks(process).items():
-            ours = INVERSE[parameterize](process, exact_score(process))
-            np.testing.assert_allclose(ours(t, x), network(t, x), rtol=1e-8)
+    def predictions(t, x):
+        return [
+            (INVERSE[make](process, exact_score(process))(t, x), network(t, x))
+            for make, network in exact_networks(process).items()
+        ]
+
+    for found, exact in in_double(predictions, np.linspace(0.02, 1.0, 4) * process.latest, X):
+        np.testing.assert_allclose(found, exact, rtol=1e-8)

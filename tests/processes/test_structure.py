@@ -9,6 +9,7 @@ import pytest
 from ctrl_jax.processes import ContractiveOU, ContractiveSubVP, ContractiveVP, SubVP, grids
 from ctrl_jax.processes.parameterization import from_data
 from ctrl_jax.solvers import ExponentialEuler, simulate
+from tests.processes.compiled import compiled, in_double
 from tests.processes.gaussian import exact_score, reversed_law
 
 PAIRS = [
@@ -22,46 +23,44 @@ every_twin = pytest.mark.parametrize(("ours", "contractive"), PAIRS)
 @every_twin
 def test_one_is_the_other_in_growing_coordinates(ours, contractive):
     """d(e^B Y) has drift b + beta and diffusion e^B sigma: Ito's formula, term by term."""
-    with jax.enable_x64(True):
-        t = jnp.linspace(0.01, 1.0, 25) * ours.horizon
-        integral, rate = ours.schedule.integral(t), ours.schedule.rate(t)
-        drift = ours.contraction_rate(t) + rate
-        np.testing.assert_allclose(contractive.contraction_rate(t), drift, rtol=1e-12)
-        diffusion = jnp.exp(integral) * ours.diffusion(t)
-        np.testing.assert_allclose(contractive.diffusion(t), diffusion, rtol=1e-11)
-        ratio = 2 * jnp.sinh(integral / 2)
-        np.testing.assert_allclose(ours.noise_to_signal(t), ratio, rtol=1e-11)
-        np.testing.assert_allclose(contractive.noise_to_signal(t), ratio, rtol=1e-11)
+
+    def terms(t):
+        both = [
+            (p.contraction_rate(t), p.diffusion(t), p.noise_to_signal(t))
+            for p in (ours, contractive)
+        ]
+        return ours.schedule.integral(t), ours.schedule.rate(t), both
+
+    t = np.linspace(0.01, 1.0, 25) * ours.horizon
+    integral, rate, ((drift, sigma, ratio), twin) = in_double(terms, t)
+    np.testing.assert_allclose(twin[0], drift + rate, rtol=1e-12)
+    np.testing.assert_allclose(twin[1], np.exp(integral) * sigma, rtol=1e-11)
+    np.testing.assert_allclose(ratio, 2 * np.sinh(integral / 2), rtol=1e-11)
+    np.testing.assert_allclose(twin[2], 2 * np.sinh(integral / 2), rtol=1e-11)
 
 
-def euler_path(process, increments, x_0):
-    """Forward Euler with given Brownian increments (steps,)."""
+def euler_paths(process, increments, x_0):
+    """Forward Euler with given Brownian increments (steps, paths)."""
     steps = len(increments)
-    with jax.enable_x64(True):
-        t = jnp.arange(steps) / steps * process.horizon
-        rate, sigma = process.contraction_rate(t), process.diffusion(t)
-    x, path = x_0, []
-    for b, g, dw in zip(np.asarray(rate), np.asarray(sigma), increments, strict=True):
+    t = np.arange(steps) / steps * process.horizon
+    rate, sigma = in_double(lambda t: (process.contraction_rate(t), process.diffusion(t)), t)
+    x, paths = np.full(increments.shape[1:], x_0), []
+    for b, g, dw in zip(rate, sigma, increments, strict=True):
         x = x + b * x * process.horizon / steps + g * dw
-        path.append(x)
-    return np.asarray(path)
+        paths.append(x)
+    return np.asarray(paths)
 
 
 def test_paths_under_one_brownian_motion():
     """The gap between X and e^B Y is Euler's alone: of strong order one."""
     ours, contractive = PAIRS[0]
-    fine = np.random.default_rng(0).normal(size=(8, 16384)) / 128  # one horizon of Brownian motion
+    fine = np.random.default_rng(0).normal(size=(16384, 8)) / 128  # one horizon of Brownian motion
 
     def gap(steps):
-        with jax.enable_x64(True):
-            t = jnp.arange(1, steps + 1) / steps
-            growth = np.exp(np.asarray(ours.schedule.integral(t)))
-        gaps = []
-        for path in fine:
-            increments = path.reshape(steps, -1).sum(axis=1)
-            x, y = (euler_path(p, increments, 0.7) for p in (contractive, ours))
-            gaps.append(np.max(np.abs(x / growth - y)))
-        return np.mean(gaps)
+        growth = np.exp(in_double(ours.schedule.integral, np.arange(1, steps + 1) / steps))
+        increments = fine.reshape(steps, -1, 8).sum(axis=1)
+        x, y = (euler_paths(p, increments, 0.7) for p in (contractive, ours))
+        return np.abs(x / growth[:, None] - y).max(axis=0).mean()
 
     coarse, finest = gap(1024), gap(16384)
     assert finest < 1e-3
@@ -73,10 +72,10 @@ def test_paths_under_one_brownian_motion():
 def test_a_scale_equivariant_sampler_gives_the_same_samples(ours, contractive):
     """One denoiser, matched starts X = e^{B(T)} Y and the same noise: DDIM and its ancestral
     variant give the same samples. Started from the priors they differ by 1 - e^{-B(T)}."""
-    with jax.enable_x64(True):
+
+    def ends(start):
         grid = grids.quadratic(ours, 12, end=0.02 * ours.horizon)
         growth = jnp.exp(ours.schedule.integral(jnp.asarray(ours.horizon)))
-        start = jax.random.normal(jax.random.key(0), (5, 2))
 
         def end(process, x_0, eta):
             def network(t, x):
@@ -88,11 +87,15 @@ def test_a_scale_equivariant_sampler_gives_the_same_samples(ours, contractive):
             found = simulate(key, sde, x_0, grid, solver=solver).states
             return found / process.marginal(process.horizon - grid[-1]).scale
 
-        for eta in (0.0, 1.0):
-            expected = end(ours, start, eta)
-            np.testing.assert_allclose(end(contractive, growth * start, eta), expected, rtol=1e-9)
-        ratio = contractive.prior_std() / (growth * ours.prior_std())
-        np.testing.assert_allclose(ratio, 1 - 1 / growth, rtol=1e-12)
+        both = [
+            (end(contractive, growth * start, eta), end(ours, start, eta)) for eta in (0.0, 1.0)
+        ]
+        return growth, contractive.prior_std() / (growth * ours.prior_std()), both
+
+    growth, ratio, both = in_double(ends, np.random.default_rng(0).normal(size=(5, 2)))
+    for found, expected in both:
+        np.testing.assert_allclose(found, expected, rtol=1e-9)
+    np.testing.assert_allclose(ratio, 1 - 1 / growth, rtol=1e-12)
 
 
 FLOORS = [  # contractive process with a long horizon, tau, mean error of the SDE and of the ODE
@@ -105,14 +108,11 @@ FLOORS = [  # contractive process with a long horizon, tau, mean error of the SD
 def test_the_signal_that_is_left_at_the_horizon_is_an_error(process, tau, sde_error, ode_error):
     """From the stated prior N(0, v(T)) the mean of N(1, .25) is missed by m s^2 / (s^2 + tau^2)
     as T -> oo, and by m s / sqrt(s^2 + tau^2) under the probability flow."""
-    ratio = process.noise_to_signal(jnp.asarray(process.horizon))
+    ratio = compiled(process.noise_to_signal, np.float32(process.horizon))
     np.testing.assert_allclose(ratio, tau, rtol=1e-6)
     sde = process.reverse(exact_score(process, 1.0, 0.25))
     start = (0.0, float(process.prior_std()) ** 2)
-    for flow, printed, exact in (
-        (sde, sde_error, 0.25 / (0.25 + tau**2)),
-        (sde.probability_flow(), ode_error, 0.5 / np.hypot(0.5, tau)),
-    ):
-        mean, _ = reversed_law(flow, start, 0.0, steps=4000)
-        np.testing.assert_allclose(1.0 - mean, exact, rtol=1e-5)
-        np.testing.assert_allclose(1.0 - mean, printed, atol=6e-5)
+    means, _ = reversed_law([sde, sde.probability_flow()], start, 0.0, steps=4000)
+    exact = 0.25 / (0.25 + tau**2), 0.5 / np.hypot(0.5, tau)
+    np.testing.assert_allclose(1.0 - means, exact, rtol=1e-5)
+    np.testing.assert_allclose(1.0 - means, [sde_error, ode_error], atol=6e-5)

@@ -1,5 +1,7 @@
 """Measured orders of convergence against theory, with exact scores, in float64."""
 
+from functools import partial
+
 import diffrax
 import jax
 import jax.numpy as jnp
@@ -18,6 +20,7 @@ from ctrl_jax.solvers import (
     StochasticHeun,
     simulate,
 )
+from tests.processes.compiled import compiled
 from tests.solvers.gaussian import MEAN, ORACLE, PROCESS, VARIANCE, exact_score
 
 WEIGHTS, MEANS, VARIANCES = np.array([0.4, 0.6]), np.array([-1.0, 1.2]), np.array([0.25, 0.16])
@@ -72,12 +75,13 @@ def flowed():
 )
 def test_order_on_the_probability_flow_of_a_mixture(solver, expected, flowed):
     start, end = flowed
-    sde = PROCESS.reverse(mixture_score).probability_flow()
-    errors = []
-    for steps in (16, 32):
-        grid = grids.log_snr(PROCESS, steps, end=END)
-        found = simulate(jax.random.key(0), sde, jnp.asarray(start)[:, None], grid, solver=solver)
-        errors.append(np.abs(found.states[:, 0] - end).max())
+    sde, key = PROCESS.reverse(mixture_score).probability_flow(), jax.random.key(0)
+    made = [grids.log_snr(PROCESS, steps, end=END) for steps in (16, 32)]
+
+    def ends(start):
+        return [simulate(key, sde, start, grid, solver=solver).states[:, 0] for grid in made]
+
+    errors = [np.abs(found - end).max() for found in jax.jit(ends)(start[:, None])]
     # Tsit5's leading error term nearly vanishes on smooth problems: only its promise is tested.
     upper = 0.3 if expected < 5 else 1.0
     assert expected - 0.2 < order(errors) < expected + upper, errors
@@ -103,7 +107,14 @@ def fine():
         grid = jnp.linspace(0.0, 1.0 - END, FINEST + 1)
         start = jax.random.normal(jax.random.key(2), (PATHS, 1), float)
         path = BrownianPath.draw(jax.random.key(1), grid, start)
-        return path, start, simulate(jax.random.key(0), REVERSE, start, path, solver=SHARK).states
+        return path, start, along(path, start, SHARK, 1)
+
+
+@partial(jax.jit, static_argnames=("solver", "factor"))
+def along(path, start, solver, factor):
+    """The ends along a path of which each `factor` steps are joined."""
+    coarse = path.coarsen(factor)
+    return simulate(jax.random.key(0), REVERSE, start, coarse, solver=solver).states
 
 
 REVERSE, SHARK = PROCESS.reverse(exact_score), diffrax.ShARK()
@@ -114,11 +125,8 @@ def test_strong_order(name, fine):
     """Root mean square distance to the solution along the same Brownian path, refined."""
     solver, expected, _ = SDE_SOLVERS[name]
     path, start, end = fine
-    errors = []
-    for factor in (32, 16, 8):
-        coarse = path.coarsen(factor)
-        found = simulate(jax.random.key(0), REVERSE, start, coarse, solver=solver)
-        errors.append(np.sqrt(np.mean(np.square(found.states - end))))
+    coarse = [along(path, start, solver, factor) for factor in (32, 16, 8)]
+    errors = [np.sqrt(np.mean(np.square(found - end))) for found in coarse]
     assert expected - 0.2 < order(errors) < expected + 0.3, errors
 
 
@@ -126,16 +134,16 @@ def chain_law(solver, steps):
     """Mean and variance of the last state, exactly: it is affine in the start and every normal, so
     its gradient holds the coefficients."""
     grid = jnp.linspace(0.0, 1.0 - END, steps + 1)
-    scale, std = PROCESS.marginal(jnp.asarray(1.0))
 
     def end(x, noise, levy_noise):
         path = BrownianPath(grid, noise, levy_noise)
         return simulate(jax.random.key(0), REVERSE, x, path, solver=solver).states[0, 0]
 
-    at = (scale * MEAN).reshape(1, 1), jnp.zeros((steps, 1, 1)), jnp.zeros((steps, 1, 1))
+    scale, variance = ORACLE.scale(1.0), ORACLE.variance(1.0)
+    at = np.full((1, 1), scale * MEAN), np.zeros((steps, 1, 1)), np.zeros((steps, 1, 1))
     mean, gains = jax.jit(jax.value_and_grad(end, (0, 1, 2)))(*at)
-    variances = (scale**2 * VARIANCE + std**2, 1.0, 1.0)
-    return float(mean), sum(float(v * jnp.sum(g**2)) for v, g in zip(variances, gains, strict=True))
+    variances = (scale**2 * VARIANCE + variance, 1.0, 1.0)
+    return mean, sum(v * np.sum(np.square(g)) for v, g in zip(variances, gains, strict=True))
 
 
 @pytest.mark.parametrize("name", SDE_SOLVERS)
@@ -155,10 +163,10 @@ X = np.linspace(-5.0, 5.0, 401)
 
 def propagated(solver, steps):
     """Distribution function at END of the chain on the mixture, by quadrature of its kernels."""
-    grid = jnp.linspace(0.0, 1.0 - END, steps + 1)
-    kernel = [np.asarray(c) for c in solver.kernel(PROCESS, grid[:-1], grid[1:])]
+    grid = np.linspace(0.0, 1.0 - END, steps + 1)
+    kernel = compiled(lambda grid: solver.kernel(PROCESS, grid[:-1], grid[1:]), grid)
     density = mixture_density(1.0)
-    for r, state_gain, action_gain, std in zip(np.asarray(grid), *kernel, strict=False):
+    for r, state_gain, action_gain, std in zip(grid, *kernel, strict=False):
         mean = state_gain * X + action_gain * oracle_score(1.0 - r, X)
         density = scipy.stats.norm.pdf(X[:, None], mean[None], std) @ density * (X[1] - X[0])
     return np.cumsum(density) * (X[1] - X[0])
