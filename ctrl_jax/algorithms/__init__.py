@@ -5,9 +5,14 @@ from ctrl_jax.algorithms.control.actor_critic import ContinuousControl, Occupati
 from ctrl_jax.algorithms.control.cpg import make_cpg
 from ctrl_jax.algorithms.control.cppo import ProximalConfig, make_cppo
 from ctrl_jax.algorithms.control.discrete import make_discrete_policy_gradient, make_discrete_ppo
-from ctrl_jax.algorithms.diffusion.actor_critic import Control, generalized_advantage, make_control
+from ctrl_jax.algorithms.diffusion.actor_critic import (
+    Control,
+    Scoring,
+    generalized_advantage,
+    make_control,
+)
 from ctrl_jax.algorithms.diffusion.critic import Critic, ValueUpdate
-from ctrl_jax.algorithms.diffusion.ddpo import make_ddpo
+from ctrl_jax.algorithms.diffusion.ddpo import PromptStatistics, make_ddpo
 from ctrl_jax.algorithms.diffusion.dpok import make_dpok
 from ctrl_jax.algorithms.diffusion.offline_preference import PairBatch, make_offline_preference
 from ctrl_jax.algorithms.diffusion.online_preference import PreferenceUpdate, make_online_preference
@@ -55,12 +60,14 @@ __all__ = [
     "Pairs",
     "PolicyUpdate",
     "PreferenceUpdate",
+    "PromptStatistics",
     "ProximalConfig",
     "QLearningConfig",
     "Reference",
     "RewardDirection",
     "Rollout",
     "RunState",
+    "Scoring",
     "Surrogate",
     "ValueUpdate",
     "divergence_along",

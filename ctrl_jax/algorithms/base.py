@@ -152,15 +152,22 @@ def finish(
 def apply_gradient(
     learner: Learner, gradient: Any, optimizer: optax.GradientTransformation
 ) -> tuple[Learner, Bool[Array, ""]]:
-    """Take one optimizer step, or none where the gradient is not finite.
+    """Take one optimizer step, or none where the gradient or what it leads to is not finite.
 
     Returns:
-        The learner and whether the gradient was finite.
+        The learner, and whether gradient and moved parameters were finite.
     """
-    finite = jnp.isfinite(optax.tree.norm(gradient))
     updates, optimizer_state = optimizer.update(gradient, learner.optimizer, learner.params)
     moved = Learner(optax.apply_updates(learner.params, updates), optimizer_state)
+    # A finite gradient times a step size that is too large is not.
+    finite = jnp.isfinite(optax.tree.norm(gradient)) & all_finite(moved.params)
     return keep_if(finite, moved, learner), finite
+
+
+def all_finite(tree: Any) -> Bool[Array, ""]:
+    """Return whether every number of a tree is finite."""
+    leaves = jax.tree.leaves(tree)
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))
 
 
 def keep_if(condition: Bool[Array, ""], new: Any, old: Any) -> Any:
@@ -199,7 +206,8 @@ def pair_metrics(chosen: Float[Array, " pairs"], rejected: Float[Array, " pairs"
         "rewards/chosen": chosen,
         "rewards/rejected": rejected,
         "rewards/margins": chosen - rejected,
-        "rewards/accuracies": (chosen > rejected).astype(chosen.dtype),
+        # A tie is half.
+        "rewards/accuracies": jnp.where(chosen == rejected, 0.5, chosen > rejected),
     }
 
 

@@ -7,13 +7,21 @@ With running rewards r_i (reward per step, here minus the penalty) and V_n the t
     G_i = V_n + \sum_{j >= i} r_j.                                                      (3)
 
 trace = 0 is the difference quotient of continuous-time q, A_i = delta_i; trace = 1 telescopes to
-G_i - V_i. Time is the leading axis. Source: arXiv 2305.18901, section 3; 1506.02438.
+G_i - V_i. Time is the leading axis. `standardized` divides values by their spread, where there is
+one: a spread of a few units in the last place of the values is rounding, and divided by it noise
+would become a signal of order one.
+
+Source: arXiv 2305.18901, section 3; 1506.02438.
 """
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
+from ctrl_jax._checks import check_fraction
 from ctrl_jax._numerics import discounted_sums
+
+ROUNDING = 16
+"""Standard deviations below this many units in the last place of the largest value are zero."""
 
 
 def returns_to_go(
@@ -37,6 +45,96 @@ def generalized(
         running: running reward of each step.
         terminal: terminal reward, which stands for V_n.
         trace: in [0, 1]: 0 trusts the value, 1 trusts the trajectory.
+
+    Raises:
+        ValueError: trace is not in [0, 1].
     """
+    check_fraction("trace", trace)
     next_values = jnp.concatenate([values[1:], terminal[None]])
     return discounted_sums(next_values + running - values, trace)
+
+
+def standardized(
+    values: Float[Array, " batch"],
+    *,
+    weights: Float[Array, " batch"] | None = None,
+    groups: Int[Array, " batch"] | None = None,
+    scale: Float[Array, ""] | float = 0.0,
+) -> Float[Array, " batch"]:
+    """Return (value - mean) / std, over all examples or over those of each group.
+
+    It is 0 where the values of a group differ by no more than rounding.
+
+    Args:
+        values: rewards or advantages.
+        weights: of each example in mean and standard deviation; where it is 0 so is the result.
+        groups: id of each example's group; one group by default.
+        scale: magnitude of the numbers that the values are differences of, whose rounding they
+            bear; that of the values themselves always counts.
+    """
+    return over_spread(*spread(values, weights=weights, groups=groups, scale=scale))
+
+
+def spread(
+    values: Float[Array, " batch"],
+    *,
+    weights: Float[Array, " batch"] | None = None,
+    groups: Int[Array, " batch"] | None = None,
+    scale: Float[Array, ""] | float = 0.0,
+) -> tuple[Float[Array, " batch"], Float[Array, " batch"]]:
+    """Return value - mean and the standard deviation of each example's group, 0 for mere rounding.
+
+    Args:
+        values: rewards or advantages.
+        weights: of each example; 1 by default.
+        groups: id of each example's group; one group by default.
+        scale: magnitude of what the values are differences of, where that is larger.
+    """
+    weights = jnp.ones_like(values) if weights is None else weights.astype(values.dtype)
+    # One row where there is one group, so that nothing of the size batch^2 is made.
+    ids = jnp.zeros((1,), jnp.int32) if groups is None else groups
+    same = (ids[:, None] == (0 if groups is None else ids[None, :])) & (weights > 0)[None, :]
+    share = jnp.where(same, weights[None, :], 0.0)
+    share = share / jnp.maximum(jnp.sum(share, axis=1, keepdims=True), jnp.finfo(share.dtype).tiny)
+    # About one of the values themselves: what is constant has exactly the mean zero.
+    about = jnp.max(jnp.where(same, values[None, :], -jnp.inf), axis=1)
+    held = jnp.where(weights > 0, values - about, 0.0)
+    centered = held - share @ held
+    std = jnp.sqrt(share @ jnp.square(centered))
+    largest = jnp.max(jnp.where(same, jnp.abs(values)[None, :], 0.0), axis=1)
+    rounding = std <= ROUNDING * jnp.finfo(values.dtype).eps * jnp.maximum(largest, scale)
+    centered = jnp.where(weights > 0, centered, 0.0)
+    return centered, jnp.broadcast_to(jnp.where(rounding, 0.0, std), values.shape)
+
+
+def spread_within(
+    values: Float[Array, " batch"],
+    seen: Float[Array, "batch seen"],
+    present: Bool[Array, "batch seen"],
+) -> tuple[Float[Array, " batch"], Float[Array, " batch"]]:
+    """Return value - mean and the standard deviation, each example's of numbers of its own.
+
+    Args:
+        values: rewards or advantages.
+        seen: what each is compared with.
+        present: which of these count.
+    """
+    number = jnp.maximum(jnp.sum(present, axis=1, dtype=values.dtype), 1.0)
+    held = jnp.where(present, seen - values[:, None], 0.0)
+    mean = jnp.sum(held, axis=1) / number
+    squares = jnp.where(present, jnp.square(held - mean[:, None]), 0.0)
+    std = jnp.sqrt(jnp.sum(squares, axis=1) / number)
+    largest = jnp.maximum(jnp.abs(values), jnp.max(jnp.where(present, jnp.abs(seen), 0.0), axis=1))
+    rounding = std <= ROUNDING * jnp.finfo(values.dtype).eps * largest
+    return -mean, jnp.where(rounding, 0.0, std)
+
+
+def over_spread(centered: Float[Array, "..."], std: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Return centered / std, 0 where std is 0; what is not finite stays so.
+
+    Args:
+        centered: values less their mean.
+        std: their standard deviation, from `spread`.
+    """
+    none = std == 0
+    return jnp.where(none, 0.0, centered / jnp.where(none, 1.0, std))

@@ -7,6 +7,9 @@ from jaxtyping import Float
 from ctrl_jax._checks import refuse
 from ctrl_jax._typing import Model, Params, RewardFn
 
+ROUNDING = 16
+"""A spread below this many units in the last place of the largest score is none."""
+
 
 def learned(model: Model, params: Params) -> RewardFn:
     """Return the reward ``model.apply(params, 0, x, *conditions)``, the parameters held fixed.
@@ -33,15 +36,20 @@ def standardized(reward_fn: RewardFn, scores: Float[np.ndarray, " samples"]) -> 
         scores: its values on samples of the base model.
 
     Raises:
-        ValueError: a score is not finite, or all are the same.
+        ValueError: there is no score, one is not finite, or all are the same up to rounding.
     """
-    scores = np.asarray(scores, np.float64)
+    scores = np.asarray(scores)
+    floating = jnp.issubdtype(scores.dtype, jnp.floating)
+    eps = float(jnp.finfo(scores.dtype if floating else np.float64).eps)
+    scores = scores.astype(np.float64)
+    if not scores.size:
+        raise refuse("scores", [], "there must be values to measure", "score some samples")
     if not np.isfinite(scores).all():
         bad = int((~np.isfinite(scores)).sum())
         received = f"NaN or infinity for {bad} of {scores.size} samples"
         raise refuse("reward_fn", received, "it must be finite on every sample", "repair it")
     mean, std = float(scores.mean()), float(scores.std())
-    if std <= 1e-6 * max(1.0, abs(mean)):
+    if std <= ROUNDING * eps * float(np.abs(scores).max()):
         received = f"{mean} for all {scores.size} samples"
         raise refuse("reward_fn", received, "it must tell them apart", "give another")
     return lambda x, *conditions: (reward_fn(x, *conditions) - mean) / std

@@ -8,9 +8,11 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from ctrl_jax.algorithms import Algorithm, RunState
+from ctrl_jax.algorithms import Algorithm, Learner, RunState
+from ctrl_jax.algorithms.base import apply_gradient
 from ctrl_jax.runtime.checkpoints.checkpoints import Checkpoints
 from tests.algorithms.laws import CHEAP, LAWS
 from tests.runtime.processes import run_python
@@ -166,3 +168,16 @@ def test_eight_devices_agree_with_one():
     status, out, err = run_python("-m", "tests.algorithms.sharded_laws", JAX_NUM_CPU_DEVICES="8")
     assert status == 0, err[-4000:]
     assert out.split() == ["agreed"] * len(LAWS)
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered")
+@pytest.mark.parametrize("rate", [1e300, 3e38])
+def test_a_step_beyond_the_largest_number_is_not_taken(rate):
+    """The gradient is finite; what the step size makes of it is not."""
+    optimizer = optax.sgd(rate)
+    params = {"slope": jnp.full(3, 2.0), "unmoved": jnp.zeros(2)}
+    gradient = {"slope": jnp.full(3, -5.0), "unmoved": jnp.zeros(2)}
+    learner = Learner(params, optimizer.init(params))
+    moved, finite = jax.jit(lambda learner: apply_gradient(learner, gradient, optimizer))(learner)
+    assert not finite
+    chex.assert_trees_all_equal(moved.params, params)

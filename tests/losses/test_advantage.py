@@ -65,3 +65,46 @@ def test_jit_vmap_grad_and_independence_of_examples(trajectory):
     np.testing.assert_allclose(doubled[1], 2 * plain, rtol=1e-5, atol=1e-6)
     slope = jax.grad(lambda r: advantage.generalized(values, running, r, trace=0.9)[0, 0])(terminal)
     np.testing.assert_allclose(slope, [0.9**6, 0.0, 0.0], rtol=1e-6)
+
+
+def constants():
+    """Rewards that are the same for all, plain and up to their last digits."""
+    ulp = np.finfo(np.float32).eps
+    jitter = np.random.default_rng(1).integers(-2, 3, 256)
+    plain = [np.full(n, v, np.float32) for n, v in ((192, 1.0), (256, 0.7), (100, 5.3), (7, -3e8))]
+    return [*plain, np.float32(0.7) * (1 + ulp * jitter).astype(np.float32), np.zeros(5, "f4")]
+
+
+def test_what_has_no_spread_has_no_advantage():
+    def both(values):
+        groups = jnp.asarray(np.arange(values.size) // 7)
+        return advantage.standardized(values), advantage.standardized(values, groups=groups)
+
+    given = [jnp.asarray(values) for values in constants()]
+    for found in (
+        *jax.jit(lambda given: [both(values) for values in given])(given),
+        both(given[1]),
+    ):
+        np.testing.assert_array_equal(found, np.zeros_like(found))
+
+
+def test_a_small_spread_beside_a_large_mean_is_one():
+    """A group of rounding beside one of signal, and padding: each is judged by itself."""
+    values = jnp.asarray([7.0, 7.0, 1000.0, 1000.1, 1e-9, 3e-9, 1e30])
+    groups, weights = jnp.asarray([0, 0, 1, 1, 2, 2, 0]), jnp.asarray([1.0] * 6 + [0.0])
+    found = advantage.standardized(values, weights=weights, groups=groups)
+    np.testing.assert_allclose(found, [0, 0, -1, 1, -1, 1, 0], rtol=1e-3)
+    # Of differences of larger numbers the rounding of those counts.
+    found = advantage.standardized(values[4:6], scale=1.0)
+    np.testing.assert_array_equal(found, 0.0)
+
+
+def test_a_reward_that_is_no_number_is_not_hidden():
+    found = advantage.standardized(jnp.asarray([1.0, jnp.nan, 1.0]))
+    assert not np.isfinite(found).any()
+
+
+@pytest.mark.parametrize("trace", [2.0, -1.0, float("nan")])
+def test_a_trace_out_of_range_is_refused(trajectory, trace):
+    with pytest.raises(ValueError, match="trace: received"):
+        compute(trajectory, trace)

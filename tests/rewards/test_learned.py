@@ -24,12 +24,22 @@ def test_standardized_on_its_sample():
     assert abs(values.mean()) < 1e-5 and abs(values.std() - 1) < 1e-5
 
 
+def test_a_reward_in_small_units_is_one():
+    reward = standardized(lambda x: 1e-9 * x, 1e-9 * np.array([1.0, 3.0]))
+    np.testing.assert_allclose(reward(np.array([1.0, 3.0])), [-1.0, 1.0], rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
         (
             np.array([1.0, np.nan]),
             "received .NaN or infinity for 1 of 2 samples.; it must be finite",
+        ),
+        (np.array([]), "scores: received .*; there must be values to measure"),
+        (
+            np.float32(0.7) * (1 + np.finfo(np.float32).eps * np.arange(5, dtype="f4")),
+            "it must tell them apart",
         ),
         (np.array([2.0, 2.0]), "received .2.0 for all 2 samples.; it must tell them apart"),
     ],

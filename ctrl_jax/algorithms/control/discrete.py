@@ -28,6 +28,7 @@ from ctrl_jax.algorithms.control.actor_critic import (
 )
 from ctrl_jax.algorithms.control.cpg import gradient_rule
 from ctrl_jax.algorithms.control.cppo import ProximalConfig, proximal_rule
+from ctrl_jax.losses import advantage
 
 
 def make_discrete_policy_gradient(
@@ -130,8 +131,9 @@ def _per_step(problem: ContinuousControl, rule: PolicyRule, *, standardize: bool
     def per_step(learner, samples):
         advantages = problem.dt * samples.advantages
         if standardize:
-            centered = advantages - jnp.mean(advantages)
-            advantages = centered / (jnp.std(advantages) + 1e-8)
+            # Differences of values, whose rounding they bear.
+            scale = jnp.max(jnp.abs(samples.values))
+            advantages = advantage.standardized(advantages, scale=scale)
         return rule.update(learner, samples._replace(advantages=advantages))
 
     return dataclasses.replace(rule, update=per_step)

@@ -23,7 +23,7 @@ function, `learn` after `collect`; with rewards from outside JAX the two are cal
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,15 @@ from jaxtyping import Array, Float
 
 from ctrl_jax._checks import check_fraction, refuse
 from ctrl_jax._typing import Model
-from ctrl_jax.algorithms.base import Algorithm, Metrics, RunState, finish, start
+from ctrl_jax.algorithms.base import (
+    Algorithm,
+    Learner,
+    Metrics,
+    RunState,
+    finish,
+    keep_if,
+    start,
+)
 from ctrl_jax.algorithms.diffusion.critic import (
     Critic,
     Evaluated,
@@ -79,6 +87,19 @@ class Control(Algorithm):
     learn: Callable[[RunState, Any, Any], tuple[RunState, Metrics]]
 
 
+class Scoring(NamedTuple):
+    """What becomes of the rewards before advantages are made of them, with a memory of its own.
+
+    Fields:
+        init: ``memory = init(dtype)``, a tree of arrays, for rewards of this type; None where
+            nothing is remembered, and the memory is ().
+        score: ``memory, scores, metrics = score(memory, rewards, batch)``, scores (batch,).
+    """
+
+    init: Callable[[Any], Any] | None
+    score: Callable[[Any, Array, Batch], tuple[Any, Array, Metrics]]
+
+
 def generalized_advantage(trace: float) -> AdvantageFn:
     """Return the advantage (1); `trace` in [0, 1]: 0 trusts the value, 1 the trajectory."""
     check_fraction("trace", trace)
@@ -100,6 +121,7 @@ def make_control(
     advantage_fn: AdvantageFn | None,
     *,
     critic: Critic | None = None,
+    scoring: Scoring | None = None,
     update: PolicyUpdate = DEFAULT_POLICY_UPDATE,
 ) -> Control:
     """Return the algorithm of this module's page for any surrogate and advantage.
@@ -111,6 +133,7 @@ def make_control(
         surrogate: what the policy descends.
         advantage_fn: the advantage of every step; None for a surrogate that reads none.
         critic: value network; None for algorithms without one.
+        scoring: what the advantage reads in place of the rewards; the rewards by default.
         update: how the policy learns from a batch.
 
     Returns:
@@ -131,6 +154,8 @@ def make_control(
         learners = {"policy": (policy_model.init, optimizer.init)}
         if critic is not None:
             learners["value"] = (critic.model.init, critic.optimizer.init)
+        if scoring is not None and (remember := scoring.init) is not None:
+            learners["rewards"] = (lambda key: remember(problem.grid.dtype), lambda params: ())
         averaged = update.average_decay > 0
         return start(key, learners, reference=problem.reference.init, averaged=averaged)
 
@@ -145,7 +170,12 @@ def make_control(
         if critic is not None:
             at = surrogate.gradient_at
             evaluated = evaluate_critic(critic, learners["value"], problem, rollout, at)
-        transitions = _transitions(problem, rollout, rewards, evaluated, surrogate, advantage_fn)
+        scores, counted = rewards, {}
+        before = learners["rewards"].params if "rewards" in learners else ()
+        memory = before
+        if scoring is not None:
+            memory, scores, counted = scoring.score(before, rewards, rollout.batch)
+        transitions = _transitions(problem, rollout, scores, evaluated, surrogate, advantage_fn)
         learners["policy"], finite, metrics = update_policy(
             policy_key,
             policy_model,
@@ -163,8 +193,10 @@ def make_control(
                 value_key, critic, learners["value"], problem, rollout, evaluated, returns
             )
             finite, metrics = finite & fitted, metrics | value_metrics
+        if "rewards" in learners:
+            learners["rewards"] = Learner(keep_if(finite, memory, before), ())
         kl = jnp.sum(rollout.kl, axis=0)
-        metrics |= path_metrics(problem, rewards, kl, rollout.ok, rollout.batch)
+        metrics |= counted | path_metrics(problem, rewards, kl, rollout.ok, rollout.batch)
         state, counts = finish(state, key, learners, finite, decay=update.average_decay)
         return state, metrics | counts
 

@@ -192,10 +192,14 @@ def fit_critic(
 
 
 def _explained_variance(returns, values, weights):
-    """Share of the variance of the returns, over steps and trajectories, that the values hold."""
-    share = weights / (jnp.sum(weights) * values.shape[0])
+    """Share of the variance of the returns, over steps and trajectories, that the values hold.
 
-    def variance(x):
-        return jnp.sum(jnp.square(x - jnp.sum(x @ share)) @ share)
-
-    return 1 - variance(returns - values) / jnp.maximum(variance(returns), 1e-12)
+    0 where the returns do not vary beyond rounding.
+    """
+    steps = values.shape[0]
+    each = jnp.broadcast_to(weights[None], values.shape).reshape(-1)
+    share = each / (jnp.sum(weights) * steps)
+    std = jnp.max(advantage.spread(returns.reshape(-1), weights=each)[1])
+    left = (returns - values).reshape(-1)
+    unexplained = share @ jnp.square(left - share @ left)
+    return jnp.where(std == 0, 0.0, 1 - unexplained / jnp.square(jnp.where(std == 0, 1.0, std)))
