@@ -2,12 +2,14 @@
 
 The three texts are strings, which are never put into a chat template, or conversations, which
 always are. Without a prompt of its own it is what both texts begin with: the longest run of equal
-messages after which both go on with the assistant, or the longest common string, less one space at
-its end, which belongs to the words that follow.
+messages after which both go on with the assistant, or the longest common string, up to the end of a
+turn or a word (`turns`).
 """
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
+
+from ctrl_jax.data.preferences.turns import prompt_end
 
 Message = Mapping[str, str]
 Conversation = list[Message]
@@ -24,6 +26,7 @@ class PreferenceRecord(NamedTuple):
         weight: how much the pair counts, at least 0.
         dispersion: phi in (0, 1] where it is known.
         place: where it was read, for messages about it, such as "pairs.jsonl:12".
+        found: whether the prompt was not given but is what both answers began with.
     """
 
     prompt: str | Conversation
@@ -32,13 +35,13 @@ class PreferenceRecord(NamedTuple):
     weight: float = 1.0
     dispersion: float | None = None
     place: str = ""
+    found: bool = False
 
 
 def shared_beginning(chosen: str | Conversation, rejected: str | Conversation) -> int:
     """Return how many characters or messages two texts of one kind share as their prompt."""
     if isinstance(chosen, str) and isinstance(rejected, str):
-        shared = common_length(chosen, rejected)
-        return shared - chosen[:shared].endswith(" ")
+        return prompt_end(chosen, rejected, common_length(chosen, rejected))
     shared = 0
     for n, (ours, theirs) in enumerate(zip(chosen, rejected, strict=False)):
         if ours["role"] == theirs["role"] == "assistant":  # pyright: ignore[reportArgumentType]

@@ -49,8 +49,23 @@ def test_blank_lines_marks_and_windows_line_ends_say_nothing(tmp_path):
     [
         ("The sky is blue.", "The sky is grey.", "The sky is"),  # the space goes with the word
         ("Q\nA: yes", "Q\nA: no", "Q\nA:"),
-        ("It is blue", "It is black", "It is bl"),
-        ("a b", "a bc", "a b"),  # one begins the other: nothing is left of the first
+        ("It is blue", "It is black", "It is"),  # never within a word
+        ("It costs 3.14", "It costs 3.15", "It costs"),
+        ("It isn't", "It isn’t", "It"),
+        ("a b", "a bc", "a"),
+        ("a b", "a b c", "a b"),  # one begins the other: nothing is left of the first
+        ("天空是蓝色", "天空是红色", "天空是"),  # without spaces every letter begins a word
+        ("Q7? A: red sky", "Q7? A: rough", "Q7? A:"),
+        ("Q7? A: the red sky", "Q7? A: the sea", "Q7? A:"),  # a turn, where there is one
+        ("Who?\nAnswer: it is I", "Who?\nAnswer: it is he", "Who?\nAnswer:"),
+        ("One? A: 1 B: 2 It is A", "One? A: 1 B: 2 It is B", "One? A: 1 B: 2 It is"),
+        ("Option A: so. Is it good", "Option A: so. Is it bad", "Option A: so. Is it"),
+        (
+            "\n\nHuman: a\n\nAssistant: b c",
+            "\n\nHuman: a\n\nAssistant: b d",
+            "\n\nHuman: a\n\nAssistant:",
+        ),
+        ("\n\nHuman: a\n\nAssistant: b", "\n\nHuman: ab\n\nAssistant: d", ""),
         ("blue", "grey", ""),
         (" a", " b", ""),
     ],
@@ -102,12 +117,15 @@ FAULTS = {
     "deep": (b"[" * 100_000, "it is no JSON"),
     "unknown": (GOOD | {"score": 1}, r"received \['score'\]; the known keys are .*ignore"),
     "missing": ({"prompt": "a", "chosen": "b"}, "rejected must be given"),
-    "no text": (GOOD | {"prompt": 3}, "must be of one kind"),
+    "no text": (GOOD | {"prompt": 3}, "prompt: received 'float'; it must be a string or a list"),
     "null": ({k: None for k in GOOD}, "received 'NoneType'; it must be a string or a list"),
-    "mixed": (CHAT | {"prompt": "Is it?"}, "'prompt': 'str', 'chosen': 'list'.*ignore its key"),
+    "mixed": (
+        {"prompt": "Was it?", "chosen": [QUESTION, YES], "rejected": [QUESTION, NO]},
+        "'prompt': 'a string', 'chosen': 'messages'.*ignore its key",
+    ),
     "empty": (GOOD | {"rejected": ""}, "rejected: received ''; an answer must not be empty"),
     "blank": (GOOD | {"chosen": " \n"}, r"chosen: received ' \\n'; an answer must not be empty"),
-    "begins the other": ({"chosen": "a b", "rejected": "a bc"}, "the prompt is taken off"),
+    "begins the other": ({"chosen": "a b", "rejected": "a b c"}, "the prompt is taken off"),
     "shares nothing": ({"chosen": "a", "rejected": "b"}, "both share; give the prompt"),
     "half a character": (GOOD | {"chosen": "\ud83d"}, "half of a surrogate pair"),
     "weight NaN": (GOOD | {"weight": math.nan}, "weight: received nan; .*finite"),
@@ -171,7 +189,7 @@ def test_equal_answers_are_left_out(tmp_path):
 def test_files_that_are_none(tmp_path):
     with pytest.raises(ValueError, match=r"cannot be read \(No such file"):
         read_preferences(tmp_path / "absent.jsonl")
-    with pytest.raises(ValueError, match=r"cannot be read \(Is a directory"):
+    with pytest.raises(ValueError, match=r"it holds no .jsonl.*; give a file"):
         read_preferences(tmp_path)
     with pytest.raises(ValueError, match="it must hold records"):
         read_preferences(write(tmp_path, b"", b" "))

@@ -1,96 +1,93 @@
-"""One line of a file of preference pairs: its keys, its kinds, its texts.
+"""One record of preferences: its keys, its kinds, its texts.
 
-`read_line(line, place, ignored)` gives a record, None for a pair of equal answers, or one error in
-the form `place: received value; rule; repair`.
+`read_fields(found, place, ignored, unread)` gives a record, None for a pair of equal answers, or
+one error in the form `place: received value; rule; repair`.
 """
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ctrl_jax._checks import check_non_negative, refuse
+from ctrl_jax.data.preferences.columns import BOOKKEEPING, standard_columns
 from ctrl_jax.data.preferences.record import PreferenceRecord, shared_beginning
+from ctrl_jax.data.preferences.turns import is_transcript
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 TEXTS = ("prompt", "chosen", "rejected")
 KEYS = (*TEXTS, "weight", "dispersion")
-REPAIR = "write one JSON object on each line, in UTF-8"
 
 
-def read_line(line: bytes, place: str, ignored: Collection[str]) -> PreferenceRecord | None:
+class UnknownKeysError(ValueError):
+    """A record that is fine but for keys that nobody knows."""
+
+    def __init__(self, place: str, keys: Collection[str]):
+        rule = f"the known keys are {', '.join(KEYS)}"
+        repair = "rename or remove them, or name them in ignore"
+        super().__init__(str(refuse(place, sorted(keys), rule, repair)))
+        self.place, self.keys = place, frozenset(keys)
+
+
+def read_fields(
+    found: Any, place: str, ignored: Collection[str], unread: set[str]
+) -> PreferenceRecord | None:
     """Return one record.
 
     Args:
-        line: a JSON object in UTF-8.
-        place: the file and the line's number, for errors.
+        found: what the file holds for it.
+        place: where, for errors.
         ignored: keys that are left unread.
+        unread: gets the keys of public collections that are left unread.
 
     Returns:
         The record, or None where both answers are equal.
 
     Raises:
+        UnknownKeysError: there are keys that are not known, and no other fault.
         ValueError: anything that is not as `file` describes it.
     """
-    fields = _known(place, _parse(line, place), KEYS, ignored)
+    fields = standard_columns(_object(place, found, KEYS, ignored), place)
+    unread |= fields.keys() & BOOKKEEPING
+    unknown = [k for k, v in fields.items() if v is not None and k not in {*KEYS, *BOOKKEEPING}]
     missing = [key for key in TEXTS[1:] if key not in fields]
     if missing:
         rule = f"{' and '.join(missing)} must be given"
         raise refuse(place, sorted(fields), rule, f"name the keys {', '.join(TEXTS)}")
-    texts = {key: fields[key] for key in TEXTS if key in fields}
-    kinds = {key: type(text).__name__ for key, text in texts.items()}
-    if len(set(kinds.values())) > 1:
-        repair = "give strings or conversations; where the answers hold the prompt, ignore its key"
-        raise refuse(place, kinds, "the texts of a record must be of one kind", repair)
-    texts = {key: _text(f"{place}: {key}", text, ignored) for key, text in texts.items()}
+    texts = {key: _text(f"{place}: {key}", fields[key], ignored) for key in TEXTS if key in fields}
     weight, dispersion = _numbers(fields, place)
-    if texts["chosen"] == texts["rejected"]:
+    equal = texts["chosen"] == texts["rejected"]
+    texts = texts if equal else _with_prompt(_of_one_kind(texts, place), place)
+    if not equal:
+        check = _check_strings if isinstance(texts["prompt"], str) else _check_conversations
+        check(texts, place)
+    if unknown:
+        raise UnknownKeysError(place, unknown)
+    if equal:
         return None
-    texts = _with_prompt(texts, place)
-    (_check_strings if isinstance(texts["prompt"], str) else _check_conversations)(texts, place)
-    return PreferenceRecord(**texts, weight=weight, dispersion=dispersion, place=place)
+    given = "prompt" in fields
+    return PreferenceRecord(
+        **texts, weight=weight, dispersion=dispersion, place=place, found=not given
+    )
 
 
-def _parse(line: bytes, place: str) -> Any:
-    try:
-        # Whole numbers become floats: one that is too large is then infinite, not an overflow.
-        return json.loads(line.decode("utf-8"), object_pairs_hook=_unique, parse_int=float)
-    except UnicodeDecodeError as error:
-        raise refuse(place, line[:20], f"it is not UTF-8 ({error.reason})", REPAIR) from error
-    except (ValueError, RecursionError) as error:
-        start = line[:40].decode("utf-8", "replace")
-        raise refuse(place, start, f"it is no JSON ({error})", REPAIR) from error
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a key stands twice in one object")
-    return found
-
-
-def _known(name: str, found: Any, known: Sequence[str], ignored: Collection[str]) -> dict[str, Any]:
-    """The fields of an object that are not ignored, all of them known."""
+def _object(name: str, found: Any, known: Sequence[str], ignored: Collection[str]) -> dict:
     if not isinstance(found, dict):
         rule = f"it must be an object with the keys {', '.join(known)}"
-        raise refuse(name, type(found).__name__, rule, REPAIR)
-    fields = {key: value for key, value in found.items() if key not in ignored}
-    unknown = sorted(fields.keys() - set(known))
-    if unknown:
-        rule = f"the known keys are {', '.join(known)}"
-        raise refuse(name, unknown, rule, "rename or remove them, or name them in ignore")
-    return fields
+        repair = "write one JSON object on each line, or an array of them"
+        raise refuse(name, type(found).__name__, rule, repair)
+    return {key: value for key, value in found.items() if key not in ignored}
 
 
 def _numbers(fields: Mapping[str, Any], place: str) -> tuple[float, float | None]:
     weight = fields.get("weight", 1.0)
     check_non_negative(f"{place}: weight", weight)
     if "dispersion" not in fields:
-        return weight, None
+        return float(weight), None
     dispersion = fields["dispersion"]
-    if not isinstance(dispersion, float) or not 0 < dispersion <= 1:
+    number = isinstance(dispersion, int | float) and not isinstance(dispersion, bool)
+    if not number or not 0 < dispersion <= 1:
         rule = "it must be a number in (0, 1]"
         raise refuse(f"{place}: dispersion", dispersion, rule, "leave it out where it is unknown")
-    return weight, dispersion
+    return float(weight), float(dispersion)
 
 
 def _text(name: str, value: Any, ignored: Collection[str]) -> str | list[dict[str, str]]:
@@ -105,7 +102,11 @@ def _text(name: str, value: Any, ignored: Collection[str]) -> str | list[dict[st
 
 
 def _message(name: str, value: Any, ignored: Collection[str]) -> dict[str, str]:
-    fields = _known(name, value, ("role", "content"), ignored)
+    fields = _object(name, value, ("role", "content"), ignored)
+    unknown = [key for key, v in fields.items() if v is not None and key not in ("role", "content")]
+    if unknown:
+        rule, repair = "the known keys are role, content", "remove them, or name them in ignore"
+        raise refuse(name, sorted(unknown), rule, repair)
     role, content = fields.get("role"), fields.get("content")
     if role not in ROLES:
         raise refuse(f"{name}: role", role, f"the known roles are {', '.join(ROLES)}", "rename it")
@@ -125,10 +126,38 @@ def _unicode(name: str, text: str) -> str:
     return text
 
 
-def _with_prompt(texts: Mapping[str, Any], place: str) -> dict[str, Any]:
-    if "prompt" in texts:
-        return dict(texts)
+def _of_one_kind(texts: dict[str, Any], place: str) -> dict[str, Any]:
+    """The texts as strings or as conversations, where they are of two kinds that mean one thing."""
+    kinds = {
+        key: "a string" if isinstance(text, str) else "messages" for key, text in texts.items()
+    }
+    if len(set(kinds.values())) == 1:
+        return texts
+    answers = [texts[key] for key in TEXTS[1:]]
+    if kinds["chosen"] == kinds["rejected"] == "a string":
+        said = [[{"role": "assistant", "content": text}] for text in answers]
+        return texts | dict(zip(TEXTS[1:], said, strict=True))
+    if kinds["chosen"] == kinds["rejected"]:
+        asked = {"role": "user", "content": texts["prompt"]}
+        if all(answer and answer[0]["role"] == "assistant" for answer in answers):
+            return texts | {"prompt": [asked]}
+        shared = answers[0][: shared_beginning(*answers)]
+        contents = [m["content"].strip() for m in shared if m["role"] == "user"]
+        if texts["prompt"].strip() in contents:
+            return texts | {"prompt": shared}
+    repair = "give strings or conversations; where the answers hold the prompt, ignore its key"
+    raise refuse(place, kinds, "the texts of a record must be of one kind", repair)
+
+
+def _with_prompt(texts: dict[str, Any], place: str) -> dict[str, Any]:
+    """The texts with a prompt that the answers do not repeat."""
     chosen, rejected = texts["chosen"], texts["rejected"]
+    if "prompt" in texts:
+        repeated = len(texts["prompt"])
+        whole = not isinstance(chosen, str) or is_transcript(texts["prompt"])
+        both = all(text[:repeated] == texts["prompt"] for text in (chosen, rejected))
+        shared = repeated if whole and both else 0
+        return texts | {"chosen": chosen[shared:], "rejected": rejected[shared:]}
     shared = shared_beginning(chosen, rejected)
     if not shared:
         rule = "without a prompt the answers must begin with one that both share"
