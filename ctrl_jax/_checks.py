@@ -95,12 +95,23 @@ def check_fraction(name: str, value: object) -> None:
         raise refuse(name, value, "it must lie in [0, 1]", "give a fraction such as 0.5")
 
 
-def check_count(name: str, value: object, *, least: int = 1) -> None:
-    """Raise ValueError, about `name`, unless `value` is a whole number of at least `least`."""
+MOST = 2**31 - 1
+"""The largest count: updates, places and sizes are counted in 32 bits on the devices."""
+
+
+def check_count(name: str, value: object, *, least: int = 1, most: int = MOST) -> None:
+    """Raise ValueError, about `name`, unless `value` is a whole number from `least` to `most`."""
     whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     if not whole or value < least:  # pyright: ignore[reportOperatorIssue]
         rule = f"it must be a whole number of at least {least}"
         raise refuse(name, value, rule, f"give {least} or more")
+    if value > most:  # pyright: ignore[reportOperatorIssue]
+        raise refuse(name, value, f"it must be at most {most}", "give a smaller one")
+
+
+def check_seed(name: str, value: object) -> None:
+    """Raise ValueError, about `name`, unless `value` is a whole number below 2**32."""
+    check_count(name, value, least=0, most=2**32 - 1)
 
 
 def check_decay(name: str, value: float) -> None:
@@ -185,6 +196,13 @@ def check_finite(name: str, value: object) -> float:
     if isinstance(value, jax.Array | np.ndarray | np.generic) and value.ndim == 0:
         number = value.item()
     real = isinstance(number, numbers.Real) and not isinstance(number, bool)
-    if not real or not math.isfinite(number):  # pyright: ignore[reportArgumentType]
+    if not real or not _is_finite(number):
         raise refuse(name, value, "it must be a finite number", "give a plain number such as 0.1")
     return float(number)  # pyright: ignore[reportArgumentType]
+
+
+def _is_finite(number: Any) -> bool:
+    try:
+        return math.isfinite(number)
+    except OverflowError:  # a whole number beyond the largest float
+        return False

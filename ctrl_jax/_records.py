@@ -6,6 +6,7 @@ is stored as `null`, which every reader understands.
 """
 
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -82,6 +83,12 @@ def write_json_atomic(path: str | os.PathLike[str], obj: Any) -> None:
     write_atomic(path, json.dumps(plain(obj), indent=2, allow_nan=False) + "\n")
 
 
+def seal_of(content: Mapping[str, Any]) -> str:
+    """Return the sha256 of a record's content, its own entry `seal` left out."""
+    kept = {name: value for name, value in content.items() if name != "seal"}
+    return hashlib.sha256(json.dumps(plain(kept), sort_keys=True).encode()).hexdigest()
+
+
 def read_json(
     path: str | os.PathLike[str],
     *,
@@ -106,7 +113,7 @@ def read_json(
         raise refuse(name, str(path), "there is no such file", repair)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise refuse(name, str(path), f"it cannot be read as JSON ({error})", repair) from error
     if not isinstance(content, dict):
         raise refuse(name, str(path), "it holds no JSON object", repair)

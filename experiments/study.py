@@ -46,13 +46,20 @@ class Study:
     options: str = ""
     pictures: tuple[str, ...] = ()
 
-    def begin(self, config: Any, load: Callable[["Mesh"], Any] | None = None) -> "Conduct":
+    def begin(
+        self,
+        config: Any,
+        load: Callable[["Mesh"], Any] | None = None,
+        inputs: Callable[[], Mapping[str, str]] = dict,
+    ) -> "Conduct":
         """Start the clock, prepare the devices, and create or find the folder of the run.
 
         Args:
             config: a dataclass with the field `run`, the common options.
             load: called with the mesh before there is a folder, to read the inputs and to refuse
                 them.
+            inputs: called after that; returns the digests of the content of what the run is given,
+                by the names of the options (`runtime.digests_of`).
 
         Returns:
             The run under way.
@@ -66,7 +73,7 @@ class Study:
         mesh = prepare(options)
         loaded = None if load is None else load(mesh)
         where = {"out": options.out, "resume": options.resume, "seed": options.seed}
-        run = open_run(self.name, dataclasses.asdict(config), **where)
+        run = open_run(self.name, dataclasses.asdict(config), **where, inputs=inputs())
         return Conduct(self, config, run, mesh, loaded, began)
 
 
@@ -105,7 +112,7 @@ class Conduct:
         from ctrl_jax.runtime import versions
 
         options = self.config.run
-        kept = [*parts, options.seed, options.precision, versions(), dict(self.mesh.shape)]
+        kept = [*parts, options.seed, options.arithmetic, versions(), dict(self.mesh.shape)]
         return hashlib.sha256(json.dumps(plain(kept), sort_keys=True).encode()).hexdigest()[:16]
 
     def train(
@@ -138,12 +145,14 @@ class Conduct:
         """
         from ctrl_jax.runtime import Checkpoints, LoopOptions, MetricsLog, train
 
-        options = {"progress": self.config.run.progress, "mesh": self.mesh, **loop}
+        usual = {"progress": self.config.run.progress, "mesh": self.mesh}
+        options: dict[str, Any] = {**usual, "record": self.run.record, **loop}
         folder, keep = (self.run.checkpoints, 3) if stage is None else (self.folder / stage, 1)
         start, lines = 0, None
         with Checkpoints(folder, keep) as checkpoints, contextlib.ExitStack() as stack:
             if self.run.resumed if stage is None else checkpoints.steps():
-                start, state, _ = checkpoints.restore(state)
+                start, state, record = checkpoints.restore(state)
+                self.run.check_restored(record)
             if log is not None:
                 lines = stack.enter_context(MetricsLog(self.folder / log, start=start))
                 if first is not None and start == 0:

@@ -11,6 +11,7 @@ from ctrl_jax._checks import (
     check_fields,
     check_numbers,
     check_positive,
+    check_seed,
 )
 
 
@@ -49,3 +50,13 @@ def test_a_decay_lies_below_one(decay):
     check_decay("average_decay", 0.0)
     with pytest.raises(ValueError, match="average_decay: received"):
         check_decay("average_decay", decay)
+
+
+def test_a_count_fits_the_devices():
+    check_count("steps", 2**31 - 1)
+    check_seed("seed", 2**32 - 1)
+    for check, value in ((check_count, 2**31), (check_count, 10**23), (check_seed, 2**32)):
+        with pytest.raises(ValueError, match=r"it must be at most .*; give a smaller one"):
+            check("steps", value)
+    with pytest.raises(ValueError, match="it must be a finite number"):
+        check_positive("rate", 10**400)

@@ -12,7 +12,7 @@ import jax
 
 from ctrl_jax.commands.preference import report, training
 from ctrl_jax.commands.preference.config import Config
-from ctrl_jax.commands.preference.model import MODEL, check_place, save_model
+from ctrl_jax.commands.preference.saved import MODEL, check_place, save_model
 from ctrl_jax.runtime import command, open_run, prepare, read_metrics, state_digest, write_results
 
 NAME = "prefer"
@@ -26,7 +26,8 @@ def main(config: Config) -> Path:
     check_place(config.run.out)
     inputs = training.load_inputs(config, mesh)
     options, plain = config.run, dataclasses.asdict(config)
-    run = open_run(NAME, plain, out=options.out, resume=options.resume, seed=options.seed)
+    where = {"out": options.out, "resume": options.resume, "seed": options.seed}
+    run = open_run(NAME, plain, **where, inputs=training.digests(config, inputs))
     outcome = training.tune(config, inputs, run)
     metrics = dict(training.metrics_of(outcome))
     write_results(
@@ -40,7 +41,8 @@ def main(config: Config) -> Path:
         digest=state_digest(outcome.params),
         seconds=time.monotonic() - began,
     )
-    save_model(run.folder / MODEL, inputs.trained, outcome.params, mesh)
+    how = {"precision": options.precision, "merge": config.adapters.merge}
+    save_model(run.folder / MODEL, inputs.trained, outcome.params, mesh, **how)
     if jax.process_index() == 0:
         report.draw_curves(run.folder / "curves.png", read_metrics(run.metrics))
         scale = metrics.get("dispersion/scale")

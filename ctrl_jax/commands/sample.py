@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
+from ctrl_jax._checks import check_seed
 from ctrl_jax.models import SteeringSpec
 from ctrl_jax.processes import grids
 from ctrl_jax.runtime import check_count, command, refuse
@@ -41,7 +42,7 @@ class Config:
     def validate(self) -> None:
         """Raise ValueError for an option out of range."""
         check_count("number", self.number)
-        check_count("seed", self.seed, least=0)
+        check_seed("seed", self.seed)
         if self.solver_steps is not None:
             check_count("solver_steps", self.solver_steps, least=2)
 

@@ -2,9 +2,11 @@
 
 The file is eight bytes with the length n of a header (little-endian), n bytes of JSON,
 ``{name: {"dtype", "shape", "data_offsets"}}``, and the arrays, end to end in C order. All of it is
-checked before an array is handed out; arrays are mapped from the disk, not copied.
+checked before an array is handed out; arrays are mapped from the disk, not copied. Files that are
+written here carry a sha256 of all that they hold in their metadata, which other readers pass over.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -29,6 +31,8 @@ DTYPES = {
     "BOOL": np.dtype("?"),
 }
 LARGEST_HEADER = 100_000_000  # the format's own limit
+SEAL = "sha256"
+"""The entry of the metadata by which a file that was written here is known to be whole."""
 
 
 def read_safetensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
@@ -45,7 +49,7 @@ def read_safetensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         raise refuse("weights", str(path), "there is no such file", "check the path")
     size = path.stat().st_size
     header, start = _read_header(path, size)
-    header.pop("__metadata__", None)
+    metadata = header.pop("__metadata__", None)
     found, end = {}, 0
     data = np.memmap(path, np.uint8, "r") if size else np.zeros(0, np.uint8)
     for name, entry in sorted(header.items(), key=_first_byte(path)):
@@ -58,6 +62,9 @@ def read_safetensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         end = last
     if start + end != size:
         raise _damaged(path, f"{size - start - end} bytes follow the last array")
+    seal = metadata.get(SEAL) if isinstance(metadata, dict) else None
+    if seal is not None and seal != _seal(header, data[start:]):
+        raise _damaged(path, "its bits are not those that were written")
     return found
 
 
@@ -72,7 +79,7 @@ def write_safetensors(path: str | os.PathLike[str], arrays: Mapping[str, np.ndar
         ValueError: the format has no name for the dtype of an array.
     """
     names = {dtype: name for name, dtype in DTYPES.items()}
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, Any] = {}
     end = 0
     for name, array in arrays.items():
         if array.dtype not in names:
@@ -81,15 +88,24 @@ def write_safetensors(path: str | os.PathLike[str], arrays: Mapping[str, np.ndar
         place = [end, end + array.nbytes]
         header[name] = {"dtype": names[array.dtype], "shape": array.shape, "data_offsets": place}
         end += array.nbytes
-    text = json.dumps(header).encode()
+    raw = [np.ascontiguousarray(array).reshape(-1).view(np.uint8) for array in arrays.values()]
+    metadata = {"format": "pt", SEAL: _seal(header, *raw)}
+    text = json.dumps({"__metadata__": metadata, **header}).encode()
     text += b" " * (-len(text) % 8)
     path = Path(path)
     unfinished = path.with_name(f"{path.name}.unfinished")
     with unfinished.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        for array in arrays.values():
-            file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+        for array in raw:
+            file.write(array.data)
     unfinished.replace(path)
+
+
+def _seal(header: Mapping[str, Any], *data: np.ndarray) -> str:
+    found = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    for part in data:
+        found.update(part.data)
+    return found.hexdigest()
 
 
 def _read_header(path: Path, size: int) -> tuple[dict[str, Any], int]:

@@ -36,6 +36,7 @@ from ctrl_jax.runtime.loop.progress import progress
 from ctrl_jax.runtime.loop.training import LoopOptions, train
 from ctrl_jax.runtime.run.callables import load_callable
 from ctrl_jax.runtime.run.command import command, validate
+from ctrl_jax.runtime.run.contents import content_digest, digests_of
 from ctrl_jax.runtime.run.folders import Run, open_run, write_results
 from ctrl_jax.runtime.run.options import RunOptions, check_small_run, prepare
 from ctrl_jax.runtime.run.versions import versions
@@ -62,6 +63,8 @@ __all__ = [
     "check_small_run",
     "check_unused",
     "command",
+    "content_digest",
+    "digests_of",
     "enable_compilation_cache",
     "finished_steps",
     "jit_step",

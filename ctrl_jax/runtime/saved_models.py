@@ -1,11 +1,13 @@
 """Trained diffusion models on disk, and `load(RUN)`, which hands one to code.
 
 A model is a folder ``model/`` with ``model.json`` (a `ModelSpec`, the shape of an example, the
-precision and what the experiment noted) and its parameters as a checkpoint with digests.
+precision and what the experiment noted, sealed by a digest) and its parameters as a checkpoint with
+digests.
 """
 
 import dataclasses
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +16,8 @@ import jax
 import jax.numpy as jnp
 
 from ctrl_jax._checks import refuse
-from ctrl_jax._records import plain, read_json, write_json_atomic
+from ctrl_jax._errors import MissingCheckpointError, RunWarning
+from ctrl_jax._records import plain, read_json, seal_of, write_json_atomic
 from ctrl_jax._typing import Params, ScoreFn
 from ctrl_jax.models.diffusion import DiffusionSpec
 from ctrl_jax.models.image import ImageDiffusionSpec
@@ -27,7 +30,7 @@ from ctrl_jax.runtime.checkpoints.digests import leaf_type, named_leaves, state_
 KINDS: tuple[type[ModelSpec], ...] = (DiffusionSpec, ImageDiffusionSpec, SteeringSpec)
 """What `model.json` can describe, by the name of the class."""
 
-FORMAT = 2
+FORMAT = 3
 """Of `model.json`; caches of models carry it in their names too."""
 
 
@@ -89,7 +92,7 @@ def save_model(
     # Named by what it holds: a model that is saved over another never serves the old numbers.
     params_folder = f"params-{state_digest(params)[:16]}"
     with Checkpoints(folder / params_folder, keep=1) as checkpoints:
-        if not checkpoints.steps():
+        if not _holds(checkpoints, params):
             checkpoints.save(1, params)
     if jax.process_index() == 0:
         content = {
@@ -101,7 +104,19 @@ def save_model(
             "params": params_folder,
             "notes": dict(notes or {}),
         }
-        write_json_atomic(folder / "model.json", content)
+        write_json_atomic(folder / "model.json", {**content, "seal": seal_of(content)})
+
+
+def _holds(checkpoints: Checkpoints, params: Params) -> bool:
+    """Return whether the parameters are there whole; what is damaged is set aside and said."""
+    if not checkpoints.steps():
+        return False
+    try:
+        return checkpoints.restore(params).step == 1
+    except MissingCheckpointError:
+        text = f"{checkpoints.folder}: what was damaged on disk is written again"
+        warnings.warn(text, RunWarning, stacklevel=3)
+        return False
 
 
 def _record(spec: ModelSpec) -> dict[str, Any]:
@@ -177,6 +192,9 @@ def _read_record(folder: Path) -> tuple[Path, dict[str, Any]]:
         rule = f"this version reads format {FORMAT}"
         repair = "train it again, or use the version that wrote it"
         raise refuse(f"{path}: format", record.get("format", 1), rule, repair)
+    if record.get("seal") != seal_of(record):
+        rule = "it is not what was written: the disk or somebody changed it"
+        raise refuse("run", str(path), rule, "finish the run once more with --resume latest")
     return path, record
 
 

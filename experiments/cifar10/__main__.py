@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ctrl_jax.pretrained import load_inception
-from ctrl_jax.runtime import Run, check_batch, command, read_metrics
+from ctrl_jax.runtime import Run, check_batch, command, digests_of, read_metrics
 from ctrl_jax.runtime.run.figures import draw_images
 from ctrl_jax.runtime.run.tables import print_table
 from ctrl_jax.runtime.saved_models import save_model
@@ -39,7 +39,8 @@ REPORTED = {
 
 def main(config: Config) -> Path:
     """Run the experiment and return the folder of its results."""
-    study = STUDY.begin(config, functools.partial(load, config))
+    given = {"data": config.data, "evaluation.inception": config.evaluation.inception}
+    study = STUDY.begin(config, functools.partial(load, config), lambda: digests_of(given))
     (inception, data), run, mesh = study.loaded, study.run, study.mesh
     options, show = config.evaluation, config.run.progress
     spec, shape = config.spec(), shape_of(data)
@@ -56,7 +57,7 @@ def main(config: Config) -> Path:
     state, traces = train_score(config, model, images, study, snapshot)
     notes = {"experiment": STUDY.name, "solver_steps": config.solver_steps}
     save_model(
-        run.folder / "model", spec, shape, state.params, notes, precision=config.run.precision
+        run.folder / "model", spec, shape, state.params, notes, precision=config.run.arithmetic
     )
     samples = draw(key, state.params, options.samples, options.batch, show=show)
     metrics = measure(samples, images, inception, show=show)

@@ -7,7 +7,7 @@ and pictures to its folder. What is measured is in this folder.
 from pathlib import Path
 from typing import Any
 
-from ctrl_jax.runtime import command
+from ctrl_jax.runtime import command, digests_of
 from experiments.contraction import STUDY, claims, data, learned, one_dimension, plots, report
 from experiments.contraction.config import Config
 from experiments.contraction.family import PROCESSES
@@ -17,7 +17,8 @@ from experiments.verdicts import Claim
 
 def main(config: Config) -> Path:
     """Run the experiments and return the folder of their results."""
-    run = STUDY.begin(config, lambda mesh: load_tasks(config))
+    given = lambda: digests_of({"data": config.data})  # noqa: E731
+    run = STUDY.begin(config, lambda mesh: load_tasks(config), given)
     tasks = run.loaded
     measurements: list[Measurement] = []
     statements: list[Claim] = []

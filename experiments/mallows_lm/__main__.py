@@ -14,6 +14,7 @@ from ctrl_jax.runtime import check_small_run, command
 from experiments.mallows_lm import STUDY, plots, report, study
 from experiments.mallows_lm.base_model import BaseModel
 from experiments.mallows_lm.comparison import Training
+from experiments.mallows_lm.text import read_corpus
 from experiments.mallows_lm.world import World
 from experiments.options import COMMON, Common
 
@@ -51,7 +52,7 @@ class Config:
 
 def main(config: Config) -> Path:
     """Run the experiment and return the folder of its results."""
-    run = STUDY.begin(config)
+    run = STUDY.begin(config, lambda mesh: read_corpus(), lambda: {"text": read_corpus().digest()})
     found = study.conduct(config.base, config.world, config.policies(), run)
     run.write(report.summarize(found), found.digest, found.claims)
     plots.draw_frontiers(run.folder / "frontier.png", found.rows, found.base_gold)

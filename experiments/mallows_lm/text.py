@@ -8,6 +8,8 @@ Python 3.11 and 3.12 agree on every paragraph that they share; a tenth or so of 
 
 import ast
 import functools
+import hashlib
+import json
 import re
 import sysconfig
 import zlib
@@ -39,6 +41,10 @@ class Corpus(NamedTuple):
     preferences: list[str]
     held_out: list[str]
     elsewhere: list[str]
+
+    def digest(self) -> str:
+        """Return the sha256 of all of it."""
+        return hashlib.sha256(json.dumps(self).encode()).hexdigest()
 
 
 class Prompts(NamedTuple):

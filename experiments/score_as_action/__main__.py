@@ -16,7 +16,15 @@ from jax.sharding import Mesh
 from ctrl_jax.algorithms import Batch, RunState
 from ctrl_jax.metrics import frontier as frontiers
 from ctrl_jax.models import DiffusionSpec, SteeringSpec
-from ctrl_jax.runtime import CountTraces, Run, check_batch, command, own_part, read_metrics
+from ctrl_jax.runtime import (
+    CountTraces,
+    Run,
+    check_batch,
+    command,
+    digests_of,
+    own_part,
+    read_metrics,
+)
 from ctrl_jax.runtime.run.figures import draw_histograms
 from ctrl_jax.runtime.saved_models import save_model
 from experiments import known_optima
@@ -38,7 +46,11 @@ from experiments.study import Conduct
 def main(config: Config) -> Path:
     """Run the experiment and return the folder of its results."""
     known = ANALYTIC if config.environment != "digits" else STUDY
-    study = (COMPARISON if config.compare else known).begin(config, partial(load, config))
+    study = (COMPARISON if config.compare else known).begin(
+        config,
+        partial(load, config),
+        lambda: digests_of({"data": config.data}, reward=config.reward),
+    )
     run, mesh = study.run, study.mesh
     task = make_task(config, study)
     evaluate = make_evaluation(task, config.grid_steps(), mesh, number=config.evaluation_samples)
@@ -59,7 +71,7 @@ def main(config: Config) -> Path:
         task.shape,
         state.params,
         {"experiment": STUDY.name, "solver_steps": config.grid_steps()},
-        precision=config.run.precision,
+        precision=config.run.arithmetic,
     )
     if jax.process_index() == 0:
         draw(config, task, run, base, before, after)

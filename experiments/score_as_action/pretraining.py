@@ -1,7 +1,9 @@
 """The base model of the image task: trained once, and found again by what it depends on."""
 
+import itertools
 import shutil
 import tempfile
+import warnings
 from pathlib import Path
 
 import jax
@@ -11,7 +13,7 @@ import numpy as np
 from ctrl_jax._typing import Params
 from ctrl_jax.algorithms import DataBatch, make_score_pretraining, uniform_times
 from ctrl_jax.algorithms.training.optimizer import adam, make_schedule
-from ctrl_jax.runtime import own_part, state_digest
+from ctrl_jax.runtime import RunWarning, own_part, state_digest
 from ctrl_jax.runtime.devices.distributed import broadcast_text
 from ctrl_jax.runtime.saved_models import FORMAT, load_model, save_model
 from experiments.score_as_action.config import Config
@@ -24,14 +26,14 @@ def pretrain(config: Config, images: np.ndarray, study: Conduct) -> Params:
     """Train the base model, or take it from the run's folder or from an equal earlier run."""
     name = fingerprint(config, images, study)
     here, cached = study.folder / f"pretrained-{name}", CACHE / name
-    if config.pretraining.reuse and jax.process_index() == 0 and cached.exists():
+    if config.pretraining.reuse and jax.process_index() == 0 and _is_whole(cached):
         _copy(cached, here)
     # One process decides for all: they must train together, or not at all.
-    found = broadcast_text(str((here / "model.json").exists()))
+    found = broadcast_text(str(jax.process_index() == 0 and _is_whole(here)))
     if found == "True":
         return load_model(here).params
     params = _train_score(config, images, f"pretraining-{name}", study)
-    save_model(here, config.model, images.shape[1:], params, precision=config.run.precision)
+    save_model(here, config.model, images.shape[1:], params, precision=config.run.arithmetic)
     if config.pretraining.reuse and jax.process_index() == 0:
         _copy(here, cached)
     return params
@@ -66,6 +68,25 @@ def fingerprint(config: Config, images: np.ndarray, study: Conduct) -> str:
     """What the base model depends on, in one name."""
     digest = state_digest({"images": images})
     return study.fingerprint(config.model, config.pretraining, FORMAT, digest)
+
+
+def _is_whole(folder: Path) -> bool:
+    """Return whether a model is there; one that is damaged is said, set aside and made again."""
+    if not folder.exists():
+        return False
+    try:
+        load_model(folder)
+        return True
+    except ValueError as error:
+        number = next(n for n in itertools.count(1) if not _aside(folder, n).exists())
+        folder.rename(_aside(folder, number))
+        text = f"{folder}: the base model is damaged and is made again ({error}); it is kept as "
+        warnings.warn(f"{text}{_aside(folder, number).name}", RunWarning, stacklevel=3)
+        return False
+
+
+def _aside(folder: Path, number: int) -> Path:
+    return folder.with_name(f"{folder.name}.corrupt{f'-{number}' if number > 1 else ''}")
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -4,7 +4,6 @@ As a program, the command with such a tokenizer: what a test can kill.
 """
 
 import json
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -37,8 +36,8 @@ class Bytes:
         begin = [BEGIN] if add_special_tokens else []
         return {"input_ids": [[*begin, *text.encode()] for text in texts]}
 
-    def save_pretrained(self, folder):
-        (Path(folder) / "tokenizer.json").write_text("{}")
+    def decode(self, ids):
+        return bytes(i for i in ids if i < BEGIN).decode(errors="replace")
 
 
 def write_model(folder, **changes):
@@ -53,6 +52,7 @@ def write_model(folder, **changes):
         shapes,
     )
     save_decoder(folder, record, params)
+    (folder / "tokenizer.json").write_text("{}")
 
 
 def write_data(file, number=24, **keys):

@@ -5,7 +5,10 @@ import dataclasses
 import io
 import itertools
 import json
+import os
+import shutil
 import sys
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -30,8 +33,8 @@ from ctrl_jax.data.preferences.record import PreferenceRecord
 from ctrl_jax.data.preferences.rows import TokenPair, pack_pairs
 from ctrl_jax.losses.preference import NAMED
 from ctrl_jax.networks import DecoderConfig, Rotary, language_model
-from ctrl_jax.pretrained import load_decoder
-from ctrl_jax.runtime import MeshOptions, command, make_mesh, state_digest
+from ctrl_jax.pretrained import load_decoder, save_decoder
+from ctrl_jax.runtime import MeshOptions, RunWarning, command, make_mesh, state_digest
 from tests.commands.byte_model import Bytes, write_data, write_model
 from tests.experiments.killed import check_killed_run
 from tests.oracles import mallows
@@ -93,6 +96,45 @@ def test_what_a_run_leaves(finished):
         assert (folder / picture).stat().st_size > 1000
 
 
+def change_data(folder):
+    lines = (folder / "pairs.jsonl").read_text().splitlines()
+    (folder / "pairs.jsonl").write_text("\n".join([*lines[1:], lines[0]]))
+
+
+def change_model(folder):
+    params = load_decoder(folder / "model")
+    (folder / "model" / "model.safetensors").unlink()
+    (folder / "model" / "config.json").unlink()
+    params.params["tokens"] += 1
+    save_decoder(folder / "model", params.record, params.params)
+
+
+CHANGES = {
+    "content of data": change_data,
+    "content of model": change_model,
+    "content of tokenizer": lambda folder: (folder / "model" / "tokenizer.json").write_text("[]"),
+}
+
+
+@pytest.mark.parametrize("said", CHANGES)
+def test_a_run_goes_on_with_what_it_was_given(files, finished, tmp_path, said, capsys):
+    """Strictly or not at all: other content is refused by its name, before anything is trained."""
+    shutil.copytree(finished[0], tmp_path / "a")
+    for path in files[1::2]:
+        copy = shutil.copytree if os.path.isdir(path) else shutil.copy
+        copy(path, tmp_path / os.path.basename(path))
+    moved = ["--model", str(tmp_path / "model"), "--data", str(tmp_path / "pairs.jsonl")]
+    CHANGES[said](tmp_path)
+    before = (tmp_path / "a" / "config.json").read_bytes()
+    with pytest.raises(SystemExit):
+        run(moved, tmp_path / "a", "--loss", "mallows_theta", "--resume", "strict")
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert f"{said}: " in error and "config." not in error
+    assert ("the texts as tokens" in error) == (said == "content of data")
+    assert sum(line in error for line in CHANGES) == 1
+    assert (tmp_path / "a" / "config.json").read_bytes() == before
+
+
 def test_the_saved_model_is_the_trained_one(finished):
     folder, results, _ = finished
     params = load_decoder(folder / "model").params
@@ -126,10 +168,21 @@ def test_a_reference_is_of_its_model_and_whole(tmp_path):
     assert np.abs(log_probs(other) - first).max() > 1e-3
     np.testing.assert_array_equal(log_probs(one), first)
     whole = file.read_bytes()
-    for damaged in (whole[: len(whole) // 2], b"", whole[:-40] + bytes(40)):
+    flipped = np.random.default_rng(0).integers(8 * len(whole), size=20).tolist()
+    for damaged in (whole[: len(whole) // 2], b"", whole[:-40] + bytes(40), *flipped):
+        if isinstance(damaged, int):  # a bit of it; one that no reader looks at is harmless
+            damaged, bit = bytearray(whole), damaged
+            damaged[bit // 8] ^= 1 << bit % 8
         file.write_bytes(damaged)
-        np.testing.assert_array_equal(log_probs(one), first)
-    assert file.read_bytes() == whole
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            np.testing.assert_array_equal(log_probs(one), first)
+        assert file.read_bytes() in (whole, bytes(damaged))
+        ours = [str(w.message) for w in said if issubclass(w.category, RunWarning)]
+        assert all("damaged on disk, and is computed again" in text for text in ours)
+    file.write_bytes(b"")
+    with pytest.warns(RunWarning, match="damaged on disk"):
+        log_probs(one)
 
 
 def test_a_weight_of_two_is_two_pairs_in_the_scale():

@@ -34,16 +34,46 @@ def test_what_is_written_is_read(file):
         found["a"][0, 0] = 1
 
 
+def parts_of(file):
+    """The header and the bytes of the arrays."""
+    whole = file.read_bytes()
+    start = 8 + int.from_bytes(whole[:8], "little")
+    return json.loads(whole[8:start]), whole[start:]
+
+
 def test_the_library_writes_the_same_bytes(file, tmp_path):
+    """And a digest beside them."""
     written = tmp_path / "again.safetensors"
     safetensors_file.write_safetensors(written, ARRAYS)
-    assert written.read_bytes() == file.read_bytes()
+    (header, data), expected = parts_of(written), parts_of(file)
+    assert len(header["__metadata__"].pop("sha256")) == 64 and (header, data) == expected
     narrow = {"f": np.arange(3).astype(jnp.bfloat16), "g": np.arange(4).reshape(2, 2).T}
     safetensors_file.write_safetensors(written, narrow)
     found = read_safetensors(written)
     for name, array in narrow.items():
         assert found[name].dtype == array.dtype
         np.testing.assert_array_equal(found[name], array)
+
+
+def test_one_bit_of_a_written_file_is_noticed(tmp_path):
+    """Every eleventh: other weights are never read, what changes nothing may be."""
+    path = tmp_path / "w.safetensors"
+    safetensors_file.write_safetensors(path, ARRAYS)
+    whole, noticed = path.read_bytes(), 0
+    bits = range(0, 8 * len(whole), 11)
+    for bit in bits:
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        try:
+            found = read_safetensors(path)
+        except ValueError:
+            noticed += 1
+        else:
+            assert {n: (a.dtype, a.tobytes()) for n, a in found.items()} == {
+                n: (a.dtype, a.tobytes()) for n, a in ARRAYS.items()
+            }
+    assert noticed > 0.8 * len(bits)
 
 
 def test_what_the_format_cannot_hold_leaves_the_file_as_it_was(file):

@@ -131,11 +131,14 @@ class Adapters:
         rank: rank of the adapters; 0 trains the model itself.
         alpha: the adapters' output is multiplied by alpha / rank.
         targets: linear layers with adapters: query, key, value, out, gate, up, down.
+        merge: whether what is saved is the model with the adapters added to its weights; with false
+            it is the adapters alone, a folder that PEFT loads.
     """
 
     rank: int = 0
     alpha: float = 16.0
     targets: tuple[str, ...] = ("query", "value")
+    merge: bool = True
 
     def validate(self) -> None:
         """Raise ValueError for an option out of range."""

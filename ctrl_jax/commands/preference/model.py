@@ -1,21 +1,35 @@
-"""The model that is trained: read from a folder, with or without adapters, and written back."""
+"""The model that is trained: read from a folder, with or without adapters."""
 
-import shutil
+import collections
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding
 
 from ctrl_jax._typing import Params
 from ctrl_jax.data import load_tokenizer
 from ctrl_jax.networks import LanguageModel, LoRA, language_model, lora, partition_specs
-from ctrl_jax.pretrained import PretrainedDecoder, load_decoder, save_decoder
-from ctrl_jax.runtime import refuse
+from ctrl_jax.pretrained import PretrainedDecoder, load_decoder
+from ctrl_jax.pretrained.weight_files import read_weights
 
-MODEL = "model"
-"""The folder of the trained model, in that of the run."""
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".index.json")
+WEIGHTS += (".gguf", ".onnx", ".h5", ".msgpack")
+"""How the names of files with weights end."""
+
+_WORDS = ("tokenizer", "vocab", "merges", "special_tokens_map", "added_tokens", "chat_template")
+_WORDS += ("additional_chat_templates/", "spiece", "sentencepiece", "tekken")
+
+
+def is_of_model(name: str) -> bool:
+    """Return whether a file of a model's folder says what the model computes."""
+    return name == "config.json" or ("/" not in name and name.endswith(WEIGHTS))
+
+
+def is_of_tokenizer(name: str) -> bool:
+    """Return whether a file of a model's folder says how texts become tokens."""
+    return name.startswith(_WORDS) or name.endswith((".tiktoken", ".jinja", ".model"))
 
 
 class Trained(NamedTuple):
@@ -26,12 +40,16 @@ class Trained(NamedTuple):
         pretrained: what the folder holds.
         tokenizer: of the folder.
         adapters: None where the model itself is trained.
+        folder: where it was read from.
+        stored: the type that most of its weights have there.
     """
 
     model: LanguageModel
     pretrained: PretrainedDecoder
     tokenizer: Any
     adapters: LoRA | None
+    folder: Path
+    stored: str
 
 
 def load_model(
@@ -67,38 +85,18 @@ def load_model(
         drawn = jax.jit(lambda k: lora.split(model.init(k))[0])(key)
         return lora.combine(drawn, pretrained.params)
 
-    return Trained(model._replace(init=init), pretrained, tokenizer, adapters)
+    made = model._replace(init=init)
+    return Trained(made, pretrained, tokenizer, adapters, Path(folder), _stored(folder))
+
+
+def _stored(folder: str) -> str:
+    sizes: collections.Counter[str] = collections.Counter()
+    for array in read_weights(folder).values():
+        sizes[str(array.dtype)] += array.size
+    return sizes.most_common(1)[0][0]
 
 
 def state_shardings(state: Any, mesh: Mesh, *, fully: bool) -> Any:
     """Return how the state of a run is divided, by the names of the parameters in it."""
     specs = partition_specs(state, mesh, fully=fully)
     return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
-
-
-def save_model(folder: Path, trained: Trained, params: Params, mesh: Mesh) -> None:
-    """Write a folder that transformers loads, adapters merged, with the tokenizer.
-
-    The whole folder or none; the one that a resumed run had left, which had ended, is replaced.
-    """
-    if trained.adapters is not None:
-        params = lora.merge(params, trained.adapters)
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    params = jax.tree.map(lambda leaf: jax.device_put(leaf, everywhere), params)
-    if jax.process_index() == 0:
-        unfinished = folder.with_name(f"{folder.name}.unfinished")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        save_decoder(unfinished, trained.pretrained.record, jax.device_get(params))
-        trained.tokenizer.save_pretrained(unfinished)
-        shutil.rmtree(folder, ignore_errors=True)
-        unfinished.rename(folder)
-
-
-def check_place(out: str | None) -> None:
-    """Raise ValueError where the run's folder holds a model that no run has left there."""
-    if out is None or not (Path(out) / MODEL).exists():
-        return
-    # A run writes its results before its model.
-    if not all((Path(out) / name).exists() for name in ("config.json", "results.json")):
-        rule = f"it holds a folder `{MODEL}`, where the trained model would go"
-        raise refuse("out", out, rule, "give another --out")

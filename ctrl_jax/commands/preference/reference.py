@@ -1,8 +1,9 @@
 """What the reference model says of the data: computed once, kept in the run's folder."""
 
+import contextlib
 import hashlib
-import zipfile
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ from ctrl_jax.data import PreferenceRows
 from ctrl_jax.data.preferences.rows import pad_rows, take_rows
 from ctrl_jax.losses import preference
 from ctrl_jax.networks import LanguageModel
-from ctrl_jax.runtime import own_part, progress, shard_batch, state_digest
+from ctrl_jax.runtime import RunWarning, own_part, progress, shard_batch, state_digest
 
 
 class Referred(NamedTuple):
@@ -107,23 +108,43 @@ def _compiled(
 def _digest(model: LanguageModel, params: Params, parts: dict[str, PreferenceRows]) -> str:
     """The model with the type of its arithmetic, and the data."""
     arithmetic = jax.eval_shape(model.head, params).dtype
-    found = hashlib.sha256(f"{state_digest(params)} {arithmetic}".encode())
-    for rows in parts.values():
+    words = f"{state_digest(params)} {arithmetic} {rows_digest(parts.values())}"
+    return hashlib.sha256(words.encode()).hexdigest()
+
+
+def rows_digest(parts: Iterable[PreferenceRows]) -> str:
+    """Return the sha256 of the tokens of rows, and of which of them belong together."""
+    found = hashlib.sha256()
+    for rows in parts:
         for leaf in (rows.tokens, rows.texts, rows.branches):
             found.update(np.ascontiguousarray(leaf).tobytes())
     return found.hexdigest()
 
 
 def _read(file: Path, digest: str) -> dict[str, np.ndarray] | None:
-    try:
+    """Return what was kept for this model and these rows; None where it is not there whole."""
+    if not file.exists():
+        return None
+    kept = {}
+    # A bit on disk may change any part of the archive, of which its reader then says anything.
+    with contextlib.suppress(Exception), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         with np.load(file, allow_pickle=False) as archive:
             kept = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+    found, seal = (str(kept.pop(name, "")) for name in ("digest", "seal"))
+    if seal != _seal(found, kept):
+        text = f"{file}: it was damaged on disk, and is computed again"
+        warnings.warn(text, RunWarning, stacklevel=3)
         return None
-    return kept if str(kept.pop("digest", "")) == digest else None
+    return kept if found == digest else None
 
 
 def _write(file: Path, digest: str, kept: dict[str, np.ndarray]) -> None:
-    unfinished = file.with_suffix(".unfinished.npz")
-    np.savez(unfinished, digest=np.array(digest), **kept)  # pyright: ignore[reportArgumentType]
+    unfinished, sealed = file.with_suffix(".unfinished.npz"), _seal(digest, kept)
+    words = {"digest": np.array(digest), "seal": np.array(sealed)}
+    np.savez(unfinished, **words, **kept)  # pyright: ignore[reportArgumentType]
     unfinished.replace(file)
+
+
+def _seal(digest: str, kept: dict[str, np.ndarray]) -> str:
+    return hashlib.sha256(f"{digest} {state_digest(kept)}".encode()).hexdigest()

@@ -17,8 +17,19 @@ from ctrl_jax.algorithms.training.optimizer import make_schedule
 from ctrl_jax.commands.preference.config import Config, Optimization
 from ctrl_jax.commands.preference.data import Data, batch_of, load_data
 from ctrl_jax.commands.preference.evaluation import Evaluate, make_evaluation, make_kl
-from ctrl_jax.commands.preference.model import Trained, load_model, state_shardings
-from ctrl_jax.commands.preference.reference import Referred, estimate_dispersion, refer
+from ctrl_jax.commands.preference.model import (
+    Trained,
+    is_of_model,
+    is_of_tokenizer,
+    load_model,
+    state_shardings,
+)
+from ctrl_jax.commands.preference.reference import (
+    Referred,
+    estimate_dispersion,
+    refer,
+    rows_digest,
+)
 from ctrl_jax.data import PreferenceRows
 from ctrl_jax.runtime import (
     Checkpoints,
@@ -28,6 +39,8 @@ from ctrl_jax.runtime import (
     Run,
     RunWarning,
     check_batch,
+    content_digest,
+    digests_of,
     own_part,
     refuse,
     train,
@@ -89,7 +102,7 @@ def load_inputs(settings: Config, mesh: Mesh) -> Inputs:
         seed=run.seed,
         show=run.progress,
     )
-    if settings.objective.loss == "mallows_phi" and run.precision == "bfloat16":
+    if settings.objective.loss == "mallows_phi" and run.arithmetic == "bfloat16":
         text = (
             "loss mallows_phi: its link jumps where training starts, and the rounding of bfloat16 "
             "chooses the side; mallows_phi_sigmoid and mallows_phi_cubic are smooth"
@@ -104,6 +117,20 @@ def load_inputs(settings: Config, mesh: Mesh) -> Inputs:
         text = "data: its key `dispersion` is not used but estimated; --dispersion data uses it"
         warnings.warn(text, RunWarning, stacklevel=2)
     return Inputs(trained, data, mesh)
+
+
+def digests(settings: Config, inputs: Inputs) -> dict[str, str]:
+    """Return the digests of what a run is given: model, tokenizer, data, and the tokens of them.
+
+    The tokens are what is trained on: a chat template that renders otherwise shows in them.
+    """
+    given = {"data": settings.data, "texts.evaluation_data": settings.texts.evaluation_data}
+    return {
+        "model": content_digest(settings.model, is_of_model),
+        "tokenizer": content_digest(settings.model, is_of_tokenizer),
+        **digests_of(given),
+        "the texts as tokens": rows_digest([inputs.data.train, inputs.data.held_out]),
+    }
 
 
 def tune(settings: Config, inputs: Inputs, run: Run) -> Outcome:
@@ -136,7 +163,9 @@ def tune(settings: Config, inputs: Inputs, run: Run) -> Outcome:
 
     def begin(checkpoints: Checkpoints) -> tuple[int, RunState]:
         if run.resumed:
-            return checkpoints.restore(jax.tree.map(_abstract, abstract, shardings))[:2]
+            start, state, record = checkpoints.restore(jax.tree.map(_abstract, abstract, shardings))
+            run.check_restored(record)
+            return start, state
         return 0, algorithm.init(key)
 
     with Checkpoints(run.checkpoints) as checkpoints:
@@ -160,6 +189,7 @@ def tune(settings: Config, inputs: Inputs, run: Run) -> Outcome:
                     description=objective.loss,
                     mesh=mesh,
                     shardings=shardings,
+                    record=run.record,
                 ),
             )
     facts |= {**data.counts, "updates": steps, "traces": step.traces}

@@ -27,6 +27,7 @@ from ctrl_jax._checks import check_count, refuse
 from ctrl_jax._errors import MissingCheckpointError, RunError, RunWarning
 from ctrl_jax._records import plain
 from ctrl_jax.runtime.checkpoints import digests, stored
+from ctrl_jax.runtime.checkpoints.damage import proves_damage
 from ctrl_jax.runtime.checkpoints.digests import LeafType
 from ctrl_jax.runtime.checkpoints.step_folders import is_finished, set_aside, step_folders
 from ctrl_jax.runtime.devices.distributed import barrier
@@ -99,6 +100,11 @@ class Checkpoints:
         if not arrays:
             rule = "there is nothing to save"
             raise refuse("state", "no arrays", rule, "give at least one")
+        if self._manager is not None and not self.folder.is_dir():
+            raise RunError(
+                f"{self.folder} is no longer there: it was moved or removed while the run went on; "
+                "put it back and continue with --resume latest"
+            )
         try:
             self._write(step, arrays, {"content": description, "seal": _seal(description)})
         except (OSError, ValueError, RuntimeError) as error:
@@ -118,6 +124,8 @@ class Checkpoints:
         Raises:
             MissingCheckpointError: no good checkpoint is there.
             ValueError: the checkpoint holds another tree, or the named step is damaged.
+            RunError: a step cannot be read for another reason than that it is damaged: for want of
+                memory, or because of the disk. It stays where it is.
         """
         self.wait()
         candidates = self.steps()[::-1]
@@ -248,9 +256,14 @@ class Checkpoints:
             return self._reader.restore(self.folder / str(step), args=ocp.args.Composite(**item))[
                 name
             ]
-        except (MemoryError, PermissionError):
-            raise
         except Exception as error:
+            place = self.folder / str(step)
+            if not proves_damage(error, place):
+                raise RunError(
+                    f"checkpoint {place} cannot be read now ({type(error).__name__}: "
+                    f"{_first_line(error)}); it is left as it is; make room or repair the disk, "
+                    "and continue with --resume latest"
+                ) from error
             raise _DamagedError(f"it cannot be read ({_first_line(error)})") from error
 
     def _set_aside_unfinished(self) -> None:

@@ -14,7 +14,7 @@ from typing import Literal
 import jax
 import numpy as np
 
-from ctrl_jax._checks import check_choice, check_count, check_positive, refuse
+from ctrl_jax._checks import check_choice, check_count, refuse
 
 Mode = Literal["auto", "on", "off"]
 
@@ -44,7 +44,7 @@ def start(
         ValueError: arguments contradict each other, or "on" where nothing is found.
     """
     check_choice("distributed", mode, ("auto", "on", "off"))
-    check_positive("heartbeat_seconds", heartbeat_seconds)
+    check_count("heartbeat_seconds", heartbeat_seconds)
     explicit = (coordinator, processes, process_id)
     _check_explicit(mode, *explicit)
     if mode == "off" or jax.distributed.is_initialized():
@@ -76,7 +76,7 @@ def _check_explicit(mode: str, coordinator, processes, process_id) -> None:
     if not any(given):
         return
     host, _, port = coordinator.rpartition(":")
-    if not host or not port.isdigit():
+    if not host or not (port.isdecimal() and len(port) < 6 and int(port) < 2**16):
         raise refuse("coordinator", coordinator, "it must be host:port", "give e.g. 10.0.0.1:1234")
     check_count("processes", processes)
     check_count("process_id", process_id, least=0)

@@ -8,6 +8,7 @@ was stopped by a signal exits with status 128 + its number.
 import contextlib
 import dataclasses
 import io
+import itertools
 import os
 import re
 import sys
@@ -16,10 +17,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from ctrl_jax._errors import RunError, RunInterrupted, RunWarning
+from ctrl_jax.runtime.run.folders import forget, withdraw
 
 Config = TypeVar("Config")
 
 _OURS = ("ctrl_jax", "experiments", "benchmarks", "__main__")
+_NO_ROOM = ("RESOURCE_EXHAUSTED", "Out of memory", "bad_alloc")
 _RULE = re.compile(r"[-─]{5,}")
 
 
@@ -49,6 +52,7 @@ def command(
         SystemExit: status 2 for a mistake of the user's or a run that cannot go on, 128 + n for
             one that signal n stopped, 0 for `--help`.
     """
+    forget()
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning(warnings.showwarning)
         try:
@@ -57,12 +61,17 @@ def command(
             return run(config)
         except KeyboardInterrupt:
             _exit("interrupted", 130)
-        except (ValueError, RunError, OSError) as error:
+        except (ValueError, RuntimeError, OSError, MemoryError, OverflowError) as error:
+            said = _said_of(error)
+            if said is None:
+                raise
+            if not isinstance(error, RunError | OSError):
+                withdraw()
             if os.environ.get("CTRL_JAX_TRACEBACK") == "1":
                 raise
             interrupted = isinstance(error, RunInterrupted)
             status = 128 + error.signum if isinstance(error, RunInterrupted) else 2
-            text = one_line(str(error) or type(error).__name__) + _hint(error)
+            text = one_line(said) + _hint(error)
             _exit(text if interrupted else f"error: {text}", status)
 
 
@@ -96,6 +105,19 @@ def one_line(text: str) -> str:
     return "; ".join(lines).replace(":; ", ": ")
 
 
+def _said_of(error: Exception) -> str | None:
+    """Return what is said of an error that may be no bug; None of any other."""
+    said = str(error) or type(error).__name__
+    short = isinstance(error, MemoryError) or any(word in said for word in _NO_ROOM)
+    if short and not isinstance(error, ValueError | OSError | RunError):
+        return (
+            f"there is not enough memory ({said[:300]}); lower the batch or what is drawn at once"
+        )
+    if isinstance(error, OverflowError):
+        return f"a number is too large for what it counts ({said}); give a smaller one"
+    return said if isinstance(error, ValueError | RunError | OSError) else None
+
+
 def _exit(text: str, status: int) -> None:
     print(text, file=sys.stderr, flush=True)
     raise SystemExit(status)
@@ -115,18 +137,21 @@ def _parse(
 ) -> Config:
     import tyro
 
+    from ctrl_jax.runtime.run.arguments import with_flags
+
     printed = io.StringIO()
+    typed = with_flags(config_class, sys.argv[1:] if args is None else args)
     try:
         with contextlib.redirect_stderr(printed):
             given: dict[str, Any] = {} if default is None else {"default": default}
-            return tyro.cli(config_class, prog=program, args=args, **given)
+            return tyro.cli(config_class, prog=program, args=typed, **given)
     except SystemExit as error:
         if error.code in (0, None):
             raise
-        raise ValueError(_without_box(printed.getvalue())) from error
+        raise ValueError(_without_box(printed.getvalue(), config_class, typed)) from error
 
 
-def _without_box(text: str) -> str:
+def _without_box(text: str, config_class: type, typed: Sequence[str]) -> str:
     """Return the message of a parser's error box, with its suggestions, in one line.
 
     The box is drawn as title, rule, message, rule, further sections; on some terminals the title
@@ -143,10 +168,25 @@ def _without_box(text: str) -> str:
         else:
             sections[-1].append(line)
     said = " ".join(sections[0 if framed or len(sections) == 1 else 1])
-    hints = re.findall(r"^(--[a-z][\w.-]*)", "\n".join(inside), flags=re.MULTILINE)
-    if "Perhaps you meant" in text and hints:
-        said += f"; perhaps {' or '.join(dict.fromkeys(hints))}"
+    from ctrl_jax.runtime.run.arguments import suggestions
+
+    # Of what was typed: the box breaks long lines.
+    flags = [word for word in typed if word.startswith("--")]
+    unknown = _after(text, "Unrecognized options")
+    meant = suggestions(config_class, [flag for flag in flags if flag.split("=")[0] in unknown])
+    hints = re.findall(r"^(--[a-z][\w.-]*)", _after(text, "Perhaps you meant"), re.MULTILINE)
+    if unknown and "Unrecognized options" not in said:
+        said += f"; Unrecognized options: {' '.join(unknown.replace(':', ' ').split())}"
+    if perhaps := meant or list(dict.fromkeys(hints)):
+        said += f"; perhaps {' or '.join(perhaps)}"
     return f"{said}; --help lists the options"
+
+
+def _after(text: str, title: str) -> str:
+    """Return the lines of a box from a title on, up to the next rule."""
+    found = text.partition(title)[2]
+    lines = (line.strip("│| ") for line in found.splitlines())
+    return "\n".join(itertools.takewhile(lambda line: not _RULE.fullmatch(line), lines))
 
 
 def _show_warning(before: Callable[..., None]) -> Callable[..., None]:

@@ -10,13 +10,19 @@ is decided by `--resume`:
 | latest | continued | a new run | starts afresh | listed as a warning |
 | strict | continued | refused | refused | refused |
 
-Without `--out`, `latest` and `strict` take the newest run of the experiment.
+Without `--out`, `latest` and `strict` take the newest run of the experiment. What can change is the
+config, the versions, the mesh, and the content of what the run was given (`contents`): a file that
+only moved is the same.
+
+A command that is refused after its folder was made leaves none of it behind, or a folder that is
+resumed as it was (`withdraw`).
 """
 
 import dataclasses
 import datetime
 import json
 import os
+import shutil
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,8 +31,8 @@ from typing import Any, Literal
 import jax
 
 from ctrl_jax._checks import check_choice, refuse
-from ctrl_jax._errors import RunWarning
-from ctrl_jax._records import plain, read_json, write_json_atomic
+from ctrl_jax._errors import RunError, RunWarning
+from ctrl_jax._records import plain, read_json, write_atomic, write_json_atomic
 from ctrl_jax.runtime.checkpoints.step_folders import finished_steps
 from ctrl_jax.runtime.devices.distributed import broadcast_text
 from ctrl_jax.runtime.run.versions import differences, versions
@@ -45,10 +51,14 @@ class Run:
     Args:
         folder: its own folder.
         resumed: whether it continues from a checkpoint.
+        inputs: names of what it was given to digests of their content.
+        strict: whether it goes on exactly or not at all.
     """
 
     folder: Path
     resumed: bool
+    inputs: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    strict: bool = False
 
     @property
     def checkpoints(self) -> Path:
@@ -60,6 +70,49 @@ class Run:
         """The file of its metrics, JSON lines."""
         return self.folder / "metrics.jsonl"
 
+    @property
+    def record(self) -> dict[str, Any]:
+        """What its checkpoints hold beside the state."""
+        return {"inputs": dict(self.inputs)}
+
+    def check_restored(self, record: Mapping[str, Any]) -> None:
+        """Compare what a checkpoint was made with to what this run is given.
+
+        Args:
+            record: of the checkpoint.
+
+        Raises:
+            ValueError: they differ, and the run goes on exactly or not at all.
+        """
+        before = record.get("inputs", {})
+        changes = differences(before, dict(self.inputs), _CONTENT) if before else {}
+        if changes and self.strict:
+            rule = f"the checkpoint was made with others ({_listed(changes)})"
+            raise refuse("resume", "strict", rule, _AS_BEFORE)
+
+    def check_there(self) -> None:
+        """Raise RunError where the run's folder was moved or removed meanwhile."""
+        if not (self.folder / "config.json").is_file():
+            raise RunError(
+                f"{self.folder} is no longer there: it was moved or removed while the run went on; "
+                "put it back and continue with --resume latest"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Opened:
+    """A folder as it was before it was opened: what `withdraw` needs."""
+
+    folder: Path
+    config: str | None
+    steps: list[Path]
+    absent: Path | None
+
+
+_CONTENT = "content of "
+_AS_BEFORE = "use what it was started with, or --resume latest"
+_opened: list[_Opened] = []
+
 
 def open_run(
     experiment: str,
@@ -68,6 +121,7 @@ def open_run(
     out: str | os.PathLike[str] | None,
     resume: Resume,
     seed: int,
+    inputs: Mapping[str, str] | None = None,
 ) -> Run:
     """Create the folder of a run, or find the one to continue.
 
@@ -78,6 +132,8 @@ def open_run(
         resume: "never" for a new run, "latest" to continue where it is possible, "strict" to
             continue exactly or not at all.
         seed: the run's seed, for the folder's name.
+        inputs: digests of the content of what the run was given, by the names of the options; an
+            option that has one is compared by it and not by its path.
 
     Returns:
         The run; `resumed` says that its folder holds a checkpoint to continue from.
@@ -89,17 +145,50 @@ def open_run(
     answer = {}
     if jax.process_index() == 0:
         try:
-            folder, resumed = _open(experiment, plain(dict(config_dict)), out, resume, seed)
-            answer = {"folder": os.fspath(folder), "resumed": resumed}
+            given = dict(inputs or {})
+            folder, resumed = _open(experiment, plain(dict(config_dict)), out, resume, seed, given)
+            answer = {"folder": os.fspath(folder), "resumed": resumed, "inputs": given}
         except (ValueError, OSError) as error:
             answer = {"error": f"out: {error}" if isinstance(error, OSError) else str(error)}
     answer = json.loads(broadcast_text(json.dumps(answer)))
     if "error" in answer:
         raise ValueError(answer["error"])
-    return Run(Path(answer["folder"]), answer["resumed"])
+    folder = Path(answer["folder"])
+    return Run(folder, answer["resumed"], answer["inputs"], resume == "strict")
 
 
-def _open(experiment: str, config: dict, out, resume: str, seed: int) -> tuple[Path, bool]:
+def withdraw() -> None:
+    """Put the folders of this process's runs back as they were, where nothing came of them.
+
+    For a run that ends with a refusal: a new folder goes, or its config.json where it held other
+    things; one that was to be continued has its old config.json again. A folder in which an update
+    was saved since stays as it is.
+    """
+    while _opened:
+        opened = _opened.pop()
+        if finished_steps(opened.folder / "checkpoints") != opened.steps:
+            continue
+        if opened.config is not None:
+            write_atomic(opened.folder / "config.json", opened.config)
+            continue
+        (opened.folder / "config.json").unlink(missing_ok=True)
+        if opened.absent is None or next(opened.folder.rglob("_CHECKPOINT_METADATA"), None):
+            continue  # others' files, or a stage that the next run finds again
+        shutil.rmtree(opened.folder, ignore_errors=True)
+        for path in opened.folder.parents:
+            if not path.is_relative_to(opened.absent) or any(path.iterdir()):
+                break
+            path.rmdir()
+
+
+def forget() -> None:
+    """Let the folders opened so far stay whatever comes."""
+    _opened.clear()
+
+
+def _open(
+    experiment: str, config: dict, out, resume: str, seed: int, inputs: dict[str, str]
+) -> tuple[Path, bool]:
     now = datetime.datetime.now()
     folder = Path(out) if out is not None else None
     if folder is None and resume != "never":
@@ -109,23 +198,32 @@ def _open(experiment: str, config: dict, out, resume: str, seed: int) -> tuple[P
         "config": config,
         "versions": versions(),
         "mesh": {"devices": jax.device_count(), "processes": jax.process_count()},
+        "inputs": inputs,
         "started": now.isoformat(timespec="seconds"),
         "resumed": [],
     }
-    resumed = False
+    resumed, before = False, None
+    absent = _first_absent(folder or ROOT / experiment / "new")
     if folder is None:
         if resume == "strict":
             raise refuse("resume", resume, f"{ROOT / experiment} holds no run", "give --out")
         folder = _create(experiment, f"{now:%Y%m%d-%H%M%S}-{seed}")
     elif (folder / "config.json").exists():
         resumed = _check_resume(folder, description, resume)
+        before = (folder / "config.json").read_text(encoding="utf-8")
     elif resume == "strict":
         raise refuse("resume", resume, f"{folder} holds no run", "give another --out")
     elif folder.exists() and not folder.is_dir():
         raise refuse("out", str(folder), "it must be a folder", "give another --out")
     folder.mkdir(parents=True, exist_ok=True)
+    _opened.append(_Opened(folder, before, finished_steps(folder / "checkpoints"), absent))
     write_json_atomic(folder / "config.json", description)
     return folder, resumed
+
+
+def _first_absent(folder: Path) -> Path | None:
+    """Return the uppermost folder on the way that is not there."""
+    return next((path for path in (*folder.parents[::-1], folder) if not path.exists()), None)
 
 
 def _check_resume(folder: Path, description: dict, resume: str) -> bool:
@@ -133,18 +231,18 @@ def _check_resume(folder: Path, description: dict, resume: str) -> bool:
     if resume == "never":
         rule = "it holds the config.json of a run"
         raise refuse("out", str(folder), rule, "give another --out, or --resume latest")
-    before = read_json(folder / "config.json")
+    before = _read_description(folder)
     if before.get("experiment") != description["experiment"]:
         rule = f"it is a run of {before.get('experiment')!r}, not of {description['experiment']!r}"
         raise refuse("out", str(folder), rule, "give another --out")
     found = bool(finished_steps(folder / "checkpoints"))
     changes = _changes(before, description, _NOT_THE_RUN if resume == "strict" else _NOT_THE_MATHS)
-    listed = "; ".join(f"{name}: {old} -> {new}" for name, (old, new) in changes.items())
+    listed = _listed(changes)
     if resume == "strict" and not found:
         raise refuse("resume", resume, f"{folder} holds no checkpoint", "use --resume latest")
     if resume == "strict" and changes:
-        repair = "use what it was started with, or --resume latest"
-        raise refuse("resume", resume, f"{folder} was run with others ({listed})", repair)
+        rule = f"{folder} was run with others ({listed})"
+        raise refuse("resume", resume, rule, _AS_BEFORE)
     if not found:
         return False
     if changes:
@@ -160,14 +258,42 @@ def _check_resume(folder: Path, description: dict, resume: str) -> bool:
     return True
 
 
+def _read_description(folder: Path) -> dict[str, Any]:
+    """Return what a run's config.json says, refused where somebody's edit took a part's form."""
+    path = folder / "config.json"
+    found = read_json(path, name="out", repair="restore it, or give another --out")
+    for part in ("config", "versions", "mesh", "inputs"):
+        _check_part(path, part, found.get(part, {}), dict)
+    _check_part(path, "resumed", found.get("resumed", []), list)
+    _check_part(path, "started", found.get("started", ""), str)
+    return found
+
+
+def _check_part(path: Path, part: str, value: Any, kind: type) -> None:
+    if not isinstance(value, kind):
+        rule = f"its {part!r} is {value!r:.50}, which no run writes"
+        raise refuse("out", str(path), rule, "restore it, or give another --out")
+
+
+def _listed(changes: Mapping[str, tuple]) -> str:
+    def shown(name: str, value: Any) -> Any:
+        return value[:12] if name.startswith(_CONTENT) and isinstance(value, str) else value
+
+    return "; ".join(
+        f"{name}: {shown(name, old)} -> {shown(name, new)}" for name, (old, new) in changes.items()
+    )
+
+
 def _changes(before: dict, after: dict, ignored: frozenset[str]) -> dict[str, tuple]:
     """Return what differs between two descriptions, the options that `ignored` names left out."""
-    options = _option_names(after["config"], ignored)
+    given = before.get("inputs", {})
+    by_content = {name for name in after["inputs"] if name in given}
+    options = _option_names(after["config"], ignored) | by_content
     changes = differences(before.get("config", {}), after["config"])
     changes = {name: change for name, change in changes.items() if name not in options}
     for part in ("versions", "mesh"):
         changes |= differences(before.get(part, {}), after[part], f"{part}.")
-    return changes
+    return changes | differences(given, after["inputs"], _CONTENT)
 
 
 def _option_names(config: dict, names: frozenset[str], prefix: str = "") -> set[str]:
@@ -223,7 +349,12 @@ def write_results(
 
     Returns:
         The file.
+
+    Raises:
+        RunError: the run's folder is no longer there.
     """
+    if jax.process_index() == 0:
+        run.check_there()
     path = run.folder / "results.json"
     content = {
         "experiment": experiment,

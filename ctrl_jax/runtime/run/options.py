@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from ctrl_jax._checks import check_choice, check_count, check_positive, refuse
+from ctrl_jax._checks import check_choice, check_count, check_seed, refuse
 from ctrl_jax.runtime.devices import distributed
 from ctrl_jax.runtime.devices.mesh import MeshOptions, make_mesh
 from ctrl_jax.runtime.loop.compilation import enable_compilation_cache
@@ -31,7 +31,8 @@ class RunOptions:
             of the command or study.
         seed: seed of all randomness.
         steps: optimizer updates of the main loop; by default as many as the other options give.
-        precision: type of the networks' arithmetic.
+        precision: type of the networks' arithmetic, float32 by default; where it is given, trained
+            weights are saved in it too.
         mesh: devices per axis of the mesh.
         distributed: whether to join other processes: where there are any, always, or never.
         coordinator: host:port of process 0, with --processes and --process-id; found out by
@@ -49,7 +50,7 @@ class RunOptions:
     out: str | None = None
     seed: int = 0
     steps: int | None = None
-    precision: Literal["float32", "float64", "bfloat16"] = "float32"
+    precision: Literal["float32", "float64", "bfloat16"] | None = None
     mesh: MeshOptions = dataclasses.field(default_factory=MeshOptions)
     distributed: Literal["auto", "on", "off"] = "auto"
     coordinator: str | None = None
@@ -62,22 +63,25 @@ class RunOptions:
 
     def validate(self) -> None:
         """Raise ValueError for an option out of range."""
-        check_count("seed", self.seed, least=0)
-        if self.seed >= 2**32:
-            raise refuse("seed", self.seed, "it must be below 2**32", "give a smaller one")
+        check_seed("seed", self.seed)
         if self.steps is not None:
             check_count("steps", self.steps)
-        check_choice("precision", self.precision, ("float32", "float64", "bfloat16"))
+        check_choice("precision", self.arithmetic, ("float32", "float64", "bfloat16"))
         check_choice("resume", self.resume, ("never", "latest", "strict"))
-        check_positive("heartbeat_seconds", self.heartbeat_seconds)
+        check_count("heartbeat_seconds", self.heartbeat_seconds)
         if self.out is not None and not self.out.strip():
             raise refuse("out", self.out, "it must name a folder", "give --out DIR or leave it out")
         self.mesh.validate()
 
     @property
+    def arithmetic(self) -> str:
+        """The name of the type of the networks' arithmetic."""
+        return self.precision or "float32"
+
+    @property
     def dtype(self) -> jnp.dtype:
         """The type of the networks' arithmetic."""
-        return jnp.dtype(self.precision)
+        return jnp.dtype(self.arithmetic)
 
 
 def check_small_run(options: RunOptions) -> None:
@@ -95,7 +99,7 @@ def check_small_run(options: RunOptions) -> None:
     if options.distributed == "on":
         rule = "this run uses one process"
         raise refuse("distributed", options.distributed, rule, "leave it out")
-    if options.precision != "float32":
+    if options.arithmetic != "float32":
         rule = "this run is in float32"
         raise refuse("precision", options.precision, rule, "leave it out")
 
@@ -119,7 +123,7 @@ def prepare(options: RunOptions) -> Mesh:
         options.process_id,
         options.heartbeat_seconds,
     )
-    jax.config.update("jax_enable_x64", options.precision == "float64")
+    jax.config.update("jax_enable_x64", options.arithmetic == "float64")
     if options.compilation_cache and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         enable_compilation_cache()
     return make_mesh(options.mesh)

@@ -9,7 +9,10 @@ import platform
 
 import jax
 
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "diffrax", "orbax-checkpoint", "numpy")
+_PACKAGES = (
+    *("jax", "jaxlib", "flax", "optax", "diffrax", "orbax-checkpoint", "numpy"),
+    *("transformers", "tokenizers", "safetensors"),  # which turn texts into tokens
+)
 
 
 def versions() -> dict[str, str]:

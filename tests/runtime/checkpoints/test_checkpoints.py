@@ -1,7 +1,9 @@
 """Checkpoints: bit for bit, and what happens when the disk lies."""
 
+import errno
 import json
 import os
+import shutil
 import warnings
 from typing import NamedTuple
 
@@ -10,7 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ctrl_jax.runtime import Checkpoints, MissingCheckpointError, RunWarning, state_digest
+from ctrl_jax.runtime import (
+    Checkpoints,
+    MissingCheckpointError,
+    RunError,
+    RunWarning,
+    state_digest,
+)
+from ctrl_jax.runtime.checkpoints.damage import proves_damage
 from tests.runtime.processes import run_python
 
 # Orbax leaves coroutines behind when it fails to read a damaged array.
@@ -198,7 +207,28 @@ def test_a_description_that_was_edited_is_noticed(tmp_path, edit):
     assert restored.step == 1 and restored.record == {"loss": 0.1}
 
 
-@pytest.mark.parametrize("error", [MemoryError("no room"), PermissionError("not yours")])
+def caused(error, cause):
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("no room"),
+        PermissionError(errno.EACCES, "not yours"),
+        OSError(errno.EIO, "no answer"),
+        OSError(errno.ESTALE, "stale"),
+        TimeoutError("the disk is slow"),
+        ValueError("RESOURCE_EXHAUSTED: no room for 8 GiB"),
+        ValueError("reading x: Input/output error"),
+        RuntimeError("INTERNAL: the device says no"),
+        caused(ValueError("it fails"), MemoryError("no room")),
+        caused(KeyError("a"), OSError(errno.EMFILE, "too many")),
+        ExceptionGroup("several", [ValueError("x"), MemoryError("no room")]),
+    ],
+    ids=repr,
+)
 def test_an_error_that_proves_no_damage_leaves_the_step(tmp_path, monkeypatch, error):
     """Want of memory or of a right says nothing of the step: it stays, and so does the error."""
     with Checkpoints(tmp_path) as checkpoints:
@@ -210,9 +240,40 @@ def test_an_error_that_proves_no_damage_leaves_the_step(tmp_path, monkeypatch, e
             raise error
 
         monkeypatch.setattr(checkpoints._reader, "restore", fails)
-        with pytest.raises(type(error), match=str(error)):
-            checkpoints.restore({"x": jnp.zeros(3)})
+        for step in (None, 1):
+            with pytest.raises(
+                RunError, match=f"1 cannot be read now .{type(error).__name__}"
+            ) as at:
+                checkpoints.restore({"x": jnp.zeros(3)}, step=step)
+            assert at.value.__cause__ is error
     assert [path.name for path in tmp_path.iterdir()] == ["1"]
+
+
+def test_a_file_that_the_disk_does_not_give_is_no_damage(tmp_path, monkeypatch):
+    """Whatever the reader makes of it: the bytes themselves cannot be had."""
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, {"x": jnp.ones(3)})
+    opened = type(tmp_path).open
+
+    def refuses(path, *args, **kwargs):
+        if "state" in path.parts:
+            raise OSError(errno.EIO, "no answer")
+        return opened(path, *args, **kwargs)
+
+    assert proves_damage(ValueError("odd"), tmp_path / "1")
+    assert proves_damage(FileNotFoundError(errno.ENOENT, "gone"), tmp_path / "1")
+    monkeypatch.setattr(type(tmp_path), "open", refuses)
+    assert not proves_damage(ValueError("odd"), tmp_path / "1")
+
+
+def test_a_folder_that_vanishes_is_an_error(tmp_path):
+    with Checkpoints(tmp_path / "a") as checkpoints:
+        checkpoints.save(1, {"x": jnp.ones(3)})
+        checkpoints.wait()
+        shutil.rmtree(tmp_path / "a")
+        with pytest.raises(RunError, match="a is no longer there: it was moved or removed"):
+            checkpoints.save(2, {"x": jnp.ones(3)})
+    assert not (tmp_path / "a").exists()
 
 
 def test_a_damaged_step_that_was_named_is_refused(tmp_path):

@@ -2,15 +2,19 @@
 
 import dataclasses
 import sys
+from collections.abc import Callable
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated
+from typing import Annotated, Any
 
+import jax.numpy as jnp
 import pytest
 import tyro
 
 from ctrl_jax.runtime import (
+    Checkpoints,
+    Run,
     RunError,
     RunInterrupted,
     RunOptions,
@@ -19,7 +23,9 @@ from ctrl_jax.runtime import (
     command,
     enable_compilation_cache,
     load_callable,
+    open_run,
     prepare,
+    read_json,
 )
 
 
@@ -99,6 +105,11 @@ def test_help_calls_the_program_as_it_was_started(module, program, usage, monkey
         ("--steps -5", "steps: received -5; it must be a whole number of at least 1"),
         ("--resume yes", "Expected one of ('never', 'latest', 'strict')"),
         ("--seed -1", "seed: received -1"),
+        (f"--seed {2**32}", "seed: received 4294967296; it must be at most 4294967295"),
+        (f"--seed {10**23}", "it must be at most 4294967295; give a smaller one"),
+        (f"--steps {10**23}", "it must be at most 2147483647; give a smaller one"),
+        (f"--mesh.data {10**23}", "mesh.data: received 1"),
+        (f"--heartbeat-seconds {10**23}", "heartbeat_seconds: received 1"),
         ("--mesh.data 0", "mesh.data: received 0"),
         ("--precision float16", "invalid choice 'float16'"),
         ("stray", "error: Unrecognized options: stray; --help lists the options\n"),
@@ -132,6 +143,80 @@ def test_errors_of_a_run(error, status, line, capsys):
         command(Config, run, args=[])
     assert stop.value.code == status
     assert capsys.readouterr().err.splitlines()[0].startswith(line)
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (MemoryError("8 GiB"), "error: there is not enough memory (8 GiB); lower the batch"),
+        (RuntimeError("RESOURCE_EXHAUSTED: 9"), "error: there is not enough memory (RESOURCE_EXH"),
+        (OverflowError("int too large"), "error: a number is too large for what it counts (int t"),
+    ],
+)
+def test_what_the_machine_cannot_do_is_one_line(error, line, capsys):
+    def run(config):
+        raise error
+
+    with pytest.raises(SystemExit) as stop:
+        command(Config, run, args=[])
+    assert stop.value.code == 2 and capsys.readouterr().err.startswith(line)
+
+
+def refused(
+    *args: str,
+    error: Exception = ValueError("no"),  # noqa: B008
+    before: Callable[[Run], Any] = lambda run: None,
+    out: str | None = "runs/a",
+) -> None:
+    """A command that makes its folder, or opens it, and is refused afterwards."""
+
+    def run(config):
+        run = open_run("toy", {"a": args}, out=out, resume=config.run.resume, seed=0)
+        before(run)
+        raise error
+
+    with pytest.raises(SystemExit):
+        command(Config, run, args=args)
+
+
+def save(run):
+    with Checkpoints(run.checkpoints) as checkpoints:
+        checkpoints.save(len(checkpoints.steps()) + 1, {"x": jnp.ones(2)})
+
+
+def test_a_refused_command_leaves_nothing(tmp_path, monkeypatch):
+    """So that the corrected one is not refused for its folder."""
+    monkeypatch.chdir(tmp_path)
+    for out in ("runs/a", None):
+        refused(out=out, before=lambda run: (run.folder / "reference.npz").write_bytes(b"1"))
+        refused(out=out, error=MemoryError())
+        assert not [*tmp_path.iterdir()]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("x")
+    refused(out="mine")
+    assert [p.name for p in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+
+
+def test_what_came_of_a_command_stays(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    refused(before=save)
+    assert read_json("runs/a/config.json")["config"] == {"a": []}
+    refused("--resume", "latest")
+    assert read_json("runs/a/config.json")["config"] == {"a": []}
+    refused("--resume", "latest", before=save)
+    assert read_json("runs/a/config.json")["config"] == {"a": ["--resume", "latest"]}
+    refused(error=RunError("went wrong"), out="runs/b")
+    assert read_json("runs/b/config.json")["config"] == {"a": []}
+
+
+def test_a_stage_of_a_refused_command_is_found_again(tmp_path, monkeypatch):
+    def stage(run):
+        with Checkpoints(run.folder / "stage-1") as checkpoints:
+            checkpoints.save(1, {"x": jnp.ones(2)})
+
+    monkeypatch.chdir(tmp_path)
+    refused(before=stage)
+    assert [p.name for p in (tmp_path / "runs" / "a").iterdir()] == ["stage-1"]
 
 
 def test_bugs_keep_their_traceback_and_the_variable_shows_it(monkeypatch):

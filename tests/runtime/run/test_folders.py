@@ -11,6 +11,7 @@ import pytest
 
 from ctrl_jax.runtime import (
     Checkpoints,
+    RunError,
     RunWarning,
     open_run,
     read_json,
@@ -36,8 +37,8 @@ def changed(**values):
     return {**CONFIG, **rest, "run": run}
 
 
-def start(config=CONFIG, out: str | None = "d", resume: Any = "never", seed=0):
-    return open_run("toy", config, out=out, resume=resume, seed=seed)
+def start(config=CONFIG, out: str | None = "d", resume: Any = "never", seed=0, **inputs: str):
+    return open_run("toy", config, out=out, resume=resume, seed=seed, inputs=inputs)
 
 
 def save(run):
@@ -137,6 +138,65 @@ def test_strict_continues_the_same_run_only(tmp_path):
         write_json_atomic(tmp_path / "d" / "config.json", other)
         with pytest.raises(ValueError, match=f"{part}.{name}"):
             start(resume="strict")
+
+
+def test_other_content_is_another_run_and_another_path_is_not():
+    """`data` lies elsewhere and is the same, or in the same place and is another."""
+    run = start({**CONFIG, "data": "here"}, data="1" * 64, reward="a")
+    save(run)
+    assert run.record == {"inputs": {"data": "1" * 64, "reward": "a"}}
+    moved = {**CONFIG, "data": "there"}
+    assert start(moved, resume="strict", data="1" * 64, reward="a").resumed
+    rule = "content of data: 111111111111 -> 222222222222.; use what it was started with"
+    with pytest.raises(ValueError, match=rule):
+        start(moved, resume="strict", data="2" * 64, reward="a")
+    with pytest.raises(ValueError, match="content of reward: a -> absent"):
+        start(moved, resume="strict", data="1" * 64)
+    with pytest.warns(RunWarning, match="content of data: 111111111111 -> 222222222222$"):
+        start(moved, resume="latest", data="2" * 64, reward="a")
+
+
+def test_a_checkpoint_knows_its_content_too():
+    """A run that was killed before it saved anything of its new data."""
+    save(start(data="1"))
+    with pytest.warns(RunWarning, match="content of data"):
+        start(resume="latest", data="2").check_restored({"inputs": {"data": "1"}})
+    run = start(resume="strict", data="2")
+    run.check_restored({"inputs": {"data": "2"}})
+    with pytest.raises(ValueError, match=r"the checkpoint was made with others .*data: 1 -> 2"):
+        run.check_restored({"inputs": {"data": "1"}})
+
+
+@pytest.mark.parametrize("part", ["config", "versions", "mesh", "inputs", "resumed", "started"])
+@pytest.mark.parametrize("value", [None, 3, "words"], ids=str)
+def test_a_config_that_was_edited_is_one_line(tmp_path, part, value):
+    save(start())
+    content = read_json(tmp_path / "d" / "config.json")
+    write_json_atomic(tmp_path / "d" / "config.json", {**content, part: value})
+    before = (tmp_path / "d" / "config.json").read_bytes()
+    if part == "started" and value == "words":
+        assert start(resume="latest").resumed
+        return
+    with pytest.raises(ValueError, match=f"config.json'; its '{part}' is .*restore it, or give an"):
+        start(resume="latest")
+    assert (tmp_path / "d" / "config.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "[]", "3", "", '{"experiment": "toy"', "\xff"])
+def test_a_config_that_is_no_record_is_one_line(tmp_path, text):
+    save(start())
+    (tmp_path / "d" / "config.json").write_bytes(text.encode("latin1"))
+    for resume in ("never", "latest", "strict"):
+        with pytest.raises(ValueError, match=r"out: received '.*'; it "):
+            start(resume=resume)
+
+
+def test_results_of_a_folder_that_vanished_are_an_error(tmp_path):
+    run = start()
+    (tmp_path / "d").rename(tmp_path / "e")
+    words = {"experiment": "toy", "claim": "", "source": "", "digest": "", "seconds": 0.0}
+    with pytest.raises(RunError, match="d is no longer there: it was moved or removed"):
+        write_results(run, **words, metrics={}, expected={}, config={})
 
 
 def test_another_experiment_or_a_file_is_refused(tmp_path):

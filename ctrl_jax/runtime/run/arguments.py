@@ -1,0 +1,137 @@
+"""What users type and what is meant by it: flags with a word, and names that other tools have."""
+
+import dataclasses
+import difflib
+import typing
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import tyro
+
+_WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+# Last parts of our options by what transformers, TRL, accelerate, diffusers and others call them.
+_ELSEWHERE = {
+    "learning_rate": "lr, peak_lr, step_size",
+    "precision": "bf16, fp16, fp32, tf32, half, dtype, torch_dtype, mixed_precision",
+    "evaluation_data": "eval_data, eval_dataset, eval_file, validation_file, validation_data, "
+    "test_data, dev_data",
+    "batch": "batch_size, train_batch_size, per_device_train_batch_size, bs, mini_batch_size",
+    "accumulate": "gradient_accumulation_steps, grad_accum, accumulation_steps",
+    "epochs": "num_train_epochs, num_epochs, n_epochs",
+    "steps": "max_steps, num_steps, max_train_steps, iterations, updates, train_steps",
+    "out": "output_dir, output, save_dir, logdir, log_dir, workdir, outdir",
+    "model": "model_name_or_path, model_name, model_path, pretrained_model, base_model, "
+    "pretrained_model_name_or_path, checkpoint",
+    "data": "dataset, dataset_name, dataset_path, data_path, data_dir, train_file, train_data, "
+    "train_data_dir",
+    "rank": "lora_r, lora_rank, lora_dim, r",
+    "alpha": "lora_alpha",
+    "targets": "lora_target_modules, target_modules",
+    "merge": "merge_adapters, merge_lora, merge_and_unload",
+    "warmup": "warmup_ratio, warmup_steps, num_warmup_steps",
+    "weight_decay": "wd",
+    "gradient_clip": "max_grad_norm, grad_clip, clip_grad, clip_grad_norm, grad_norm_clip",
+    "schedule": "lr_scheduler_type, lr_scheduler, scheduler, lr_schedule",
+    "optimizer": "optim",
+    "loss": "loss_type",
+    "log": "report_to, logger, wandb, tensorboard, log_with, tracker",
+    "profile": "profiler, trace_steps",
+    "checkpoint_every": "save_steps, checkpointing_steps, save_interval, save_every",
+    "evaluate_every": "eval_steps, eval_interval, eval_every, evaluation_steps, logging_steps",
+    "every": "eval_steps, eval_interval, eval_every, evaluation_steps",
+    "remat": "gradient_checkpointing, activation_checkpointing, use_remat",
+    "resume": "resume_from_checkpoint, continue, restore",
+    "max_length": "max_seq_length, max_seq_len, cutoff_len, block_size, model_max_length",
+    "max_prompt_length": "max_prompt_len",
+    "answer_length": "max_new_tokens, max_completion_length",
+    "penalty": "kl_coef, kl_coeff, kl_penalty, kl_weight",
+    "number": "num_samples, n_samples, n, batch_size, num_images",
+    "solver_steps": "num_inference_steps, sampling_steps, ddim_steps, num_sampling_steps",
+    "average_decay": "ema_decay, ema, ema_rate",
+    "fully_sharded": "fsdp, zero3, deepspeed",
+    "progress": "disable_tqdm, tqdm, verbose, quiet",
+    "processes": "num_processes, nproc, world_size",
+    "process_id": "rank, process_index, local_rank",
+    "coordinator": "master_addr, coordinator_address",
+    "reward": "reward_fn, reward_function, reward_model, reward_funcs",
+    "trace": "gae_lambda, lam",
+    "clip": "cliprange, clip_range, epsilon",
+    "target_class": "class_label, label, target",
+    "chat_template": "chat_template_path, template",
+    "label_smoothing": "smoothing",
+    "run": "checkpoint, run_dir",
+}
+
+_VALUES = {"bf16": "bfloat16", "fp32": "float32", "wandb": "wandb", "tensorboard": "tensorboard"}
+
+
+def with_flags(config_class: type, args: Sequence[str]) -> list[str]:
+    """Return the arguments with `--name true` and `--name false` as a flag's own two forms."""
+    flags = {flag for flag, hint in options_of(config_class) if hint is bool}
+    found: list[str] = []
+    waiting = list(args)
+    while waiting:
+        name, equals, word = waiting.pop(0).partition("=")
+        if name.replace("_", "-") not in flags:
+            found.append(name + equals + word)
+            continue
+        if not equals and waiting and waiting[0].lower() in _WORDS:
+            word = waiting.pop(0)
+        on = _WORDS.get(word.lower(), True)
+        if equals and word.lower() not in _WORDS:
+            found.append(f"{name}={word}")
+        else:
+            found.append(name if on else _negated(name))
+    return found
+
+
+def suggestions(config_class: type, unknown: Sequence[str]) -> list[str]:
+    """Return the options that are most likely meant by those that are not known.
+
+    Args:
+        config_class: a dataclass, whose fields are the options.
+        unknown: what was typed, `--lr` for instance.
+    """
+    known = [flag for flag, _ in options_of(config_class)]
+    found = [flag for typed in unknown for flag in _meant(typed, known)]
+    return list(dict.fromkeys(found))[:3]
+
+
+def options_of(config_class: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the options of a config, those of its groups too, with their types."""
+    hints = typing.get_type_hints(config_class, include_extras=True)
+    for field in dataclasses.fields(config_class):
+        hint, notes = hints[field.name], ()
+        if typing.get_origin(hint) is typing.Annotated:
+            hint, *notes = typing.get_args(hint)
+        if dataclasses.is_dataclass(hint):
+            bare = any(getattr(note, "name", None) == "" for note in notes)
+            inner = "" if bare else f"{field.name}."
+            yield from options_of(typing.cast(type, hint), prefix + inner)
+        elif tyro.conf.Positional not in notes:
+            yield "--" + (prefix + field.name).replace("_", "-"), hint
+
+
+def _meant(typed: str, known: Sequence[str]) -> list[str]:
+    name = typed.partition("=")[0].lstrip("-").replace("-", "_").lower()
+    last = name.rpartition(".")[2]
+    for word in (name, last, last.removeprefix("no_")):
+        ours = [our for our, theirs in _ELSEWHERE.items() if word in theirs.split(", ")]
+        for target in (*ours, word):
+            found = [flag for flag in known if _last(flag) == target.replace("_", "-")]
+            if found:
+                plain = min(found, key=lambda flag: flag.count("."))
+                several = [flag for flag in found if flag.count(".") == plain.count(".")][:2]
+                return [f"{flag} {_VALUES[word]}" if word in _VALUES else flag for flag in several]
+    near = difflib.get_close_matches(last.replace("_", "-"), map(_last, known), n=1, cutoff=0.75)
+    return [flag for flag in known if near and _last(flag) == near[0]]
+
+
+def _last(flag: str) -> str:
+    return flag.lstrip("-").rpartition(".")[2]
+
+
+def _negated(flag: str) -> str:
+    group, dot, name = flag.removeprefix("--").rpartition(".")
+    return f"--{group}{dot}no-{name}"
