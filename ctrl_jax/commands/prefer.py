@@ -33,7 +33,7 @@ def main(config: Config) -> Path:
     write_results(
         run,
         experiment=NAME,
-        claim=f"{config.objective.loss} on {config.data}",
+        claim=f"{config.objective.title} on {config.data}",
         source=SOURCE,
         metrics=metrics,
         expected={"traces": "== 1"},
@@ -47,7 +47,7 @@ def main(config: Config) -> Path:
         report.draw_curves(run.folder / "curves.png", read_metrics(run.metrics))
         scale = metrics.get("dispersion/scale")
         report.draw_dispersion(run.folder / "dispersion.png", outcome.index, scale)
-        report.print_results(metrics, config.objective.loss)
+        report.print_results(metrics, config.objective.title)
         print(f"results: {run.folder}")
     return run.folder
 

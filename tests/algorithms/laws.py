@@ -148,7 +148,8 @@ def lm_preference() -> Case:
     made = algorithms.make_lm_preference(
         model._replace(init=lambda key: params),
         sgd(),
-        lambda scores: dpo(*scores.log_ratios),
+        # Two of them look at the other pairs, wherever these are.
+        algorithms.named_loss(("dpo", "aot", "kto"), beta=0.5),
         algorithms.LMPreference(accumulate=2, average_decay=0.5),
     )
     return Case(made, rows)

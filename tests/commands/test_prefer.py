@@ -263,7 +263,8 @@ def loss_of(name, **options):
     return named_loss(name, beta=0.1, **taken)
 
 
-@pytest.mark.parametrize("name", NAMED)
+# DiscoPOP is not monotone, and rises around equal answers.
+@pytest.mark.parametrize("name", [name for name in NAMED if name != "discopop"])
 def test_every_loss_pulls_the_answers_apart(name):
     """At equal answers, of every length, its gradient raises the chosen one's share."""
     loss_fn = loss_of(name, label_smoothing=0.2)
@@ -272,7 +273,7 @@ def test_every_loss_pulls_the_answers_apart(name):
 
     def losses(both):
         log_probs = tuple(-10.0 + part for part in both)
-        ratios = both if "ratios" in NAMED[name].inputs else None
+        ratios = None if "probs" in NAMED[name].inputs else both
         return jnp.sum(loss_fn(AnswerScores(log_probs, tokens, ratios, phi)))
 
     value, (chosen, rejected) = jax.value_and_grad(losses)((jnp.zeros(2), jnp.zeros(2)))
@@ -298,7 +299,14 @@ def test_which_values_a_loss_takes():
         "robust": (0.8 * both[0] - 0.2 * both[1]) / 0.6,
         "hinge": 1 - beta * m,
         "ipo": (mean_m - 1 / (2 * beta)) ** 2,
-        "cpo": minus_log_sigmoid(beta * -2.0),
+        "sigmoid_norm": minus_log_sigmoid(beta * mean_m),
+        "aot": both[0],
+        "aot_unpaired": both[0],
+        "kto": (1 / (1 + np.exp(beta * (1.5 - 1))) + 1 / (1 + np.exp(beta * (1.5 - 1)))) / 2,
+        "sft": 8 / 4,
+        "cpo": 8 + minus_log_sigmoid(beta * -2.0),
+        "cpo_hinge": 1 - beta * -2.0,
+        "cpo_ipo": (mean_p - 1 / (2 * beta)) ** 2,
         "simpo": minus_log_sigmoid(beta * mean_p - gamma),
         "orpo": 8 / 4 + beta * minus_log_sigmoid(np.log(odds)),
         "mallows_theta": minus_log_sigmoid(c * beta * m),
@@ -307,8 +315,9 @@ def test_which_values_a_loss_takes():
         "mallows_ipo": (c * mean_m - 1 / (2 * beta)) ** 2,
         "mallows_simpo": minus_log_sigmoid(c * beta * mean_p - gamma),
     }
+    smoothing = {key: {"label_smoothing": 0.2} for key in ("dpo_smoothed", "robust")}
     found = {
-        name: loss_of(name, label_smoothing=0.2, gamma=gamma)(
+        name: loss_of(name, gamma=gamma, **smoothing.get(name, {}))(
             AnswerScores(log_probs, sizes, ratios, jnp.array([phi]))
         )[0]
         for name in NAMED
@@ -328,7 +337,7 @@ def test_every_option_of_the_table_is_a_flag(capsys):
         assert f"--{key.replace('_', '-')} FLOAT" in printed and key in str(Objective.__doc__)
         value = option.default + 0.25
         for name in NAMED:
-            asked = dataclasses.replace(Objective(loss=name), **{key: value})
+            asked = dataclasses.replace(Objective(loss=(name,)), **{key: value})
             if name in losses:
                 asked.validate()
                 assert asked.options[key] == value
@@ -338,8 +347,14 @@ def test_every_option_of_the_table_is_a_flag(capsys):
 
 
 def test_a_name_or_an_option_that_is_not_in_the_table_is_refused():
-    with pytest.raises(ValueError, match=r"name: received 'sigmoid'; .* give dpo\|"):
-        named_loss("sigmoid", beta=0.1)
+    with pytest.raises(ValueError, match=r"name: received 'dpp'; .* give dpo\|"):
+        named_loss("dpp", beta=0.1)
+    with pytest.raises(ValueError, match=r"loss: received 'sigmoid'; .* TRL's name .*; give dpo"):
+        Objective(loss=("sigmoid",)).validate()
+    with pytest.raises(ValueError, match=r"loss_weights: .* one for each of 2 losses"):
+        Objective(loss=("dpo", "sft"), loss_weights=(0.5,)).validate()
+    with pytest.raises(ValueError, match=r"loss: .* each once"):
+        Objective(loss=("dpo", "dpo")).validate()
     with pytest.raises(ValueError, match="options: received 'gamma'; dpo has no such option; it"):
         named_loss("dpo", beta=0.1, gamma=0.5)
 
@@ -372,6 +387,21 @@ def test_a_loss_without_reference(files, tmp_path):
         json.loads(line) for line in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()
     ]
     assert rows[1]["update/finite"] == 1 and "kl/after" not in results["metrics"]
+    # Before training too, its rewards are beta times the mean log-probabilities.
+    before = rows[0]
+    assert -10 < before["evaluation/rewards/chosen"] < -0.01
+    assert before["evaluation/rewards/accuracies"] not in (0.0, 1.0)
+
+
+def test_several_losses_with_weights(files, tmp_path):
+    """DPO with the likelihood of the chosen answers, and the ranks of the batch."""
+    options = ["--loss", "dpo", "sft", "aot", "--loss-weights", "0.8", "1", "0.5", "--steps", "1"]
+    results = run(files, tmp_path / "a", *options, "--evaluation.prompts", "0")
+    assert results["claim"].startswith("dpo + sft + aot on ")
+    before = json.loads((tmp_path / "a" / "metrics.jsonl").read_text().splitlines()[0])
+    # At the reference DPO and AOT are log 2, a pair is a tie, and the rest is the likelihood.
+    assert before["evaluation/loss"] > 1.3 * np.log(2) + 0.1
+    assert before["evaluation/rewards/accuracies"] == 0.5
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,11 @@ def exo(w, r, beta, e=1e-3):
     return kept + (1 - p) * (-cost(-beta * (w - r)) - np.log(1 - q))
 
 
+def discopop(w, r, beta, tau=0.05):
+    share = sigmoid(beta * (w - r) / tau)
+    return (1 - share) * cost(beta * (w - r)) + share * np.exp(-beta * (w - r))
+
+
 def nca(w, r, beta):
     return cost(beta * w) + 0.5 * cost(-beta * w) + 0.5 * cost(-beta * r)
 
@@ -68,6 +73,13 @@ def kto(x, good, kl, beta, weight_good=1.0, weight_bad=1.0):
     )
 
 
+def kto_pairs(w, r, beta, weight_good=1.0, weight_bad=1.0):
+    """Either answer is measured from the mean of the other kind."""
+    good = kto(w, True, max(r.mean(), 0), beta, weight_good)
+    bad = kto(r, False, max(w.mean(), 0), beta, weight_bad=weight_bad)
+    return (good + bad) / 2
+
+
 def aot(w, r, beta, e=0.0):
     """By rank: the i-th smallest chosen value against the i-th smallest rejected one."""
     return dpo(np.sort(w), np.sort(r), beta, e)
@@ -80,6 +92,10 @@ def cpo(w, r, beta, e=0.0, nu=0.0):
 def simpo(w, r, beta, gamma, e=0.0):
     x = beta * w - beta * r - gamma
     return (1 - e) * cost(x) + e * cost(-x)
+
+
+def alphapo(w, r, beta, gamma, alpha):
+    return cost(beta * (np.exp(-alpha * r) - np.exp(-alpha * w)) / alpha - gamma)
 
 
 def orpo(w, r, beta, nu=1.0):

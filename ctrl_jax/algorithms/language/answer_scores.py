@@ -42,12 +42,15 @@ class AnswerScores(NamedTuple):
         ratios: log pi(y|x) - log pi_ref(y|x) of both answers; None where the rows have no
             reference.
         phi: dispersions in (0, 1]; None where the rows do not have them.
+        weights: of the pairs, 0 for padding, for losses that look at the whole batch; all alike
+            where None.
     """
 
     log_probs: Both
     tokens: Both
     ratios: Both | None
     phi: Float[Array, " pairs"] | None
+    weights: Float[Array, " pairs"] | None = None
 
     @property
     def log_ratios(self) -> Both:
@@ -75,6 +78,13 @@ class AnswerScores(NamedTuple):
             )
             raise refuse("rows.dispersion", None, "this loss needs it", repair)
         return self.phi
+
+    @property
+    def margins(self) -> Both:
+        """How much more probable the chosen answer is, in the model and in the reference."""
+        ours, ratios = self.log_probs, self.log_ratios
+        margin = ours[CHOSEN] - ours[REJECTED]
+        return margin, margin - (ratios[CHOSEN] - ratios[REJECTED])
 
     @property
     def mean_log_ratios(self) -> Both:
@@ -150,6 +160,7 @@ def score_answers(
         tokens=_halves(tokens),
         ratios=None if ratios is None else _halves(ratios),
         phi=None if rows.dispersion is None else rows.dispersion.reshape(-1),
+        weights=rows.weights.reshape(-1),
     )
 
 

@@ -14,13 +14,14 @@ Source: Rafailov et al. 2023 (arXiv 2305.18290); Mallows: Chen et al. 2024 (arXi
 
 import dataclasses
 from collections.abc import Callable
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from ctrl_jax._checks import check_count, check_decay, check_positive, refuse
+from ctrl_jax._checks import check_choice, check_count, check_decay, check_positive, refuse
 from ctrl_jax._typing import Params
 from ctrl_jax.algorithms.base import (
     Algorithm,
@@ -33,11 +34,12 @@ from ctrl_jax.algorithms.base import (
 )
 from ctrl_jax.algorithms.language.answer_scores import AnswerScores, score_answers
 from ctrl_jax.data.preferences.rows import CHOSEN, REJECTED, PreferenceRows
+from ctrl_jax.losses.preference.named import Inputs
 from ctrl_jax.networks import lora
 from ctrl_jax.networks.language.decoder import LanguageModel
 
 ScoreLoss = Callable[[AnswerScores], Array]
-"""``loss(scores)``, one value per pair, each of its own pair alone; for instance
+"""``loss(scores)``, one value per pair; for instance
 ``lambda scores: preference.dpo(*scores.log_ratios, beta=0.1)``."""
 
 
@@ -46,12 +48,13 @@ class LMPreference:
     """How a batch is used.
 
     Args:
-        beta: unit of the metrics ``rewards/*``, which are beta times log-ratios.
+        beta: unit of the metrics ``rewards/*``, which are beta times what `rewards` names.
         accumulate: parts that a batch is taken in, one after the other; the update is that of the
             whole batch.
         chunk: tokens of answers whose logits are held together; None for all.
         adapters_only: whether only the adapters (`networks.lora`) are trained.
         average_decay: decay per update of the moving average of what is trained; 0 for none.
+        rewards: "log_ratios", or for a loss without reference "log_probs" or "mean_log_probs".
     """
 
     beta: float = 1.0
@@ -59,9 +62,11 @@ class LMPreference:
     chunk: int | None = None
     adapters_only: bool = False
     average_decay: float = 0.0
+    rewards: Inputs = "log_ratios"
 
     def __post_init__(self):
         check_positive("beta", self.beta)
+        check_choice("rewards", self.rewards, get_args(Inputs))
         check_count("accumulate", self.accumulate)
         check_decay("average_decay", self.average_decay)
 
@@ -104,7 +109,7 @@ def make_lm_preference(
             scores = score_answers(model, params, part, chunk=config.chunk)
             weights = part.weights.reshape(-1)
             loss = jnp.sum(weights * loss_fn(scores))
-            metrics = answer_metrics(scores, config.beta)
+            metrics = answer_metrics(scores, config.beta, config.rewards)
             return loss, {"loss": loss} | {
                 name: jnp.sum(weights * value) for name, value in metrics.items()
             }
@@ -160,19 +165,20 @@ def _accumulated(objective: Callable, params: Params, rows: PreferenceRows, part
     return jax.lax.scan(add, zeros, split_rows)[0]
 
 
-def answer_metrics(scores: AnswerScores, beta: float) -> Metrics:
+def answer_metrics(scores: AnswerScores, beta: float, rewards: Inputs = "log_ratios") -> Metrics:
     """Return what TRL's names stand for, of every pair: ``logps/*``, and of what the rows have.
 
     Args:
         scores: of the pairs.
-        beta: rewards are beta times log-ratios.
+        beta: rewards are beta times what `rewards` names.
+        rewards: which of the scores; those of the reference are left out where there is none.
     """
     values = {
         "logps/chosen": scores.log_probs[CHOSEN],
         "logps/rejected": scores.log_probs[REJECTED],
     }
-    if scores.ratios is not None:
-        values |= pair_metrics(*(beta * ratio for ratio in scores.ratios))
+    if scores.ratios is not None or not rewards.endswith("ratios"):
+        values |= pair_metrics(*(beta * each for each in getattr(scores, rewards)))
     if scores.phi is not None:
         values["dispersion/mean"] = scores.phi
         values["weights/mean"] = -2 * jnp.log(scores.phi)  # c of Mallows-theta

@@ -6,11 +6,12 @@ from typing import Annotated, Literal, TypeVar
 import tyro
 
 from ctrl_jax._checks import check_decay, check_fields
-from ctrl_jax.losses.preference.named import NAMED, NamedLoss, options_of
+from ctrl_jax.algorithms.language.named_loss import named_loss
+from ctrl_jax.algorithms.language.preference import ScoreLoss
+from ctrl_jax.losses.preference.named import NAMED, Inputs, NamedLoss, check_loss, options_of
 from ctrl_jax.networks import LoRA
 from ctrl_jax.runtime import (
     RunOptions,
-    check_choice,
     check_count,
     check_fraction,
     check_non_negative,
@@ -24,26 +25,39 @@ OPTIONS = options_of(NAMED)
 
 
 def with_options(cls: Class) -> Class:
-    """Return the dataclass with the names of the table for `loss`, and a field for every option."""
-    told = [
-        f"        {name}: of {', '.join(losses)}; {option.meaning}."
-        for name, (option, losses) in OPTIONS.items()
-    ]
-    numbers = [(name, float, option.default) for name, (option, _) in OPTIONS.items()]
-    fields = [("loss", Literal[tuple(NAMED)], "dpo"), *numbers]
+    """Return the dataclass with a field for every option of the losses in the table."""
+    told = [f"        {name}: {_meaning(name)}" for name in OPTIONS]
+    number = Annotated[float | None, tyro.conf.arg(metavar="FLOAT")]
+    fields = [(name, number, None) for name in OPTIONS]
     made = dataclasses.make_dataclass(cls.__name__, fields, bases=(cls,), frozen=True)
-    made.__doc__ = "\n".join([(cls.__doc__ or "").rstrip(), *told])
+    text = (cls.__doc__ or "").replace("LOSSES", ", ".join(NAMED))
+    made.__doc__ = "\n".join([text.rstrip(), *told])
     made.__module__ = cls.__module__
     return made  # pyright: ignore[reportReturnType]
+
+
+def _meaning(key: str) -> str:
+    """What an option is, of which losses, and what it is where none is given."""
+    option, losses = OPTIONS[key]
+    defaults = {name: NAMED[name].options[key].default for name in losses}
+    common = {*defaults.values()}
+    of = ", ".join(losses if len(common) == 1 else (f"{n} ({v:g})" for n, v in defaults.items()))
+    by_default = (
+        f"; {option.default:g} by default" if len(common) == 1 else ", each with its default"
+    )
+    return f"of {of}{by_default}; {option.meaning}."
 
 
 @with_options
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """The loss and its hyperparameters; those of other losses must be left alone.
+    """The losses and their hyperparameters; those of other losses must be left alone.
 
     Args:
-        loss: Mallows losses weigh pairs by how much people agree on the prompt.
+        loss: one loss, or several whose weighted sum is taken: LOSSES. Mallows losses weigh pairs
+            by how much people agree on the prompt; aot and kto look at the other pairs of a batch,
+            or of its part under --optimization.accumulate.
+        loss_weights: weight of each of several losses; 1 by default.
         beta: inverse temperature: the larger, the nearer to the reference model. Of simpo, where 2
             is usual, it multiplies the difference of mean log-probabilities; of orpo the odds
             ratio's term.
@@ -52,35 +66,68 @@ class Objective:
             the data.
     """
 
-    loss: str = "dpo"
+    loss: tuple[str, ...] = ("dpo",)
+    loss_weights: tuple[float, ...] = ()
     beta: float = 0.1
     dispersion: Literal["estimated", "data"] = "estimated"
 
     def validate(self) -> None:
-        """Raise ValueError for an option out of range, or one that the loss ignores."""
-        check_choice("loss", self.loss, tuple(NAMED))
+        """Raise ValueError for an option out of range, or one that the losses ignore."""
+        for name in self.losses:
+            check_loss("loss", name)
+        if not self.losses or len({*self.losses}) < len(self.losses):
+            raise refuse("loss", self.losses, "it must name losses, each once", "give dpo")
+        if self.loss_weights and len(self.loss_weights) != len(self.losses):
+            rule = f"there must be one for each of {len(self.losses)} losses"
+            raise refuse("loss_weights", self.loss_weights, rule, "give as many, or leave it out")
+        for weight in self.loss_weights:
+            check_positive("loss_weights", weight)
         check_positive("beta", self.beta)
-        ignored = {*OPTIONS} - {*self.named.options}
-        if not self.named.dispersed:
+        ignored = {*OPTIONS}.difference(*(row.options for row in self.rows))
+        if not any(row.dispersed for row in self.rows):
             ignored.add("dispersion")
-        check_unused(self, sorted(ignored), f"--loss {self.loss} has no use for it")
+        check_unused(self, sorted(ignored), f"--loss {' '.join(self.losses)} has no use for it")
         for name, value in self.options.items():
-            self.named.options[name].check(name, value)
+            for row in self.rows:
+                if name in row.options:
+                    row.options[name].check(name, value)
 
     @property
-    def named(self) -> NamedLoss:
-        """The row of the table."""
-        return NAMED[self.loss]
+    def losses(self) -> tuple[str, ...]:
+        """The names, one alone too."""
+        return (self.loss,) if isinstance(self.loss, str) else tuple(self.loss)
+
+    @property
+    def title(self) -> str:
+        """The losses in a word."""
+        return " + ".join(self.losses)
+
+    @property
+    def rows(self) -> list[NamedLoss]:
+        """The rows of the table."""
+        return [NAMED[name] for name in self.losses]
+
+    @property
+    def rewards(self) -> Inputs:
+        """What times beta the metrics `rewards/*` are: the rewards of the first loss."""
+        return self.rows[0].rewards
 
     @property
     def options(self) -> dict[str, float]:
-        """What the loss takes beside beta, the same for all pairs."""
-        return {name: getattr(self, name) for name in self.named.options}
+        """What was given beside beta, the same for all pairs."""
+        given = {name: getattr(self, name) for name in OPTIONS}
+        return {name: value for name, value in given.items() if value is not None}
+
+    @property
+    def loss_fn(self) -> ScoreLoss:
+        """The weighted sum of the losses."""
+        shares = self.loss_weights or None
+        return named_loss(self.losses, beta=self.beta, shares=shares, **self.options)
 
     @property
     def estimates_dispersion(self) -> bool:
-        """Whether the loss looks at the dispersion of a prompt, and it comes from the model."""
-        return self.named.dispersed and self.dispersion == "estimated"
+        """Whether a loss looks at the dispersion of a prompt, and it comes from the model."""
+        return any(row.dispersed for row in self.rows) and self.dispersion == "estimated"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,6 +15,7 @@ from ctrl_jax.algorithms.language.preference import ScoreLoss, answer_metrics
 from ctrl_jax.commands.preference.divergence import make_divergence, pad_prompts
 from ctrl_jax.data import PreferenceRows
 from ctrl_jax.data.preferences.rows import take_rows
+from ctrl_jax.losses.preference.named import Inputs
 from ctrl_jax.networks import LanguageModel
 from ctrl_jax.runtime import own_part, replicate, shard_batch
 
@@ -28,6 +29,7 @@ def make_evaluation(
     mesh: Mesh,
     *,
     beta: float,
+    rewards: Inputs,
     at_a_time: int,
     chunk: int | None,
 ) -> Evaluate:
@@ -39,6 +41,7 @@ def make_evaluation(
         rows: held-out rows, a multiple of `at_a_time`.
         mesh: devices that rows are divided over.
         beta: unit of the rewards.
+        rewards: what they are times beta.
         at_a_time: rows per compiled call.
         chunk: as in training.
     """
@@ -48,7 +51,7 @@ def make_evaluation(
     def measure(params, rows):
         scores = score_answers(model, params, rows, chunk=chunk)
         weights = rows.weights.reshape(-1)
-        values = {"loss": loss_fn(scores)} | answer_metrics(scores, beta)
+        values = {"loss": loss_fn(scores)} | answer_metrics(scores, beta, rewards)
         return {name: jnp.sum(weights * v) for name, v in values.items()}, jnp.sum(weights)
 
     batches = [

@@ -11,7 +11,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 
 from ctrl_jax._typing import Params
-from ctrl_jax.algorithms import LMPreference, RunState, make_lm_preference, named_loss, whole_params
+from ctrl_jax.algorithms import LMPreference, RunState, make_lm_preference, whole_params
 from ctrl_jax.algorithms.language.preference import ScoreLoss
 from ctrl_jax.algorithms.training.optimizer import make_schedule
 from ctrl_jax.commands.preference.config import Config, Optimization
@@ -102,7 +102,7 @@ def load_inputs(settings: Config, mesh: Mesh) -> Inputs:
         seed=run.seed,
         show=run.progress,
     )
-    if settings.objective.loss == "mallows_phi" and run.arithmetic == "bfloat16":
+    if "mallows_phi" in settings.objective.losses and run.arithmetic == "bfloat16":
         text = (
             "loss mallows_phi: its link jumps where training starts, and the rounding of bfloat16 "
             "chooses the side; mallows_phi_sigmoid and mallows_phi_cubic are smooth"
@@ -139,7 +139,7 @@ def tune(settings: Config, inputs: Inputs, run: Run) -> Outcome:
     batch, seed = data.batch, settings.run.seed
     steps = settings.run.steps or max(1, round(options.epochs * len(data.train.tokens) / batch))
     objective = settings.objective
-    loss_fn = named_loss(objective.loss, beta=objective.beta, **objective.options)
+    loss_fn = objective.loss_fn
     algorithm = make_lm_preference(
         trained.model,
         make_optimizer(options, steps),
@@ -150,6 +150,7 @@ def tune(settings: Config, inputs: Inputs, run: Run) -> Outcome:
             options.chunk,
             adapters_only=trained.adapters is not None,
             average_decay=options.average_decay,
+            rewards=objective.rewards,
         ),
     )
     key = jax.random.key(seed)
@@ -186,7 +187,7 @@ def tune(settings: Config, inputs: Inputs, run: Run) -> Outcome:
                     evaluate_every=settings.evaluation.every,
                     evaluate=lambda k, s: evaluate(whole_params(s)),
                     progress=settings.run.progress,
-                    description=objective.loss,
+                    description=objective.title,
                     mesh=mesh,
                     shardings=shardings,
                     record=run.record,
@@ -242,6 +243,7 @@ def _evaluation(
         rows,
         inputs.mesh,
         beta=settings.objective.beta,
+        rewards=settings.objective.rewards,
         at_a_time=inputs.data.part,
         chunk=options.chunk,
     )

@@ -2,11 +2,11 @@
 
 | module | losses |
 |---|---|
-| `direct` | of the difference of log-ratios: DPO, robust, hinge, IPO, EXO, f-DPO, AOT |
+| `direct` | of the difference of log-ratios: DPO, robust, hinge, IPO, EXO, f-DPO, DiscoPOP, AOT |
 | `mallows` | the same under the dispersion of preferences: theta, phi, MallowsIPO, MallowsSimPO |
 | `link` | g and log g of Mallows-phi, exact and smoothed |
 | `separate` | of each log-ratio by itself: SPPO, NCA, APO, BCO, KTO |
-| `reference_free` | of log-probabilities: CPO, SimPO, ORPO |
+| `reference_free` | of log-probabilities: CPO, SimPO, AlphaPO, ORPO, SFT |
 | `dispersion` | the dispersion of a prompt from the entropy of the reference model |
 | `named` | the losses of one pair by name, with their inputs and options |
 """
@@ -14,6 +14,7 @@
 from ctrl_jax.losses.preference.direct import (
     aot,
     bradley_terry,
+    discopop,
     dpo,
     exo,
     f_dpo,
@@ -34,8 +35,8 @@ from ctrl_jax.losses.preference.mallows import (
     mallows_theta,
 )
 from ctrl_jax.losses.preference.named import NAMED, NamedLoss
-from ctrl_jax.losses.preference.reference_free import cpo, orpo, simpo
-from ctrl_jax.losses.preference.separate import apo, bco, kto, nca, sppo
+from ctrl_jax.losses.preference.reference_free import cpo, orpo, sft, simpo
+from ctrl_jax.losses.preference.separate import apo, bco, kto, kto_pairs, nca, sppo
 
 __all__ = [
     "NAMED",
@@ -45,6 +46,7 @@ __all__ = [
     "bco",
     "bradley_terry",
     "cpo",
+    "discopop",
     "dispersion_from_index",
     "dispersion_index",
     "dispersion_scale",
@@ -54,6 +56,7 @@ __all__ = [
     "hinge",
     "ipo",
     "kto",
+    "kto_pairs",
     "mallows_ipo",
     "mallows_link",
     "mallows_log_link",
@@ -63,6 +66,7 @@ __all__ = [
     "nca",
     "orpo",
     "robust",
+    "sft",
     "simpo",
     "sppo",
 ]

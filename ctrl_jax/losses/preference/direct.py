@@ -9,6 +9,7 @@ l(s) = -log sigmoid(s) and epsilon the share of wrong labels,
     ipo:     (m - 1/(2 beta))^2                            (m of per-token means)        (4)
     exo:     KL(Bernoulli(sigmoid(beta m)) || Bernoulli(1 - epsilon))                    (5)
     f_dpo:   (1) with m = f'(u_w) - f'(u_l), u = e^rho,                                  (6)
+    discopop: (1 - sigmoid(beta m/tau)) l(beta m) + sigmoid(beta m/tau) e^{-beta m},     (7)
 
 (2) has the mean of (1) with clean labels when the labels are flipped with probability epsilon. (6)
 penalizes the divergence of f in the place of KL: up to constants f'(u) is
@@ -18,7 +19,7 @@ penalizes the divergence of f in the place of KL: up to constants f'(u) is
 where a -> 0 is reverse KL and a = 1 forward KL. `aot` is (1) of sorted values (see there).
 
 Source: Rafailov et al. 2023 (arXiv 2305.18290) (1); 2403.00409 (2); 2305.10425 (3); 2310.12036
-(4); 2402.00856 (5); 2309.16240 (6); 2406.05882 (aot).
+(4); 2402.00856 (5); 2309.16240 (6); 2406.08414 (7); 2406.05882 (aot).
 """
 
 import math
@@ -35,6 +36,7 @@ from ctrl_jax.losses.preference.pair import (
     check_scalars,
     known_values,
     read_pair,
+    require_mass,
 )
 
 Divergence = Literal["reverse_kl", "forward_kl", "jensen_shannon", "alpha"]
@@ -224,6 +226,44 @@ def exo(
     return pair.finish(jax.nn.sigmoid(s) * kept + jax.nn.sigmoid(-s) * turned, weights)
 
 
+def discopop(
+    log_ratio_chosen: Float[Array, "*batch"],
+    log_ratio_rejected: Float[Array, "*batch"],
+    *,
+    beta: Number,
+    tau: Number = 0.05,
+    weights: Float[Array, "*batch"] | None = None,
+) -> Float[Array, "*batch"]:
+    """Return the loss of discovered preference optimization, between a logistic and an exponential.
+
+    (1 - p) l(s) + p e^-s, with l(s) = -log sigmoid(s), s = beta (log_ratio_chosen -
+    log_ratio_rejected) and p = sigmoid(s/tau). It is not monotone: around s = 0, where training
+    starts, it rises where tau is small.
+
+    Args:
+        log_ratio_chosen: log pi - log pi_ref of the chosen answer, summed over its tokens.
+        log_ratio_rejected: the same of the rejected answer.
+        beta: inverse temperature, positive.
+        tau: width of the change from the logistic, where the rejected answer is ahead, to the
+            exponential, in units of s; positive.
+        weights: optional weight of each example.
+
+    Returns:
+        One value per example, in the shape and dtype of the log-ratios.
+
+    Raises:
+        ValueError: a shape or dtype is wrong, or beta or tau is not positive.
+
+    Source: Lu et al. 2024 (arXiv 2406.08414), equation 5.
+    """
+    pair = read_pair("log_ratio", log_ratio_chosen, log_ratio_rejected, beta=beta)
+    check_scalars(check_positive, tau=tau)
+    s = beta * pair.margin
+    # e^-s alone overflows where its share vanishes faster.
+    exponential = jnp.exp(jax.nn.log_sigmoid(s / tau) - s)
+    return pair.finish(jax.nn.sigmoid(-s / tau) * -jax.nn.log_sigmoid(s) + exponential, weights)
+
+
 def f_dpo(
     log_ratio_chosen: Float[Array, "*batch"],
     log_ratio_rejected: Float[Array, "*batch"],
@@ -272,7 +312,7 @@ def f_dpo(
     elif divergence != "reverse_kl":
         power = 1.0 if alpha is None else alpha
         check_scalars(check_positive, alpha=power)
-        margin = (_excess_power(pair.rejected, power) - _excess_power(pair.chosen, power)) / power
+        margin = (excess_power(pair.rejected, power) - excess_power(pair.chosen, power)) / power
     return pair.finish(smoothed_logistic(beta * margin, label_smoothing), weights)
 
 
@@ -282,6 +322,7 @@ def aot(
     *,
     beta: Number,
     label_smoothing: Number = 0.0,
+    mass: Float[Array, " batch"] | None = None,
     weights: Float[Array, " batch"] | None = None,
 ) -> Float[Array, " batch"]:
     """Return the loss of AOT, alignment of distributions by optimal transport.
@@ -291,7 +332,7 @@ def aot(
     the i-th smallest rejected one. The chosen values need not be paired with the rejected ones:
     asked for is that their distribution dominates. With margins log pi(y_w) - log pi(y_l) of the
     policy in the place of the chosen and those of the reference in the place of the rejected it is
-    the form for paired data. The one loss here whose value for an example depends on the others.
+    the form for paired data. A value here depends on the other examples.
 
     Args:
         log_ratio_chosen: log pi - log pi_ref of the chosen answers, summed over their tokens; the
@@ -299,13 +340,17 @@ def aot(
         log_ratio_rejected: the same of rejected answers, in any order.
         beta: inverse temperature, positive.
         label_smoothing: share of wrong labels, in [0, 0.5).
-        weights: optional weight of each chosen example.
+        mass: how many examples the i-th of both stand for in the ranks, at least 0: 2 counts as two
+            of the kind, 0 (padding) as none; 1 by default.
+        weights: optional weight of each chosen example, which leaves the ranks alone.
 
     Returns:
-        One value per chosen example, in the shape and dtype of the log-ratios.
+        One value per chosen example, in the shape and dtype of the log-ratios: the mean over what
+        it is matched with.
 
     Raises:
-        ValueError: a shape or dtype is wrong, beta is not positive, label_smoothing out of range.
+        ValueError: a shape or dtype is wrong, beta is not positive, label_smoothing out of range, a
+            mass is negative.
 
     Source: Melnyk et al. 2024 (arXiv 2406.05882).
     """
@@ -313,9 +358,27 @@ def aot(
     if pair.chosen.ndim != 1:
         rule = "log-ratios must have one axis, along which they are ranked"
         raise refuse("log_ratio_chosen", log_ratio_chosen, rule, "ravel them, or use vmap")
-    rank = jnp.argsort(jnp.argsort(pair.chosen))
-    margin = pair.chosen - jnp.sort(pair.rejected)[rank]
-    return pair.finish(smoothed_logistic(beta * margin, label_smoothing), weights)
+    mass = require_mass(mass, pair.chosen)
+    if mass is None:
+        rank = jnp.argsort(jnp.argsort(pair.chosen))
+        margin = pair.chosen - jnp.sort(pair.rejected)[rank]
+        return pair.finish(smoothed_logistic(beta * margin, label_smoothing), weights)
+    chosen, rejected, width = _matched(pair.chosen, pair.rejected, mass)
+    margin = jnp.where(width > 0, pair.chosen[chosen] - pair.rejected[rejected], 0.0)
+    cost = width * smoothed_logistic(beta * margin, label_smoothing)
+    total = jnp.zeros_like(mass).at[chosen].add(cost)
+    return pair.finish(total / jnp.where(mass > 0, mass, 1.0), weights)
+
+
+def _matched(chosen: Array, rejected: Array, mass: Array) -> tuple[Array, Array, Array]:
+    """Return the pieces of the monotone coupling: which chosen, which rejected one, how much."""
+    orders = [jnp.argsort(values) for values in (chosen, rejected)]
+    sums = [jnp.cumsum(mass[order]) for order in orders]
+    ends = jnp.sort(jnp.concatenate(sums))
+    starts = jnp.concatenate([jnp.zeros_like(ends[:1]), ends[:-1]])
+    middle, last = (starts + ends) / 2, mass.size - 1
+    places = [jnp.minimum(jnp.searchsorted(s, middle, side="right"), last) for s in sums]
+    return orders[0][places[0]], orders[1][places[1]], ends - starts
 
 
 def smoothed_logistic(s: Array, label_smoothing: Number) -> Array:
@@ -327,7 +390,7 @@ def smoothed_logistic(s: Array, label_smoothing: Number) -> Array:
     return (1 - label_smoothing) * right - label_smoothing * jax.nn.log_sigmoid(-s)
 
 
-def _excess_power(log_ratio: Array, power: Number) -> Array:
-    """u^-a - 1, held where the difference of two of them and its multiples are finite."""
+def excess_power(log_ratio: Array, power: Number) -> Array:
+    """Return u^-a - 1, held where the difference of two of them and its multiples are finite."""
     greatest = math.log(float(jnp.finfo(log_ratio.dtype).max)) / 2
     return jnp.expm1(jnp.minimum(-power * log_ratio, greatest))

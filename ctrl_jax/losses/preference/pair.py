@@ -58,13 +58,14 @@ def finish(loss: Array, weights: Array | None, dtype: jnp.dtype) -> Array:
     """Return the loss times its weights in `dtype`.
 
     Raises:
-        ValueError: the weights are not one floating number per example.
+        ValueError: the weights are not one finite floating number per example.
     """
     if weights is not None:
         require_floating(weights=weights)
         if weights.shape != loss.shape:
             rule = f"they must be one per example, shape {list(loss.shape)}"
             raise refuse("weights", weights, rule, "broadcast them, or leave them out")
+        require_finite("weights", weights)
         weights = jnp.asarray(weights).astype(loss.dtype)
     return weighted(loss, weights).astype(dtype)
 
@@ -145,6 +146,29 @@ def require_beside(name: str, value: Array | Number, like: Array) -> Array:
         rule = f"it must be one number or have shape {list(like.shape)}"
         raise refuse(name, value, rule, "give one for all or one for each example")
     return jnp.asarray(value).astype(dtype)
+
+
+def require_finite(name: str, value: Array | Number) -> None:
+    """Raise ValueError where a known value is NaN or infinite."""
+    rule = "it must be finite"
+    require_known(name, value, np.isfinite, rule, "leave out what has no number")
+
+
+def require_mass(mass: Array | None, like: Array) -> Array | None:
+    """Return the mass of each example in the type of the computation.
+
+    Raises:
+        ValueError: it has not the shape of `like`, or a known value is negative or not finite.
+    """
+    if mass is None:
+        return None
+    require_floating(mass=mass)
+    if mass.shape != like.shape:
+        rule = f"it must be one per example, shape {list(like.shape)}"
+        raise refuse("mass", mass, rule, "broadcast it, or leave it out")
+    rule, repair = "it must be finite, zero or above", "give 0 where an example does not count"
+    require_known("mass", mass, lambda v: (v >= 0) & np.isfinite(v), rule, repair)
+    return jnp.asarray(mass).astype(like.dtype)
 
 
 def require_known(

@@ -8,6 +8,7 @@ With rho = log pi(y|x) - log pi_ref(y|x) of the chosen and the rejected answer, 
     apo, down:  sigmoid(r_w) + sigmoid(r_l - r_w)                                        (4)
     kto:        lambda_d sigmoid(beta (kl - rho))    where the answer is desirable,      (5)
                 lambda_u sigmoid(beta (rho - kl))    where it is not,
+    kto_pairs:  the mean of (5) over both answers, kl of either from the other kind,
     bco:        l(r_w - delta) + l(delta - r_l),                                         (6)
 
 p the probability that the chosen answer beats the rejected one, kl the divergence from the
@@ -29,8 +30,10 @@ from ctrl_jax.losses.preference.pair import (
     finish,
     read_pair,
     require_beside,
+    require_finite,
     require_floating,
     require_known,
+    require_mass,
     widened,
 )
 
@@ -155,9 +158,9 @@ def bco(
     l(s) = -log sigmoid(s), and r = beta log_ratio of the chosen and the rejected answer: rewards
     are the logits of a classifier that tells chosen from rejected answers at the threshold shift.
     In the paper it is the mean reward of both kinds of answer, held fixed: of one batch
-    ``jax.lax.stop_gradient(beta * (jnp.mean(w) + jnp.mean(l)) / 2)``, in TRL's "bco_pair" the
-    running mean of that over the batches. It is given, so that no pair depends on another; 0 is
-    its value at the reference model, where training starts.
+    ``jax.lax.stop_gradient(beta * (jnp.mean(w) + jnp.mean(l)) / 2)``, or the running mean of that
+    over the batches. It is given, so that no pair depends on another; 0, which is TRL's "bco_pair",
+    is its value at the reference model, where training starts.
 
     Args:
         log_ratio_chosen: log pi - log pi_ref of the chosen answer, summed over its tokens.
@@ -170,12 +173,13 @@ def bco(
         One value per example, in the shape and dtype of the log-ratios.
 
     Raises:
-        ValueError: a shape or dtype is wrong, or beta is not positive.
+        ValueError: a shape or dtype is wrong, beta is not positive, a known shift not finite.
 
     Source: Jung et al. 2024 (arXiv 2404.04656).
     """
     pair = read_pair("log_ratio", log_ratio_chosen, log_ratio_rejected, beta=beta)
     delta = require_beside("shift", shift, pair.chosen)
+    require_finite("shift", shift)
     right = jax.nn.log_sigmoid(beta * pair.chosen - delta)
     return pair.finish(-right - jax.nn.log_sigmoid(delta - beta * pair.rejected), weights)
 
@@ -209,7 +213,8 @@ def kto(
         One value per example, in the shape and dtype of the log-ratios.
 
     Raises:
-        ValueError: a shape or dtype is wrong, beta is not positive, a weight is negative.
+        ValueError: a shape or dtype is wrong, beta is not positive, a weight is negative, a known
+            kl is not finite.
 
     Source: Ethayarajh et al. 2024 (arXiv 2402.01306).
     """
@@ -221,6 +226,7 @@ def kto(
     if getattr(desirable, "dtype", None) != jnp.bool_ or desirable.shape != log_ratio.shape:
         rule = f"it must hold booleans of shape {list(log_ratio.shape)}"
         raise refuse("desirable", desirable, rule, "give one for each example")
+    require_finite("kl", kl)
     gain = beta * (widened(log_ratio) - require_beside("kl", kl, log_ratio))
     loss = jnp.where(
         desirable,
@@ -228,3 +234,54 @@ def kto(
         undesirable_weight * jax.nn.sigmoid(gain),
     )
     return finish(loss, weights, jnp.asarray(log_ratio).dtype)
+
+
+def kto_pairs(
+    log_ratio_chosen: Float[Array, "*batch"],
+    log_ratio_rejected: Float[Array, "*batch"],
+    *,
+    beta: Number,
+    desirable_weight: Number = 1.0,
+    undesirable_weight: Number = 1.0,
+    mass: Float[Array, "*batch"] | None = None,
+    weights: Float[Array, "*batch"] | None = None,
+) -> Float[Array, "*batch"]:
+    """Return the loss of Kahneman-Tversky optimization of the answers of pairs, the mean over both.
+
+    [desirable_weight sigmoid(beta (kl_w - log_ratio_chosen)) + undesirable_weight
+    sigmoid(beta (log_ratio_rejected - kl_l))] / 2. kl_w is the mean log-ratio of the rejected
+    answers of the batch, kl_l that of the chosen ones, both cut at 0 and held fixed: the estimate
+    that needs no further pass of the model, by which a value depends on the other examples. The
+    paper's later form, which is TRL's, takes answers to other prompts: give `kto` their mean.
+
+    Args:
+        log_ratio_chosen: log pi - log pi_ref of the chosen answers, summed over their tokens.
+        log_ratio_rejected: the same of the rejected answers.
+        beta: inverse temperature, positive.
+        desirable_weight: of the chosen answers, at least 0.
+        undesirable_weight: of the rejected ones, at least 0.
+        mass: of each pair in the two means, at least 0 and 0 for padding; 1 by default.
+        weights: optional weight of each example, which leaves the means alone.
+
+    Returns:
+        One value per example, in the shape and dtype of the log-ratios.
+
+    Raises:
+        ValueError: a shape or dtype is wrong, beta is not positive, a weight or a mass is negative.
+
+    Source: Ethayarajh et al. 2024 (arXiv 2402.01306), kl as in the report that preceded it.
+    """
+    pair = read_pair("log_ratio", log_ratio_chosen, log_ratio_rejected, beta=beta)
+    check_scalars(
+        check_non_negative, desirable_weight=desirable_weight, undesirable_weight=undesirable_weight
+    )
+    share = require_mass(mass, pair.chosen)
+    share = jnp.ones_like(pair.chosen) if share is None else share
+    share = share / jnp.maximum(jnp.sum(share), jnp.finfo(share.dtype).tiny)
+    of_chosen, of_rejected = (
+        jax.lax.stop_gradient(jnp.maximum(jnp.sum(share * other), 0.0))
+        for other in (pair.rejected, pair.chosen)
+    )
+    good = desirable_weight * jax.nn.sigmoid(beta * (of_chosen - pair.chosen))
+    bad = undesirable_weight * jax.nn.sigmoid(beta * (pair.rejected - of_rejected))
+    return pair.finish((good + bad) / 2, weights)

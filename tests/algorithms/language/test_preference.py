@@ -80,8 +80,9 @@ def largest_difference(one, other):
 def test_the_loss_starts_at_log_two(rows):
     _, metrics = one_step(rows)
     assert abs(float(metrics["loss"]) - np.log(2)) < 1e-7
-    for name in ("chosen", "rejected", "margins", "accuracies"):
+    for name in ("chosen", "rejected", "margins"):
         assert float(metrics[f"rewards/{name}"]) == 0.0
+    assert float(metrics["rewards/accuracies"]) == 0.5  # ties
     weights, phi = (np.array([getattr(p, n) for p in PAIRS]) for n in ("weight", "dispersion"))
     for name, value in (("dispersion/mean", phi), ("weights/mean", -2 * np.log(phi))):
         expected = np.sum(weights * value) / weights.sum()

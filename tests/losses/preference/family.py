@@ -59,6 +59,7 @@ FAMILY = {
     "ipo": Member(plain(P.ipo, beta=BETA), by(N.ipo, BETA)),
     "exo": Member(plain(P.exo, beta=BETA), by(N.exo, BETA)),
     "exo_smoothed": Member(plain(P.exo, beta=BETA, label_smoothing=0.1), by(N.exo, BETA, 0.1)),
+    "discopop": Member(plain(P.discopop, beta=BETA), by(N.discopop, BETA)),
     "nca": Member(plain(P.nca, beta=BETA), by(N.nca, BETA)),
     "sppo": Member(plain(P.sppo, beta=BETA), by(N.sppo, BETA)),
     "sppo_soft": Member(plain(P.sppo, beta=BETA, win_probability=0.7), by(N.sppo, BETA, 0.7)),
@@ -94,6 +95,9 @@ FAMILY = {
     "simpo": Member(plain(P.simpo, beta=2.0, gamma=0.5), by(N.simpo, 2, 0.5), "mean"),
     "simpo_smoothed": Member(
         plain(P.simpo, beta=2.0, gamma=0.5, label_smoothing=0.1), by(N.simpo, 2, 0.5, 0.1), "mean"
+    ),
+    "alphapo": Member(
+        plain(P.simpo, beta=2.0, gamma=0.5, alpha=0.25), by(N.alphapo, 2, 0.5, 0.25), "mean"
     ),
     "orpo": Member(plain(P.orpo, beta=BETA), by(N.orpo, BETA), "mean"),
     "odds_ratio": Member(plain(P.orpo, beta=BETA, nll_weight=0.0), by(N.orpo, BETA, 0), "mean"),
