@@ -27,7 +27,8 @@ from ctrl_jax.data.preferences.record import common_length
 Truncation = Literal["keep_end", "keep_start"]
 
 FULL = "left out: the prompt leaves an answer no room in max_length; raise it or cut prompts"
-EQUAL = "left out: its answers have the same tokens; raise max_length if they were cut"
+EQUAL = "left out: its answers have the same tokens"
+EQUAL_CUT = "left out: its answers have the same tokens up to max_length; raise it"
 NO_PROMPT = "left out: its prompt has no token and the tokenizer has no BOS; give a prompt"
 NO_ANSWER = "left out: an answer has no token of its own"
 MOVED = (
@@ -99,21 +100,24 @@ def cut_parts(
         notes.append(CUT_PROMPT)
     room = max(limits.length - len(start), 0)
     better, worse = _ended(c[b:], ends), _ended(r[b:], ends)
-    if max(len(better), len(worse)) > room:
+    cut = max(len(better), len(worse)) > room
+    if cut:
         better, worse = better[:room], worse[:room]
         notes.append(CUT_ANSWER)
-    fault = _fault(start, better, worse, room)
+    fault = _fault(start, better, worse, room, cut)
     return (None, [fault]) if fault else (Parts(start, better, worse), notes)
 
 
-def _fault(prompt: list[int], chosen: list[int], rejected: list[int], room: int) -> str | None:
+def _fault(
+    prompt: list[int], chosen: list[int], rejected: list[int], room: int, cut: bool
+) -> str | None:
     if not prompt:
         return NO_PROMPT
     if not room:
         return FULL
     if not chosen or not rejected:
         return NO_ANSWER
-    return EQUAL if chosen == rejected else None
+    return None if chosen != rejected else EQUAL_CUT if cut else EQUAL
 
 
 def _begun(ids: list[int], begin: list[int]) -> list[int]:

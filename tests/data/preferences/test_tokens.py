@@ -241,7 +241,7 @@ def test_a_pair_does_not_depend_on_the_others(monkeypatch):
     assert tokenizer.calls == 3 * 5 + 2, "texts are tokenized together"
 
 
-forgets_bos = pytest.mark.filterwarnings("ignore:preferences. the chat template does not write")
+forgets_bos = pytest.mark.filterwarnings("ignore:preferences. the chat template")
 
 
 def says(role, content):
