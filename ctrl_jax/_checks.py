@@ -3,11 +3,12 @@
 Values inside traced arrays are not seen here, so the checks of numbers let tracers pass.
 """
 
+import contextlib
 import dataclasses
 import math
 import numbers
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -32,6 +33,25 @@ def refuse(name: str, value: object, rule: str, repair: str) -> ValueError:
         known = value.ndim == 0 and not isinstance(value, Tracer)
         shown = repr(value.item()) if known else f"{value.dtype}{list(value.shape)}"
     return ValueError(f"{name}: received {shown}; {rule}; {repair}")
+
+
+@contextlib.contextmanager
+def under_names(**names: str) -> Iterator[None]:
+    """Let errors about arguments be about what the user gave for them.
+
+    Args:
+        **names: what the user calls it, by the name of the argument that errors begin with.
+
+    Raises:
+        ValueError: those raised within, under the user's names.
+    """
+    try:
+        yield
+    except ValueError as error:
+        name, colon, rest = str(error).partition(":")
+        if name not in names:
+            raise
+        raise ValueError(f"{names[name]}{colon}{rest}") from error
 
 
 def check_unused(

@@ -25,8 +25,10 @@ from ctrl_jax.commands.preference.config import (
     Optimization,
     Texts,
 )
-from ctrl_jax.commands.preference.data import batch_of, hold_out, load_data
+from ctrl_jax.commands.preference.data import load_data
 from ctrl_jax.commands.preference.divergence import make_divergence, pad_prompts
+from ctrl_jax.commands.preference.held_out import hold_out
+from ctrl_jax.commands.preference.packing import batch_of
 from ctrl_jax.commands.preference.reference import Referred, estimate_dispersion, refer
 from ctrl_jax.commands.preference.training import make_optimizer
 from ctrl_jax.data.preferences.record import PreferenceRecord
@@ -469,14 +471,16 @@ def test_a_batch_is_as_many_pairs_as_it_says_on_any_mesh(options, files):
     """Whatever rows they lie in: the same pairs, all of an epoch once."""
     parts, devices = options
     data = data_of(files, parts=parts, devices=devices)
-    assert data.part % devices == 0 and data.batch == parts * data.part
-    batches = [batch_of(data.train, k, data.batch, 0, group=data.group) for k in range(5)]
+    assert data.packing.part % devices == 0 and data.packing.batch == parts * data.packing.part
+    batches = [
+        batch_of(data.train, k, data.packing.batch, 0, group=data.packing.group) for k in range(5)
+    ]
     found = [sorted(rows.numbers[rows.numbers >= 0].tolist()) for rows in batches]
     assert [len(numbers) for numbers in found] == [4] * 5
     assert sorted(itertools.chain(*found)) == [*range(20)]
     alone = data_of(files, parts=1, devices=1)
     assert alone.train.numbers.shape == (10, 2), "packed"
-    first = batch_of(alone.train, 0, alone.batch, 0, group=alone.group).numbers
+    first = batch_of(alone.train, 0, alone.packing.batch, 0, group=alone.packing.group).numbers
     assert sorted(first.reshape(-1).tolist()) == found[0]
 
 

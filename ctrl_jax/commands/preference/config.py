@@ -1,6 +1,7 @@
 """Options of `ctrl-jax prefer`."""
 
 import dataclasses
+import datetime
 from typing import Annotated, Literal, TypeVar
 
 import tyro
@@ -8,6 +9,7 @@ import tyro
 from ctrl_jax._checks import check_decay, check_fields
 from ctrl_jax.algorithms.language.named_loss import named_loss
 from ctrl_jax.algorithms.language.preference import ScoreLoss
+from ctrl_jax.data.preferences.texts import DATE
 from ctrl_jax.losses.preference.named import NAMED, Inputs, NamedLoss, check_loss, options_of
 from ctrl_jax.networks import LoRA
 from ctrl_jax.runtime import (
@@ -135,7 +137,8 @@ class Texts:
     """How the data becomes tokens, and tokens rows.
 
     Args:
-        evaluation_data: a file for evaluation; by default a share of the data is held out.
+        evaluation_data: data for evaluation, of a folder its test split; by default a share of the
+            data is held out.
         held_out: share of the data that is held out for evaluation, where it has no file of its
             own.
         max_length: most tokens of a prompt with either answer; answers are cut at their end.
@@ -145,6 +148,10 @@ class Texts:
         row_length: tokens of a row: a prompt and two answers, or several of them; by default what
             leaves the least padding, up to twice the longest pair.
         ignore: keys of the data that are left unread; all others must be known.
+        leave_out_faulty: leave records out that cannot be used, and list them, rather than stop.
+        chat_template: file of a chat template in Jinja, in place of the model's own.
+        date: what a chat template sees that reads the clock: the same data are the same tokens on
+            any day.
     """
 
     evaluation_data: str | None = None
@@ -154,6 +161,9 @@ class Texts:
     packing: bool = True
     row_length: int | None = None
     ignore: tuple[str, ...] = ()
+    leave_out_faulty: bool = False
+    chat_template: str | None = None
+    date: str = DATE
 
     def validate(self) -> None:
         """Raise ValueError for an option out of range."""
@@ -165,6 +175,11 @@ class Texts:
             rule = "with --texts.evaluation-data nothing is held out"
             raise refuse("texts.held_out", self.held_out, rule, "leave one of the two out")
         check_count("texts.max_length", self.max_length, least=2)
+        try:
+            datetime.datetime.fromisoformat(self.date)
+        except ValueError as error:
+            rule = "it must be a date in ISO's format"
+            raise refuse("texts.date", self.date, rule, f"give one such as {DATE}") from error
         for name, least in (("max_prompt_length", 1), ("row_length", 3)):
             if getattr(self, name) is not None:
                 check_count(f"texts.{name}", getattr(self, name), least=least)
@@ -289,8 +304,9 @@ class Config:
     Args:
         model: folder of a GPT-2, GPT-NeoX, Llama, Mistral or Qwen model with its tokenizer, as
             transformers saves it. The trained model is written to the folder `model` of the run.
-        data: preferences, a JSON object on each line: prompt, chosen, rejected (strings or
-            conversations), optionally weight and dispersion.
+        data: preferences: prompt, chosen, rejected (strings or conversations), optionally weight
+            and dispersion; or the columns of ultrafeedback_binarized, HH-RLHF, dpo-mix or SHP. A
+            file of JSON lines, a JSON array, parquet or arrow, or a folder of them.
         objective: the loss.
         texts: from data to rows of tokens.
         adapters: what is trained in place of the weights.

@@ -1,24 +1,31 @@
 """From a file of preferences to rows of tokens, for training and for evaluation."""
 
-import json
-import math
+import contextlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
+from ctrl_jax._checks import under_names
 from ctrl_jax.commands.preference.config import Evaluation, Texts
+from ctrl_jax.commands.preference.held_out import hold_out, warn_of_overlap
+from ctrl_jax.commands.preference.packing import Packing, pack
 from ctrl_jax.data import (
     PreferenceRecord,
     PreferenceRows,
     TokenPair,
-    read_preferences,
     tokenize_preferences,
 )
-from ctrl_jax.data.preferences.rows import balance, pack_rows, pad_rows, take_rows
+from ctrl_jax.data.preferences.file import Reading, read_files
+from ctrl_jax.data.preferences.rows import pad_rows
+from ctrl_jax.data.preferences.tokens import answer_end
 from ctrl_jax.networks import DecoderConfig, Learned
 from ctrl_jax.runtime import RunWarning, progress, refuse
+
+# The arguments of functions whose errors reach the user, by the options that they are.
+OPTIONS = {
+    name: f"texts.{name}" for name in ("max_length", "max_prompt_length", "chat_template", "date")
+}
 
 
 class Data(NamedTuple):
@@ -28,19 +35,19 @@ class Data(NamedTuple):
         train: rows of the pairs that are trained on.
         held_out: rows of the pairs that are evaluated.
         prompts: token ids of held-out prompts, to be answered.
+        end: the token that ends an answer; None where none does.
         counts: pairs and tokens of both.
-        batch: rows of a batch.
-        part: rows that the model is given at a time.
-        group: rows one after the other that stay together.
+        packing: how rows make a batch.
+        summary: what was read, what was left out, and why.
     """
 
     train: PreferenceRows
     held_out: PreferenceRows
     prompts: Sequence[Sequence[int]]
+    end: int | None
     counts: dict[str, int]
-    batch: int
-    part: int
-    group: int
+    packing: Packing
+    summary: list[str]
 
 
 def load_data(
@@ -74,83 +81,88 @@ def load_data(
         ValueError: a faulty file, texts that do not fit the model, or too little data.
     """
     _check_length(texts, network)
-    records = read_preferences(path, ignore=texts.ignore)
-    if texts.evaluation_data is None:
-        share = min(texts.held_out, evaluation.pairs / len(records))
-        train, held_out = hold_out(records, share, seed)
-    else:
-        train, held_out = records, read_preferences(texts.evaluation_data, ignore=texts.ignore)
-    held_out = held_out[: evaluation.pairs]
-    pairs = [
-        _tokenize(tokenizer, some, texts, f"tokens of {name} pairs", show)
-        for name, some in (("training", train), ("evaluation", held_out))
-    ]
+    readings, train, held_out = _read(path, texts, evaluation, seed)
+    template = _template(tokenizer, train[0], texts)
+    with under_names(tokenizer="model", records="data", **OPTIONS), _notes_once():
+        options = {"chat_template": template, "date": texts.date}
+        pairs = [
+            _tokenize(tokenizer, some, texts, f"tokens of {name} pairs", show, **options)
+            for name, some in (("training", train), ("evaluation", held_out))
+        ]
+        end = answer_end(tokenizer, train, **options)
     _check_tokens([*pairs[0], *pairs[1]], network)
     _check_weights(pairs)
     _check_number(len(pairs[0]), batch, devices)
-    sizes = [[pair.tokens for pair in some] for some in pairs]
-    group = _group_size(sizes, batch, texts)
-    number = math.gcd(group, batch // parts // devices)
-    packed = [_rows_of(some, group, number) for some in sizes]
-    longest = max(_longest(*both) for both in zip(sizes, packed, strict=True))
-    length = texts.row_length or _rounded(longest)
-    rows = [pack_rows(*both, length=length) for both in zip(pairs, packed, strict=True)]
-    part = batch // parts // number
-    evaluated = -(-len(rows[1].tokens) // part) * part
+    with under_names(length="texts.row_length"):
+        packing = pack(pairs, texts, batch=batch, parts=parts, devices=devices)
+    rows = packing.rows
+    counts = _counts(pairs, rows)
+    counts["records/read"] = sum(reading.number for _, reading in readings)
+    used = counts["pairs/train"] + counts["pairs/evaluation"]
+    counts["records/left_out"] = counts["records/read"] - used
+    evaluated = -(-len(rows[1].tokens) // packing.part) * packing.part
     return Data(
         rows[0],
         pad_rows(rows[1], evaluated),
         _prompts(pairs[1], evaluation, network),
-        _counts(pairs, rows),
-        batch // number,
-        part,
-        group // number,
+        end,
+        counts,
+        packing,
+        _summary(readings, counts),
     )
 
 
-def hold_out(
-    records: Sequence[PreferenceRecord], share: float, seed: int
-) -> tuple[list[PreferenceRecord], list[PreferenceRecord]]:
-    """Divide records by their prompts, so that no held-out prompt was trained on.
-
-    Raises:
-        ValueError: all records have one prompt.
-    """
-    keys = [json.dumps(record.prompt, sort_keys=True) for record in records]
-    prompts = list(dict.fromkeys(keys))
-    if len(prompts) < 2:
-        rule = "the data has one prompt, which cannot be held out and trained on"
-        raise refuse("texts.held_out", share, rule, "give --texts.evaluation-data")
-    number = min(max(1, round(share * len(prompts))), len(prompts) - 1)
-    chosen = np.random.default_rng(seed).permutation(len(prompts))[:number]
-    out = {prompts[n] for n in chosen}
-    train = [record for key, record in zip(keys, records, strict=True) if key not in out]
-    held = [record for key, record in zip(keys, records, strict=True) if key in out]
-    return train, held
+def _read(
+    path: str, texts: Texts, evaluation: Evaluation, seed: int
+) -> tuple[list[tuple[str, Reading]], list[PreferenceRecord], list[PreferenceRecord]]:
+    """What was read, of it what is trained on, and what is evaluated."""
+    options = {"ignore": texts.ignore, "leave_out_faulty": texts.leave_out_faulty}
+    data = read_files(path, name="data", **options)
+    readings = [("data", data)]
+    if texts.evaluation_data is None:
+        share = min(texts.held_out, evaluation.pairs / len(data.records))
+        train, held_out = hold_out(data.records, share, seed)
+    else:
+        name = "texts.evaluation_data"
+        other = read_files(texts.evaluation_data, name=name, split="test", **options)
+        readings.append((name, other))
+        train, held_out = data.records, other.records
+        warn_of_overlap(train, held_out)
+    return readings, train, held_out[: evaluation.pairs]
 
 
-def batch_of(
-    rows: PreferenceRows, k: int, batch: int, seed: int, *, group: int = 1
-) -> PreferenceRows:
-    """Return batch k of a stream of rows: every row once, in random order, and again.
+def _template(tokenizer: Any, record: PreferenceRecord, texts: Texts) -> str | None:
+    """The chat template of the options, where conversations need one."""
+    name = "texts.chat_template"
+    if isinstance(record.prompt, str):
+        if texts.chat_template is not None:
+            rule = "the data are strings, which no template renders"
+            raise refuse(name, texts.chat_template, rule, "leave it out")
+        return None
+    if texts.chat_template is not None:
+        try:
+            return Path(texts.chat_template).read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            rule = f"it cannot be read ({error})"
+            raise refuse(name, texts.chat_template, rule, "give a file in Jinja") from error
+    if not getattr(tokenizer, "chat_template", "unknown"):
+        folder = getattr(tokenizer, "name_or_path", "")
+        rule = "its tokenizer has no chat template, and the data are conversations"
+        raise refuse("model", folder, rule, "give --texts.chat-template FILE, or a chat model")
+    return None
 
-    Depends on nothing but its arguments, so that a resumed run goes on where it was.
 
-    Args:
-        rows: all of them.
-        k: number of the batch.
-        batch: rows of a batch.
-        seed: of the order.
-        group: rows one after the other that stay together; divides `batch`.
-    """
-    number = len(rows.tokens) // group
-    places = np.arange(k * batch // group, (k + 1) * batch // group)
-    orders = {
-        epoch: np.random.default_rng((seed, epoch)).permutation(number)
-        for epoch in np.unique(places // number).tolist()
-    }
-    index = np.array([orders[place // number][place % number] for place in places.tolist()])
-    return take_rows(rows, (group * index[:, None] + np.arange(group)).reshape(-1))
+def _summary(readings: Sequence[tuple[str, Reading]], counts: dict[str, int]) -> list[str]:
+    """What is said of the data before training starts."""
+    lines = [f"{name}: {line}" for name, reading in readings for line in reading.lines()]
+    for name in ("train", "evaluation"):
+        pairs, tokens, rows = (counts[f"{kind}/{name}"] for kind in ("pairs", "tokens", "rows"))
+        room = rows * counts["row_length"]
+        lines.append(
+            f"{name}: {pairs} pairs of {tokens} tokens, in {rows} rows of {counts['row_length']} "
+            f"({tokens / room:.0%} filled)"
+        )
+    return lines
 
 
 def _check_number(pairs: int, batch: int, devices: int) -> None:
@@ -160,64 +172,34 @@ def _check_number(pairs: int, batch: int, devices: int) -> None:
         raise refuse("optimization.batch", batch, rule, repair)
 
 
-def _group_size(sizes: Sequence[list[int]], batch: int, texts: Texts) -> int:
-    """How many pairs stay together, a divisor of a batch, so that a row of them has little padding.
-
-    It depends on the data and the batch alone: which pairs are in a batch is the same on any mesh.
-    Long rows cost more attention: by default none is longer than twice the longest pair.
-    """
-    longest = _rounded(max(map(max, sizes)))
-    limit = texts.row_length or 2 * longest
-    best, fewest = 1, len(sizes[0]) * (texts.row_length or longest)
-    for group in range(2, batch + 1) if texts.packing else ():
-        if batch % group == 0:
-            needed = max(_longest(some, _rows_of(some, group, group)) for some in sizes)
-            tokens = -(-len(sizes[0]) // group) * (texts.row_length or _rounded(needed))
-            if needed <= limit and tokens < fewest:
-                best, fewest = group, tokens
-    return best
-
-
-def _rows_of(sizes: list[int], group: int, number: int) -> list[list[int]]:
-    """The pairs of each row: groups of pairs, and in every group rows of `number` of them."""
-    if group == 1:
-        return [[n] for n in range(len(sizes))]
-    groups = balance(sizes, -(-len(sizes) // group))
-    if group == number:
-        return groups
-    return [
-        [some[n] for n in row]
-        for some in groups
-        for row in balance([sizes[n] for n in some], group // number)
-    ]
-
-
-def _longest(sizes: Sequence[int], rows: Sequence[Sequence[int]]) -> int:
-    return max(sum(sizes[n] for n in row) for row in rows)
-
-
-def _rounded(tokens: int) -> int:
-    return -(-tokens // 64) * 64
+@contextlib.contextmanager
+def _notes_once() -> Iterator[None]:
+    """What is said of the user's data, not of code: each once."""
+    with warnings.catch_warnings(record=True) as notes:
+        warnings.simplefilter("always")
+        yield
+    for text in dict.fromkeys(str(note.message) for note in notes):
+        warnings.warn(text, RunWarning, stacklevel=3)
 
 
 def _tokenize(
-    tokenizer: Any, records: Sequence[PreferenceRecord], texts: Texts, title: str, show: bool
+    tokenizer: Any,
+    records: Sequence[PreferenceRecord],
+    texts: Texts,
+    title: str,
+    show: bool,
+    **options: Any,
 ) -> list[TokenPair]:
-    with (
-        progress(len(records), title, enabled=show) as update,
-        warnings.catch_warnings(record=True) as notes,
-    ):
-        warnings.simplefilter("always")
-        pairs = tokenize_preferences(
+    with progress(len(records), title, enabled=show) as update:
+        return tokenize_preferences(
             tokenizer,
             records,
             max_length=texts.max_length,
             max_prompt_length=texts.max_prompt_length,
+            leave_out_faulty=texts.leave_out_faulty,
             progress=update,
+            **options,
         )
-    for note in notes:  # what is said of the user's data, not of code
-        warnings.warn(str(note.message), RunWarning, stacklevel=2)
-    return pairs
 
 
 def _prompts(

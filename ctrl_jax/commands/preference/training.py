@@ -15,7 +15,7 @@ from ctrl_jax.algorithms import LMPreference, RunState, make_lm_preference, whol
 from ctrl_jax.algorithms.language.preference import ScoreLoss
 from ctrl_jax.algorithms.training.optimizer import make_schedule
 from ctrl_jax.commands.preference.config import Config, Optimization
-from ctrl_jax.commands.preference.data import Data, batch_of, load_data
+from ctrl_jax.commands.preference.data import Data, load_data
 from ctrl_jax.commands.preference.evaluation import Evaluate, make_evaluation, make_kl
 from ctrl_jax.commands.preference.model import (
     Trained,
@@ -24,6 +24,7 @@ from ctrl_jax.commands.preference.model import (
     load_model,
     state_shardings,
 )
+from ctrl_jax.commands.preference.packing import batch_of
 from ctrl_jax.commands.preference.reference import (
     Referred,
     estimate_dispersion,
@@ -102,6 +103,8 @@ def load_inputs(settings: Config, mesh: Mesh) -> Inputs:
         seed=run.seed,
         show=run.progress,
     )
+    if jax.process_index() == 0:
+        print(*data.summary, sep="\n", flush=True)
     if "mallows_phi" in settings.objective.losses and run.arithmetic == "bfloat16":
         text = (
             "loss mallows_phi: its link jumps where training starts, and the rounding of bfloat16 "
@@ -136,7 +139,7 @@ def digests(settings: Config, inputs: Inputs) -> dict[str, str]:
 def tune(settings: Config, inputs: Inputs, run: Run) -> Outcome:
     """Train, evaluate and save checkpoints in the run's folder."""
     options, (trained, data, mesh) = settings.optimization, inputs
-    batch, seed = data.batch, settings.run.seed
+    batch, seed = data.packing.batch, settings.run.seed
     steps = settings.run.steps or max(1, round(options.epochs * len(data.train.tokens) / batch))
     objective = settings.objective
     loss_fn = objective.loss_fn
@@ -177,7 +180,9 @@ def tune(settings: Config, inputs: Inputs, run: Run) -> Outcome:
             state = train(
                 step,
                 states.pop(),  # the loop's own copy is the only one
-                lambda k: own_part(batch_of(parts["train"].rows, k, batch, seed, group=data.group)),
+                lambda k: own_part(
+                    batch_of(parts["train"].rows, k, batch, seed, group=data.packing.group)
+                ),
                 steps=steps,
                 start=start,
                 log=log,
@@ -222,7 +227,7 @@ def _refer(
         params,
         {"train": data.train, "held_out": data.held_out},
         inputs.mesh,
-        at_a_time=data.part,
+        at_a_time=data.packing.part,
         chunk=options.chunk,
         show=settings.run.progress,
     )
@@ -244,7 +249,7 @@ def _evaluation(
         inputs.mesh,
         beta=settings.objective.beta,
         rewards=settings.objective.rewards,
-        at_a_time=inputs.data.part,
+        at_a_time=inputs.data.packing.part,
         chunk=options.chunk,
     )
     kl = make_kl(
@@ -253,7 +258,7 @@ def _evaluation(
         inputs.data.prompts,
         inputs.mesh,
         length=settings.evaluation.answer_length,
-        end=trained.tokenizer.eos_token_id,
+        end=inputs.data.end,
         key=jax.random.key(settings.run.seed + 1),
     )
     return lambda params: measure(params) | kl(params)

@@ -22,7 +22,7 @@ class UnknownKeysError(ValueError):
 
     def __init__(self, place: str, keys: Collection[str]):
         rule = f"the known keys are {', '.join(KEYS)}"
-        repair = "rename or remove them, or name them in ignore"
+        repair = "rename or remove them, or name them in ignore (--texts.ignore KEY …)"
         super().__init__(str(refuse(place, sorted(keys), rule, repair)))
         self.place, self.keys = place, frozenset(keys)
 
@@ -48,11 +48,7 @@ def read_fields(
     fields = standard_columns(_object(place, found, KEYS, ignored), place)
     unread |= fields.keys() & BOOKKEEPING
     unknown = [k for k, v in fields.items() if v is not None and k not in {*KEYS, *BOOKKEEPING}]
-    missing = [key for key in TEXTS[1:] if key not in fields]
-    if missing:
-        rule = f"{' and '.join(missing)} must be given"
-        raise refuse(place, sorted(fields), rule, f"name the keys {', '.join(TEXTS)}")
-    texts = {key: _text(f"{place}: {key}", fields[key], ignored) for key in TEXTS if key in fields}
+    texts = _texts(fields, place, ignored)
     weight, dispersion = _numbers(fields, place)
     equal = texts["chosen"] == texts["rejected"]
     texts = texts if equal else _with_prompt(_of_one_kind(texts, place), place)
@@ -67,6 +63,15 @@ def read_fields(
     return PreferenceRecord(
         **texts, weight=weight, dispersion=dispersion, place=place, found=not given
     )
+
+
+def _texts(fields: Mapping[str, Any], place: str, ignored: Collection[str]) -> dict[str, Any]:
+    missing = [key for key in TEXTS[1:] if key not in fields]
+    if missing:
+        rule = f"{' and '.join(missing)} must be given"
+        raise refuse(place, sorted(fields), rule, f"name the keys {', '.join(TEXTS)}")
+    given = [key for key in TEXTS if key in fields]
+    return {key: _text(f"{place}: {key}", fields[key], ignored) for key in given}
 
 
 def _object(name: str, found: Any, known: Sequence[str], ignored: Collection[str]) -> dict:

@@ -1,7 +1,7 @@
 """Preference pairs from the files that people have: JSON, parquet, arrow, folders of them.
 
 JSON lines (one object on a line) or one JSON array, compressed or not; parquet, arrow and feather;
-a folder of such files, or what `datasets` saves (`shards`). The texts are strings or conversations::
+a folder of such files, or what `datasets` saves (`shards`). Texts are strings or conversations::
 
     {"prompt": "2 + 2 =", "chosen": " 4", "rejected": " 5", "weight": 0.5, "dispersion": 0.3}
     {"prompt": [{"role": "user", "content": "2 + 2?"}], "chosen": [{"role": "assistant", …}], …}
@@ -153,7 +153,7 @@ def read_files(
             else:
                 records.append(record)
     if faults and not (leave_out_faulty and records):
-        raise _fault(faults, left_out[FAULTY], unit)
+        raise _fault(faults, left_out[FAULTY], unit, some=bool(records))
     _check_some(path, name, records, left_out, unit)
     _check_dispersion(path, records)
     for reason, places in left_out.items():
@@ -173,9 +173,11 @@ def _records(file: Path, name: str, ignored: frozenset[str]) -> Iterator[tuple[i
     return table_records(file, name, ignored) if table else json_records(file, name)
 
 
-def _fault(faults: list[ValueError], places: list[str], unit: str) -> ValueError:
+def _fault(faults: list[ValueError], places: list[str], unit: str, *, some: bool) -> ValueError:
     """The first fault and where the others are; of unknown keys, all of them at once."""
-    others = f"; as faulty: {_listed(places[1:], unit)}" if places[1:] else ""
+    option = "; leave_out_faulty (--texts.leave-out-faulty) leaves such records out"
+    others = option if some else ""
+    others += f"; as faulty: {_listed(places[1:], unit)}" if places[1:] else ""
     unknown = [error for error in faults if isinstance(error, UnknownKeysError)]
     real = next((error for error in faults if not isinstance(error, UnknownKeysError)), None)
     if not unknown:

@@ -11,6 +11,7 @@ Padding is a text of its own, -1, and its tokens are an ordinary id; nothing tel
 vocabulary from padding by its id.
 """
 
+import heapq
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -92,8 +93,8 @@ def pack_pairs(
     Args:
         pairs: the data.
         length: tokens of a row; by default the longest pair, or the longest row of that many pairs.
-        pairs_per_row: pairs in every row, but for rows that end the data and have one less or
-            none; 1 for rows in the order of the data; None for as many as fit.
+        pairs_per_row: pairs in every row, fewer in the longest where it does not come out; 1 for
+            rows in the order of the data; None for as many as fit.
 
     Returns:
         NumPy arrays, without reference.
@@ -219,23 +220,24 @@ def _place(packed: PreferenceRows, row: int, text: int, pair: TokenPair, start: 
 def balance(sizes: Sequence[int], rows: int) -> list[list[int]]:
     """Return items in rows of as many items, about as long as one another.
 
-    The longest items go to one row each, and of the next ones the longest to the shortest row.
+    From the longest item on, each goes to the shortest row that is not full: the longest rows are
+    filled last, by the shortest items.
 
     Args:
         sizes: of the items.
-        rows: how many rows; those that are given last lack one item where it does not come out.
+        rows: how many rows; the longest lack some items where it does not come out.
 
     Returns:
         The places of the items of each row.
     """
     found: list[list[int]] = [[] for _ in range(rows)]
-    order = np.argsort([-size for size in sizes], kind="stable").tolist()
-    filled = np.zeros(rows, np.int64)
-    for start in range(0, len(order), rows):
-        shortest_first = np.argsort(filled, kind="stable")
-        for row, n in zip(shortest_first, order[start : start + rows], strict=False):
-            found[row].append(n)
-            filled[row] += sizes[n]
+    most = -(-len(sizes) // rows)
+    open_rows = [(0, row) for row in range(rows)]  # by their length: a heap
+    for n in sorted(range(len(sizes)), key=lambda n: -sizes[n]):
+        filled, row = heapq.heappop(open_rows)
+        found[row].append(n)
+        if len(found[row]) < most:
+            heapq.heappush(open_rows, (filled + sizes[n], row))
     return found
 
 

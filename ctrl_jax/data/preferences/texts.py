@@ -149,7 +149,8 @@ def stopped_clock(moment: datetime.datetime) -> str:
     shown = {code: moment.strftime(code) for code in codes}
     filters = "".join(f"|replace({code!r}, {text!r})" for code, text in shown.items())
     # A line feed after a block is dropped.
-    return f"{{% macro {CLOCK}(format) %}}{{{{ format{filters}|replace('%%', '%') }}}}{{% endmacro %}}\n"
+    shown_text = f"{{{{ format{filters}|replace('%%', '%') }}}}"
+    return f"{{% macro {CLOCK}(format) %}}{shown_text}{{% endmacro %}}\n"
 
 
 def lost_content(record: Any, texts: Texts) -> list[str]:

@@ -1,6 +1,7 @@
 """What chat templates do to conversations: the clock, lost words, other ends, no end."""
 
 import warnings
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% 
 RANDOM = "{{ range(10**4) | random }}" + CHATML
 
 
-def says(*contents):
+def says(*contents) -> list[Any]:
     roles = ("user", "assistant")
     return [{"role": roles[n % 2], "content": text} for n, text in enumerate(contents)]
 
@@ -28,6 +29,12 @@ def record(*contents, rejected="No"):
 
 @pytest.fixture(scope="module")
 def qwen():
+    pytest.importorskip("transformers")
+    return build("qwen")
+
+
+@pytest.fixture
+def other_tokenizer():
     pytest.importorskip("transformers")
     return build("qwen")
 
@@ -78,12 +85,12 @@ def test_answers_that_become_equal_are_not_blamed_on_the_length(tokenize):
     assert len(texts) == 1 and "1 of 2 pairs: left out: its answers have the same tokens (" in (
         " ".join(said)
     )
-    with pytest.raises(ValueError, match="no pair is left; .*same tokens .*; repair the data"):
+    with pytest.raises(ValueError, match=r"no pair is left; .*same tokens .*; repair the data"):
         tokenize(NO_THOUGHTS, equal)
 
 
-def test_an_answer_ends_where_the_template_ends_it(qwen):
-    pair, other = record("Is It?", "Yes"), build("qwen")
+def test_an_answer_ends_where_the_template_ends_it(qwen, other_tokenizer):
+    pair, other = record("Is It?", "Yes"), other_tokenizer
     close = qwen.convert_tokens_to_ids("<|im_end|>")
     assert answer_end(qwen, [pair]) == qwen.eos_token_id == close
     other.eos_token = "<|im_start|>"

@@ -90,7 +90,7 @@ def test_the_label_says_which_answer_is_preferred(tmp_path):
     (found,) = read_preferences(write(tmp_path / "a", record | {"labels": 1}))
     assert found[:3] == (expected[0], expected[2], expected[1])
     for label in (2, 0.5, None, True, "A"):
-        with pytest.raises(ValueError, match="labels: received .*; it says which answer"):
+        with pytest.raises(ValueError, match=r"labels: received .*; it says which answer"):
             read_preferences(write(tmp_path / "a", record | {"labels": label}))
     with pytest.raises(ValueError, match="an answer must not be empty"):
         read_preferences(write(tmp_path / "a", record | {"human_ref_A": " "}))

@@ -62,7 +62,7 @@ def test_what_is_compressed_and_damaged_or_a_bomb(tmp_path, monkeypatch):
     monkeypatch.setattr(compressed, "LARGE", 2**20)
     for pack in (gzip.compress, bz2.compress, lzma.compress):
         path.write_bytes(pack(bytes(2**21)))
-        with pytest.raises(ValueError, match="bytes unpack to .* or more; .* uncompressed"):
+        with pytest.raises(ValueError, match=r"bytes unpack to .* or more; .* uncompressed"):
             read_preferences(path)
 
 
@@ -129,7 +129,7 @@ def test_folders_that_datasets_has_saved(table, tmp_path):
     assert read_files(tmp_path / "two", name="data").others == ["test"]
     (tmp_path / "one" / "data-00001-of-00003.arrow").unlink()
     with pytest.raises(
-        ValueError, match="state.json lists data-00001-of-00003.arrow, which is mis"
+        ValueError, match=r"state.json lists data-00001-of-00003.arrow, which is mis"
     ):
         read_preferences(tmp_path / "one")
 
