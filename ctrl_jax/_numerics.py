@@ -60,6 +60,11 @@ def all_each(x: Array) -> Array:
     return jnp.all(_rows(x), axis=1)
 
 
+def soft_cap(x: Array, cap: float | None) -> Array:
+    """Return cap tanh(x / cap), x within (-cap, cap); x itself without a cap."""
+    return x if cap is None else cap * jnp.tanh(x / cap)
+
+
 def discounted_sums(
     terms: Float[Array, "steps ..."],
     factor: Float[Array, "..."] | float,

@@ -4,16 +4,18 @@ With the hidden state h that predicts a token y, and the head's columns w_j,
 
     log p(y) = w_y . h - logsumexp_j(w_j . h).                                             (1)
 
-The gradient with respect to the logits is written out, (1[j = y] - p_j): automatic differentiation
-would keep a second array of the logits' size. In chunks, logits are computed again in the backward
-pass and never held for all tokens at once.
+or the same of c tanh(w_j . h / c), where a model bounds its logits by c. The gradient with respect
+to the logits is written out, (1[j = y] - p_j): automatic differentiation would keep a second array
+of the logits' size. In chunks, logits are computed again in the backward pass and never held for
+all tokens at once.
 """
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ctrl_jax._checks import check_count, refuse
+from ctrl_jax._checks import check_count, check_positive, refuse
+from ctrl_jax._numerics import soft_cap
 from ctrl_jax.losses.preference.pair import require_floating, working_dtype
 
 
@@ -23,6 +25,7 @@ def token_log_probs(
     targets: Int[Array, " tokens"],
     *,
     chunk: int | None = None,
+    cap: float | None = None,
 ) -> Float[Array, " tokens"]:
     """Return log p(y) = w_y . h - logsumexp_j(w_j . h) of every target y and state h.
 
@@ -34,16 +37,19 @@ def token_log_probs(
         head: the matrix w from states to logits, in the states' dtype.
         targets: the tokens; one outside the vocabulary has NaN.
         chunk: tokens whose logits are held together; None for all.
+        cap: c, where logits are c tanh(w_j . h / c); None where they are w_j . h.
 
     Returns:
         Log-probabilities in float32 at least.
 
     Raises:
-        ValueError: a shape or dtype is wrong, or chunk is below 1.
+        ValueError: a shape or dtype is wrong, chunk is below 1, or cap not positive.
     """
     _check(hidden, head, targets, chunk)
+    if cap is not None:
+        check_positive("cap", cap)
     if chunk is None or chunk >= hidden.shape[0]:
-        return _of_logits(_logits(hidden, head), targets)
+        return _of_logits(soft_cap(_logits(hidden, head), cap), targets)
     number = -(-hidden.shape[0] // chunk)
     missing = number * chunk - hidden.shape[0]
     states = jnp.pad(hidden, ((0, missing), (0, 0))).reshape(number, chunk, -1)
@@ -51,7 +57,7 @@ def token_log_probs(
 
     @jax.checkpoint
     def part(one):
-        return _of_logits(_logits(one[0], head), one[1])
+        return _of_logits(soft_cap(_logits(one[0], head), cap), one[1])
 
     return jax.lax.map(part, (states, tokens)).reshape(-1)[: hidden.shape[0]]
 

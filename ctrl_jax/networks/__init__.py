@@ -4,16 +4,18 @@ from ctrl_jax._typing import Model
 from ctrl_jax.networks import lora
 from ctrl_jax.networks.functional import as_model, count_parameters
 from ctrl_jax.networks.inception import InceptionV3
-from ctrl_jax.networks.language.config import (
-    DecoderConfig,
-    Learned,
-    LinearScaling,
-    Llama3Scaling,
-    Rotary,
-)
+from ctrl_jax.networks.language.config import DecoderConfig, Learned
 from ctrl_jax.networks.language.decoder import LanguageModel, language_model
 from ctrl_jax.networks.language.decoding import Decoding, make_decoding
 from ctrl_jax.networks.language.mask import causal_mask, positions_of, text_mask
+from ctrl_jax.networks.layers.rotary import Rotary
+from ctrl_jax.networks.layers.rotary_scaling import (
+    DynamicScaling,
+    LinearScaling,
+    Llama3Scaling,
+    LongScaling,
+    YarnScaling,
+)
 from ctrl_jax.networks.lora import LoRA
 from ctrl_jax.networks.score.dit import DiT
 from ctrl_jax.networks.score.mlp import MLP
@@ -29,18 +31,21 @@ __all__ = [
     "DecoderConfig",
     "Decoding",
     "DiT",
+    "DynamicScaling",
     "InceptionV3",
     "LanguageModel",
     "Learned",
     "LinearScaling",
     "Llama3Scaling",
     "LoRA",
+    "LongScaling",
     "Model",
     "NCSNpp",
     "NCSNppConfig",
     "Rotary",
     "UNet",
     "ValueMLP",
+    "YarnScaling",
     "as_model",
     "causal_mask",
     "count_parameters",

@@ -20,12 +20,14 @@ class Part(NamedTuple):
     Fields:
         shape: of the whole array in the file.
         view: a shape it is seen in.
-        index: of the part along axis 1 of that view.
+        start: where the part begins along axis 1 of that view.
+        stop: where it ends.
     """
 
     shape: tuple[int, ...]
     view: tuple[int, ...]
-    index: int
+    start: int
+    stop: int
 
 
 class Source(NamedTuple):
@@ -145,7 +147,7 @@ def _shape_in_file(source: Source, leaf: Any) -> tuple[int, ...]:
 def _take(source: Source, leaf: Any, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
     array = arrays[source.key]
     if source.part is not None:
-        part = array.reshape(source.part.view)[:, source.part.index]
+        part = array.reshape(source.part.view)[:, source.part.start : source.part.stop]
         array = part.reshape(_shape_in_file(source, leaf))
     array = array if source.axes is None else np.transpose(array, source.axes)
     return np.array(array, leaf.dtype)  # a copy: JAX may share memory, here that of the file
@@ -155,5 +157,6 @@ def _join(parts: list[tuple[Part, np.ndarray]]) -> np.ndarray:
     first = parts[0][0]
     whole = np.empty(first.view, parts[0][1].dtype)
     for part, array in parts:
-        whole[:, part.index] = array.reshape(whole[:, part.index].shape)
+        place = whole[:, part.start : part.stop]
+        place[...] = array.reshape(place.shape)
     return whole.reshape(first.shape)

@@ -1,18 +1,30 @@
 """Reading the entries of a JSON record one by one, so that none is overlooked."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ctrl_jax._checks import refuse
 
 REQUIRED = object()
+REPAIR = "give the folder of a model that has it as it must be"
 
 
 class Entries:
-    """The entries of a config.json; each that is asked for counts as understood."""
+    """The entries of a config.json; each that is asked for counts as understood.
 
-    def __init__(self, record: Mapping[str, Any], name: str = "config.json"):
-        self.record, self.name, self.asked = record, name, set()
+    Args:
+        record: the entries.
+        name: of the file, for the words of an error.
+        assumed: what stands for entries that are absent; null stays null.
+    """
+
+    def __init__(
+        self,
+        record: Mapping[str, Any],
+        name: str = "config.json",
+        assumed: Mapping[str, Any] | None = None,
+    ):
+        self.record, self.name, self.asked = {**(assumed or {}), **record}, name, set()
 
     def get(self, key: str, kind: type, default: Any = REQUIRED) -> Any:
         """Return one entry, or the default where it is absent or null."""
@@ -29,19 +41,43 @@ class Entries:
             raise self.refuse(key, value, f"it must be {kind.__name__}")
         return kind(value) if kind is float else value
 
+    def numbers(self, key: str) -> tuple[float, ...]:
+        """Return an entry that lists numbers."""
+        values = self.get(key, list)
+        if not all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
+            raise self.refuse(key, values, "it must list numbers")
+        return tuple(map(float, values))
+
     def expect(self, key: str, value: Any) -> None:
         """Refuse an entry that is neither absent nor this value."""
         found = self.get(key, type(value), value)
         if found != value:
             raise self.refuse(key, found, f"only {value!r} is implemented")
 
-    def finish(self, irrelevant: set[str]) -> None:
-        """Refuse the record if an entry is neither understood, nor irrelevant, nor null."""
-        for key in sorted(self.record.keys() - self.asked - irrelevant):
-            if self.record[key] is not None:
-                raise self.refuse(key, self.record[key], "this entry is not understood here")
+    def finish(
+        self, usual: set[str], harmless: Callable[[str, Any], bool] = lambda key, value: False
+    ) -> list[str]:
+        """Return which entries were read over.
 
-    def refuse(self, key: str, value: Any, rule: str) -> ValueError:
+        Args:
+            usual: entries that are read over without a word.
+            harmless: ``harmless(key, value)``, whether an entry that nobody asked for can be.
+
+        Raises:
+            ValueError: an entry is neither understood, nor one of those, nor null.
+        """
+        rest = [
+            key
+            for key in sorted(self.record.keys() - self.asked - usual)
+            if self.record[key] is not None
+        ]
+        for key in rest:
+            if not harmless(key, self.record[key]):
+                repair = "take it out if it says nothing of the network, or give another model"
+                rule = "this entry is not understood here, and may change the result"
+                raise self.refuse(key, self.record[key], rule, repair)
+        return rest
+
+    def refuse(self, key: str, value: Any, rule: str, repair: str = REPAIR) -> ValueError:
         """Return the error about one entry."""
-        repair = "give the folder of a model of a known kind"
         return refuse(f"{self.name}: {key}", value, rule, repair)

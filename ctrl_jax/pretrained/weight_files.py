@@ -1,15 +1,20 @@
 """The weights of a Hugging Face folder: one safetensors file, or several with an index."""
 
 import os
+import re
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ctrl_jax._checks import refuse
+from ctrl_jax._errors import RunWarning
 from ctrl_jax._records import read_json
 from ctrl_jax.pretrained.safetensors_file import read_safetensors
 
+PART = re.compile(r".*-(?P<number>\d+)-of-(?P<total>\d+)\.safetensors")
+WEIGHTS = re.compile(r"\.(bin|pt|pth|h5|msgpack|gguf|onnx|ckpt|npz|safetensors)$")
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
@@ -17,15 +22,77 @@ def read_weights(folder: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """Return the arrays of a folder by name, read-only and mapped from the disk.
 
     Args:
-        folder: holds ``model.safetensors``, or ``model.safetensors.index.json`` and the files it
-            names.
+        folder: holds ``model.safetensors``; or ``model.safetensors.index.json`` and the files it
+            names; or files ``model-00001-of-00002.safetensors`` and so on, all of them.
+
+    Warns:
+        RunWarning: weights in several ways, of which one is read.
 
     Raises:
         ValueError: a file is missing or damaged, or index and files disagree.
     """
     folder = Path(folder)
-    if (folder / SINGLE).is_file() or not (folder / INDEX).is_file():
+    parts = sorted(path for path in folder.glob("*.safetensors") if PART.fullmatch(path.name))
+    if (folder / SINGLE).is_file():
+        others = [path.name for path in (folder / INDEX, *parts) if path.is_file()]
+        if others:
+            _note(folder, f"{SINGLE} is read, as by transformers, not {_some(others)} beside it")
         return read_safetensors(folder / SINGLE)
+    if (folder / INDEX).is_file():
+        return _read_index(folder)
+    if not parts:
+        raise _nothing(folder)
+    _check_all(folder, parts)
+    _note(folder, f"{_some([path.name for path in parts])} are read without {INDEX}")
+    arrays: dict[str, np.ndarray] = {}
+    for path in parts:
+        found = read_safetensors(path)
+        twice = sorted(found.keys() & arrays.keys())
+        if twice:
+            rule = f"{', '.join(twice[:5])} stand in a file before it too"
+            raise refuse("model", str(path), rule, f"restore {INDEX}")
+        arrays |= found
+    return arrays
+
+
+def _check_all(folder: Path, parts: list[Path]) -> None:
+    """Refuse files of which some are missing, or which are of several models."""
+    numbers = [PART.fullmatch(path.name) for path in parts]
+    totals = {int(match["total"]) for match in numbers if match}
+    have = {int(match["number"]) for match in numbers if match}
+    missing = sorted({*range(1, max(totals) + 1)} - have)
+    if missing or len(totals) > 1 or len(parts) != max(totals):
+        rule = f"it holds {_some([path.name for path in parts])}, which are not all of one model"
+        raise refuse("model", str(folder), rule, "fetch the others, and the index")
+
+
+def _nothing(folder: Path) -> ValueError:
+    """The error about a folder without weights that can be read, saying what it holds."""
+    present = sorted(p.name for p in folder.glob("*") if WEIGHTS.search(p.name))
+    if not present:
+        rule, repair = f"it holds neither {SINGLE} nor {INDEX}", "give the folder of a saved model"
+    elif any(name.startswith("adapter_model") for name in present):
+        rule = f"it holds {_some(present)}: adapters without the model that they are of"
+        repair = "give the model's folder, or that of both merged"
+    else:
+        rule = f"of weights it holds {_some(present)} only, which are not read"
+        repair = (
+            "write safetensors in it with transformers and PyTorch: AutoModelForCausalLM."
+            "from_pretrained(folder).save_pretrained(folder)"
+        )
+    return refuse("model", str(folder), rule, repair)
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{', '.join(names[:3])}{more}"
+
+
+def _note(folder: Path, text: str) -> None:
+    warnings.warn(f"{folder}: {text}", RunWarning, stacklevel=4)
+
+
+def _read_index(folder: Path) -> dict[str, np.ndarray]:
     places = read_json(folder / INDEX, name="model", repair="fetch it again").get("weight_map")
     if not isinstance(places, dict) or not all(map(_is_file_name, places.values())):
         rule = "its weight_map must name a file of this folder for every array"

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ctrl_jax._checks import refuse
+from ctrl_jax._numerics import soft_cap
 from ctrl_jax._typing import Params
 from ctrl_jax.data.preferences.rows import CHOSEN, REJECTED, PreferenceRows
 from ctrl_jax.losses.preference.dispersion import mean_index, relative_entropies
@@ -127,8 +128,8 @@ def make_reference_pass(
         rows = jax.tree.map(jnp.asarray, rows)
         states = _slot_states(model, params, rows)
         head = model.head(params)
-        log_probs = _sum_answers(rows, _slot_log_probs(states, head, rows, chunk))
-        relative = relative_entropies(states, head, chunk=entropy_chunk)
+        log_probs = _sum_answers(rows, _slot_log_probs(model, states, head, rows, chunk))
+        relative = relative_entropies(states, _to_logits(model, head), chunk=entropy_chunk)
         total, number = (
             jnp.sum(_sum_answers(rows, values), axis=2)
             for values in (relative, jnp.ones_like(relative))
@@ -151,7 +152,7 @@ def score_answers(
     """
     rows = jax.tree.map(jnp.asarray, rows)
     states = _slot_states(model, params, rows)
-    slots = _slot_log_probs(states, model.head(params), rows, chunk)
+    slots = _slot_log_probs(model, states, model.head(params), rows, chunk)
     log_probs = _sum_answers(rows, slots)
     tokens = jnp.maximum(_sum_answers(rows, jnp.ones_like(slots)), 1.0)
     ratios = None if rows.reference is None else _log_ratio(log_probs, rows.reference)
@@ -178,10 +179,20 @@ def _slot_states(model: LanguageModel, params: Params, rows: PreferenceRows) -> 
     return model.apply(params, rows.tokens, positions, mask, rows.sources)
 
 
-def _slot_log_probs(states: Array, head: Array, rows: PreferenceRows, chunk: int | None) -> Array:
-    flat = states.reshape(-1, states.shape[2])
-    log_probs = token_log_probs(flat, head, rows.targets.reshape(-1), chunk=chunk)
+def _slot_log_probs(
+    model: LanguageModel, states: Array, head: Array, rows: PreferenceRows, chunk: int | None
+) -> Array:
+    flat, targets = states.reshape(-1, states.shape[2]), rows.targets.reshape(-1)
+    log_probs = token_log_probs(flat, head, targets, chunk=chunk, cap=model.cap)
     return log_probs.reshape(rows.targets.shape)
+
+
+def _to_logits(model: LanguageModel, head: Array) -> Array | Callable[[Array], Array]:
+    """What makes logits of states: the head, or a function where they are bounded."""
+    if model.cap is None:
+        return head
+    exact = jnp.promote_types(head.dtype, jnp.float32)
+    return lambda h: soft_cap(jnp.matmul(h, head, preferred_element_type=exact), model.cap)
 
 
 def _sum_answers(rows: PreferenceRows, values: Float[Array, "rows slots"]) -> Array:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from ctrl_jax._checks import check_count, check_positive
+from ctrl_jax._numerics import soft_cap
 from ctrl_jax._typing import Params
 from ctrl_jax.networks.language.decoder import LanguageModel
 from ctrl_jax.networks.language.decoding import Decoding
@@ -49,7 +50,8 @@ def sample_answers(
 
     def step(carry, number):
         hidden, memory = carry
-        logits = (hidden @ head).astype(jnp.promote_types(hidden.dtype, jnp.float32))
+        logits = soft_cap(hidden @ head, decoding.cap)
+        logits = logits.astype(jnp.promote_types(hidden.dtype, jnp.float32))
         drawn = jax.random.categorical(jax.random.fold_in(key, number), logits / temperature)
         token = drawn.astype(prompts.dtype)
         hidden, memory = decoding.read(params, memory, token[:, None], first + number)
@@ -100,7 +102,7 @@ def divergence_at(
     """
 
     def log_probs(own: Params) -> Array:
-        logits = model.apply(own, tokens, at=places) @ model.head(own)
+        logits = model.logits(own, model.apply(own, tokens, at=places))
         return jax.nn.log_softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)))
 
     policy, reference = log_probs(params), log_probs(reference_params)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
+from ctrl_jax._numerics import soft_cap
 from ctrl_jax._typing import Params
 from ctrl_jax.algorithms.language.sampling import divergence_at
 from ctrl_jax.networks import LanguageModel
@@ -70,7 +71,7 @@ def _answer(
     def step(rows, t):
         hidden = model.apply(params, rows)  # what follows is not seen
         last = jnp.take_along_axis(hidden, (lengths + t - 1)[:, None, None], axis=1)[:, 0]
-        logits = last @ head
+        logits = soft_cap(last @ head, model.cap)
         logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
         drawn = jax.vmap(lambda k, z: jax.random.categorical(jax.random.fold_in(k, t), z))(
             keys, logits

@@ -4,6 +4,8 @@ With n the normalizations, a block maps the hidden states h to
 
     h + attention(n_1 h) =: g,   g + feed_forward(n_2 g),                                  (1)
     h + attention(n_1 h) + feed_forward(n_2 h)                             (parallel).     (2)
+
+Where what a part returns is normalized, n_3 attention(...) and n_4 feed_forward(...) stand there.
 """
 
 import dataclasses
@@ -71,7 +73,8 @@ class Norm(nnx.Module):
 
     def __init__(self, width: int, config: DecoderConfig, dtype: jnp.dtype):
         self.centered, self.epsilon = config.norm == "layer", config.epsilon
-        self.scale = nnx.Param(jnp.ones(width, dtype))
+        self.least = 1 if config.norm == "rms_from_one" else 0
+        self.scale = nnx.Param(jnp.full(width, 1 - self.least, dtype))
         self.bias = nnx.Param(jnp.zeros(width, dtype)) if self.centered else None
 
     def __call__(self, x: Array) -> Array:
@@ -82,7 +85,7 @@ class Norm(nnx.Module):
             y = y - jnp.mean(y, axis=-1, keepdims=True)
         y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + self.epsilon)
         leading = (None,) * (x.ndim - 1)
-        y = y * self.scale[...].astype(exact)[leading]
+        y = y * (self.least + self.scale[...].astype(exact))[leading]
         if self.bias is not None:
             y = y + self.bias[...].astype(exact)[leading]
         return y.astype(x.dtype)
@@ -92,16 +95,20 @@ class Attention(nnx.Module):
     """Attention with its linear layers."""
 
     def __init__(self, config: DecoderConfig, linear: Linears):
-        self.head_width = config.head_width
+        self.head_width, self.joint = config.head_width, config.joint_query_key_norm
+        self.scale, self.cap = config.score_scale, config.score_cap
         inner = config.heads * config.head_width
         outer = config.key_heads * config.head_width
         self.query = linear("query", config.width, inner, config.query_bias)
         self.key = linear("key", config.width, outer, config.query_bias)
         self.value = linear("value", config.width, outer, config.query_bias)
         self.out = linear("out", inner, config.width, config.out_bias)
-        normed = config.query_key_norm
-        self.query_norm = Norm(config.head_width, config, linear.param_dtype) if normed else None
-        self.key_norm = Norm(config.head_width, config, linear.param_dtype) if normed else None
+        self.query_norm, self.key_norm = (
+            Norm(width if self.joint else config.head_width, config, linear.param_dtype)
+            if config.query_key_norm
+            else None
+            for width in (inner, outer)
+        )
 
     def __call__(
         self, x: Array, mask: Array, rotation: tuple[Array, Array] | None, at: Array | None = None
@@ -113,10 +120,8 @@ class Attention(nnx.Module):
         self, x: Array, rotation: tuple[Array, Array] | None, at: Array | None = None
     ) -> tuple[Array, Array, Array]:
         """Return queries, keys and values (batch, tokens, heads, head width), rotated."""
-        query = self._split(self.query(pick(x, at)))
-        key, value = self._split(self.key(x)), self._split(self.value(x))
-        if self.query_norm is not None and self.key_norm is not None:
-            query, key = self.query_norm(query), self.key_norm(key)
+        query = self._split(self.query(pick(x, at)), self.query_norm)
+        key, value = self._split(self.key(x), self.key_norm), self._split(self.value(x))
         if rotation is not None:
             query = rotate(query, *(pick(part, at) for part in rotation))
             key = rotate(key, *rotation)
@@ -124,11 +129,14 @@ class Attention(nnx.Module):
 
     def mix(self, query: Array, key: Array, value: Array, mask: Array) -> Array:
         """Return what queries read; mask (batch, queries, keys) is true at what they see."""
-        mixed = attend(query, key, value, mask)
+        mixed = attend(query, key, value, mask, scale=self.scale, cap=self.cap)
         return self.out(mixed.reshape(*query.shape[:2], -1))
 
-    def _split(self, x: Array) -> Array:
-        return x.reshape(*x.shape[:2], -1, self.head_width)
+    def _split(self, x: Array, norm: Norm | None = None) -> Array:
+        """The heads of x, normalized each by itself or all together."""
+        x = norm(x) if norm is not None and self.joint else x
+        x = x.reshape(*x.shape[:2], -1, self.head_width)
+        return norm(x) if norm is not None and not self.joint else x
 
 
 class FeedForward(nnx.Module):
@@ -152,24 +160,38 @@ class Block(nnx.Module):
     """One block, equation (1) or (2)."""
 
     def __init__(self, config: DecoderConfig, linear: Linears):
+        def norm(*places: str) -> Norm | None:
+            within = config.norm_places in places
+            return Norm(config.width, config, linear.param_dtype) if within else None
+
         self.parallel = config.parallel
-        self.attention_norm = Norm(config.width, config, linear.param_dtype)
+        self.attention_norm = norm("before", "around")
         self.attention = Attention(config, linear)
-        self.feed_forward_norm = Norm(config.width, config, linear.param_dtype)
+        self.attention_out_norm = norm("after", "around")
+        self.feed_forward_norm = norm("before", "around")
         self.feed_forward = FeedForward(config, linear)
+        self.feed_forward_out_norm = norm("after", "around")
 
     def __call__(
         self, h: Array, mask: Array, rotation: tuple[Array, Array] | None, at: Array | None = None
     ) -> Array:
         """Apply the block to hidden states (batch, tokens, width); return all, or those `at`."""
-        attended = self.attention(self.attention_norm(h), mask, rotation, at)
+        attended = self.attention(self.entering(h), mask, rotation, at)
         return self.around(pick(h, at), attended)
+
+    def entering(self, h: Array) -> Array:
+        """Return what the attention reads of hidden states."""
+        return _normalized(self.attention_norm, h)
 
     def around(self, h: Array, attended: Array) -> Array:
         """Return the block's output from its input and what the attention read there."""
-        mixed = h + attended
-        seen = h if self.parallel else mixed
-        return mixed + self.feed_forward(self.feed_forward_norm(seen))
+        mixed = h + _normalized(self.attention_out_norm, attended)
+        seen = _normalized(self.feed_forward_norm, h if self.parallel else mixed)
+        return mixed + _normalized(self.feed_forward_out_norm, self.feed_forward(seen))
+
+
+def _normalized(norm: Norm | None, x: Array) -> Array:
+    return x if norm is None else norm(x)
 
 
 def pick(array: Array, at: Array | None) -> Array:

@@ -4,8 +4,9 @@ The last hidden states and the head that turns them into logits are handed out a
 of a preference pair need no logits. Layers are unrolled.
 """
 
+import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,12 +15,14 @@ from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from ctrl_jax._checks import refuse
+from ctrl_jax._numerics import soft_cap
 from ctrl_jax._typing import Params
 from ctrl_jax.networks.language.block import Block, Linears, Norm
-from ctrl_jax.networks.language.config import DecoderConfig, Learned, Rotary
-from ctrl_jax.networks.language.mask import causal_mask, positions_of, within
+from ctrl_jax.networks.language.config import DecoderConfig, Learned
+from ctrl_jax.networks.language.mask import causal_mask, positions_of, text_lengths, within
 from ctrl_jax.networks.layers.linear import gradient_turned
-from ctrl_jax.networks.layers.rotary import angles
+from ctrl_jax.networks.layers.rotary import Rotary, angles
+from ctrl_jax.networks.layers.rotary_scaling import Lengths, depends_on_length
 from ctrl_jax.networks.lora import LoRA
 
 
@@ -36,14 +39,21 @@ class LanguageModel(NamedTuple):
             computes no others. A token outside the vocabulary or a position outside a learned table
             makes its row NaN, wherever it stands.
         head: ``head(params)`` returns the matrix (width, vocabulary) in the dtype of the hidden
-            states; logits are ``hidden @ head(params)``, at the positions that need them.
+            states; logits are ``hidden @ head(params)``, at the positions that need them, where
+            there is no `cap`.
         shapes: the tree of parameters as `jax.ShapeDtypeStruct`.
+        cap: where the logits are bounded, c of c tanh(``hidden @ head(params)`` / c) = logits.
     """
 
     init: Callable[[Array], Params]
     apply: Callable[..., Array]
     head: Callable[[Params], Array]
     shapes: Params
+    cap: float | None = None
+
+    def logits(self, params: Params, hidden: Array) -> Array:
+        """Return the logits of hidden states, in their dtype."""
+        return soft_cap(hidden @ self.head(params), self.cap)
 
 
 class Decoder(nnx.Module):
@@ -56,35 +66,59 @@ class Decoder(nnx.Module):
     """
 
     def __init__(self, config: DecoderConfig, linear: Linears, *, remat: bool):
-        self.dtype, self.remat, self.rotated = linear.dtype, remat, config.rotated
+        self.dtype, self.remat, self.head_width = linear.dtype, remat, config.head_width
+        self.windows, self.rotations = config.windows, config.rotations
+        self.factor = math.sqrt(config.width) if config.scaled_tokens else None
         draw = nnx.initializers.normal(config.initial_std)
 
         def table(rows: int, columns: int) -> nnx.Param:
             return nnx.Param(draw(linear.rngs.params(), (rows, columns), linear.param_dtype))
 
         width, kind = config.width, config.positions
-        self.rotary = kind if isinstance(kind, Rotary) else None
         self.tokens = table(config.vocabulary, width)
         self.positions = table(kind.length, width) if isinstance(kind, Learned) else None
         self.blocks = nnx.List([Block(config, linear) for _ in range(config.depth)])
         self.norm = Norm(width, config, linear.param_dtype)
         self.head = None if config.tied else table(width, config.vocabulary)
 
-    def __call__(self, tokens: Array, positions: Array, mask: Array, at: Array | None) -> Array:
+    def __call__(
+        self, tokens: Array, positions: Array, mask: Array, lengths: Lengths, at: Array | None
+    ) -> Array:
         """Return the last hidden states (batch, tokens, width), or those `at`."""
-        h, rotation = self.embed(tokens, positions)
+        h = self.embed(tokens, positions)
         block_of = nnx.remat(Block.__call__) if self.remat else Block.__call__
-        for block in self.blocks[:-1]:
-            h = block_of(block, h, mask, rotation)
-        return self.norm(block_of(self.blocks[-1], h, mask, rotation, at))
+        views = self.views(positions, lengths, lambda window: within(mask, positions, window))
+        for block, view in zip(self.blocks[:-1], views, strict=False):
+            h = block_of(block, h, *view)
+        return self.norm(block_of(self.blocks[-1], h, *views[-1], at))
 
-    def embed(self, tokens: Array, positions: Array) -> tuple[Array, tuple[Array, Array] | None]:
-        """Return the first hidden states, and the angles of rotary positions."""
+    def embed(self, tokens: Array, positions: Array) -> Array:
+        """Return the first hidden states."""
         h = _rows(self.tokens[...], tokens).astype(self.dtype)
+        if self.factor is not None:
+            h = h * jnp.asarray(self.factor, self.dtype)
         if self.positions is not None:
             h = h + _rows(self.positions[...], positions).astype(self.dtype)
-        rotation = angles(self.rotary, self.rotated, positions) if self.rotary else None
-        return h, rotation
+        return h
+
+    def views(
+        self, positions: Array, lengths: Lengths, seen: Callable[[int | None], Array]
+    ) -> list[tuple[Array, tuple[Array, Array] | None]]:
+        """Return what every block sees, a mask, and its angles; each kind is computed once.
+
+        Args:
+            positions: of the tokens.
+            lengths: of their texts.
+            seen: the mask of blocks with such a window.
+        """
+        masks = {window: seen(window) for window in {*self.windows}}
+        turns: dict[Rotary | None, Any] = {
+            rotary: angles(rotary, self.head_width, positions, lengths)
+            for rotary in {*self.rotations}
+            if rotary is not None
+        }
+        kinds = zip(self.windows, self.rotations, strict=True)
+        return [(masks[window], turns.get(rotary)) for window, rotary in kinds]
 
     def matrix(self) -> Array:
         """Return the head (width, vocabulary)."""
@@ -122,6 +156,7 @@ def language_model(
         linear = Linears(config.initial_std, *dtypes, lora, rngs)
         return Decoder(config, linear, remat=remat)
 
+    varying = any(rotary and depends_on_length(rotary.scaling) for rotary in config.rotations)
     graph, abstract = nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(params=0, lora=1))))
 
     def init(key: Array) -> Params:
@@ -131,17 +166,18 @@ def language_model(
     def apply(params: Params, tokens: Array, positions=None, mask=None, at=None) -> Array:
         _check(config, tokens, positions, mask)
         _check_places(tokens, at)
+        lengths = tokens.shape[1]
         if mask is None:
             mask = causal_mask(*tokens.shape)
+        elif varying:
+            lengths = text_lengths(mask, positions_of(mask) if positions is None else positions)
         positions = positions_of(mask) if positions is None else positions
-        if config.window is not None:
-            mask = within(mask, positions, config.window)
-        return nnx.merge(graph, params)(tokens, positions, mask, at)
+        return nnx.merge(graph, params)(tokens, positions, mask, lengths, at)
 
     def head(params: Params) -> Array:
         return nnx.merge(graph, params).matrix()
 
-    return LanguageModel(init, apply, head, nnx.to_pure_dict(abstract))
+    return LanguageModel(init, apply, head, nnx.to_pure_dict(abstract), config.logit_cap)
 
 
 def _rows(table: Array, indices: Array) -> Array:

@@ -43,11 +43,14 @@ class Decoding(NamedTuple):
             states (batch, n, width) are those of `LanguageModel.apply` on the whole text.
         head: ``head(params)`` returns the matrix (width, vocabulary) that turns hidden states into
             logits.
+        cap: c, where logits are c tanh(``hidden @ head(params)`` / c); None where they are that
+            product.
     """
 
     start: Callable[[int, int], KVCache]
     read: Callable[..., tuple[Array, KVCache]]
     head: Callable[[Params], Array]
+    cap: float | None = None
 
 
 def make_decoding(
@@ -56,7 +59,8 @@ def make_decoding(
     """Return how a decoder reads on, with the parameters of its `language_model`.
 
     Reading beyond the length of the cache is a fault that traced positions do not show: the last
-    tokens are then overwritten.
+    tokens are then overwritten. Rotations that depend on the length of a text (`DynamicScaling`,
+    `LongScaling`) are those of a text that fills the cache: what was read cannot be turned again.
 
     Args:
         config: the description of the decoder.
@@ -85,11 +89,12 @@ def make_decoding(
     def read(params: Params, cache: KVCache, tokens: Array, position) -> tuple[Array, KVCache]:
         decoder = nnx.merge(graph, params)
         places = jnp.broadcast_to((position + jnp.arange(tokens.shape[1]))[None], tokens.shape)
-        mask = _seen(places, cache.keys[0].shape[1], config.window)
-        h, rotation = decoder.embed(tokens, places)
+        length = cache.keys[0].shape[1]
+        views = decoder.views(places, length, lambda window: _seen(places, length, window))
+        h = decoder.embed(tokens, places)
         layers = []
-        for block, keys, values in zip(decoder.blocks, *cache, strict=True):
-            query, key, value = block.attention.project(block.attention_norm(h), rotation)
+        for block, (mask, turns), keys, values in zip(decoder.blocks, views, *cache, strict=True):
+            query, key, value = block.attention.project(block.entering(h), turns)
             keys, values = (
                 jax.lax.dynamic_update_slice_in_dim(old, new, position, axis=1)
                 for old, new in ((keys, key), (values, value))
@@ -101,7 +106,7 @@ def make_decoding(
     def head(params: Params) -> Array:
         return nnx.merge(graph, params).matrix()
 
-    return Decoding(start, read, head)
+    return Decoding(start, read, head, config.logit_cap)
 
 
 def _seen(places: Array, length: int, window: int | None) -> Array:

@@ -51,14 +51,36 @@ def positions_of(mask: Bool[Array, "batch tokens tokens"]) -> Int[Array, "batch 
     return jnp.sum(mask, axis=2, dtype=jnp.int32) - 1
 
 
+def text_lengths(
+    mask: Bool[Array, "batch tokens tokens"], positions: Int[Array, "batch tokens"]
+) -> Int[Array, "batch tokens"]:
+    """Return how many tokens the text of each token has, in the longest of its branches.
+
+    Args:
+        mask: true at [row, i, j] where token i sees token j.
+        positions: of every token in its own text.
+    """
+    near = mask | mask.mT
+
+    def longest(values: Array) -> Array:
+        return jnp.max(jnp.where(near, values[:, None], 0), axis=2)
+
+    # A branch and its siblings are two steps apart, by way of the trunk.
+    return longest(longest(positions)) + 1
+
+
 def within(
-    mask: Bool[Array, "batch tokens tokens"], positions: Int[Array, "batch tokens"], window: int
+    mask: Bool[Array, "batch tokens tokens"],
+    positions: Int[Array, "batch tokens"],
+    window: int | None,
 ) -> Bool[Array, "batch tokens tokens"]:
     """Return the mask without what lies too far back.
 
     Args:
         mask: true at [row, i, j] where token i sees token j.
         positions: of every token in its own text.
-        window: positions that a token looks back, itself included.
+        window: positions that a token looks back, itself included; None for all.
     """
+    if window is None:
+        return mask
     return mask & (positions[:, :, None] - positions[:, None] < window)

@@ -6,48 +6,63 @@ rotated by the angle
     p w_i,   w_i = base^(-2i/r),                                                           (1)
 
 so that the product of a query and a key depends on the difference of their positions only. Longer
-texts than those of training are reached by slower rotations: w_i / factor (linear), or, with
-n_i = length w_i / 2 pi the turns over the original length and s_i = (n_i - low) / (high - low)
-clipped to [0, 1],
-
-    (1 - s_i) w_i / factor + s_i w_i                     (Llama 3).                        (2)
+texts than those of training are reached by slower rotations (`rotary_scaling`).
 """
 
-import math
+import dataclasses
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from ctrl_jax.networks.language.config import LinearScaling, Rotary
 from ctrl_jax.networks.layers.linear import at_least_single
+from ctrl_jax.networks.layers.rotary_scaling import Lengths, Scaling, attention_factor
 
 
-def frequencies(rotary: Rotary, rotated: int) -> np.ndarray:
-    """Return w_i of (1) or (2), in radians per position, shape (rotated / 2,), float64.
+@dataclasses.dataclass(frozen=True)
+class Rotary:
+    """Queries and keys rotated by angles proportional to their positions.
+
+    Args:
+        base: of the powers that are the rotations' rates.
+        fraction: share of a head that is rotated.
+        scaling: for texts longer than those of training; None for none.
+    """
+
+    base: float = 10_000.0
+    fraction: float = 1.0
+    scaling: Scaling | None = None
+
+
+def rotated_entries(rotary: Rotary, head_width: int) -> int:
+    """Return r, how many entries of a head are rotated."""
+    return int(head_width * rotary.fraction)
+
+
+def frequencies(
+    rotary: Rotary, head_width: int, lengths: Lengths = 1
+) -> np.ndarray | Float[Array, "batch tokens half"]:
+    """Return the rates in radians per position, (r / 2,) in float64, or one row for each length.
 
     Args:
         rotary: base and scaling of the rotations.
-        rotated: r, entries of a head that are rotated.
+        head_width: size of a head.
+        lengths: tokens of each token's text, for scalings that depend on it.
     """
+    rotated = rotated_entries(rotary, head_width)
     plain = rotary.base ** (-np.arange(0, rotated, 2) / rotated)
-    scaling = rotary.scaling
-    if scaling is None:
-        return plain
-    if isinstance(scaling, LinearScaling):
-        return plain / scaling.factor
-    turns = scaling.length * plain / (2 * math.pi)
-    kept = np.clip((turns - scaling.low) / (scaling.high - scaling.low), 0.0, 1.0)
-    return (1 - kept) * plain / scaling.factor + kept * plain
+    return plain if rotary.scaling is None else rotary.scaling.rates(plain, rotary.base, lengths)
 
 
 def angles(
-    rotary: Rotary, rotated: int, positions: Int[Array, "batch tokens"]
+    rotary: Rotary, head_width: int, positions: Int[Array, "batch tokens"], lengths: Lengths = 1
 ) -> tuple[Float[Array, "batch tokens 1 half"], Float[Array, "batch tokens 1 half"]]:
-    """Return cosine and sine of every token's angles, the same for all heads."""
-    rates = jnp.asarray(frequencies(rotary, rotated), jnp.float32)
-    phase = (positions[..., None].astype(jnp.float32) * rates[None, None])[:, :, None]
-    return jnp.cos(phase), jnp.sin(phase)
+    """Return cosine and sine of every token's angles, the same for all heads, times the factor."""
+    rates = jnp.asarray(frequencies(rotary, head_width, lengths), jnp.float32)
+    rates = rates if rates.ndim == 3 else rates[None, None]
+    phase = (positions[..., None].astype(jnp.float32) * rates)[:, :, None]
+    factor = attention_factor(rotary.scaling)
+    return factor * jnp.cos(phase), factor * jnp.sin(phase)
 
 
 def rotate(

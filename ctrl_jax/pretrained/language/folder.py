@@ -13,6 +13,7 @@ Tokenizers and chat templates are read by transformers::
 
 import json
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.typing import DTypeLike
 
 from ctrl_jax._checks import refuse
+from ctrl_jax._errors import RunWarning
 from ctrl_jax._records import read_json
 from ctrl_jax._typing import Params
 from ctrl_jax.networks.language.config import DecoderConfig
@@ -31,7 +33,7 @@ from ctrl_jax.networks.language.decoder import language_model
 from ctrl_jax.networks.sharding import partition_specs
 from ctrl_jax.pretrained.key_table import fill, named_leaves, unfill
 from ctrl_jax.pretrained.language.names import FAMILIES, Family, buffers, decoder_table
-from ctrl_jax.pretrained.language.record import read_record
+from ctrl_jax.pretrained.language.record import read_entries, read_record
 from ctrl_jax.pretrained.safetensors_file import write_safetensors
 from ctrl_jax.pretrained.weight_files import INDEX, SINGLE, read_weights
 
@@ -62,12 +64,16 @@ def load_decoder(
     """Return the decoder of a folder.
 
     Args:
-        folder: a GPT-2, GPT-NeoX, Llama, Mistral, Qwen 2 or Qwen 3 model as transformers saves it.
+        folder: a GPT-2, GPT-NeoX, Llama, Mistral, Qwen 2 or 3, Gemma 2 or 3 (text), Phi-3 or 4,
+            SmolLM3 or OLMo 2 model as transformers saves it.
         param_dtype: type of the weights; those of the files, float32, float16 or bfloat16, are
             converted to it.
         mesh: with axes ``data`` and ``model``, over which the weights are divided as they are read;
             None for the default device.
         fully: whether they are divided over ``data`` too (`partition_specs`).
+
+    Warns:
+        RunWarning: entries of config.json, or files, that are read over.
 
     Raises:
         ValueError: a file is missing, truncated or damaged, the model is of another kind, or its
@@ -78,9 +84,14 @@ def load_decoder(
     record = read_json(
         Path(folder) / "config.json", name="model", repair="give the folder of a saved model"
     )
-    config = read_record(record)
+    config, over = read_entries(record)
+    if over:
+        note = f"config.json: {', '.join(over)} read over; the network does not depend on it"
+        warnings.warn(note, RunWarning, stacklevel=2)
     family = FAMILIES[record["model_type"]]
     arrays = _with_prefix(family, read_weights(folder))
+    if config.tied and family.tokens not in arrays and family.head in arrays:
+        arrays[family.tokens] = arrays.pop(family.head)
     target = language_model(config, param_dtype=param_dtype).shapes
     ignored = buffers(family, config.depth)
     if config.tied and family.head in arrays:
@@ -125,9 +136,9 @@ def save_decoder(folder: str | os.PathLike[str], record: Mapping[str, Any], para
 
 
 def _with_prefix(family: Family, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The arrays under their full names: files of the first GPT-2 leave the prefix out."""
+    """The arrays under their full names: without a head, transformers leaves the prefix out."""
     prefix = family.tokens.split(".")[0] + "."
-    if family.causal != "GPT2LMHeadModel" or any(name.startswith(prefix) for name in arrays):
+    if any(name.startswith(prefix) for name in arrays):
         return arrays
     return {name if name == family.head else prefix + name: array for name, array in arrays.items()}
 

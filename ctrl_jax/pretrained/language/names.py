@@ -1,7 +1,8 @@
 """The names that the parameters of a decoder have in Hugging Face files, by family.
 
-A linear layer's weight is stored (outputs, inputs) there, except in GPT-2; GPT-2 and GPT-NeoX keep
-queries, keys and values in one array: next to each other, or head by head.
+A linear layer's weight is stored (outputs, inputs) there, except in GPT-2. GPT-2, GPT-NeoX and
+Phi-3 keep queries, keys and values in one array, next to each other or head by head; Phi-3 also
+gates and what they multiply.
 """
 
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ from ctrl_jax.networks.language.config import DecoderConfig
 from ctrl_jax.pretrained.key_table import Part, Source, named_leaves
 
 QUERY_KEY_VALUE = ("attention.query", "attention.key", "attention.value")
+GATE_UP = ("feed_forward.gate", "feed_forward.up")
 
 
 class Family(NamedTuple):
@@ -24,6 +26,7 @@ class Family(NamedTuple):
         parts: layers in a block, ours to theirs.
         positions: table of positions.
         joint: one layer for queries, keys and values.
+        gate_up: one layer for gates and what they multiply.
         by_head: whether that layer keeps the three of one head together.
         transposed: whether weights are stored (outputs, inputs).
         buffers: arrays of a block that hold no parameter.
@@ -37,6 +40,7 @@ class Family(NamedTuple):
     parts: dict[str, str]
     positions: str = ""
     joint: str = ""
+    gate_up: str = ""
     by_head: bool = False
     transposed: bool = True
     buffers: tuple[str, ...] = ()
@@ -98,6 +102,15 @@ LLAMA = Family(
     },
     buffers=("self_attn.rotary_emb.inv_freq",),
 )
+GEMMA = LLAMA._replace(
+    causal="Gemma2ForCausalLM",
+    parts=LLAMA.parts
+    | {
+        "attention_out_norm": "post_attention_layernorm",
+        "feed_forward_norm": "pre_feedforward_layernorm",
+        "feed_forward_out_norm": "post_feedforward_layernorm",
+    },
+)
 FAMILIES = {
     "gpt2": GPT2,
     "gpt_neox": GPT_NEOX,
@@ -105,6 +118,13 @@ FAMILIES = {
     "mistral": LLAMA._replace(causal="MistralForCausalLM"),
     "qwen2": LLAMA._replace(causal="Qwen2ForCausalLM"),
     "qwen3": LLAMA._replace(causal="Qwen3ForCausalLM"),
+    "gemma2": GEMMA,
+    "gemma3_text": GEMMA._replace(causal="Gemma3ForCausalLM"),
+    "phi3": LLAMA._replace(
+        causal="Phi3ForCausalLM", joint="self_attn.qkv_proj", gate_up="mlp.gate_up_proj"
+    ),
+    "smollm3": LLAMA._replace(causal="SmolLM3ForCausalLM"),
+    "olmo2": GEMMA._replace(causal="Olmo2ForCausalLM"),
 }
 
 
@@ -138,17 +158,29 @@ def _in_block(family: Family, config: DecoderConfig, path: str) -> Source:
     layer, _, leaf = inner.rpartition(".")
     prefix, suffix = family.block.format(number), "bias" if leaf == "bias" else "weight"
     axes = (1, 0) if leaf == "kernel" and family.transposed else None
-    if family.joint and layer in QUERY_KEY_VALUE:
-        part = _part(family, config, leaf, QUERY_KEY_VALUE.index(layer))
-        return Source(f"{prefix}.{family.joint}.{suffix}", axes, part)
+    outer = config.key_heads * config.head_width
+    sizes = (config.heads * config.head_width, outer, outer)
+    for joint, layers, widths in (
+        (family.joint, QUERY_KEY_VALUE, sizes),
+        (family.gate_up, GATE_UP, (config.hidden,) * 2),
+    ):
+        if joint and layer in layers:
+            part = _part(family, config, leaf, widths, layers.index(layer))
+            return Source(f"{prefix}.{joint}.{suffix}", axes, part)
     return Source(f"{prefix}.{family.parts[layer]}.{suffix}", axes)
 
 
-def _part(family: Family, config: DecoderConfig, leaf: str, index: int) -> Part:
-    inner = config.heads * config.head_width
-    outputs = (config.heads, 3, config.head_width) if family.by_head else (1, 3, inner)
+def _part(
+    family: Family, config: DecoderConfig, leaf: str, widths: tuple[int, ...], index: int
+) -> Part:
+    """The part `index` of a layer whose outputs are those of several, of such widths."""
+    total, start = sum(widths), sum(widths[:index])
+    outputs, place = (1, total), (start, start + widths[index])
+    if family.by_head:  # the three of a head lie together
+        outputs = (config.heads, total // config.heads)
+        place = (index * config.head_width, (index + 1) * config.head_width)
     if leaf == "bias":
-        return Part((3 * inner,), outputs, index)
+        return Part((total,), outputs, *place)
     if family.transposed:
-        return Part((3 * inner, config.width), (*outputs, config.width), index)
-    return Part((config.width, 3 * inner), (config.width, 3, inner), index)
+        return Part((total, config.width), (*outputs, config.width), *place)
+    return Part((config.width, total), (config.width, total), *place)

@@ -1,21 +1,18 @@
 """The description of a decoder from the ``config.json`` of a Hugging Face folder.
 
-An entry that could change the result and is not understood is refused, not skipped: a scaling of
-the rotations that is unknown here, windows in some of the layers, quantized weights, code of the
-folder's own. Dropout is left out: preference optimization is done without.
+An entry means what it means to transformers for this family, or the record is refused: quantized
+weights, code of the folder's own, a kind of rotation that is unknown here. What says nothing of the
+network is read over (`bookkeeping`). Dropout is left out: preference optimization is done without.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from ctrl_jax.networks.language.config import (
-    DecoderConfig,
-    Learned,
-    LinearScaling,
-    Llama3Scaling,
-    Rotary,
-)
-from ctrl_jax.pretrained.record_entries import REQUIRED, Entries
+from ctrl_jax.networks.language.config import DecoderConfig, Learned
+from ctrl_jax.pretrained.language.bookkeeping import USUAL, foreign_class, is_bookkeeping
+from ctrl_jax.pretrained.language.names import FAMILIES
+from ctrl_jax.pretrained.language.rotation import read_layer_rotaries, read_rotary
+from ctrl_jax.pretrained.record_entries import Entries
 
 ACTIVATIONS = {
     "silu": "silu",
@@ -26,21 +23,26 @@ ACTIVATIONS = {
     "gelu_fast": "gelu_tanh",
     "relu": "relu",
 }
-
-# What says nothing about the hidden states: bookkeeping, tokens, generation, dropout, other tasks.
-IRRELEVANT = {
-    *("model_type", "architectures", "transformers_version", "_name_or_path", "name_or_path"),
-    *("dtype", "torch_dtype", "use_cache", "return_dict", "output_attentions"),
-    *("output_hidden_states", "torchscript", "gradient_checkpointing", "is_decoder"),
-    *("is_encoder_decoder", "chunk_size_feed_forward", "pretraining_tp", "use_bfloat16"),
-    *("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "decoder_start_token_id"),
-    *("unk_token_id", "id2label", "label2id", "num_labels", "problem_type", "finetuning_task"),
-    *("task_specific_params", "max_position_embeddings", "n_ctx", "max_window_layers"),
-    *("resid_pdrop", "embd_pdrop", "attn_pdrop", "attention_dropout", "hidden_dropout"),
-    *("classifier_dropout", "summary_type", "summary_use_proj", "summary_activation"),
-    *("summary_proj_to_labels", "summary_first_dropout", "reorder_and_upcast_attn"),
-    *("_attn_implementation_autoset", "_attn_implementation", "attn_implementation"),
+FULL, SLIDING = "full_attention", "sliding_attention"
+QWEN = {"num_key_value_heads": 32, "sliding_window": 4096, "max_window_layers": 28}
+GEMMA = {
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "query_pre_attn_scalar": 256,
+    "sliding_window": 4096,
 }
+ASSUMED: dict[str, dict[str, Any]] = {
+    "mistral": {"num_key_value_heads": 8, "sliding_window": 4096},
+    "qwen2": QWEN,
+    "qwen3": QWEN | {"head_dim": 128},
+    "gemma2": GEMMA | {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
+    "gemma3_text": GEMMA,
+    "phi3": {"original_max_position_embeddings": 4096, "rms_norm_eps": 1e-5},
+    "smollm3": {"num_key_value_heads": 4},
+    "olmo2": {"rms_norm_eps": 1e-5},
+}
+"""What transformers takes for absent entries, by family; where it takes no sizes, none are here."""
 
 
 def read_record(record: Mapping[str, Any]) -> DecoderConfig:
@@ -52,14 +54,44 @@ def read_record(record: Mapping[str, Any]) -> DecoderConfig:
     Raises:
         ValueError: another kind of model, or an entry that is missing, wrong or not understood.
     """
-    entries = Entries(record)
-    kind = entries.get("model_type", str)
+    return read_entries(record)[0]
+
+
+def read_entries(record: Mapping[str, Any]) -> tuple[DecoderConfig, list[str]]:
+    """Return the description of a decoder, and the entries of its record that were read over.
+
+    Args:
+        record: the content of config.json.
+
+    Raises:
+        ValueError: as `read_record`.
+    """
+    kind = Entries(record).get("model_type", str)
     if kind not in READERS:
-        raise entries.refuse("model_type", kind, f"it must be one of {', '.join(READERS)}")
+        rule, repair = f"it must be one of {', '.join(READERS)}", "give a model of a known kind"
+        raise Entries(record).refuse("model_type", kind, rule, repair)
+    entries = Entries(record, assumed=ASSUMED.get(kind))
+    _check_own_weights(entries, FAMILIES[kind].causal)
     std = entries.get("initializer_range", float, 0.02)
     fields = READERS[kind](entries)
-    entries.finish(IRRELEVANT)
-    return DecoderConfig(**fields, initial_std=std)
+    longest = entries.get("max_position_embeddings", int, None)
+    over = entries.finish(USUAL | {"auto_map"}, is_bookkeeping)
+    over += ["auto_map"] if record.get("auto_map") else []
+    return DecoderConfig(**fields, longest_text=longest, initial_std=std), over
+
+
+def _check_own_weights(entries: Entries, causal: str) -> None:
+    quantized, own = (
+        entries.record.get("quantization_config"),
+        foreign_class(entries.record, causal),
+    )
+    if quantized is not None:
+        rule, repair = "quantized weights are not read", "give the model before its quantization"
+        raise entries.refuse("quantization_config", quantized, rule, repair)
+    if own is not None:
+        rule = "code of the folder's own is not run"
+        repair = f"give a model that transformers reads as {causal}"
+        raise entries.refuse("auto_map", own, rule, repair)
 
 
 def _gpt2(entries: Entries) -> dict[str, Any]:
@@ -90,9 +122,13 @@ def _gpt2(entries: Entries) -> dict[str, Any]:
 def _gpt_neox(entries: Entries) -> dict[str, Any]:
     bias = entries.get("attention_bias", bool, True)
     heads = entries.get("num_attention_heads", int)
-    return _sizes(entries, heads) | {
+    width = entries.get("hidden_size", int)
+    return _sizes(entries) | {
         "key_heads": heads,
-        "positions": _rotary(entries, fraction=0.25),
+        "head_width": _head_width(entries, width, heads),
+        "positions": read_rotary(
+            entries, base_key="rotary_emb_base", fraction=0.25, fraction_key="rotary_pct"
+        ),
         "norm": "layer",
         "epsilon": entries.get("layer_norm_eps", float, 1e-5),
         "activation": _activation(entries, "hidden_act", "gelu"),
@@ -104,53 +140,160 @@ def _gpt_neox(entries: Entries) -> dict[str, Any]:
     }
 
 
-def _llama(entries: Entries) -> dict[str, Any]:
-    heads = entries.get("num_attention_heads", int)
-    bias = entries.get("attention_bias", bool, False)
-    return _sizes(entries, heads) | {
+def _rms(entries: Entries) -> dict[str, Any]:
+    """What all families after Llama have, but rotations and biases."""
+    heads, width = entries.get("num_attention_heads", int), entries.get("hidden_size", int)
+    return _sizes(entries) | {
         "key_heads": entries.get("num_key_value_heads", int, heads),
-        "positions": _rotary(entries, fraction=1.0),
+        "head_width": entries.get("head_dim", int, None) or _head_width(entries, width, heads),
         "epsilon": entries.get("rms_norm_eps", float, 1e-6),
-        "activation": _activation(entries, "hidden_act", "silu"),
-        "query_bias": bias,
-        "out_bias": bias,
-        "feed_forward_bias": entries.get("mlp_bias", bool, False),
     }
 
 
+def _silu(entries: Entries) -> dict[str, Any]:
+    return _rms(entries) | {"activation": _activation(entries, "hidden_act", "silu")}
+
+
+def _attention_bias(entries: Entries) -> dict[str, Any]:
+    bias = entries.get("attention_bias", bool, False)
+    return {"query_bias": bias, "out_bias": bias}
+
+
+def _llama(entries: Entries) -> dict[str, Any]:
+    _expect_types(entries, FULL)
+    return (
+        _silu(entries)
+        | _attention_bias(entries)
+        | {
+            "positions": read_rotary(entries),
+            "feed_forward_bias": entries.get("mlp_bias", bool, False),
+        }
+    )
+
+
 def _mistral(entries: Entries) -> dict[str, Any]:
-    window = entries.get("sliding_window", int, None)
-    if "sliding_window" not in entries.record:
-        raise entries.refuse("sliding_window", None, "it must be given, as int or null")
-    return _llama(entries) | {"window": window}
+    return _silu(entries) | {"positions": read_rotary(entries)} | _window_everywhere(entries)
 
 
 def _qwen2(entries: Entries) -> dict[str, Any]:
-    return _llama(entries) | {"query_bias": True, "window": _window(entries)}
+    fields = {"positions": read_rotary(entries), "query_bias": True}
+    return _silu(entries) | fields | _window_of_qwen(entries)
 
 
 def _qwen3(entries: Entries) -> dict[str, Any]:
-    return _llama(entries) | {"query_key_norm": True, "window": _window(entries)}
+    entries.get("head_dim", int)
+    fields = {"positions": read_rotary(entries), "query_key_norm": True}
+    return _silu(entries) | _attention_bias(entries) | fields | _window_of_qwen(entries)
 
 
-READERS = {
+def _gemma(entries: Entries) -> dict[str, Any]:
+    """What Gemma 2 and 3 share: both count scales from one and normalize around each part."""
+    entries.expect("use_bidirectional_attention", False)
+    for name in ("head_dim", "num_key_value_heads", "hidden_activation"):
+        entries.get(name, type(GEMMA[name]))
+    return (
+        _rms(entries)
+        | _attention_bias(entries)
+        | {
+            "norm": "rms_from_one",
+            "norm_places": "around",
+            "activation": _activation(entries, "hidden_activation", ""),
+            "tied": entries.get("tie_word_embeddings", bool, True),
+            "scaled_tokens": True,
+            "score_scale": entries.get("query_pre_attn_scalar", float) ** -0.5,
+            "logit_cap": entries.get("final_logit_softcapping", float, None),
+        }
+    )
+
+
+def _gemma2(entries: Entries) -> dict[str, Any]:
+    windows = _windows(entries, _every(entries, 2), entries.get("sliding_window", int, None))
+    return (
+        _gemma(entries)
+        | windows
+        | {
+            "positions": read_rotary(entries),
+            "score_cap": entries.get("attn_logit_softcapping", float, None),
+        }
+    )
+
+
+def _gemma3(entries: Entries) -> dict[str, Any]:
+    usual = _every(entries, entries.get("sliding_window_pattern", int, 6))
+    windows = _windows(entries, usual, entries.get("sliding_window", int, None))
+    bases = {FULL: ("rope_theta", 1e6), SLIDING: ("rope_local_base_freq", 1e4)}
+    everywhere, local = read_layer_rotaries(entries, bases=bases)
+    fields = {"positions": everywhere, "query_key_norm": True}
+    if windows:
+        fields["window_positions"] = local
+    return _gemma(entries) | fields | windows
+
+
+def _phi3(entries: Entries) -> dict[str, Any]:
+    kinds = {"default": "default"} | dict.fromkeys(("longrope", "su", "yarn"), "longrope")
+    fields = {"positions": read_rotary(entries, fraction=1.0, kinds=kinds)}
+    return _silu(entries) | fields | _window_everywhere(entries)
+
+
+def _smollm3(entries: Entries) -> dict[str, Any]:
+    depth = entries.get("num_hidden_layers", int)
+    every = entries.get("no_rope_layer_interval", int, 4)
+    rotated = entries.get("no_rope_layers", list, None)
+    if rotated is None:
+        rotated = [int((i + 1) % every != 0) for i in range(depth)]
+    if len(rotated) < depth or not {*rotated} <= {0, 1}:
+        rule = f"it must say 1, rotated, or 0 for each of {depth} layers"
+        raise entries.refuse("no_rope_layers", rotated, rule)
+    size = _used_window(entries)
+    usual = [SLIDING if size is not None and not rotates else FULL for rotates in rotated[:depth]]
+    return (
+        _silu(entries)
+        | _attention_bias(entries)
+        | _windows(entries, usual, size)
+        | {
+            "positions": read_rotary(entries, base=2e6),
+            "unrotated": tuple(i for i in range(depth) if not rotated[i]),
+            "feed_forward_bias": entries.get("mlp_bias", bool, False),
+            "tied": entries.get("tie_word_embeddings", bool, True),
+        }
+    )
+
+
+def _olmo2(entries: Entries) -> dict[str, Any]:
+    _expect_types(entries, FULL)
+    return (
+        _silu(entries)
+        | _attention_bias(entries)
+        | {
+            "positions": read_rotary(entries),
+            "norm_places": "after",
+            "query_key_norm": True,
+            "joint_query_key_norm": True,
+        }
+    )
+
+
+READERS: dict[str, Callable[[Entries], dict[str, Any]]] = {
     "gpt2": _gpt2,
     "gpt_neox": _gpt_neox,
     "llama": _llama,
     "mistral": _mistral,
     "qwen2": _qwen2,
     "qwen3": _qwen3,
+    "gemma2": _gemma2,
+    "gemma3_text": _gemma3,
+    "phi3": _phi3,
+    "smollm3": _smollm3,
+    "olmo2": _olmo2,
 }
 
 
-def _sizes(entries: Entries, heads: int) -> dict[str, Any]:
-    width = entries.get("hidden_size", int)
+def _sizes(entries: Entries) -> dict[str, Any]:
     return {
         "vocabulary": entries.get("vocab_size", int),
-        "width": width,
+        "width": entries.get("hidden_size", int),
         "depth": entries.get("num_hidden_layers", int),
-        "heads": heads,
-        "head_width": entries.get("head_dim", int, None) or _head_width(entries, width, heads),
+        "heads": entries.get("num_attention_heads", int),
         "hidden": entries.get("intermediate_size", int),
         "tied": entries.get("tie_word_embeddings", bool, False),
     }
@@ -169,56 +312,49 @@ def _activation(entries: Entries, key: str, default: str) -> str:
     return ACTIVATIONS[name]
 
 
-def _window(entries: Entries) -> int | None:
-    """The window of Qwen, which may have one in the layers from a certain one on."""
-    size = entries.get("sliding_window", int, None)
-    used = entries.get("use_sliding_window", bool, False) and size is not None
+def _every(entries: Entries, number: int) -> list[str]:
+    """Types of layers of which every so many sees everything."""
     depth = entries.get("num_hidden_layers", int)
-    first = entries.get("max_window_layers", int, 28) if used else depth
-    usual = ["sliding_attention" if i >= first else "full_attention" for i in range(depth)]
-    kinds = {*entries.get("layer_types", list, usual)}
-    if len(kinds) > 1 or not kinds <= {"sliding_attention", "full_attention"}:
-        raise entries.refuse("layer_types", sorted(kinds), "all layers must be of one known type")
-    return size if kinds == {"sliding_attention"} else None
+    return [SLIDING if (i + 1) % number else FULL for i in range(depth)]
 
 
-def _rotary(entries: Entries, *, fraction: float) -> Rotary:
-    """The rotation, from entries of this or of older versions of the format."""
-    new, old = (entries.get(key, dict, None) for key in ("rope_parameters", "rope_scaling"))
-    inner = Entries(new or old or {}, "config.json, rotation")
-    base = [entries.get(key, float, None) for key in ("rope_theta", "rotary_emb_base")]
-    part = [entries.get(key, float, None) for key in ("partial_rotary_factor", "rotary_pct")]
-    base.append(inner.get("rope_theta", float, None))
-    part.append(inner.get("partial_rotary_factor", float, None))
-    scaling = _scaling(inner, entries)
-    inner.finish(set())
-    return Rotary(
-        _one(entries, "rope_theta", base, 10_000.0),
-        _one(entries, "partial_rotary_factor", part, fraction),
-        scaling,
-    )
+def _window_of_qwen(entries: Entries) -> dict[str, Any]:
+    """The window of Qwen, which may have one in the layers from a certain one on."""
+    size = _used_window(entries)
+    depth, first = entries.get("num_hidden_layers", int), entries.get("max_window_layers", int)
+    usual = [SLIDING if size is not None and i >= first else FULL for i in range(depth)]
+    return _windows(entries, usual, size)
 
 
-def _one(entries: Entries, key: str, values: list[float | None], default: float) -> float:
-    given = {value for value in values if value is not None}
-    if len(given) > 1:
-        raise entries.refuse(key, sorted(given), "its entries must agree")
-    return given.pop() if given else default
+def _used_window(entries: Entries) -> int | None:
+    size = entries.get("sliding_window", int, None)
+    return size if entries.get("use_sliding_window", bool, False) else None
 
 
-def _scaling(inner: Entries, entries: Entries) -> LinearScaling | Llama3Scaling | None:
-    old, new = inner.get("type", str, "default"), inner.get("rope_type", str, None)
-    kind = new or old
-    if kind == "default":
-        return None
-    if kind == "linear":
-        return LinearScaling(inner.get("factor", float))
-    if kind == "llama3":
-        length = entries.get("max_position_embeddings", int, None)
-        return Llama3Scaling(
-            inner.get("factor", float),
-            inner.get("low_freq_factor", float),
-            inner.get("high_freq_factor", float),
-            inner.get("original_max_position_embeddings", int, length or REQUIRED),
-        )
-    raise inner.refuse("rope_type", kind, "it must be default, linear or llama3")
+def _window_everywhere(entries: Entries) -> dict[str, Any]:
+    """The window of families that have the same in all layers."""
+    window = entries.get("sliding_window", int, None)
+    _expect_types(entries, FULL if window is None else SLIDING)
+    return {"window": window}
+
+
+def _windows(entries: Entries, usual: list[str], size: int | None) -> dict[str, Any]:
+    """The windows of layers of several types; `usual` where the record does not list them."""
+    types = entries.get("layer_types", list, usual)
+    if len(types) != len(usual) or not {*map(str, types)} <= {FULL, SLIDING}:
+        rule = f"it must say {FULL} or {SLIDING} for each of {len(usual)} layers"
+        raise entries.refuse("layer_types", types, rule)
+    if SLIDING not in types:
+        return {}
+    if size is None:
+        rule = f"{SLIDING} needs a sliding_window that is used"
+        raise entries.refuse("layer_types", types, rule)
+    return {"window": size, "unwindowed": tuple(i for i, t in enumerate(types) if t == FULL)}
+
+
+def _expect_types(entries: Entries, kind: str) -> None:
+    """Refuse types of layers where transformers takes one for all."""
+    types = entries.get("layer_types", list, None)
+    if types is not None and {*map(str, types)} != {kind}:
+        rule = f"transformers takes {kind} in all layers of this family whatever it says"
+        raise entries.refuse("layer_types", types, rule, "take it out if that is right")

@@ -31,7 +31,8 @@ def texts_alone(model, params):
     texts = [[*pair.prompt, *answer] for pair in PAIRS for answer in pair[1:3]]
     tokens = jnp.array([text + [0] * (LENGTH - len(text)) for text in texts])
     hidden = np.asarray(jax.jit(model.apply)(params, tokens), np.float64)
-    return hidden.reshape(len(PAIRS), 2, LENGTH, -1) @ np.asarray(model.head(params), np.float64)
+    logits = hidden.reshape(len(PAIRS), 2, LENGTH, -1) @ np.asarray(model.head(params), np.float64)
+    return logits if model.cap is None else model.cap * np.tanh(logits / model.cap)
 
 
 def alone(pair, logits_of):

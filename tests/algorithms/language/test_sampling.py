@@ -9,9 +9,10 @@ import pytest
 from scipy import stats
 
 from ctrl_jax.algorithms.language.sampling import divergence_along, sample_answers
-from ctrl_jax.networks.language.config import DecoderConfig, Rotary
+from ctrl_jax.networks.language.config import DecoderConfig
 from ctrl_jax.networks.language.decoder import language_model
 from ctrl_jax.networks.language.decoding import make_decoding
+from ctrl_jax.networks.layers.rotary import Rotary
 from tests.networks.language.decoders import moved
 
 CONFIG = DecoderConfig(

@@ -6,7 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ctrl_jax.networks.language.config import DecoderConfig, Learned, Llama3Scaling, Rotary
+from ctrl_jax.networks.language.config import DecoderConfig, Learned
+from ctrl_jax.networks.layers.rotary import Rotary
+from ctrl_jax.networks.layers.rotary_scaling import Llama3Scaling, YarnScaling
 
 SIZES: dict[str, Any] = {
     "vocabulary": 23,
@@ -45,7 +47,35 @@ QWEN = DecoderConfig(
     query_key_norm=True,
     window=5,
 )
-CONFIGS = {"gpt2": GPT2, "neox": NEOX, "qwen": QWEN}
+# Gemma 2 and 3 in one: a window in the first block alone, with a rotation of its own.
+GEMMA = DecoderConfig(
+    **SIZES,
+    key_heads=2,
+    positions=Rotary(base=200.0, scaling=YarnScaling(4.0, 6)),
+    norm="rms_from_one",
+    norm_places="around",
+    activation="gelu_tanh",
+    query_key_norm=True,
+    tied=True,
+    scaled_tokens=True,
+    score_scale=0.7,
+    score_cap=2.0,
+    logit_cap=3.0,
+    window=5,
+    unwindowed=(1,),
+    window_positions=Rotary(base=20.0),
+)
+# OLMo 2 and SmolLM3 in one: normalized results, no rotation in the last block.
+OLMO = DecoderConfig(
+    **SIZES,
+    key_heads=2,
+    positions=Rotary(base=20.0, fraction=0.5),
+    norm_places="after",
+    query_key_norm=True,
+    joint_query_key_norm=True,
+    unrotated=(1,),
+)
+CONFIGS = {"gpt2": GPT2, "neox": NEOX, "qwen": QWEN, "gemma": GEMMA, "olmo": OLMO}
 
 
 def moved(model):

@@ -7,15 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ctrl_jax.networks.language.config import (
-    Learned,
-    LinearScaling,
-    Llama3Scaling,
-    Rotary,
-)
+from ctrl_jax.networks.language.config import Learned
 from ctrl_jax.networks.language.decoder import language_model
 from ctrl_jax.networks.language.mask import causal_mask, positions_of, text_mask
-from ctrl_jax.networks.layers.rotary import frequencies
+from ctrl_jax.networks.layers.rotary import Rotary, frequencies
+from ctrl_jax.networks.layers.rotary_scaling import LinearScaling, Llama3Scaling
 from tests.networks.language.decoders import CONFIGS, GPT2, NEOX, QWEN, SIZES, moved
 
 LENGTH = 12
@@ -33,8 +29,8 @@ class Case:
         self.config, self.model = config, language_model(config)
         self.params = moved(self.model)
         self.program = jax.jit(
-            lambda params, tokens, positions, mask: (
-                self.model.apply(params, tokens, positions, mask) @ self.model.head(params)
+            lambda params, tokens, positions, mask: self.model.logits(
+                params, self.model.apply(params, tokens, positions, mask)
             )
         )
 
@@ -74,13 +70,12 @@ def test_a_later_token_never_changes_an_earlier_logit(case):
 
 
 def test_every_token_seen_matters(case):
-    """And with a window of w, in d blocks, no token further back than d (w - 1)."""
+    """And with windows of w in all blocks, none further back than the sum of their w - 1."""
     base = TOKENS[0]
     changed = jnp.stack([base, base.at[0].set((base[0] + 1) % 23)])
     logits = case(changed)
     moved_by = np.abs(logits[1] - logits[0]).max(axis=1)
-    window, depth = case.config.window, case.config.depth
-    reach = LENGTH if window is None else depth * (window - 1) + 1
+    reach = sum((window or LENGTH) - 1 for window in case.config.windows) + 1
     assert (moved_by[:reach] > 1e-4).all()
     assert (moved_by[reach:] < 1e-5).all()
 
@@ -138,7 +133,7 @@ def test_only_differences_of_positions_matter_to_rotations(case):
 
 
 def test_defaults_are_the_causal_mask_and_its_positions(case):
-    plain = jax.jit(lambda p, t: case.model.apply(p, t) @ case.model.head(p))
+    plain = jax.jit(lambda p, t: case.model.logits(p, case.model.apply(p, t)))
     agree(plain(case.params, TOKENS), case(TOKENS))
 
 

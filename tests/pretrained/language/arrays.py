@@ -6,6 +6,15 @@ import numpy as np
 
 from ctrl_jax.pretrained.safetensors_file import write_safetensors
 
+GEMMA = ("input", "post_attention", "pre_feedforward", "post_feedforward")
+NORMS = {
+    "": ("input", "post_attention"),
+    "gemma2": GEMMA,
+    "gemma3_text": GEMMA,
+    "olmo2": ("post_attention", "post_feedforward"),
+}
+TIED = ("gemma2", "gemma3_text", "smollm3")
+
 
 def _gpt2(record):
     width, inner = record["n_embd"], record.get("n_inner") or 4 * record["n_embd"]
@@ -45,24 +54,29 @@ def _llama(record):
     heads = record["num_attention_heads"]
     size = record.get("head_dim") or width // heads
     bias, kind = record.get("attention_bias", False), record["model_type"]
+    mlp_bias, few = record.get("mlp_bias", False), record["num_key_value_heads"]
     yield "model.embed_tokens.weight", (record["vocab_size"], width)
     for i in range(record["num_hidden_layers"]):
         block = f"model.layers.{i}"
-        yield f"{block}.input_layernorm.weight", (width,)
-        for name in ("q_proj", "k_proj", "v_proj"):
-            number = heads if name == "q_proj" else record["num_key_value_heads"]
+        for name in NORMS.get(kind, NORMS[""]):
+            yield f"{block}.{name}_layernorm.weight", (width,)
+        projections = {"q_proj": heads, "k_proj": few, "v_proj": few}
+        if kind == "phi3":
+            projections = {"qkv_proj": heads + 2 * few}
+        for name, number in projections.items():
             own = bias or kind == "qwen2"
             yield from _linear(f"{block}.self_attn.{name}", number * size, width, own)
-        if kind == "qwen3":
-            yield f"{block}.self_attn.q_norm.weight", (size,)
-            yield f"{block}.self_attn.k_norm.weight", (size,)
+        if kind in ("qwen3", "gemma3_text", "olmo2"):
+            for name, number in (("q", heads), ("k", few)):
+                joint = number if kind == "olmo2" else 1
+                yield f"{block}.self_attn.{name}_norm.weight", (joint * size,)
         yield from _linear(f"{block}.self_attn.o_proj", width, heads * size, bias)
-        yield f"{block}.post_attention_layernorm.weight", (width,)
-        for name in ("gate_proj", "up_proj"):
-            yield from _linear(f"{block}.mlp.{name}", inner, width, record.get("mlp_bias", False))
-        yield from _linear(f"{block}.mlp.down_proj", width, inner, record.get("mlp_bias", False))
+        gates = {"gate_proj": inner, "up_proj": inner}
+        for name, outputs in ({"gate_up_proj": 2 * inner} if kind == "phi3" else gates).items():
+            yield from _linear(f"{block}.mlp.{name}", outputs, width, mlp_bias)
+        yield from _linear(f"{block}.mlp.down_proj", width, inner, mlp_bias)
     yield "model.norm.weight", (width,)
-    if not record.get("tie_word_embeddings", False):
+    if not record.get("tie_word_embeddings", kind in TIED):
         yield "lm_head.weight", (record["vocab_size"], width)
 
 

@@ -1,6 +1,7 @@
 """Decoders of every family from files against NumPy, and files that do not fit."""
 
 import json
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -8,15 +9,19 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from ctrl_jax._errors import RunWarning
 from ctrl_jax.networks.language.decoder import language_model
 from ctrl_jax.networks.lora import LoRA
 from ctrl_jax.pretrained.language.folder import load_decoder, save_decoder
+from ctrl_jax.pretrained.language.names import FAMILIES
 from ctrl_jax.pretrained.safetensors_file import read_safetensors, write_safetensors
 from tests.oracles import decoders as oracle
+from tests.oracles import transformers_logits as theirs
+from tests.oracles.transformers_logits import TOKENS
 from tests.pretrained.language.arrays import random_arrays, write_folder
 from tests.pretrained.language.records import GPT2, LLAMA, NEOX, RECORDS
 
-TOKENS = np.random.default_rng(0).integers(0, 37, (2, 11))
+STORED = json.loads(theirs.STORED.read_text())["values"]
 
 
 @pytest.mark.parametrize("name", RECORDS)
@@ -25,11 +30,12 @@ def test_logits_agree_with_numpy(name, tmp_path):
     arrays = random_arrays(record)
     config, params, _ = load_decoder(write_folder(tmp_path / "model", record, arrays))
     model = language_model(config)
-    found = jax.jit(lambda p, t: model.apply(p, t) @ model.head(p))(params, jnp.asarray(TOKENS))
+    found = jax.jit(lambda p, t: model.logits(p, model.apply(p, t)))(params, jnp.asarray(TOKENS))
     expected = np.stack([oracle.Decoder(record, arrays).logits(row) for row in TOKENS])
     assert found.dtype == jnp.float32
     # Sums of up to 64 float32 terms through two blocks, against float64.
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
+    np.testing.assert_allclose(found[0, -1], STORED[name], rtol=0, atol=1e-4)  # transformers'
     assert expected.std(axis=1).min() > 0.05  # every token's logits depend on where it stands
 
 
@@ -160,6 +166,77 @@ def test_weights_in_several_files(tmp_path):
             load_decoder(tmp_path / "several")
 
 
+def same(folder, expected):
+    jax.tree.map(np.testing.assert_array_equal, load_decoder(folder).params, expected)
+
+
+def test_several_files_without_their_index(tmp_path):
+    arrays = random_arrays(LLAMA)
+    expected = load_decoder(write_folder(tmp_path / "one", LLAMA, arrays)).params
+    index, _ = in_two_files(tmp_path / "model", LLAMA, arrays)
+    index.unlink()
+    parts = [tmp_path / "model" / f"model-0000{n}-of-00002.safetensors" for n in (1, 2)]
+    for letter, part in zip("ab", parts, strict=True):
+        (tmp_path / "model" / f"{letter}.safetensors").rename(part)
+    with pytest.warns(RunWarning, match=r"00001-of.*00002-of.* are read without model.safetensors"):
+        same(tmp_path / "model", expected)
+    second = parts[1].read_bytes()
+    parts[1].write_bytes(parts[0].read_bytes())
+    with (
+        pytest.warns(RunWarning),
+        pytest.raises(ValueError, match=r"stand in a file before it too; restore model.saf"),
+    ):
+        load_decoder(tmp_path / "model")
+    parts[1].unlink()
+    with pytest.raises(ValueError, match=r"model-00001-of-00002.*not all of one model; fetch"):
+        load_decoder(tmp_path / "model")
+    parts[1].write_bytes(second)
+    write_safetensors(tmp_path / "model" / "model.safetensors", arrays)
+    with pytest.warns(RunWarning, match=r"model.safetensors is read, .*model-00001-of.* beside"):
+        same(tmp_path / "model", expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("pytorch_model.bin", "of weights it holds pytorch_model.bin only, .*save_pretrained"),
+        ("pytorch_model-00001-of-00002.bin", "it holds pytorch_model-00001-of-00002.bin only"),
+        ("consolidated.safetensors", "it holds consolidated.safetensors only"),
+        ("adapter_model.safetensors", "adapter_model.safetensors: adapters without the model"),
+    ],
+)
+def test_weights_that_are_not_read_are_named(name, message, tmp_path):
+    folder = write_folder(tmp_path / "model", GPT2, {})
+    (folder / "model.safetensors").rename(folder / name)
+    with pytest.raises(ValueError, match=f"model: received .*; .*{message}"):
+        load_decoder(folder)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama 3, tied", "gemma2"])
+def test_names_that_a_tied_model_may_have(name, tmp_path):
+    """The table under the head's name; and without the prefix, as a model without head has it."""
+    record, arrays = RECORDS[name], random_arrays(RECORDS[name])
+    tokens = FAMILIES[record["model_type"]].tokens
+    expected = load_decoder(write_folder(tmp_path / "model", record, arrays)).params
+    rest = {key: array for key, array in arrays.items() if key != tokens}
+    same(
+        write_folder(tmp_path / "head", record, rest | {"lm_head.weight": arrays[tokens]}), expected
+    )
+    short = {key.split(".", 1)[1]: array for key, array in arrays.items()}
+    same(write_folder(tmp_path / "short", record, short), expected)
+
+
+def test_what_is_read_over_is_said_in_one_line(tmp_path):
+    record = {**GPT2, "n_special": 0, "do_sample": True}
+    folder = write_folder(tmp_path / "model", record, random_arrays(GPT2))
+    with pytest.warns(RunWarning, match=r"^config.json: do_sample, n_special read over") as said:
+        load_decoder(folder)
+    assert len(said) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_decoder(write_folder(tmp_path / "plain", GPT2, random_arrays(GPT2)))
+
+
 def test_weights_are_placed_on_a_mesh_as_they_are_read(tmp_path):
     folder = write_folder(tmp_path / "model", LLAMA, random_arrays(LLAMA))
     mesh = jax.make_mesh((1, 1), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
@@ -181,7 +258,7 @@ def test_broken_folders_are_refused(tmp_path):
     with pytest.raises(ValueError, match="it is truncated"):
         load_decoder(folder)
     weights.unlink()
-    with pytest.raises(ValueError, match=r"model.safetensors'; there is no such file"):
+    with pytest.raises(ValueError, match=r"model'; it holds neither model.safetensors nor model"):
         load_decoder(folder)
     (folder / "config.json").write_text("{")
     with pytest.raises(ValueError, match="cannot be read as JSON"):

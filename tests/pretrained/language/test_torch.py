@@ -1,5 +1,7 @@
 """Decoders against the PyTorch models of transformers, from files to files."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,13 +10,13 @@ import pytest
 from ctrl_jax.networks.language.decoder import language_model
 from ctrl_jax.pretrained.language.folder import load_decoder, save_decoder
 from tests.oracles import decoders as oracle
+from tests.oracles import transformers_logits as theirs
+from tests.oracles.transformers_logits import TOKENS
 from tests.pretrained.language.arrays import random_arrays, write_folder
 from tests.pretrained.language.records import RECORDS
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
-
-TOKENS = np.random.default_rng(0).integers(0, 37, (2, 11))
 
 
 def make_theirs(record):
@@ -29,9 +31,8 @@ def make_theirs(record):
     return model
 
 
-def their_logits(model, **inputs):
-    with torch.no_grad():
-        return model(torch.from_numpy(TOKENS), **inputs).logits.numpy()
+def their_logits(model):
+    return theirs.logits(model, TOKENS)
 
 
 @pytest.fixture(scope="module", params=RECORDS)
@@ -44,7 +45,7 @@ def saved(request, tmp_path_factory):
 
 def our_logits(config, params):
     model = language_model(config)
-    return jax.jit(lambda p, t: model.apply(p, t) @ model.head(p))(params, jnp.asarray(TOKENS))
+    return jax.jit(lambda p, t: model.logits(p, model.apply(p, t)))(params, jnp.asarray(TOKENS))
 
 
 def test_logits_agree_from_file_to_file(saved, tmp_path):
@@ -64,13 +65,12 @@ def test_logits_agree_from_file_to_file(saved, tmp_path):
 
 @pytest.mark.parametrize("name", RECORDS)
 def test_the_oracle_is_what_transformers_computes(name, tmp_path):
-    """From the files that the tests without PyTorch use."""
+    """From the files that the tests without PyTorch use; and so are the stored values."""
     record, arrays = RECORDS[name], random_arrays(RECORDS[name])
-    write_folder(tmp_path / "model", record, arrays)
-    model, report = transformers.AutoModelForCausalLM.from_pretrained(
-        tmp_path / "model", output_loading_info=True, dtype=torch.float64
-    )
-    assert not any(report.values()), report
+    model = theirs.load(write_folder(tmp_path / "model", record, arrays))
+    found = their_logits(model)
     expected = np.stack([oracle.Decoder(record, arrays).logits(row) for row in TOKENS])
-    # They compute the angles of rotations in float32.
-    np.testing.assert_allclose(their_logits(model.eval()), expected, rtol=0, atol=1e-5)
+    # They compute the angles of rotations in float32, and Gemma's normalizations.
+    np.testing.assert_allclose(found, expected, rtol=0, atol=5e-5)
+    stored = json.loads(theirs.STORED.read_text())["values"][name]
+    np.testing.assert_allclose(found[0, -1], stored, rtol=0, atol=2e-5)
