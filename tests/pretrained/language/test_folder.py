@@ -191,7 +191,7 @@ def test_several_files_without_their_index(tmp_path):
     with pytest.raises(ValueError, match=r"model-00001-of-00002.*not all of one model; fetch"):
         load_decoder(tmp_path / "model")
     parts[1].write_bytes(second)
-    write_safetensors(tmp_path / "model" / "model.safetensors", arrays)
+    write_folder(tmp_path / "model", LLAMA, arrays)
     with pytest.warns(RunWarning, match=r"model.safetensors is read, .*model-00001-of.* beside"):
         same(tmp_path / "model", expected)
 

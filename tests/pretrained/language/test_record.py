@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from ctrl_jax.networks import Learned, YarnScaling, count_parameters, language_model
+from ctrl_jax.networks import Learned, Rotary, YarnScaling, count_parameters, language_model
 from ctrl_jax.pretrained.language.record import READERS, read_entries, read_record
 from tests.pretrained.language.published import PUBLISHED
 from tests.pretrained.language.records import GPT2, LLAMA, NEOX, ORIGINAL, RECORDS, SIZES
@@ -173,9 +173,10 @@ def test_what_changes_nothing_of_rotations_is_read():
         assert read_record({**LLAMA, **changes}) == plain
     yarn = {"rope_scaling": {**YARN, **ORIGINAL, "finetuned": True}}
     for changes in (yarn, {"rope_parameters": YARN, **ORIGINAL}):
-        scaling = read_record({**LLAMA, **changes}).positions.scaling
-        assert scaling == YarnScaling(4.0, 16)
-    assert read_record({**LLAMA, "rope_scaling": YARN}).positions.scaling == YarnScaling(4.0, 64)
+        found = read_record({**LLAMA, **changes}).positions
+        assert found == Rotary(scaling=YarnScaling(4.0, 16))
+    found = read_record({**LLAMA, "rope_scaling": YARN}).positions
+    assert found == Rotary(scaling=YarnScaling(4.0, 64))
 
 
 def test_absent_entries_are_those_of_transformers():
