@@ -65,6 +65,32 @@ class Task(NamedTuple):
         )
 
 
+ROUNDING = 16
+"""Rewards closer than this many units in the last place of the largest are the same."""
+
+
+def success_threshold(rewards: np.ndarray, *, share: float) -> float:
+    """Return the reward above which about `share` of base samples lie, between two plateaus.
+
+    A success is a reward above it. Rewards may sit on few values: the threshold then lies in the
+    gap below or above the quantile's own value, whichever leaves a share nearer to the one asked
+    for, never none and never all. Where all rewards are the same it is that value.
+
+    Args:
+        rewards: of base samples.
+        share: of successes asked for, in (0, 1).
+    """
+    gap = ROUNDING * float(np.finfo(rewards.dtype).eps) * float(np.abs(rewards).max())
+    ordered = np.sort(rewards.astype(np.float64))
+    # Where one value ends and the next begins.
+    ends = np.flatnonzero(np.diff(ordered) > gap)
+    if not len(ends):
+        return float(ordered[-1])
+    above = 1 - (ends + 1) / ordered.size
+    best = ends[np.argmin(np.abs(np.log(above / share)))]
+    return float((ordered[best] + ordered[best + 1]) / 2)
+
+
 class BaseSamples(NamedTuple):
     """Rewards and successes of many samples of the pretrained model: what the frontier needs."""
 

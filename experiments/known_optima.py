@@ -17,7 +17,7 @@ from ctrl_jax.metrics import distances
 from ctrl_jax.models import SteeringSpec
 from ctrl_jax.networks import ValueMLP, as_model
 from ctrl_jax.solvers import EulerMaruyama
-from experiments.fine_tuning import Task
+from experiments.fine_tuning import Task, success_threshold
 
 SPECS = {
     "gaussian": SteeringSpec((1.0,), (0.5,), (1.0,), 2.0, 2.5, penalty=2.5),
@@ -41,7 +41,7 @@ def make_task(spec: SteeringSpec, dtype: jnp.dtype | None = None) -> Task:
     """
     environment, process = spec.environment(), spec.process()
     draws = environment.data.sample(jax.random.key(11), 100_000)
-    threshold = float(jnp.median(environment.reward(draws)))
+    threshold = success_threshold(np.asarray(environment.reward(draws)), share=0.5)
     value = {"width": spec.width, "depth": spec.depth, "horizon": spec.horizon, "dtype": dtype}
 
     def success(samples: np.ndarray) -> np.ndarray:

@@ -16,11 +16,12 @@ Source: Gretton et al. 2012, lemma 6; Szekely and Rizzo 2013.
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from ctrl_jax._checks import refuse
 from ctrl_jax._numerics import square_root
-from ctrl_jax.metrics.wasserstein import flatten_pair
+from ctrl_jax.metrics.wasserstein import as_floats, flatten_pair
 
 
 def mmd(
@@ -38,15 +39,21 @@ def mmd(
             two different points of both samples together.
 
     Raises:
-        ValueError: fewer than two points in a sample, or coordinates that differ in number.
+        ValueError: fewer than two points in a sample, coordinates that differ in number, or a
+            bandwidth that is not positive.
     """
     x, y = _centered("mmd", x, y)
     between, within_x, within_y = _squares(x, y), _squares(x, x), _squares(y, y)
     if bandwidths is None:
-        bandwidths = _median_distance(between, within_x, within_y)[None]
+        widths = _median_distance(between, within_x, within_y)[None]
+    else:
+        if not isinstance(bandwidths, Tracer) and not (np.asarray(bandwidths) > 0).all():
+            rule = "all must be positive"
+            raise refuse("mmd.bandwidths", bandwidths, rule, "leave out the others")
+        widths = jnp.asarray(bandwidths).astype(x.dtype)
 
     def kernel(squares):
-        return jnp.mean(jax.lax.map(lambda h: jnp.exp(-squares / (2 * h**2)), bandwidths), axis=0)
+        return jnp.mean(jax.lax.map(lambda h: jnp.exp(-squares / (2 * h**2)), widths), axis=0)
 
     return _unbiased(kernel(within_x), kernel(between), kernel(within_y))
 
@@ -77,6 +84,7 @@ def mean_pairwise(x: Float[Array, "n ..."]) -> Float[Array, ""]:
     Raises:
         ValueError: fewer than two points.
     """
+    (x,) = as_floats("mean_pairwise", x)
     if x.shape[0] < 2:
         raise refuse("mean_pairwise.x", x.shape, "at least two points are needed", "draw more")
     flat = x.reshape(x.shape[0], -1)

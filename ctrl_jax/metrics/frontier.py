@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from ctrl_jax._checks import refuse
+from ctrl_jax._checks import check_fraction, check_positive, refuse
 
 
 class Frontier(NamedTuple):
@@ -47,12 +47,14 @@ def ideal(
         successes: optional 0/1 per sample, for the success rate under each tilt.
 
     Raises:
-        ValueError: a reward is not finite or a temperature is not positive.
+        ValueError: there is no reward, one is not finite, there is not one success for each, or a
+            temperature is not positive.
     """
-    rewards = np.asarray(rewards, np.float64)
+    rewards = _finite("ideal", rewards)
     temperatures = np.asarray(temperatures, np.float64)
-    if not np.isfinite(rewards).all():
-        raise refuse("ideal.rewards", rewards, "all must be finite", "leave those samples out")
+    if successes is not None and np.shape(successes) != rewards.shape:
+        rule = f"there must be one for each of {rewards.size} rewards"
+        raise refuse("ideal.successes", np.shape(successes), rule, "give 0 or 1 for each")
     if not (np.isfinite(temperatures).all() and (temperatures > 0).all()):
         rule, repair = "all must be finite and positive", "give e.g. numpy.geomspace(0.01, 10)"
         raise refuse("ideal.temperatures", temperatures.tolist(), rule, repair)
@@ -76,8 +78,12 @@ def optimal_objective(rewards: Float[np.ndarray, " samples"], temperature: float
     Args:
         rewards: R of samples of the base model p.
         temperature: lambda, positive, in units of the reward per nat.
+
+    Raises:
+        ValueError: there is no reward, one is not finite, or the temperature is not positive.
     """
-    scaled = np.asarray(rewards, np.float64) / temperature
+    check_positive("optimal_objective.temperature", temperature)
+    scaled = _finite("optimal_objective", rewards) / temperature
     top = scaled.max()
     return float(temperature * (np.log(np.mean(np.exp(scaled - top))) + top))
 
@@ -93,8 +99,14 @@ def kl_at_success(
         frontier: from `ideal`, with successes.
         success: the rate to reach, in [0, 1].
         least_effective_samples: a temperature whose tilt has fewer does not count.
+
+    Raises:
+        ValueError: the frontier has no successes, or the rate is not in [0, 1].
     """
-    assert frontier.success is not None
+    if frontier.success is None:
+        rule, repair = "it was made without successes", "give them to `ideal`"
+        raise refuse("kl_at_success.frontier", None, rule, repair)
+    check_fraction("kl_at_success.success", success)
     trusted = frontier.effective_samples >= least_effective_samples
     order = np.argsort(frontier.kl[trusted])
     # Where a sharper tilt over-optimizes the proxy, success falls again: the best so far counts.
@@ -103,3 +115,12 @@ def kl_at_success(
     if not len(successes) or success > successes[-1]:
         return None
     return float(np.interp(success, successes, frontier.kl[trusted][order][first]))
+
+
+def _finite(owner: str, rewards) -> np.ndarray:
+    """Return rewards in float64, or raise ValueError."""
+    values = np.asarray(rewards, np.float64)
+    if not values.size or values.ndim != 1 or not np.isfinite(values).all():
+        rule = "all must be finite, in a vector of one or more"
+        raise refuse(f"{owner}.rewards", values, rule, "leave out samples without a number")
+    return values

@@ -10,7 +10,7 @@ samples, each with its own p(y); the estimate grows with the size of a part.
 import numpy as np
 from jaxtyping import Array, Float
 
-from ctrl_jax._checks import refuse
+from ctrl_jax._checks import check_count, refuse
 
 
 def inception_score(
@@ -26,6 +26,7 @@ def inception_score(
         ValueError: there are fewer images than parts, or a logit is not finite.
     """
     values = np.asarray(logits, np.float64)
+    check_count("inception_score.parts", parts)
     if not 1 <= parts <= len(values):
         rule = f"it must lie in [1, {len(values)}], the number of images"
         raise refuse("inception_score.parts", parts, rule, "give fewer parts or more images")

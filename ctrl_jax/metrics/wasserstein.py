@@ -20,7 +20,7 @@ and two samples of one size have the exact distance of the best matching,
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 
 from ctrl_jax._checks import check_count, refuse
 
@@ -41,6 +41,7 @@ def wasserstein_1d(
         ValueError: a sample is not a vector or is empty, or the order is below 1.
     """
     _check_order("wasserstein_1d", order)
+    x, y = as_floats("wasserstein_1d", x, y)
     if x.ndim != 1 or y.ndim != 1 or 0 in (x.size, y.size):
         rule = "samples must be vectors with at least one point"
         repair = "use sliced_wasserstein for more dimensions"
@@ -128,8 +129,24 @@ def wasserstein_assignment(
     return float(costs[rows, columns].mean() ** (1 / order))
 
 
+def as_floats(owner: str, *samples: ArrayLike) -> list[Array]:
+    """Return samples in one floating type of at least float32, in which differences have a sign.
+
+    Raises:
+        ValueError: one of them is complex or holds no numbers; it names `owner`.
+    """
+    arrays = [jnp.asarray(sample) for sample in samples]
+    for array in arrays:
+        if not jnp.issubdtype(array.dtype, jnp.bool_) and jnp.isrealobj(array):
+            continue
+        raise refuse(owner, array, "samples must hold real numbers", "convert them to float32")
+    wide = any(array.dtype == jnp.float64 for array in arrays)
+    return [array.astype(jnp.float64 if wide else jnp.float32) for array in arrays]
+
+
 def flatten_pair(owner: str, x: Array, y: Array) -> tuple[Array, Array]:
-    """Return two samples as (n, d) and (m, d), or raise ValueError in the name of `owner`."""
+    """Return two samples as floating (n, d) and (m, d), or raise ValueError for `owner`."""
+    x, y = as_floats(owner, x, y)
     if x.ndim < 1 or y.ndim < 1 or 0 in (x.size, y.size) or x[0].size != y[0].size:
         rule = "samples must have shapes (n, ...) and (m, ...) with as many coordinates per point"
         raise refuse(owner, (x.shape, y.shape), rule, "reshape them")

@@ -32,6 +32,7 @@ from experiments.fine_tuning import BaseSamples, Evaluation, Task, make_evaluati
 from experiments.score_as_action import (
     ANALYTIC,
     COMPARISON,
+    OWN_REWARD,
     STUDY,
     comparison,
     digits,
@@ -40,13 +41,12 @@ from experiments.score_as_action import (
 )
 from experiments.score_as_action.algorithms import make_algorithm, penalty_of
 from experiments.score_as_action.config import Config
-from experiments.study import Conduct
+from experiments.study import Conduct, Study
 
 
 def main(config: Config) -> Path:
     """Run the experiment and return the folder of its results."""
-    known = ANALYTIC if config.environment != "digits" else STUDY
-    study = (COMPARISON if config.compare else known).begin(
+    study = study_of(config).begin(
         config,
         partial(load, config),
         lambda: digests_of({"data": config.data}, reward=config.reward),
@@ -75,8 +75,17 @@ def main(config: Config) -> Path:
     )
     if jax.process_index() == 0:
         draw(config, task, run, base, before, after)
-        report.print_results(metrics)
+        report.print_results(config, metrics)
     return study.close()
+
+
+def study_of(config: Config) -> Study:
+    """Return what a run of these options claims."""
+    if config.compare:
+        return COMPARISON
+    if config.environment != "digits":
+        return ANALYTIC
+    return STUDY if config.learns_reward else OWN_REWARD
 
 
 def load(config: Config, mesh: Mesh) -> digits.Inputs | None:
@@ -144,11 +153,12 @@ def summarize(
     kl_ideal = frontiers.kl_at_success(ideal, after.success)
     trusted = ideal.effective_samples >= 100
     assert ideal.success is not None
+    success, reward = report.names(config)
     metrics = {
-        "gold_success/before": before.success,
-        "gold_success/after": after.success,
-        "proxy_reward/before": before.reward,
-        "proxy_reward/after": after.reward,
+        f"{success}/before": before.success,
+        f"{success}/after": after.success,
+        f"{reward}/before": before.reward,
+        f"{reward}/after": after.reward,
         "diversity/before": before.diversity,
         "diversity/after": after.diversity,
         "diversity/real": task.facts.get("diversity/real"),
@@ -171,13 +181,13 @@ def summarize(
 
 def at_other_steps(config: Config, task: Task, mesh, key, state: RunState) -> dict[str, Any]:
     """Return success, reward and path KL of the trained policy under other numbers of steps."""
-    metrics = {}
+    metrics, (success, reward) = {}, report.names(config)
     for steps in config.evaluation_solver_steps:
         evaluate = make_evaluation(task, steps, mesh, number=config.evaluation_samples)
         for when, params in (("before", task.policy.init(key)), ("after", state.params)):
             found = evaluate(key, params)
-            metrics[f"gold_success/{when}/steps={steps}"] = found.success
-            metrics[f"proxy_reward/{when}/steps={steps}"] = found.reward
+            metrics[f"{success}/{when}/steps={steps}"] = found.success
+            metrics[f"{reward}/{when}/steps={steps}"] = found.reward
             metrics[f"kl/path/{when}/steps={steps}"] = found.path_kl
     return metrics
 
@@ -187,11 +197,14 @@ def draw(
 ) -> None:
     """Draw the pictures of the run."""
     rows = read_metrics(run.metrics)
-    plots.draw_curves(run.folder / "curves.png", rows, task.facts.get("diversity/real"))
+    labels = report.titles(config)
+    plots.draw_curves(run.folder / "curves.png", rows, labels, task.facts.get("diversity/real"))
     track = [
         (row["evaluation/kl"], row["evaluation/success"]) for row in rows if "evaluation/kl" in row
     ]
-    plots.draw_frontier(run.folder / "frontier.png", base.frontier(), {config.algorithm: track})
+    plots.draw_frontier(
+        run.folder / "frontier.png", base.frontier(), {config.algorithm: track}, success=labels[0]
+    )
     pictures = run.folder / "samples.png"
     if config.environment == "digits":
         target = "--reward" if config.reward else f"class {config.target_class}"

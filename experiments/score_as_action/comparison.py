@@ -21,7 +21,7 @@ from ctrl_jax.runtime import RunError, own_part, progress, refuse, replicate, sh
 from ctrl_jax.runtime.run.tables import print_table
 from experiments import known_optima
 from experiments.fine_tuning import BaseSamples, Task, make_evaluation
-from experiments.score_as_action import plots
+from experiments.score_as_action import plots, report
 from experiments.score_as_action.algorithms import make_algorithm, penalty_of
 from experiments.score_as_action.config import ALGORITHMS, Config
 from experiments.study import Conduct
@@ -78,7 +78,10 @@ def compare(config: Config, task: Task, base: BaseSamples, study: Conduct) -> Pa
         title = f"{100 * GAIN:.0f} % of the achievable gain, {config.seeds} seed(s)"
         print_table(title, ("algorithm", *_PARTS), rows)
         tracks = {name: sweep.points for name, sweep in sweeps.items()}
-        plots.draw_frontier(run.folder / "frontier.png", base.frontier(), tracks, joined=False)
+        success = report.titles(config)[0]
+        plots.draw_frontier(
+            run.folder / "frontier.png", base.frontier(), tracks, joined=False, success=success
+        )
         curves = {name: sweep.objectives for name, sweep in sweeps.items()}
         plots.draw_queries(run.folder / "queries.png", curves, config.optimization.batch, optimum)
     return study.close()

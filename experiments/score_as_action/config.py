@@ -199,6 +199,11 @@ class Config:
     value: ValueUpdate = DEFAULT_VALUE
     run: Common = COMMON
 
+    @property
+    def learns_reward(self) -> bool:
+        """Whether the reward is learned from an annotator, who tells success apart from it."""
+        return self.environment == "digits" and self.reward is None
+
     def grid_steps(self) -> int:
         """Return the steps of the sampler in training."""
         return self.solver_steps or (25 if self.compare else 40)

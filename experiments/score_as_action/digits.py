@@ -24,7 +24,7 @@ from ctrl_jax.processes import LinearProcess, grids, parameterization
 from ctrl_jax.rewards import learned, standardized
 from ctrl_jax.runtime import load_callable, own_part, refuse
 from ctrl_jax.solvers import sample
-from experiments.fine_tuning import Task
+from experiments.fine_tuning import Task, success_threshold
 from experiments.score_as_action.annotator import Annotator
 from experiments.score_as_action.config import Config
 from experiments.score_as_action.pretraining import fingerprint, pretrain
@@ -82,7 +82,7 @@ def make_task(config: Config, study: Conduct) -> Task:
     if annotator is None:
         assert config.reward is not None and inputs.reward is not None
         reward_fn, facts = _user_reward(config.reward, inputs.reward, base)
-        threshold = float(np.quantile(np.asarray(reward_fn(base(3, 8192))), 0.9))
+        threshold = success_threshold(np.asarray(reward_fn(base(3, 8192))), share=0.1)
         success_fn = _above(reward_fn, threshold)
         facts["success/threshold"] = threshold
         real = None

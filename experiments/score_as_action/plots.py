@@ -32,14 +32,18 @@ def draw_samples(path: Path, before: np.ndarray, after: np.ndarray, target: str)
 
 
 def draw_curves(
-    path: Path, rows: Sequence[Mapping[str, Any]], real_diversity: float | None
+    path: Path,
+    rows: Sequence[Mapping[str, Any]],
+    labels: tuple[str, str, str],
+    real_diversity: float | None,
 ) -> None:
-    """Draw proxy reward, gold success, diversity and path KL against reward queries."""
+    """Draw reward, success, diversity (by these labels) and path KL against reward queries."""
+    success, reward, diversity = labels
     figure, axes = plt.subplots(2, 2, figsize=(9, 6), sharex=True)
     panels = (
-        ("evaluation/reward", "proxy reward (base std)"),
-        ("evaluation/success", "gold success"),
-        ("evaluation/diversity", "diversity within the class"),
+        ("evaluation/reward", f"{reward} (base std)"),
+        ("evaluation/success", success),
+        ("evaluation/diversity", diversity),
         ("evaluation/kl", "path KL (nats)"),
     )
     for axis, (name, label) in zip(axes.flat, panels, strict=True):
@@ -65,6 +69,7 @@ def draw_frontier(
     tracks: Mapping[str, Sequence[tuple[float, float]]],
     *,
     joined: bool = True,
+    success: str = "success",
 ) -> None:
     """Draw success against path KL: the ideal frontier, and the track of each run beside it.
 
@@ -73,6 +78,7 @@ def draw_frontier(
         frontier: the ideal frontier; drawn where at least 100 samples are effective.
         tracks: label to (path KL, success) points.
         joined: whether a track is one run over time, its last point marked, or separate runs.
+        success: what success is called.
     """
     assert frontier.success is not None
     trusted = frontier.effective_samples >= 100
@@ -99,7 +105,7 @@ def draw_frontier(
     axis.set_xlim(left=0)
     axis.set(
         xlabel="path KL from the pretrained model (nats); dotted: 1.5 x ideal",
-        ylabel="gold success",
+        ylabel=success,
     )
     axis.grid(True)
     axis.legend(loc="lower right")

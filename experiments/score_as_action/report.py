@@ -4,21 +4,41 @@ from collections.abc import Mapping
 from typing import Any
 
 from ctrl_jax.runtime.run.tables import console, number, print_table
+from experiments.score_as_action.config import Config
 
 
-def print_results(metrics: Mapping[str, Any]) -> None:
+def names(config: Config) -> tuple[str, str]:
+    """Return what success and reward are called among the metrics.
+
+    Beside a learned reward, the proxy, stands the annotator's own verdict, the gold success; a
+    given reward is the thing itself, and success is a high one.
+    """
+    return ("gold_success", "proxy_reward") if config.learns_reward else ("success", "reward")
+
+
+def titles(config: Config) -> tuple[str, str, str]:
+    """Return what success, reward and diversity are called in pictures and tables."""
+    if config.learns_reward:
+        return "gold success", "proxy reward", "diversity within the class"
+    high = "top tenth" if config.environment == "digits" else "upper half"
+    return f"success (reward in the base's {high})", "reward", "diversity of successes"
+
+
+def print_results(config: Config, metrics: Mapping[str, Any]) -> None:
     """Print what a fine-tuning run reached, beside the ideal and the expectations."""
 
     def row(title: str, name: str, reference: str) -> list[Any]:
         return [title, metrics[f"{name}/before"], metrics[f"{name}/after"], reference]
 
-    real = metrics["diversity/real"]
+    real, (success, reward) = metrics["diversity/real"], names(config)
+    of_success, of_reward, of_diversity = titles(config)
     rows = [
-        row("gold success", "gold_success", "" if real is None else ">= 0.90 expected"),
-        row("proxy reward", "proxy_reward", ""),
+        row(of_success, success, ">= 0.90 expected" if config.learns_reward else ""),
+        row(of_reward, reward, ""),
     ]
-    if real is not None:
-        rows.append(row("diversity in class", "diversity", f"{real:.3f} real digits"))
+    if metrics["diversity/after"] is not None:
+        reference = "" if real is None else f"{real:.3f} real digits"
+        rows.append(row(of_diversity, "diversity", reference))
     rows.append(["path KL (nats)", "0", metrics["kl/path"], _ideal(metrics)])
     if "w2/tilted" in metrics:
         optimal = f"{metrics['objective/optimal']:.3f} optimal"

@@ -13,7 +13,9 @@ import pytest
 
 from ctrl_jax.commands import sample
 from ctrl_jax.runtime import command, load, load_model, state_digest
-from experiments.score_as_action.__main__ import main
+from experiments.fine_tuning import success_threshold
+from experiments.score_as_action import report
+from experiments.score_as_action.__main__ import main, study_of
 from experiments.score_as_action.config import Config
 from tests.algorithms.diffusion.steering import EXACT
 from tests.experiments.killed import check_killed_run
@@ -91,6 +93,32 @@ def test_a_killed_run_continues_bitwise(finished, tmp_path):
 SLOW = pytest.mark.slow
 
 
+def test_success_of_rewards_on_plateaus():
+    """Never none and never all of the base samples, wherever the quantile falls."""
+    random = np.random.default_rng(0)
+    half = np.float32([0.3, 1.7])[random.integers(0, 2, 4096)]
+    rare = (random.random(4096) < 0.05).astype(np.float32)
+    common = (random.random(4096) < 0.95).astype(np.float32)
+    steps = np.searchsorted([0.7, 0.92], random.random(4096)).astype(np.float32)
+    jitter = half * (1 + np.finfo(np.float32).eps * random.integers(-2, 3, 4096)).astype("f4")
+    cases = ((half, 0.5), (rare, 0.05), (common, 0.95), (steps, 0.08), (jitter, 0.5))
+    for rewards, expected in cases:
+        found = np.mean(rewards > success_threshold(rewards, share=0.1))
+        assert abs(found - expected) < 0.03, expected
+    smooth = random.normal(size=4096).astype(np.float32)
+    assert np.mean(smooth > success_threshold(smooth, share=0.1)) == pytest.approx(0.1, abs=1e-3)
+    assert success_threshold(np.ones(5, np.float32), share=0.1) == 1.0
+
+
+def test_words_are_those_of_the_reward():
+    """Only a learned reward is a proxy, and only its annotator's verdict gold."""
+    own, known = Config(reward="a:b"), Config(environment="gaussian")
+    assert report.names(Config()) == ("gold_success", "proxy_reward")
+    for config in (own, known):
+        said = " ".join((*report.names(config), *report.titles(config), study_of(config).claim))
+        assert not any(word in said for word in ("gold", "proxy", "preferences", "class"))
+
+
 @pytest.mark.parametrize(
     "algorithm",
     [pytest.param(n, marks=SLOW) for n in ("ddpo", "value_gradient", "policy_gradient", "dpok")],
@@ -105,7 +133,7 @@ def test_other_algorithms(tmp_path, algorithm):
 
 
 @SLOW
-def test_own_data_reward_and_other_solver_steps(tmp_path, monkeypatch):
+def test_own_data_reward_and_other_solver_steps(tmp_path, monkeypatch, capsys):
     images = np.random.default_rng(0).uniform(-1, 1, (64, 6, 6, 1)).astype(np.float32)
     np.savez(tmp_path / "mine.npz", images=images)
     (tmp_path / "own_rewards.py").write_text("def brightness(x):\n    return x.mean((1, 2, 3))\n")
@@ -114,9 +142,13 @@ def test_own_data_reward_and_other_solver_steps(tmp_path, monkeypatch):
     options = ["--data", "mine.npz", "--reward", "own_rewards:brightness"]
     results = run(tmp_path / "a", *options, "--evaluation-solver-steps", "3", "7")
     metrics = results["metrics"]
-    assert 0.0 < metrics["gold_success/before"] < 0.3
+    assert 0.0 < metrics["success/before"] < 0.3
     assert metrics["diversity/real"] is None
-    assert {"kl/path/after/steps=3", "gold_success/before/steps=7"} <= set(metrics)
+    assert {"kl/path/after/steps=3", "success/before/steps=7"} <= set(metrics)
+    # There is no annotator, and so no gold.
+    assert "preferences" not in results["claim"]
+    assert not any(name.startswith(("gold", "proxy")) for name in metrics)
+    assert "gold" not in capsys.readouterr().out
 
 
 @SLOW

@@ -70,3 +70,17 @@ def test_the_divergence_at_a_success():
 def test_bad_input_is_named(rewards, temperatures, message):
     with pytest.raises(ValueError, match=message):
         frontier.ideal(np.array(rewards), np.array(temperatures))
+
+
+def test_doors_of_the_frontier(unchecked):
+    made = frontier.ideal(np.arange(3.0), np.ones(1))
+    for call, said in (
+        (lambda: frontier.ideal(np.zeros(0), np.ones(1)), "ideal.rewards: .* one or more"),
+        (lambda: frontier.ideal(np.ones(3), np.ones(1), np.ones(2)), "one for each of 3 rewards"),
+        (lambda: frontier.optimal_objective(np.ones(3), 0.0), "temperature: received 0.0"),
+        (lambda: frontier.optimal_objective(np.full(3, np.nan), 1.0), "objective.rewards: .*"),
+        (lambda: frontier.kl_at_success(made, 0.5), "frontier: received None; it was made without"),
+        (lambda: frontier.kl_at_success(made._replace(success=np.ones(1)), np.nan), "success: rec"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            call()

@@ -131,3 +131,32 @@ def test_bad_samples_are_refused(unchecked):
         distances.wasserstein_assignment(ones((3, 2)), ones((4, 2)))
     with pytest.raises(ValueError, match="must be finite"):
         distances.wasserstein_assignment(np.full((3, 2), np.nan), np.ones((3, 2)))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "float16", "bfloat16"])
+def test_narrow_types_are_widened(dtype, unchecked):
+    """Differences of bytes wrap, squares of halves overflow, sums of many lose their digits."""
+    draws = np.random.default_rng(5).integers(0, 128, (2, 30, 2))
+    scale = 400 if dtype == "float16" else 1
+    narrow = [jnp.asarray(scale * draw).astype(dtype) for draw in draws]
+    wide = [x.astype(jnp.float32) for x in narrow]
+    key = jax.random.key(0)
+    functions = [
+        lambda x, y: distances.wasserstein_1d(x[:, 0], y[:, 0]),
+        lambda x, y: distances.sliced_wasserstein(key, x, y, projections=4),
+        distances.mmd,
+        distances.energy_distance,
+        lambda x, y: distances.mean_pairwise(x),
+    ]
+    for found, expected in jax.jit(lambda a, b: [(f(*a), f(*b)) for f in functions])(narrow, wide):
+        assert found.dtype == jnp.float32
+        np.testing.assert_allclose(found, expected, rtol=1e-4)
+    assert expected > 0
+
+
+def test_what_is_no_number_is_refused(unchecked):
+    for bad in (jnp.ones(3, bool), jnp.ones(3, complex)):
+        with pytest.raises(ValueError, match=r"wasserstein_1d: received .* real numbers"):
+            distances.wasserstein_1d(bad, jnp.ones(3))
+    with pytest.raises(ValueError, match=r"bandwidths: received .* all must be positive"):
+        distances.mmd(jnp.ones((3, 1)), jnp.zeros((3, 1)), bandwidths=jnp.zeros(1))
