@@ -1,5 +1,6 @@
 """What is read from the disk of a user: images and preferences."""
 
+from ctrl_jax.data.class_folders import class_names
 from ctrl_jax.data.images import Digits, Images, load_digits, load_folder
 from ctrl_jax.data.preferences.file import read_preferences
 from ctrl_jax.data.preferences.record import PreferenceRecord
@@ -14,6 +15,7 @@ __all__ = [
     "PreferenceRows",
     "TokenPair",
     "Tokenizer",
+    "class_names",
     "load_digits",
     "load_folder",
     "load_tokenizer",

@@ -5,18 +5,26 @@ All images leave here as float32 in [-1, 1], with axes (n, height, width, channe
 
 import os
 import warnings
+import zipfile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from ctrl_jax._checks import refuse
 from ctrl_jax._errors import RunWarning
-from ctrl_jax.data.image_files import Split, read_binary
-
-_SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
-_GRAY = frozenset({"1", "L", "LA"})
-_COLOR = frozenset({"RGB", "RGBA", "P", "PA"})
+from ctrl_jax.data.class_folders import (
+    MOST,
+    Split,
+    class_folders,
+    holds_pictures,
+    inner_folders,
+    picture_files,
+    split_folder,
+)
+from ctrl_jax.data.compressed import check_ratio
+from ctrl_jax.data.image_files import read_binary, refuse_pickles
+from ctrl_jax.data.pictures import check_memory, read_pictures
 
 
 class Digits(NamedTuple):
@@ -69,101 +77,102 @@ def load_digits() -> Digits:
     return Digits(images[~held_out], labels[~held_out], images[held_out], labels[held_out])
 
 
-def load_folder(path: str | os.PathLike[str], split: Split = "train") -> Images:
+def load_folder(
+    path: str | os.PathLike[str], split: Split = "train", *, name: str = "path"
+) -> Images:
     """Load a user's images.
 
     Args:
-        path: a folder of png or jpg files of one size, or a folder of class folders of them
-            (labels follow the folders' names in order), or the folder of CIFAR-10's binary or
-            MNIST's files, or an `.npz` file with `images` (n, h, w) or (n, h, w, c), as uint8
-            or as floats in [-1, 1], and optional integer `labels` (n,).
-        split: which half of CIFAR-10 or MNIST; the other kinds have one part, "train", only.
+        path: a folder of pictures of one size, or a folder of class folders of them (their labels:
+            `class_folders`), or of a folder for each split, or the folder of CIFAR's binary or
+            MNIST's files, or an `.npz` file with `images` (n, h, w) or (n, h, w, c), as uint8 or as
+            floats in [-1, 1], and optional integer `labels` (n,).
+        split: which of the splits of CIFAR, MNIST or a folder of splits; the other kinds have one
+            part, "train", only.
+        name: what errors call the path.
 
     Returns:
         Images in [-1, 1], and labels where there are any.
 
     Raises:
-        ValueError: anything missing, unknown, unreadable, not finite or of the wrong shape.
+        ValueError: anything missing, unknown, unreadable, not finite or of the wrong shape, or
+            more than fits into memory.
     """
     path = Path(path)
-    if path.is_dir() and (pixels := read_binary(path, split)) is not None:
-        return Images(_scale(pixels.images, "data"), pixels.labels)
+    if path.is_dir() and (pixels := read_binary(path, split, name)) is not None:
+        return Images(_scale(pixels.images, name), pixels.labels)
+    inner = split_folder(path, split) if path.is_dir() and not holds_pictures(path) else None
+    if inner is not None:
+        return _load_pictures(inner, name)
     if split != "train":
         rule = f"it is not divided into halves, of which {split} was asked for"
-        raise refuse("data", str(path), rule, "give a folder in CIFAR-10's or MNIST's format")
+        raise refuse(name, str(path), rule, "give a folder in CIFAR-10's or MNIST's format")
     if path.suffix == ".npz":
-        return _load_npz(path)
+        return _load_npz(path, name)
     if not path.is_dir():
-        raise refuse("data", str(path), "it must be a folder or an .npz file", "check the path")
-    folders = sorted(p for p in path.iterdir() if p.is_dir() and _image_files(p))
-    files = _image_files(path)
-    if files and folders:
+        packed = path.suffix in (".gz", ".tgz", ".tar", ".zip") and path.exists()
+        rule, repair = "it must be a folder or an .npz file", "check the path"
+        raise refuse(name, str(path), rule, "unpack it first" if packed else repair)
+    return _load_pictures(path, name)
+
+
+def _load_pictures(path: Path, name: str) -> Images:
+    files = picture_files(path)
+    groups = {label: picture_files(folder) for label, folder in class_folders(path).items()}
+    some = {label: group for label, group in groups.items() if group}
+    if files and some:
         rule = "it has images both beside and inside class folders"
-        raise refuse("data", str(path), rule, "move all images into class folders, or none")
-    if not files and not folders:
-        raise refuse("data", str(path), "it holds no png or jpg images", "check the path")
-    labels = None
-    if folders:
-        groups = [_image_files(folder) for folder in folders]
-        files = [file for group in groups for file in group]
-        labels = np.repeat(np.arange(len(groups), dtype=np.int32), [len(g) for g in groups])
-    return Images(_read_images(files), labels)
-
-
-def _image_files(folder: Path) -> list[Path]:
-    files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
-    images = [file for file in files if file.suffix.lower() in _SUFFIXES]
-    if images and len(images) < len(files):
-        count = len(files) - len(images)
-        text = f"data {folder}: {count} files that are not png or jpg are left out"
+        raise refuse(name, str(path), rule, "move all images into class folders, or none")
+    if files:
+        return Images(read_pictures(files, name), None)
+    if not some:
+        refuse_pickles(path, name)
+        deeper = [
+            folder
+            for folder in sorted(inner_folders(path))
+            if any(map(holds_pictures, folder.iterdir()))
+        ]
+        rule, repair = "it holds no png or jpg or other images", "check the path"
+        if deeper:
+            rule = f"its images lie deeper, in folders of {deeper[0].name}"
+            repair = "give the folder that holds the class folders"
+        raise refuse(name, str(path), rule, repair)
+    if len(some) < len(groups):
+        folders = class_folders(path)
+        empty = [f"{folders[label].name} ({label})" for label in groups if label not in some]
+        text = f"{name} {path}: class folders without images: {', '.join(empty)}"
         warnings.warn(text, RunWarning, stacklevel=4)
-    return images
+    labels = np.repeat(np.array([*some], np.int32), [len(group) for group in some.values()])
+    return Images(read_pictures([file for group in some.values() for file in group], name), labels)
 
 
-def _read_images(files: list[Path]) -> np.ndarray:
-    """Read images of one size, as gray where all are gray; transparency is dropped."""
-    from PIL import Image
-
-    read: list[Any] = []
-    for file in files:
-        try:
-            with Image.open(file) as image:
-                image.load()
-                read.append(image.copy())
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            rule = f"it cannot be read as an image ({error})"
-            raise refuse("data", str(file), rule, "repair or remove the file") from error
-        if image.mode not in _GRAY | _COLOR:
-            rule = f"its mode {image.mode} is not 8-bit gray or color"
-            raise refuse("data", str(file), rule, "convert it to 8-bit PNG")
-        if image.size != read[0].size:
-            rule = f"it is {_size(image)}, but {files[0].name} is {_size(read[0])}"
-            raise refuse("data", str(file), rule, "resize all images to one size")
-    mode = "L" if all(image.mode in _GRAY for image in read) else "RGB"
-    pixels = np.stack([np.asarray(image.convert(mode)) for image in read])
-    return _scale(pixels, "data")
-
-
-def _size(image: Any) -> str:
-    return f"{image.width} x {image.height}"
-
-
-def _load_npz(path: Path) -> Images:
+def _load_npz(path: Path, name: str) -> Images:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            keys = sorted(item.filename.removesuffix(".npy") for item in archive.infolist())
+            unpacked = sum(item.file_size for item in archive.infolist())
+    except FileNotFoundError as error:
+        raise refuse(name, str(path), "there is no such file", "check the path") from error
+    except Exception as error:
+        raise _unread_npz(path, name, error) from error
+    if "images" not in keys or {*keys} - {"images", "labels"}:
+        rule = "its keys must be images and, if there are any, labels"
+        raise refuse(f"{name} {path}", keys, rule, "rename or remove the others")
+    check_ratio(name, path, unpacked)
     try:
         with np.load(path, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in archive.files}
-    except FileNotFoundError as error:
-        raise refuse("data", str(path), "there is no such file", "check the path") from error
+            arrays = {key: archive[key] for key in keys}
     except Exception as error:
-        rule = f"it cannot be read as an .npz file of plain arrays ({error})"
-        raise refuse("data", str(path), rule, "write it again with numpy.savez") from error
-    unknown = sorted({*arrays} - {"images", "labels"})
-    if unknown or "images" not in arrays:
-        rule = "its keys must be images and, if there are any, labels"
-        raise refuse(f"data {path}", sorted(arrays), rule, "rename or remove the others")
-    images = _scale(arrays["images"], f"data {path}: images")
+        raise _unread_npz(path, name, error) from error
+    images = _scale(arrays["images"], f"{name} {path}: images")
     labels = arrays.get("labels")
-    return Images(images, None if labels is None else _check_labels(path, labels, len(images)))
+    where = f"{name} {path}: labels"
+    return Images(images, None if labels is None else _check_labels(where, labels, len(images)))
+
+
+def _unread_npz(path: Path, name: str, error: Exception) -> ValueError:
+    rule = f"it cannot be read as an .npz file of plain arrays ({error})"
+    return refuse(name, str(path), rule, "write it again with numpy.savez")
 
 
 def _scale(pixels: np.ndarray, name: str) -> np.ndarray:
@@ -173,6 +182,7 @@ def _scale(pixels: np.ndarray, name: str) -> np.ndarray:
     if pixels.ndim != 4 or pixels.size == 0 or pixels.shape[-1] > 4:
         rule = "its shape must be (n, h, w) or (n, h, w, c) with c at most 4, and nothing 0"
         raise refuse(name, pixels.shape, rule, "reshape it")
+    check_memory(name, Path(), pixels.shape)
     if pixels.dtype == np.uint8:
         return pixels.astype(np.float32) / np.float32(127.5) - 1
     if not np.issubdtype(pixels.dtype, np.floating):
@@ -192,12 +202,13 @@ def _scale(pixels: np.ndarray, name: str) -> np.ndarray:
     return pixels.astype(np.float32)
 
 
-def _check_labels(path: Path, labels: np.ndarray, count: int) -> np.ndarray:
-    name = f"data {path}: labels"
+def _check_labels(name: str, labels: np.ndarray, count: int) -> np.ndarray:
     if not np.issubdtype(labels.dtype, np.integer):
         raise refuse(name, str(labels.dtype), "they must be integers", "convert them")
     if labels.shape != (count,):
         raise refuse(name, labels.shape, f"one per image is needed: ({count},)", "match the images")
-    if labels.min() < 0:
-        raise refuse(name, int(labels.min()), "they must be zero or above", "renumber the classes")
+    if labels.min() < 0 or labels.max() > MOST:
+        wrong = int(labels.min() if labels.min() < 0 else labels.max())
+        rule = f"they must be zero or above, and at most {MOST}"
+        raise refuse(name, wrong, rule, "renumber the classes")
     return labels.astype(np.int32)

@@ -32,7 +32,7 @@ def load_images(folder: str, batch: int, likelihood: int) -> Images:
         ValueError: they cannot be read, are not in color, are fewer than a batch, or there are no
             held-out ones but `likelihood` asks for some.
     """
-    images = load_folder(folder).images
+    images = load_folder(folder, name="data").images
     if images.shape[-1] != 3:
         rule = f"its images have {images.shape[-1]} channels; 3 are needed"
         raise refuse("data", folder, rule, "convert them to color")
@@ -44,7 +44,7 @@ def load_images(folder: str, batch: int, likelihood: int) -> Images:
         raise refuse("data", folder, rule, "give more, or a smaller --optimization.batch")
     if likelihood == 0:
         return Images(images, None)
-    held_out = load_folder(folder, "test").images
+    held_out = load_folder(folder, "test", name="data").images
     if len(held_out) < likelihood:
         rule = f"{folder} holds {len(held_out)} test images"
         raise refuse("evaluation.likelihood", likelihood, rule, "ask for no more than that")

@@ -75,7 +75,7 @@ def images(folder: str | None, samples: int) -> Task:
         digits = load_digits()
         train, held_out = digits.train_images, digits.held_out_images
     else:
-        pixels = load_folder(folder).images
+        pixels = load_folder(folder, name="data").images
         pixels = pixels[np.random.default_rng(0).permutation(len(pixels))]
         train, held_out = np.array_split(pixels, 2)
     if len(held_out) < 100:

@@ -15,7 +15,7 @@ import numpy as np
 from ctrl_jax._typing import Model, Params, RewardFn
 from ctrl_jax.algorithms import Pairs, make_reward_learning
 from ctrl_jax.algorithms.training.optimizer import adam, make_schedule
-from ctrl_jax.data import load_digits, load_folder
+from ctrl_jax.data import class_names, load_digits, load_folder
 from ctrl_jax.data.images import Digits
 from ctrl_jax.metrics import distances
 from ctrl_jax.models import DiffusionSpec
@@ -92,6 +92,8 @@ def make_task(config: Config, study: Conduct) -> Task:
         reward_fn, facts = _learned_reward(config, annotator, base, stage, study)
         success_fn = annotator.success
         real = digits.train_images[digits.train_labels == config.target_class]
+        name = class_names(config.data).get(config.target_class) if config.data else None
+        facts |= {} if name is None else {"target_class/folder": name}
         facts["annotator/accuracy"] = annotator.accuracy(digits.train_images, digits.train_labels)
     facts["diversity/real"] = None if real is None else diversity(real)
     fixed = Model(lambda key: params, model.apply)
@@ -136,7 +138,10 @@ def diversity(images: np.ndarray) -> float:
 def _load(config: Config) -> Digits:
     if config.data is None:
         return load_digits()
-    found = load_folder(config.data)
+    found = load_folder(config.data, name="data")
+    names = class_names(config.data)
+    if any(name != str(label) for label, name in names.items()) and jax.process_index() == 0:
+        print("classes:", ", ".join(f"{label} is {name}" for label, name in names.items()))
     labels = found.labels
     if labels is None and config.reward is None:
         raise refuse(

@@ -7,7 +7,7 @@ import struct
 import numpy as np
 import pytest
 
-from ctrl_jax.data import load_folder
+from ctrl_jax.data import compressed, load_folder
 from ctrl_jax.data.image_files import CIFAR_RECORD, write_cifar10
 
 GENERATOR = np.random.default_rng(0)
@@ -157,6 +157,52 @@ def test_a_pickle_is_never_opened(tmp_path):
     with pytest.raises(ValueError, match="to read a pickle is to execute"):
         load_folder(tmp_path)
     assert not (tmp_path / "executed").exists()
+
+
+def test_folders_are_read_as_they_unpack(tmp_path):
+    inner = tmp_path / "cifar" / "cifar-10-batches-bin"
+    inner.mkdir(parents=True)
+    write_cifar10(inner / "data_batch_1.bin", IMAGES, LABELS)
+    np.testing.assert_array_equal(load_folder(tmp_path / "cifar").labels, LABELS)
+    for place, dot, around in (("MNIST/raw", False, False), ("a", True, False), ("b", True, True)):
+        folder = tmp_path / place
+        folder.mkdir(parents=True)
+        mnist(folder, GRAY, LABELS)
+        for file in sorted(folder.iterdir()):
+            dotted = file.name.replace("-idx", ".idx") if dot else file.name
+            if around:
+                (folder / dotted).mkdir()
+                file.rename(folder / dotted / dotted)
+            else:
+                file.rename(folder / dotted)
+        place = tmp_path if place == "MNIST/raw" else folder
+        np.testing.assert_array_equal(load_folder(place).labels, LABELS)
+
+
+def test_cifar_100_has_the_finer_labels(tmp_path):
+    rows = [bytes([7]) + record(image, 10 * n) for n, image in enumerate(IMAGES)]
+    (tmp_path / "train.bin").write_bytes(b"".join(rows))
+    images, labels = load_folder(tmp_path)
+    np.testing.assert_array_equal(labels, [0, 10, 20, 30, 40])
+    np.testing.assert_array_equal(images, as_floats(IMAGES))
+    (tmp_path / "train.bin").write_bytes(bytes([7]) + record(IMAGES[0], 100))
+    with pytest.raises(ValueError, match="it has a label 100; CIFAR-100 has 0 to 99"):
+        load_folder(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["cifar-10-batches-py/data_batch_1", "train", "a.pkl"])
+def test_every_pickle_is_known_by_how_it_begins(name, tmp_path):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(pickle.dumps({"data": 1}))
+    with pytest.raises(ValueError, match="it is a Python pickle"):
+        load_folder(tmp_path)
+
+
+def test_a_bomb_of_zeros_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(compressed, "LARGE", 2**20)
+    mnist(tmp_path, np.zeros((2**10, 64, 64), np.uint8), LABELS, suffix=".gz", write=zipped)
+    with pytest.raises(ValueError, match=r"bytes unpack to .* or more"):
+        load_folder(tmp_path)
 
 
 def test_other_kinds_have_no_halves(tmp_path):

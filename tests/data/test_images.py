@@ -68,8 +68,9 @@ def test_mistakes_in_folders(tmp_path):
     (tmp_path / "b.png").write_bytes(data[: len(data) // 2])
     with pytest.raises(ValueError, match=r"b.png.*cannot be read as an image"):
         load_folder(tmp_path)
-    picture(tmp_path / "b.png", mode="I;16")
-    with pytest.raises(ValueError, match="not 8-bit gray or color"):
+    Image.new("F", (4, 5)).save(tmp_path / "b.tiff")
+    (tmp_path / "b.png").unlink()
+    with pytest.raises(ValueError, match=r"b.tiff.*floating numbers of unknown range"):
         load_folder(tmp_path)
     picture(tmp_path / "cat" / "a.png")
     with pytest.raises(ValueError, match="beside and inside"):
@@ -104,6 +105,8 @@ GOOD = np.zeros((2, 3, 3), np.uint8)
         ({"images": GOOD, "labels": np.zeros(3, int)}, r"labels: received \(3,\)"),
         ({"images": GOOD, "labels": np.zeros(2)}, "labels: received 'float64'"),
         ({"images": GOOD, "labels": np.array([-1, 0])}, "labels: received -1"),
+        ({"images": GOOD, "labels": np.array([0, 2**40])}, "labels: received 1099511627776"),
+        ({"images": GOOD, "labels": np.array([0, 2**63 + 1], np.uint64)}, "labels: received 92"),
         ({"images": np.array([{}, {}])}, "plain arrays"),
     ],
 )

@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 
 from ctrl_jax._checks import refuse
 from ctrl_jax.data.compressed import SUFFIXES
+from ctrl_jax.data.natural_order import natural_order
 
 Split = Literal["train", "test"]
 KINDS = (".jsonl", ".ndjson", ".json", ".parquet", ".arrow", ".feather")
@@ -49,7 +50,7 @@ def find_shards(path: Path, name: str, split: Split = "train") -> Shards:
         return Shards(find_shards(chosen, name, split).files, others)
     if (path / "state.json").exists():
         return Shards(_saved_files(path, name), [])
-    files = [file for file in sorted(path.iterdir(), key=_natural) if _is_data(file)]
+    files = [file for file in sorted(path.iterdir(), key=natural_order) if _is_data(file)]
     if not files:
         folders = [p for p in path.iterdir() if p.is_dir() and p.name[0] not in "._"]
         inner = [folder for folder in folders if any(map(_is_data, folder.iterdir()))]
@@ -122,8 +123,3 @@ def _plain(path: Path) -> str:
 
 def _stem(path: Path) -> str:
     return SHARD.sub("", _plain(path).rpartition(".")[0])
-
-
-def _natural(path: Path) -> list[tuple[int, str]]:
-    """Numbers in a name in their order: 2 before 10."""
-    return [(int(digits or 0), text) for text, digits in re.findall(r"(\D*)(\d*)", path.name)]
