@@ -85,6 +85,19 @@ def compare_with_optimum(
     }
 
 
+def sampling_noise(environment: GaussianSteering, number: int, *, pairs: int = 8) -> float:
+    """Return the mean W2 of two samples of the tilt: below it ``w2/tilted`` sees nothing.
+
+    Args:
+        environment: the environment.
+        number: points of a sample.
+        pairs: pairs averaged over.
+    """
+    keys = jax.random.split(jax.random.key(17), (pairs, 2))
+    draw = jax.vmap(jax.vmap(lambda key: environment.tilted_law().sample(key, number)[:, 0]))
+    return float(jnp.mean(jax.vmap(distances.wasserstein_1d)(*jnp.swapaxes(draw(keys), 0, 1))))
+
+
 def optimal_objective(environment: GaussianSteering) -> float:
     """Return the best penalized reward from the start law, by Gauss-Hermite quadrature."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(64)

@@ -2,7 +2,8 @@ r"""Log-ratios of diffusion paths, so that every loss of `preference` is one of 
 
 | method | log-ratio | loss |
 |---|---|---|
-| Diffusion-DPO, Diffusion-KTO | `from_noise_errors` of an example of a data set | `dpo`, `kto` |
+| Diffusion-DPO | `from_noise_errors` of an example of a data set | `dpo` |
+| Diffusion-KTO | the same with ``share=1.0`` | `kto` |
 | D3PO | `from_stored_steps` of a stored trajectory | `dpo` |
 | of paths drawn on the way | `of_steps`, summed | any of pairs |
 
@@ -32,34 +33,38 @@ Source: arXiv 2311.12908 (3); 2409.08400, section 3 (1); 2311.13231 (D3PO); 2404
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ctrl_jax._checks import refuse
+from ctrl_jax._checks import check_positive, refuse
 from ctrl_jax._numerics import expand
 from ctrl_jax.losses.preference.pair import require_floating, require_same, widened
 
 
 def from_noise_errors(
-    error: Float[Array, "*batch"], reference_error: Float[Array, "*batch"]
+    error: Float[Array, "*batch"], reference_error: Float[Array, "*batch"], *, share: float = 0.5
 ) -> Float[Array, "*batch"]:
-    """Return -(error - reference_error) / 2, what stands for the log-ratio of an example's paths.
+    """Return -share (error - reference_error), what stands for the log-ratio of an example's paths.
 
-    It is the integrand of E log dP_a/dP_ref at one time, with weight one: a preference loss of it
-    is Diffusion-DPO, Diffusion-KTO or a Mallows form of them. Betas are in the thousands for
-    images.
+    With a half it is the integrand of E log dP_a/dP_ref at one time, with weight one: a preference
+    loss of it is Diffusion-DPO or a Mallows form of it, and the published betas, in the thousands
+    for images, are those of this half. The betas of Diffusion-KTO multiply the whole difference: it
+    is ``kto(rho, desirable, kl, beta=...)`` of ``share=1.0``, kl the mean of the batch's rho, cut
+    at 0.
 
     Args:
         error: mean square of eps - eps_a at one time of each example.
         reference_error: the same of the reference model, at the same time and noise.
+        share: of the difference; 1/2 as in Diffusion-DPO, 1 as in Diffusion-KTO.
 
     Returns:
         Shape of the errors, in float32 at least.
 
     Raises:
-        ValueError: a shape or dtype is wrong.
+        ValueError: a shape or dtype is wrong, or share is not positive.
 
     Source: Wallace et al. 2023 (arXiv 2311.12908); Li et al. 2024 (2404.04465).
     """
     require_same(error=error, reference_error=reference_error)
-    return (widened(reference_error) - widened(error)) / 2
+    check_positive("share", share)
+    return share * (widened(reference_error) - widened(error))
 
 
 def from_stored_steps(log_ratio: Float[Array, "*steps"], *, clip: float) -> Float[Array, "*steps"]:

@@ -33,8 +33,10 @@ Source: arXiv 2305.18901 (policy gradient, (3), (4), penalty); 1707.06347 (clipp
 """
 
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
+from ctrl_jax._checks import check_finite, check_non_negative, check_positive, refuse
 from ctrl_jax._numerics import sum_each
 from ctrl_jax.losses.weighting import weighted
 
@@ -67,9 +69,13 @@ def clipped_surrogate(
     Args:
         log_ratio: log pi - log pi_old of the action taken.
         advantage: estimate of the advantage under pi_old, in units of the reward.
-        clip: half-width of the interval around 1 within which the ratio has a gradient.
+        clip: half-width of the interval around 1 within which the ratio has a gradient; positive.
         weights: optional weight of each example.
+
+    Raises:
+        ValueError: clip is not positive.
     """
+    check_positive("clip", clip)
     ratio = jnp.exp(log_ratio)
     clipped = jnp.clip(ratio, 1 - clip, 1 + clip)
     return weighted(-jnp.minimum(ratio * advantage, clipped * advantage), weights)
@@ -91,9 +97,14 @@ def sqrt_kl_surrogate(
         advantage: rate of advantage less gamma log pi, in units of the reward per time.
         kl: KL(pi' || pi) at each state, in nats.
         penalty: C, in units of the advantage per sqrt(nat).
-        epsilon: rounds the kink off, in nats; far below the square of the target.
+        epsilon: rounds the kink off, in nats; positive, far below the square of the target.
         weights: optional weight of each example.
+
+    Raises:
+        ValueError: the penalty is negative or epsilon not positive.
     """
+    check_non_negative("penalty", penalty)
+    check_positive("epsilon", epsilon)
     distance = jnp.sqrt(kl + epsilon) - epsilon**0.5
     return weighted(penalty * distance - jnp.exp(log_ratio) * advantage, weights)
 
@@ -114,7 +125,11 @@ def linear_kl_surrogate(
         kl: KL(pi' || pi) at each state, in nats.
         penalty: C, in units of the advantage per nat.
         weights: optional weight of each example.
+
+    Raises:
+        ValueError: the penalty is negative.
     """
+    check_non_negative("penalty", penalty)
     return weighted(penalty * kl - jnp.exp(log_ratio) * advantage, weights)
 
 
@@ -138,7 +153,14 @@ def adapt_penalty(
         factor: by which C grows or shrinks, above 1.
         least: lower limit of C.
         greatest: upper limit of C.
+
+    Raises:
+        ValueError: the target is not positive, the tolerance negative or the factor not above 1.
     """
+    check_positive("target", target)
+    check_non_negative("tolerance", tolerance)
+    if not isinstance(factor, Tracer) and check_finite("factor", factor) <= 1:
+        raise refuse("factor", factor, "it must be above 1", "give 1.5")
     grown = jnp.where(divergence > (1 + tolerance) * target, penalty * factor, penalty)
     moved = jnp.where(divergence < (1 - tolerance) * target, penalty / factor, grown)
     return jnp.clip(moved, least, greatest)

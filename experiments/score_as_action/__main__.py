@@ -176,6 +176,7 @@ def summarize(
         metrics |= known_optima.compare_with_optimum(
             environment, after.samples, after.reward, after.path_kl
         )
+        metrics["w2/two_samples"] = known_optima.sampling_noise(environment, len(after.samples))
     return metrics
 
 

@@ -49,11 +49,14 @@ def test_d3po_by_hand():
     assert slope[0] < 0 and not slope[1:].any()
 
 
-def test_diffusion_kto_is_kto():
-    ratio, _ = noise_ratios()
-    found = preference.kto(ratio, jnp.asarray([True, False]), 0.001, beta=100.0)
-    # rho = .01 and .005: sigmoid(-100 * .009), sigmoid(100 * .004).
+def test_diffusion_kto_is_kto_at_its_published_beta():
+    """Where Diffusion-DPO has -beta/2 times the difference of the errors, it has -beta."""
+    ratio = path_log_ratio.from_noise_errors(ERRORS[0], ERRORS[2], share=1.0)
+    found = preference.kto(ratio, jnp.asarray([True, False]), 0.002, beta=50.0)
+    # The differences .02 and .01: sigmoid(-50 * .018), sigmoid(50 * .008).
     np.testing.assert_allclose(found, 1 / (1 + np.exp([0.9, -0.4])), rtol=1e-5)
+    half, _ = noise_ratios()
+    np.testing.assert_allclose(ratio, 2 * half, rtol=1e-6)
 
 
 @pytest.mark.parametrize("ratios", [noise_ratios, step_ratios])
@@ -194,6 +197,7 @@ X = jnp.ones(3)
     [
         (lambda: path_log_ratio.from_noise_errors(X, X[:2]), "reference_error: .* the shape and"),
         (lambda: path_log_ratio.from_noise_errors(X, jnp.arange(3)), "of floating type"),
+        (lambda: path_log_ratio.from_noise_errors(X, X, share=0.0), "share: received 0.0; it must"),
         (lambda: path_log_ratio.from_stored_steps(X, clip=1.0), "clip: received 1.0; it must lie"),
         (lambda: path_log_ratio.from_stored_steps(X > 0, clip=0.1), "of floating type"),
         (

@@ -179,3 +179,22 @@ def test_laws_of_every_policy_loss(loss):
     # One value per example: none depends on another.
     jacobian = jax.jacobian(loss)(x, y)
     np.testing.assert_array_equal(jacobian, np.diag(np.diag(jacobian)))
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda x: policy.clipped_surrogate(x, x, clip=NAN), "clip: received nan"),
+        (lambda x: policy.clipped_surrogate(x, x, clip=-0.2), "clip: received -0.2"),
+        (lambda x: policy.sqrt_kl_surrogate(x, x, x, penalty=-1.0), "penalty: received -1.0"),
+        (lambda x: policy.linear_kl_surrogate(x, x, x, penalty=NAN), "penalty: received nan"),
+        (lambda x: policy.adapt_penalty(1.0, 1.0, 0.0), "target: received 0.0"),
+        (lambda x: policy.adapt_penalty(1.0, 1.0, 0.1, factor=0.5), "factor: received 0.5; it mus"),
+    ],
+)
+def test_a_number_out_of_range_is_refused(call, said):
+    with pytest.raises(ValueError, match=said):
+        call(jnp.ones(2))

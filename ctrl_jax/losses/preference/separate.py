@@ -226,8 +226,9 @@ def kto(
     if getattr(desirable, "dtype", None) != jnp.bool_ or desirable.shape != log_ratio.shape:
         rule = f"it must hold booleans of shape {list(log_ratio.shape)}"
         raise refuse("desirable", desirable, rule, "give one for each example")
+    divergence = require_beside("kl", kl, log_ratio)
     require_finite("kl", kl)
-    gain = beta * (widened(log_ratio) - require_beside("kl", kl, log_ratio))
+    gain = beta * (widened(log_ratio) - divergence)
     loss = jnp.where(
         desirable,
         desirable_weight * jax.nn.sigmoid(-gain),
