@@ -6,6 +6,7 @@ run begins, so that `python -m experiments` lists the studies at once.
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import importlib
 import json
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from jax.sharding import Mesh
 
     from ctrl_jax.runtime import Run
+    from ctrl_jax.runtime.loop.adapters import Guarded
     from experiments.verdicts import Claim
 
 
@@ -102,6 +104,13 @@ class Conduct:
         """The run's own folder."""
         return self.run.folder
 
+    @functools.cached_property
+    def adapters(self) -> "Sequence[Guarded]":
+        """Where `--log` sends the metrics of the main loop, and those of results.json."""
+        from ctrl_jax.runtime import make_adapters
+
+        return make_adapters(self.config.run.log, self.folder, self.config)
+
     def fingerprint(self, *parts: Any) -> str:
         """Return one name for what a stage depends on: what is given, seed, type, versions, mesh.
 
@@ -147,6 +156,8 @@ class Conduct:
 
         usual = {"progress": self.config.run.progress, "mesh": self.mesh}
         options: dict[str, Any] = {**usual, "record": self.run.record, **loop}
+        if self.config.run.profile and stage is None:
+            options["profile"] = self.folder / "profile"
         folder, keep = (self.run.checkpoints, 3) if stage is None else (self.folder / stage, 1)
         start, lines = 0, None
         with Checkpoints(folder, keep) as checkpoints, contextlib.ExitStack() as stack:
@@ -154,7 +165,10 @@ class Conduct:
                 start, state, record = checkpoints.restore(state)
                 self.run.check_restored(record)
             if log is not None:
-                lines = stack.enter_context(MetricsLog(self.folder / log, start=start))
+                adapters = self.adapters if stage is None else ()
+                lines = stack.enter_context(
+                    MetricsLog(self.folder / log, start=start, adapters=adapters)
+                )
                 if first is not None and start == 0:
                     lines.write(0, first)
             return train(
@@ -201,6 +215,9 @@ class Conduct:
             digest=params if isinstance(params, str) else state_digest(params),
             seconds=time.monotonic() - self.began,
         )
+        for adapter in self.adapters:
+            adapter(adapter.last, {f"results/{name}": value for name, value in metrics.items()})
+            adapter.flush()
 
     def close(self, claims: Sequence["Claim"] = ()) -> Path:
         """Print the verdicts and the folder, and return the folder."""

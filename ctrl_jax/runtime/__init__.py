@@ -30,8 +30,9 @@ from ctrl_jax.runtime.devices.mesh import (
     replicate,
     shard_batch,
 )
+from ctrl_jax.runtime.loop.adapters import make_adapters, tensorboard_adapter, wandb_adapter
 from ctrl_jax.runtime.loop.compilation import CountTraces, enable_compilation_cache, jit_step
-from ctrl_jax.runtime.loop.logs import MetricsLog, read_metrics, tensorboard_adapter, wandb_adapter
+from ctrl_jax.runtime.loop.logs import MetricsLog, read_metrics
 from ctrl_jax.runtime.loop.progress import progress
 from ctrl_jax.runtime.loop.training import LoopOptions, train
 from ctrl_jax.runtime.run.callables import load_callable
@@ -71,6 +72,7 @@ __all__ = [
     "load",
     "load_callable",
     "load_model",
+    "make_adapters",
     "make_mesh",
     "open_run",
     "own_part",

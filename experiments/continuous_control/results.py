@@ -56,21 +56,21 @@ def leave(study: Conduct, config: Any, runs: Runs, metrics: Mapping[str, Any]) -
     """
     training = config.training
     per_update = training.batch * training.horizon
-    _write_curves(study.run, runs, per_update)
+    _write_curves(study, runs, per_update)
     params = {f"{dt:g}": {n: c.params for n, c in methods.items()} for dt, methods in runs.items()}
     study.write(metrics, params)
     _draw(study.folder, runs, metrics, per_update, training)
     print(verdict(metrics))
 
 
-def _write_curves(run, runs, per_update):
+def _write_curves(study, runs, per_update):
     """One line per update, with the mean over seeds of every method at every step of time."""
     curves = {
         f"suboptimality/{name}/dt={dt:g}": curves.scores.mean(axis=0)
         for dt, methods in runs.items()
         for name, curves in methods.items()
     }
-    with MetricsLog(run.metrics) as log:
+    with MetricsLog(study.run.metrics, adapters=study.adapters) as log:
         for i in range(max(map(len, curves.values()))):
             row = {name: float(values[i]) for name, values in curves.items()}
             log.write(i + 1, {"environment_time": per_update * (i + 1), **row})

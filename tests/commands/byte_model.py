@@ -40,14 +40,14 @@ class Bytes:
         return bytes(i for i in ids if i < BEGIN).decode(errors="replace")
 
 
-def write_model(folder, **changes):
+def write_model(folder, dtype=np.float32, **changes):
     """A folder with a random model."""
     record = RECORD | changes
     generator = np.random.default_rng(0)
     shapes = language_model(read_record(record)).shapes
     params = jax.tree_util.tree_map_with_path(
         lambda path, leaf: np.asarray(
-            0.2 * generator.standard_normal(leaf.shape) + (path[-1].key == "scale"), np.float32
+            0.2 * generator.standard_normal(leaf.shape) + (path[-1].key == "scale"), dtype
         ),
         shapes,
     )

@@ -42,6 +42,7 @@ from ctrl_jax.runtime import (
     check_batch,
     content_digest,
     digests_of,
+    make_adapters,
     own_part,
     refuse,
     train,
@@ -174,7 +175,8 @@ def tune(settings: Config, inputs: Inputs, run: Run) -> Outcome:
 
     with Checkpoints(run.checkpoints) as checkpoints:
         start, *states = begin(checkpoints)
-        with MetricsLog(run.metrics, start=start) as log:
+        adapters = make_adapters(settings.run.log, run.folder, settings)
+        with MetricsLog(run.metrics, start=start, adapters=adapters) as log:
             if start == 0:
                 log.write(0, before)
             state = train(
@@ -196,6 +198,7 @@ def tune(settings: Config, inputs: Inputs, run: Run) -> Outcome:
                     mesh=mesh,
                     shardings=shardings,
                     record=run.record,
+                    profile=run.folder / "profile" if settings.run.profile else None,
                 ),
             )
     facts |= {**data.counts, "updates": steps, "traces": step.traces}

@@ -101,10 +101,7 @@ class Checkpoints:
             rule = "there is nothing to save"
             raise refuse("state", "no arrays", rule, "give at least one")
         if self._manager is not None and not self.folder.is_dir():
-            raise RunError(
-                f"{self.folder} is no longer there: it was moved or removed while the run went on; "
-                "put it back and continue with --resume latest"
-            )
+            raise self._write_error(FileNotFoundError("no such folder"), step)
         try:
             self._write(step, arrays, {"content": description, "seal": _seal(description)})
         except (OSError, ValueError, RuntimeError) as error:
@@ -200,7 +197,12 @@ class Checkpoints:
         self._manager.save(step, args=items, force=True)
 
     def _write_error(self, error: Exception, step: int | None = None) -> RunError:
-        place = next(p for p in (self.folder, *self.folder.parents) if p.exists())
+        if not self.folder.is_dir():
+            return RunError(
+                f"{self.folder} is no longer there: it was moved or removed while the run went on "
+                f"({error}); put it back and continue with --resume latest"
+            )
+        place = self.folder
         what = "the last checkpoint" if step is None else f"the checkpoint of step {step}"
         return RunError(
             f"{what} could not be written to {self.folder} ({error}); "

@@ -7,16 +7,15 @@ a resumed run leaves the same lines as one that was never stopped.
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from ctrl_jax._checks import refuse
+from ctrl_jax._errors import RunError
 from ctrl_jax._records import plain, write_atomic
-
-Adapter = Callable[[int, Mapping[str, Any]], None]
+from ctrl_jax.runtime.loop.adapters import Adapter, Guarded
 
 
 class MetricsLog:
@@ -25,14 +24,18 @@ class MetricsLog:
     Args:
         path: the file; its folder is created. Only process 0 writes it.
         start: completed updates of the restored state; later lines are removed.
-        adapters: called with every line too, for example `tensorboard_adapter(folder)`.
+        adapters: called with every line too, for example `tensorboard_adapter(folder)`; what they
+            raise is said once and stops nothing.
     """
 
     def __init__(
         self, path: str | os.PathLike[str], *, start: int = 0, adapters: Sequence[Adapter] = ()
     ):
         self.path = Path(path)
-        self._adapters = tuple(adapters)
+        self._adapters = tuple(
+            adapter if isinstance(adapter, Guarded) else Guarded(adapter, "adapter")
+            for adapter in adapters
+        )
         self._file = None
         if jax.process_index() == 0:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,17 +56,37 @@ class MetricsLog:
             adapter(step, metrics)
 
     def flush(self) -> None:
-        """Put all lines on disk; called before every checkpoint."""
-        if self._file is not None:
-            self._file.flush()
-            os.fsync(self._file.fileno())
+        """Put all lines on disk; called before every checkpoint.
+
+        Raises:
+            RunError: the file is no longer where it was opened.
+        """
+        if self._file is None:
+            return
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        try:
+            there = os.path.samestat(os.fstat(self._file.fileno()), self.path.stat())
+        except FileNotFoundError:
+            there = False
+        if not there:
+            raise RunError(
+                f"{self.path} is no longer there: its folder was moved or removed while the run "
+                "went on; put it back and continue with --resume latest"
+            )
 
     def close(self) -> None:
         """Put all lines on disk and close the file."""
-        if self._file is not None:
+        file = self._file
+        if file is None:
+            return
+        try:
             self.flush()
-            self._file.close()
+        finally:
             self._file = None
+            file.close()
+            for adapter in self._adapters:
+                adapter.flush()
 
     def __enter__(self) -> "MetricsLog":
         return self
@@ -103,50 +126,3 @@ def _truncate(path: Path, start: int) -> None:
         kept = []
     if path.exists():
         write_atomic(path, "".join(json.dumps(row) + "\n" for row in kept))
-
-
-def _missing(package: str) -> ValueError:
-    return refuse("log", package, "it is not installed", f"run pip install {package}")
-
-
-def tensorboard_adapter(folder: str | os.PathLike[str]) -> Adapter:
-    """Return an adapter that writes TensorBoard event files.
-
-    Args:
-        folder: where the event files go.
-
-    Raises:
-        ValueError: tensorboardX is not installed.
-    """
-    try:
-        from tensorboardX import SummaryWriter  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise _missing("tensorboardX") from error
-    writer = SummaryWriter(os.fspath(folder))
-
-    def write(step: int, metrics: Mapping[str, Any]) -> None:
-        for name, value in metrics.items():
-            writer.add_scalar(name, float(value), step)
-
-    return write
-
-
-def wandb_adapter(**init: Any) -> Adapter:
-    """Return an adapter that sends metrics to Weights & Biases.
-
-    Args:
-        init: arguments of `wandb.init`, for example `project` and `name`.
-
-    Raises:
-        ValueError: wandb is not installed.
-    """
-    try:
-        import wandb  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise _missing("wandb") from error
-    run = wandb.init(**init)
-
-    def write(step: int, metrics: Mapping[str, Any]) -> None:
-        run.log({name: float(value) for name, value in metrics.items()}, step=step)
-
-    return write

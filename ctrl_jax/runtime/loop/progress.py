@@ -9,8 +9,13 @@ from typing import Any
 
 import jax
 
+from ctrl_jax.runtime.loop.adapters import numbers_of
+
 Update = Callable[..., None]
 _SHOWN = 4
+# What a run is about comes first, under the names that algorithms and commands give it.
+_FIRST = ("reward/mean", "evaluation/reward", "objective", "loss", "evaluation/loss")
+_FIRST += ("rewards/accuracies", "rewards/margins", "kl/path", "evaluation/kl", "bits_per_byte")
 
 
 @contextlib.contextmanager
@@ -94,7 +99,9 @@ def _lines(total: int, description: str, every_seconds: float) -> Update:
 
 
 def _live(metrics: Mapping[str, Any]) -> str:
-    """Return the first few metrics as text, flags left out."""
-    numbers = {n: float(v) for n, v in metrics.items() if not n.endswith("/finite")}
+    """Return a few metrics as text, reward and loss first, flags left out."""
+    order = [*(n for n in _FIRST if n in metrics), *(n for n in metrics if n not in _FIRST)]
+    told = numbers_of({n: metrics[n] for n in order})
+    numbers = {n: value for n, value in told.items() if not n.endswith("/finite")}
     shown = [(n, v) for n, v in numbers.items() if math.isfinite(v)][:_SHOWN]
     return " ".join(f"{name} {value:.4g}" for name, value in shown)

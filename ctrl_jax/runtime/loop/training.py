@@ -13,6 +13,7 @@ batch is `batches(k)`.
 import dataclasses
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -27,6 +28,7 @@ from ctrl_jax.runtime.devices.mesh import place, shard_batch
 from ctrl_jax.runtime.loop.compilation import CountTraces, jit_step
 from ctrl_jax.runtime.loop.flags import Flags
 from ctrl_jax.runtime.loop.logs import MetricsLog
+from ctrl_jax.runtime.loop.profiling import Profile
 from ctrl_jax.runtime.loop.progress import progress
 from ctrl_jax.runtime.loop.signals import StopSignals
 
@@ -51,6 +53,7 @@ class LoopOptions:
         evaluate: called with (completed updates, state); what it returns joins that update's
             metrics. It must not keep the state, which the next update overwrites.
         record: what every checkpoint holds beside the state, as plain JSON.
+        profile: a folder for a trace of a few updates; None for none.
     """
 
     fetch_every: int = 10
@@ -63,6 +66,7 @@ class LoopOptions:
     shardings: Any = None
     evaluate: Evaluate | None = None
     record: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    profile: Path | None = None
 
     def validate(self) -> None:
         """Raise ValueError for a count that is out of range."""
@@ -120,12 +124,15 @@ def train(
     state = _own_copy(state, shardings)
     source = _batch_source(batches)
     bar = progress(steps, options.description, enabled=options.progress)
-    with StopSignals() as signals, bar as show:
+    profile = Profile(options.profile, start, steps)
+    with StopSignals() as signals, profile, bar as show:
         for k in range(start, steps):
+            profile.before(k)
             batch = _next_batch(source, k, steps)
             if options.mesh is not None:
                 batch = shard_batch(options.mesh, batch)
             state, metrics = update(state, batch)
+            profile.after(k + 1, metrics)
             loop.after_update(k + 1, state, metrics, show)
             if (signum := signals.stop_after(k + 1)) is not None and k + 1 < steps:
                 loop.interrupt(k + 1, state, signum)

@@ -40,7 +40,7 @@ from ctrl_jax.runtime.run.versions import differences, versions
 Resume = Literal["never", "latest", "strict"]
 
 ROOT = Path("runs")
-_NOT_THE_RUN = frozenset({"out", "resume", "progress"})
+_NOT_THE_RUN = frozenset({"out", "resume", "progress", "log", "profile"})
 _NOT_THE_MATHS = _NOT_THE_RUN | {"distributed", "compilation_cache"}
 
 

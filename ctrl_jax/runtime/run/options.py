@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 from ctrl_jax._checks import check_choice, check_count, check_seed, refuse
 from ctrl_jax.runtime.devices import distributed
 from ctrl_jax.runtime.devices.mesh import MeshOptions, make_mesh
+from ctrl_jax.runtime.loop.adapters import PACKAGES, Name, check_installed
 from ctrl_jax.runtime.loop.compilation import enable_compilation_cache
 
 
@@ -44,6 +45,8 @@ class RunOptions:
         resume: never: a new run; latest: continue from the newest checkpoint where there is one;
             strict: continue only with the same config, versions and mesh.
         progress: show progress.
+        log: where metrics go besides metrics.jsonl: tensorboard, to the run's folder, and wandb.
+        profile: trace a few updates with JAX's profiler, into the folder `profile` of the run.
         compilation_cache: keep compiled programs in ~/.cache/ctrl_jax.
     """
 
@@ -59,6 +62,8 @@ class RunOptions:
     heartbeat_seconds: int = 100
     resume: Literal["never", "latest", "strict"] = "never"
     progress: bool = True
+    log: tuple[Name, ...] = ()
+    profile: bool = False
     compilation_cache: bool = True
 
     def validate(self) -> None:
@@ -71,6 +76,9 @@ class RunOptions:
         check_count("heartbeat_seconds", self.heartbeat_seconds)
         if self.out is not None and not self.out.strip():
             raise refuse("out", self.out, "it must name a folder", "give --out DIR or leave it out")
+        for name in self.log:
+            check_choice("log", name, tuple(PACKAGES))
+        check_installed(self.log)
         self.mesh.validate()
 
     @property
@@ -102,6 +110,9 @@ def check_small_run(options: RunOptions) -> None:
     if options.arithmetic != "float32":
         rule = "this run is in float32"
         raise refuse("precision", options.precision, rule, "leave it out")
+    if options.profile:
+        rule = "this run has no loop of updates to trace"
+        raise refuse("profile", options.profile, rule, "leave it out")
 
 
 def prepare(options: RunOptions) -> Mesh:

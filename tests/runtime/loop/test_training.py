@@ -176,6 +176,52 @@ def test_first_signal_saves_and_handlers_are_put_back(tmp_path):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_a_trace_of_a_few_updates(tmp_path):
+    state = toy.init(jax.random.key(0))
+    options = LoopOptions(progress=False, profile=tmp_path / "profile")
+    final = train(toy.step, state, toy.batches, steps=4, options=options)
+    assert state_digest(final) == reference(4)
+    assert [*(tmp_path / "profile").rglob("*.xplane.pb")]
+
+
+@pytest.mark.parametrize("name", ["start_trace", "stop_trace"])
+def test_a_profiler_never_stops_a_run(tmp_path, monkeypatch, name):
+    def fails(*args):
+        raise RuntimeError("another trace runs")
+
+    monkeypatch.setattr(jax.profiler, "start_trace", lambda *args: None)
+    monkeypatch.setattr(jax.profiler, "stop_trace", lambda *args: None)
+    monkeypatch.setattr(jax.profiler, name, fails)
+    options = LoopOptions(progress=False, profile=tmp_path)
+    with pytest.warns(
+        RunWarning, match="--profile: there is no trace .RuntimeError: another trace"
+    ):
+        final = train(toy.step, toy.init(jax.random.key(0)), toy.batches, steps=10, options=options)
+    assert state_digest(final) == reference(10)
+
+
+def test_a_folder_that_vanishes_ends_the_run(tmp_path):
+    """Moved away in the middle: an error at once, and nothing is made where it was."""
+    folder = tmp_path / "a"
+
+    def batches(k):
+        if k == 5:
+            checkpoints.wait()
+            folder.rename(tmp_path / "b")
+        return toy.batches(k)
+
+    with (
+        pytest.raises(RunError, match="is no longer there"),
+        Checkpoints(folder / "checkpoints") as checkpoints,
+        MetricsLog(folder / "metrics.jsonl") as log,
+    ):
+        options = LoopOptions(progress=False, fetch_every=1, checkpoint_every=2)
+        state = toy.init(jax.random.key(0))
+        train(toy.step, state, batches, steps=50, log=log, checkpoints=checkpoints, options=options)
+    assert not folder.exists()
+    assert len(read_metrics(tmp_path / "b" / "metrics.jsonl")) == 6
+
+
 def wait_for_step(folder, step: int) -> None:
     deadline = time.monotonic() + 60
     while not (folder / "checkpoints" / str(step) / "_CHECKPOINT_METADATA").exists():
