@@ -1,7 +1,7 @@
 """`ctrl-jax prefer`: tune a language model of one's own on preference pairs, by any loss.
 
 The stages are in `ctrl_jax.commands.preference`. Each run writes config.json, metrics.jsonl,
-results.json, pictures, checkpoints and the trained model to its folder.
+results.json, samples.jsonl, pictures, checkpoints and the trained model to its folder.
 """
 
 import dataclasses
@@ -47,6 +47,8 @@ def main(config: Config) -> Path:
         report.draw_curves(run.folder / "curves.png", read_metrics(run.metrics))
         scale = metrics.get("dispersion/scale")
         report.draw_dispersion(run.folder / "dispersion.png", outcome.index, scale)
+        report.write_samples(run.folder / "samples.jsonl", outcome.samples)
+        report.print_samples(outcome.samples)
         report.print_results(metrics, config.objective.title)
         print(f"results: {run.folder}")
     return run.folder

@@ -62,6 +62,7 @@ def _draw_frontier(axis, rows: Sequence[Row], start: float):
             capsize=2,
         )
     axis.plot(0, start, "k*", markersize=10, label="base model")
+    axis.plot([], [], "k:", linewidth=1, label="from it to the largest beta")
     axis.set(xlabel="KL from the base model (nats per answer)", ylabel="gold: minus word length")
     axis.grid(True)
 
@@ -91,7 +92,7 @@ def draw_accuracies(path: Path, rows: Sequence[Row]) -> None:
         middle = (len(methods) - 1) / 2
         axis.set_xticks([middle, middle + len(methods) + 1], ["agreed", "divided"])
         axis.set(ylim=(0.45, 1), ylabel="accuracy against the central ranking")
-        axis.axhline(0.5, color="black", linewidth=0.8, linestyle=":")
+        axis.axhline(0.5, color="black", linewidth=0.8, linestyle=":", label="chance")
         axis.set_title(WORLDS[division], fontsize=10)
     axes[0, 0].legend(fontsize=8, loc="upper right")
     save(figure, path)
@@ -102,7 +103,8 @@ def draw_dispersions(path: Path, found: Mapping[str, Dispersions]) -> None:
     figure, axes = plt.subplots(1, len(found), figsize=(5 * len(found), 4), squeeze=False)
     for axis, (division, own) in zip(axes[0], found.items(), strict=True):
         axis.plot(own.true, own.estimated, ".", markersize=2.5, alpha=0.3, color="#0072B2")
-        axis.plot([0, 1], [0, 1], color="black", linewidth=0.8, linestyle=":")
+        axis.plot([0, 1], [0, 1], color="black", linewidth=0.8, linestyle=":", label="equal")
+        axis.legend(fontsize=8, loc="lower right")
         axis.set(xlim=(0, 1), ylim=(0, 1), xlabel="true φ", ylabel="estimated φ")
         axis.set_title(f"{WORLDS[division]}\nrank correlation {own.correlation:.2f}", fontsize=10)
     save(figure, path)

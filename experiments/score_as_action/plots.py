@@ -86,7 +86,8 @@ def draw_frontier(
     axis.plot(
         frontier.kl[trusted], frontier.success[trusted], color="black", linewidth=2, label="ideal"
     )
-    axis.plot(1.5 * frontier.kl[trusted], frontier.success[trusted], color="black", linestyle=":")
+    further = 1.5 * frontier.kl[trusted]
+    axis.plot(further, frontier.success[trusted], "k:", label="1.5 x its path KL")
     tracks = {
         label: [p for p in points if np.isfinite(p).all()] for label, points in tracks.items()
     }
@@ -99,12 +100,14 @@ def draw_frontier(
         axis.plot(kls, successes, "o", markersize=4, linestyle=line, color=color, label=label)
         if joined:
             axis.plot(kls[-1], successes[-1], marker="*", markersize=14, color=color)
+    if joined and any(tracks.values()):  # one for all of them, in no run's color
+        axis.plot([], [], "*", markersize=14, color=INK, label="after the last update")
     largest = max((kl for points in tracks.values() for kl, _ in points), default=1.0)
     if largest > 20:
         axis.set_xscale("symlog", linthresh=1.0)
     axis.set_xlim(left=0)
     axis.set(
-        xlabel="path KL from the pretrained model (nats); dotted: 1.5 x ideal",
+        xlabel="path KL from the pretrained model (nats)",
         ylabel=success,
     )
     axis.grid(True)

@@ -94,6 +94,10 @@ def test_what_a_run_leaves(finished):
     assert metrics["kl/before"] == 0 < metrics["kl/after"]
     assert metrics["rewards/margins/after"] > 0 and metrics["traces"] == 1
     assert metrics["pairs/train"] + metrics["pairs/evaluation"] == 24
+    samples = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+    assert len(samples) == 3 and all({*some} == {"prompt", "before", "after"} for some in samples)
+    assert all(some["prompt"].startswith("p") for some in samples)
+    assert any(some["before"] != some["after"] for some in samples)
     for picture in ("curves.png", "dispersion.png"):
         assert (folder / picture).stat().st_size > 1000
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,9 +13,10 @@ import numpy as np
 import pytest
 
 from ctrl_jax.commands import sample
-from ctrl_jax.runtime import command, load, load_model, state_digest
+from ctrl_jax.metrics.frontier import Frontier
+from ctrl_jax.runtime import Checkpoints, RunError, command, load, load_model, state_digest
 from experiments.fine_tuning import success_threshold
-from experiments.score_as_action import report
+from experiments.score_as_action import plots, report
 from experiments.score_as_action.__main__ import main, study_of
 from experiments.score_as_action.config import Config
 from tests.algorithms.diffusion.steering import EXACT
@@ -247,6 +249,74 @@ def test_mistakes_are_one_clear_line(mistake, finished, tmp_path, monkeypatch, c
     printed = capsys.readouterr().err.strip().splitlines()
     assert stopped.value.code == 2
     assert len(printed) == 1 and printed[0].startswith("error: ") and expected in printed[0]
+
+
+def test_every_mark_of_the_frontier_is_in_its_legend(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(plots, "save", lambda figure, path: seen.append(figure))
+    line = np.linspace(0.0, 1.0, 5)
+    ideal = Frontier(line, line, line, np.full(5, 1000.0))
+    for joined in (True, False):
+        plots.draw_frontier(tmp_path / "a", ideal, {"ppo": [(0.1, 0.2), (0.3, 0.4)]}, joined=joined)
+    (axis,), (other,) = (figure.axes for figure in seen)
+    told = [text.get_text() for text in axis.get_legend().get_texts()]
+    assert told == ["ideal", "1.5 x its path KL", "ppo", "after the last update"]
+    assert [t.get_text() for t in other.get_legend().get_texts()] == told[:3]
+    named = {handle.get_marker() for handle in axis.get_legend().legend_handles}
+    assert {line.get_marker() for line in axis.lines} <= named
+
+
+def stopped(config, study):
+    """The main loop of a run that saved an update and was stopped by its reward."""
+    with Checkpoints(study.run.checkpoints) as checkpoints:
+        checkpoints.save(len(checkpoints.steps()) + 1, {"x": jnp.ones(2)}, study.run.record)
+    raise RunError("stopped")
+
+
+def test_a_run_goes_on_with_the_data_and_the_reward_it_was_given(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr("experiments.score_as_action.__main__.make_task", stopped)
+    images = np.random.default_rng(0).uniform(-1, 1, (64, 6, 6, 1)).astype(np.float32)
+    np.savez("mine.npz", images=images)
+    Path("own_bright.py").write_text("def brightness(x):\n    return x.mean((1, 2, 3))\n")
+    line = [*TINY, "--data", "mine.npz", "--reward", "own_bright:brightness", "--out", "a"]
+
+    def said(*options):
+        with pytest.raises(SystemExit):
+            command(Config, main, [*line, *options])
+        return capsys.readouterr().err
+
+    assert said().startswith("error: stopped")
+    assert said("--resume", "strict").startswith("error: stopped")  # nothing changed: it goes on
+    np.savez("mine.npz", images=-images)
+    Path("own_bright.py").write_text("def brightness(x):\n    return -x.mean((1, 2, 3))\n")
+    refused = said("--resume", "strict")
+    assert "content of data: " in refused and "content of reward: " in refused
+    assert "config." not in refused and refused.count("\n") == 1
+    warned = said("--resume", "latest")
+    assert warned.startswith("warning: ") and "content of reward: " in warned
+
+
+def test_a_damaged_base_model_is_made_again(finished, tmp_path, monkeypatch, capsys):
+    """The copy that later runs share, and the one of a run's own folder."""
+    folder = tmp_path / "runs" / "pretrained"
+    shutil.copytree(finished[0].parent / "runs" / "pretrained", folder)
+    (cached,) = folder.iterdir()
+    text = (cached / "model.json").read_text()
+    (cached / "model.json").write_text(text.replace('"width": 16', '"width": 17'))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("experiments.score_as_action.__main__.draw_base", stopped_after_the_task)
+    with pytest.raises(SystemExit):
+        command(Config, main, [*TINY, "--out", "a"])
+    said = capsys.readouterr().err
+    assert "the base model is damaged and is made again" in said and "error: enough" in said
+    assert sorted(p.name for p in folder.iterdir()) == [cached.name, f"{cached.name}.corrupt"]
+    assert (cached / "model.json").read_text() == text
+
+
+def stopped_after_the_task(*_):
+    raise RunError("enough")
 
 
 def test_a_used_folder_is_refused(finished, capsys):

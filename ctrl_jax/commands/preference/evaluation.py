@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,18 @@ from ctrl_jax.networks import LanguageModel
 from ctrl_jax.runtime import own_part, replicate, shard_batch
 
 Evaluate = Callable[[Params], dict[str, float]]
+
+
+class Answering(NamedTuple):
+    """What is known of a policy by its own answers.
+
+    Fields:
+        kl: their divergence from the reference model, nothing where there are no prompts.
+        answers: their tokens, up to the end token, one list for every prompt.
+    """
+
+    kl: Evaluate
+    answers: Callable[[Params], list[list[int]]]
 
 
 def make_evaluation(
@@ -70,7 +83,7 @@ def make_evaluation(
     return evaluate
 
 
-def make_kl(
+def make_answering(
     model: LanguageModel,
     base: Params,
     prompts: Sequence[Sequence[int]],
@@ -79,8 +92,8 @@ def make_kl(
     length: int,
     end: int | None,
     key: Array,
-) -> Evaluate:
-    """Return the evaluation of the divergence of answers, nothing where there are no prompts.
+) -> Answering:
+    """Return the evaluation of a policy's answers to prompts.
 
     Args:
         model: the policy and the reference model.
@@ -92,14 +105,20 @@ def make_kl(
         key: of the answers, the same at every evaluation.
     """
     if not prompts:
-        return lambda params: {}
+        return Answering(lambda params: {}, lambda params: [])
     everywhere = NamedSharding(mesh, PartitionSpec())
     run = jax.jit(make_divergence(model, length=length, end=end), out_shardings=everywhere)
-    key, *texts = replicate(mesh, (key, *map(jnp.asarray, pad_prompts(prompts, length))))
+    _, lengths = padded = pad_prompts(prompts, length)
+    key, *texts = replicate(mesh, (key, *map(jnp.asarray, padded)))
 
     def evaluate(params: Params) -> dict[str, float]:
         values = np.asarray(run(key, params, base, *texts)[0], np.float64)
         error = values.std(ddof=1) / len(values) ** 0.5 if len(values) > 1 else float("nan")
         return {"evaluation/kl": float(values.mean()), "evaluation/kl/stderr": float(error)}
 
-    return evaluate
+    def answers(params: Params) -> list[list[int]]:
+        rows = np.asarray(run(key, params, base, *texts)[1])
+        drawn = [row[n : n + length].tolist() for row, n in zip(rows, lengths, strict=True)]
+        return [some[: some.index(end)] if end in some else some for some in drawn]
+
+    return Answering(evaluate, answers)

@@ -1,10 +1,14 @@
 """What a run on a user's model leaves: a table, pictures of its course and of the dispersion."""
 
+import json
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ctrl_jax._records import write_atomic
 from ctrl_jax.runtime.run.figures import plt, save
 from ctrl_jax.runtime.run.tables import print_table
 
@@ -44,6 +48,28 @@ def draw_dispersion(path: Path, index: np.ndarray, scale: float | None) -> None:
     axis.set(xlabel="dispersion", ylabel="training pairs", title="dispersion of the prompts")
     axis.legend(fontsize=8)
     save(figure, path)
+
+
+SHOWN, WIDTH = 3, 300
+"""Samples that are printed, and most characters of each text; all are in samples.jsonl."""
+
+
+def write_samples(path: Path, samples: Sequence[Mapping[str, str]]) -> None:
+    """Write prompts with their answers before and after, a JSON object on each line."""
+    lines = [json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples]
+    write_atomic(path, "".join(lines))
+
+
+def print_samples(samples: Sequence[Mapping[str, str]]) -> None:
+    """Print the first prompts with their answers before and after."""
+    encoding = sys.stdout.encoding or "utf-8"
+    # Plain: what a model writes is no markup.
+    for sample in samples[:SHOWN]:
+        for name, text in sample.items():
+            shown = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+            text = f"{name + ':':8}{shown[:WIDTH]}{' ...' if len(shown) > WIDTH else ''}"
+            print(text.encode(encoding, "replace").decode(encoding))
+        print()
 
 
 def print_results(metrics: dict[str, Any], title: str) -> None:

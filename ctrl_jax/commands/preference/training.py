@@ -1,7 +1,7 @@
 """A run on a user's model and data, from the files to the results."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +16,12 @@ from ctrl_jax.algorithms.language.preference import ScoreLoss
 from ctrl_jax.algorithms.training.optimizer import make_schedule
 from ctrl_jax.commands.preference.config import Config, Optimization
 from ctrl_jax.commands.preference.data import Data, load_data
-from ctrl_jax.commands.preference.evaluation import Evaluate, make_evaluation, make_kl
+from ctrl_jax.commands.preference.evaluation import (
+    Answering,
+    Evaluate,
+    make_answering,
+    make_evaluation,
+)
 from ctrl_jax.commands.preference.model import (
     Trained,
     is_of_model,
@@ -58,6 +63,7 @@ class Outcome(NamedTuple):
         after: those of the trained one.
         index: dispersion index of every training pair.
         facts: what is known besides.
+        samples: held-out prompts with the answers of both models, as text.
     """
 
     params: Params
@@ -65,6 +71,7 @@ class Outcome(NamedTuple):
     after: dict[str, float]
     index: np.ndarray
     facts: dict[str, Any]
+    samples: list[dict[str, str]]
 
 
 class Inputs(NamedTuple):
@@ -162,7 +169,9 @@ def tune(settings: Config, inputs: Inputs, run: Run) -> Outcome:
     abstract = jax.eval_shape(algorithm.init, key)
     shardings = state_shardings(abstract, mesh, fully=options.fully_sharded)
     parts, facts = _refer(settings, inputs, run, base)
-    evaluate = _evaluation(settings, inputs, loss_fn, parts["held_out"].rows, base)
+    answering = _answering(settings, inputs, base)
+    measure = _measure(settings, inputs, loss_fn, parts["held_out"].rows)
+    evaluate: Evaluate = lambda params: measure(params) | answering.kl(params)  # noqa: E731
     before = evaluate(base)
     step = CountTraces(algorithm.step)
 
@@ -204,7 +213,8 @@ def tune(settings: Config, inputs: Inputs, run: Run) -> Outcome:
     facts |= {**data.counts, "updates": steps, "traces": step.traces}
     index = parts["train"].index[data.train.numbers >= 0]
     tuned = whole_params(state)
-    return Outcome(tuned, before, evaluate(tuned), index, facts)
+    samples = _samples(inputs, *map(answering.answers, (base, tuned)))
+    return Outcome(tuned, before, evaluate(tuned), index, facts, samples)
 
 
 def make_optimizer(options: Optimization, steps: int) -> optax.GradientTransformation:
@@ -240,22 +250,26 @@ def _refer(
     return parts, {"dispersion/scale": scale}
 
 
-def _evaluation(
-    settings: Config, inputs: Inputs, loss_fn: ScoreLoss, rows: PreferenceRows, base: Params
+def _measure(
+    settings: Config, inputs: Inputs, loss_fn: ScoreLoss, rows: PreferenceRows
 ) -> Evaluate:
-    """Return what measures held-out pairs, and the divergence of answers to their prompts."""
-    options, trained = settings.optimization, inputs.trained
-    measure = make_evaluation(
-        trained.model,
+    """Return what measures held-out pairs."""
+    return make_evaluation(
+        inputs.trained.model,
         loss_fn,
         rows,
         inputs.mesh,
         beta=settings.objective.beta,
         rewards=settings.objective.rewards,
         at_a_time=inputs.data.packing.part,
-        chunk=options.chunk,
+        chunk=settings.optimization.chunk,
     )
-    kl = make_kl(
+
+
+def _answering(settings: Config, inputs: Inputs, base: Params) -> Answering:
+    """Return what is known by answers to held-out prompts."""
+    trained = inputs.trained
+    return make_answering(
         trained.model,
         base,
         inputs.data.prompts,
@@ -264,7 +278,19 @@ def _evaluation(
         end=inputs.data.end,
         key=jax.random.key(settings.run.seed + 1),
     )
-    return lambda params: measure(params) | kl(params)
+
+
+def _samples(
+    inputs: Inputs, before: Sequence[Sequence[int]], after: Sequence[Sequence[int]]
+) -> list[dict[str, str]]:
+    """Return prompts and answers as text, by the tokenizer, where it can do that."""
+    decode = getattr(inputs.trained.tokenizer, "decode", None)
+    if decode is None:
+        return []
+    return [
+        {"prompt": decode([*prompt]), "before": decode([*old]), "after": decode([*new])}
+        for prompt, old, new in zip(inputs.data.prompts, before, after, strict=True)
+    ]
 
 
 def _abstract(leaf: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.ShapeDtypeStruct:

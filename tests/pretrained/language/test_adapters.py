@@ -81,13 +81,9 @@ def test_what_peft_adds_is_what_merging_adds(tmp_path, kind, targets, rank):
 def test_adapters_of_another_rank_or_model_are_refused(tmp_path):
     record, adapters = RECORDS["llama"], LoRA(2, 3.0)
     factors, _ = lora.split(random_params(record, adapters))
-    for other, of in (
-        (record, LoRA(3, 3.0)),
-        (RECORDS["llama"] | {"num_hidden_layers": 1}, adapters),
-    ):
-        with pytest.raises(
-            ValueError, match=r"adapters: received '8 arrays'; blocks.* is no adapter"
-        ):
+    shallow = record | {"num_hidden_layers": 1}
+    for other, of in ((record, LoRA(3, 3.0)), (shallow, adapters)):
+        with pytest.raises(ValueError, match=r"adapters: received '8 arrays'; blocks.* is no ad"):
             save_adapters(tmp_path / "a", other, factors, of, base="base")
     with pytest.raises(ValueError, match="there is nothing to save"):
         save_adapters(tmp_path / "a", record, {}, adapters, base="base")
