@@ -41,8 +41,15 @@ def main(config: Config) -> Path:
         digest=state_digest(outcome.params),
         seconds=time.monotonic() - began,
     )
-    how = {"precision": options.precision, "merge": config.adapters.merge}
-    save_model(run.folder / MODEL, inputs.trained, outcome.params, mesh, **how)
+    save_model(
+        run.folder / MODEL,
+        inputs.trained,
+        outcome.params,
+        mesh,
+        precision=options.precision,
+        merge=config.adapters.merge,
+        chat_template=config.texts.chat_template,
+    )
     if jax.process_index() == 0:
         report.draw_curves(run.folder / "curves.png", read_metrics(run.metrics))
         scale = metrics.get("dispersion/scale")

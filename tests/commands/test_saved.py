@@ -90,6 +90,12 @@ def test_a_precision_that_is_asked_for_is_that_of_the_weights(folder, read, tmp_
     record = json.loads(after["config.json"])
     assert record["dtype"] == "float32" and record["transformers_version"] == "4.40.1"
     assert all(after[name] == before[name] for name in BESIDE)
+    (tmp_path / "other.jinja").write_text("{{ 1 }}")
+    how = {"precision": None, "merge": True, "chat_template": str(tmp_path / "other.jinja")}
+    save_model(tmp_path / "model", trained, params, mesh, **how)
+    after = contents(tmp_path / "model")
+    assert after.pop("chat_template.jinja") == b"{{ 1 }}"
+    assert all(after[name] == before[name] for name in BESIDE if name in after)
 
 
 def test_adapters_alone_are_a_folder_for_peft(folder, read, tmp_path):

@@ -35,6 +35,7 @@ def save_model(
     *,
     precision: str | None,
     merge: bool,
+    chat_template: str | None = None,
 ) -> None:
     """Write the trained model, the whole folder or none; that of a run that went on is replaced.
 
@@ -47,6 +48,7 @@ def save_model(
             own.
         merge: whether adapters are added to the weights, for a folder that transformers loads;
             otherwise they are written alone, for PEFT.
+        chat_template: file of the template that it was trained with in place of its own.
     """
     alone = trained.adapters is not None and not merge
     if alone:
@@ -71,6 +73,8 @@ def save_model(
     else:
         save_decoder(unfinished, record, params)
         copy_beside(trained.folder, unfinished)
+        if chat_template is not None:
+            shutil.copyfile(chat_template, unfinished / "chat_template.jinja")
     shutil.rmtree(folder, ignore_errors=True)
     unfinished.rename(folder)
 

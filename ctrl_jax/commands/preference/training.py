@@ -135,7 +135,8 @@ def digests(settings: Config, inputs: Inputs) -> dict[str, str]:
 
     The tokens are what is trained on: a chat template that renders otherwise shows in them.
     """
-    given = {"data": settings.data, "texts.evaluation_data": settings.texts.evaluation_data}
+    names = ("evaluation_data", "chat_template")
+    given = {"data": settings.data} | {f"texts.{n}": getattr(settings.texts, n) for n in names}
     return {
         "model": content_digest(settings.model, is_of_model),
         "tokenizer": content_digest(settings.model, is_of_tokenizer),
