@@ -34,6 +34,7 @@ class _Adapted(NamedTuple):
     """One layer of the files with the adapters that lie in it, (inputs, r) and (r, outputs)."""
 
     kernels: dict[str, Source]
+    shapes: dict[str, tuple[int, ...]]
     factors: list[tuple[str, np.ndarray, np.ndarray]]
 
 
@@ -75,7 +76,9 @@ def save_adapters(
 def _layers(record: Mapping[str, Any], adapters: Params, lora: LoRA) -> dict[str, _Adapted]:
     """Return the adapted layers by the names they have in the files."""
     config = read_record(dict(record))
-    table = decoder_table(FAMILIES[record["model_type"]], config, language_model(config).shapes)
+    target = language_model(config).shapes
+    table = decoder_table(FAMILIES[record["model_type"]], config, target)
+    shapes = {name: leaf.shape for name, leaf in named_leaves(target).items()}
     leaves = named_leaves(adapters)
     found: dict[str, _Adapted] = {}
     for path in sorted({name.rpartition(".")[0] for name in leaves}):
@@ -85,7 +88,8 @@ def _layers(record: Mapping[str, Any], adapters: Params, lora: LoRA) -> dict[str
             rule = f"{path} is no adapter of rank {lora.rank} of a layer of this model"
             raise refuse("adapters", f"{len(leaves)} arrays", rule, "give those of lora.split")
         kernels = {name: other for name, other in table.items() if other.key == source.key}
-        layer = found.setdefault(source.key.removesuffix(".weight"), _Adapted(kernels, []))
+        own = {name: shapes[name] for name in kernels}
+        layer = found.setdefault(source.key.removesuffix(".weight"), _Adapted(kernels, own, []))
         layer.factors.append((f"{path}.kernel", both[0], both[1]))
     if not found:
         raise refuse("adapters", "no arrays", "there is nothing to save", "give those of a LoRA")
@@ -94,38 +98,25 @@ def _layers(record: Mapping[str, Any], adapters: Params, lora: LoRA) -> dict[str
 
 def _factors(layer: _Adapted) -> tuple[np.ndarray, np.ndarray]:
     """Return A (inputs, m r) and B (outputs, m r), its outputs in the order of the file."""
-    seconds = [_outputs_in_file(layer.kernels, path, a.shape[0], b) for path, a, b in layer.factors]
+    seconds = [_outputs_in_file(layer, path, b) for path, _, b in layer.factors]
     return np.concatenate([a for _, a, _ in layer.factors], axis=1), np.concatenate(seconds, axis=1)
 
 
-def _outputs_in_file(
-    kernels: Mapping[str, Source], path: str, inputs: int, b: np.ndarray
-) -> np.ndarray:
+def _outputs_in_file(layer: _Adapted, path: str, b: np.ndarray) -> np.ndarray:
     """Return B (r, outputs) as the file has the outputs of its layer, (outputs, r).
 
     Its rows take the place of rows of the kernel, and go the kernel's way into the file.
     """
-    outputs = b.shape[1]
+    inputs = layer.shapes[path][0]
     found = []
     for start in range(0, len(b), inputs):
         rows = b[start : start + inputs]
-        tree: dict[str, np.ndarray] = {}
-        for name, source in kernels.items():
-            size = outputs if name == path else _outputs(source, inputs, outputs)
-            tree[name] = np.zeros((inputs, size), b.dtype)
+        tree = {name: np.zeros(shape, b.dtype) for name, shape in layer.shapes.items()}
         tree[path][: len(rows)] = rows
-        (array,) = unfill(_nested(tree), kernels).values()
-        array = array if kernels[path].axes is not None else array.T
+        (array,) = unfill(_nested(tree), layer.kernels).values()
+        array = array if layer.kernels[path].axes is not None else array.T
         found.append(array[:, : len(rows)])
     return np.concatenate(found, axis=1)
-
-
-def _outputs(source: Source, inputs: int, outputs: int) -> int:
-    """Return how many outputs another part of the same array has."""
-    if source.part is None:
-        return outputs
-    view = source.part.view
-    return int(np.prod(view)) // view[1] // inputs
 
 
 def _nested(leaves: Mapping[str, np.ndarray]) -> dict[str, Any]:

@@ -22,12 +22,14 @@ RECORDS = {
     "gpt_neox": LLAMA | {"model_type": "gpt_neox", "rotary_pct": 0.5},
 }
 RECORDS["gpt2"] |= {"model_type": "gpt2"}
+RECORDS["phi3"] = RECORDS["llama"] | {"model_type": "phi3", "pad_token_id": None}
 ALL = ("query", "key", "value", "out", "up", "down")
 MODULES = {
     ("llama", "query value"): {"self_attn.q_proj", "self_attn.v_proj"},
     ("gpt2", "query value"): {"attn.c_attn"},
     ("gpt_neox", "query value"): {"attention.query_key_value"},
     ("gpt2", "all"): {"attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"},
+    ("phi3", "query key gate"): {"self_attn.qkv_proj", "mlp.gate_up_proj"},
     ("gpt_neox", "key out"): {"attention.query_key_value", "attention.dense"},
 }
 
