@@ -70,6 +70,15 @@ class LinearProcess(eqx.Module):
         """The last time at which the score tells of the data: the horizon, unless a(T) = 0."""
         return self.horizon
 
+    @property
+    def end(self) -> Any:
+        """The forward time at which sampling ends unless it is told.
+
+        A thousandth of the horizon where all rates go by the horizon. Samples keep the noise of
+        this time: a process with rates in a unit of their own gives a time in that unit.
+        """
+        return 1e-3 * self.horizon
+
     def forward_time(self, r: Float[Array, "*t"]) -> Float[Array, "*t"]:
         """Return the forward time T - r of a reverse time, never after `latest`."""
         return self.horizon - r
@@ -116,6 +125,14 @@ class LinearProcess(eqx.Module):
         """
         return _time_at(self, times(ratio))
 
+    def time_beyond(self, ratio: Float[Array, "*t"]) -> Float[Array, "*t"]:
+        """Return `time_at(ratio)`, past the horizon where the process itself goes on there.
+
+        Args:
+            ratio: noise-to-signal ratios, of any shape.
+        """
+        return self.time_at(ratio)
+
     def unscale(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         """Return x / a(0): samples in units of the data. Only a scaled `EDM` has a(0) != 1."""
         x = jnp.asarray(x)
@@ -151,6 +168,14 @@ class LinearProcess(eqx.Module):
             ValueError: the noise level is negative or not finite.
         """
         return ReverseSDE(self, _of_one_shape(score_fn), noise_level)
+
+
+def end_of_rate(horizon: Any, rate: Any) -> Any:
+    """Return the time at which noise of a variance rate reaches the std 0.01.
+
+    At most a thousandth of the horizon, and a time that float32 tells from zero on the way there.
+    """
+    return max(min(1e-3 * horizon, 1e-4 / rate), 2.5e-5 * horizon)
 
 
 @eqx.filter_jit

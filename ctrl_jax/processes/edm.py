@@ -53,6 +53,11 @@ class EDM(LinearProcess):
         """T = sigma_max."""
         return self.sigma_max
 
+    @property
+    def end(self) -> Any:
+        """The least noise of Karras et al. 2022, 0.002 in units of the data; less if T is small."""
+        return min(2e-3, 1e-3 * self.horizon)
+
     def _slope(self):
         return (1 - self.scale_min) / self.sigma_max
 
@@ -67,3 +72,11 @@ class EDM(LinearProcess):
     def time_at(self, ratio: Float[Array, "*t"]) -> Float[Array, "*t"]:
         """Return `ratio` itself, kept within [0, sigma_max]: time is the noise-to-signal ratio."""
         return jnp.clip(jnp.asarray(ratio), 0.0, self.horizon)
+
+    def time_beyond(self, ratio: Float[Array, "*t"]) -> Float[Array, "*t"]:
+        """Return `ratio` itself: noise of any std is the process's, also past sigma_max.
+
+        Args:
+            ratio: noise-to-signal ratios, of any shape.
+        """
+        return jnp.asarray(ratio)

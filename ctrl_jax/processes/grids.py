@@ -28,8 +28,8 @@ def uniform(
     Args:
         process: the forward process.
         steps: number of steps, at least 1.
-        end: forward time of the last point, in the process's unit, in [0, horizon); a thousandth
-            of the horizon by default.
+        end: forward time of the last point, in the process's unit, in [0, horizon); by default
+            `process.end`.
 
     Returns:
         Reverse times, shape (steps + 1,).
@@ -48,8 +48,8 @@ def quadratic(
     Args:
         process: the forward process.
         steps: number of steps, at least 1.
-        end: forward time of the last point, in the process's unit, in [0, horizon); a thousandth
-            of the horizon by default.
+        end: forward time of the last point, in the process's unit, in [0, horizon); by default
+            `process.end`.
 
     Returns:
         Reverse times, shape (steps + 1,).
@@ -68,8 +68,8 @@ def log_snr(
     Args:
         process: the forward process, concrete.
         steps: number of steps, at least 1.
-        end: forward time of the last point, in the process's unit, in (0, horizon); a thousandth
-            of the horizon by default.
+        end: forward time of the last point, in the process's unit, in (0, horizon); by default
+            `process.end`.
 
     Returns:
         Reverse times, shape (steps + 1,).
@@ -90,8 +90,8 @@ def edm(
         steps: number of steps, at least 1.
         rho: 1 for equal distances of the ratio, finer towards the data above, `log_snr` at
             infinity.
-        end: forward time of the last point, in the process's unit, in (0, horizon); a thousandth
-            of the horizon by default.
+        end: forward time of the last point, in the process's unit, in (0, horizon); by default
+            `process.end`.
 
     Returns:
         Reverse times, shape (steps + 1,).
@@ -152,6 +152,6 @@ def _reversed(process: LinearProcess, times: np.ndarray, end: float) -> Array:
 def _check(process: LinearProcess, steps: int, end: float | None) -> float:
     """Return `end`, or its default."""
     check_count("steps", steps)
-    end = 1e-3 * process.horizon if end is None else end
+    end = process.end if end is None else end
     check_end(end, process.horizon, zero=True)
     return end

@@ -9,7 +9,7 @@ signal is never lost.
 Source: arXiv 2402.07487, section 2; arXiv 2401.13115, section 3.
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 from ctrl_jax._checks import check_all_positive, check_finite_growth
 from ctrl_jax._numerics import constant, square_root
-from ctrl_jax.processes.base import LinearProcess, Marginal
+from ctrl_jax.processes.base import LinearProcess, Marginal, end_of_rate
 
 
 class _OfConstantRate(LinearProcess):
@@ -33,6 +33,11 @@ class _OfConstantRate(LinearProcess):
         check_all_positive(type(self).__name__, **given)
         end = jnp.asarray(self.horizon, float)
         check_finite_growth(type(self).__name__, self.marginal(end).std ** 2)
+
+    @property
+    def end(self) -> Any:
+        """The forward time at which sampling ends unless it is told: of a std of 0.01."""
+        return end_of_rate(self.horizon, self.sigma**2)
 
     def contraction_rate(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
         """Return b, theta with the sign of the drift."""

@@ -24,13 +24,21 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ctrl_jax._checks import check_all_positive, check_finite_growth, refuse
-from ctrl_jax.processes.base import LinearProcess
+from ctrl_jax.processes.base import LinearProcess, end_of_rate
 
 
 class NoiseSchedule(eqx.Module):
     """Interface of the schedules; times are in [0, `horizon`]."""
 
     horizon: eqx.AbstractVar[float]
+
+    @property
+    def end(self) -> Any:
+        """The forward time at which sampling ends unless it is told: a thousandth of the horizon.
+
+        A schedule with rates that do not go by the horizon gives a time in their unit.
+        """
+        return 1e-3 * self.horizon
 
     @abc.abstractmethod
     def rate(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
@@ -60,6 +68,11 @@ class LinearSchedule(NoiseSchedule):
     def __check_init__(self):
         arguments = {"beta_min": self.beta_min, "beta_max": self.beta_max, "horizon": self.horizon}
         check_all_positive("LinearSchedule", **arguments)
+
+    @property
+    def end(self) -> Any:
+        """The forward time at which sampling ends unless it is told: of a std of 0.01."""
+        return end_of_rate(self.horizon, self.beta_min)
 
     def rate(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
         """Return beta(t) of (1)."""
@@ -179,6 +192,11 @@ class ScheduledProcess(LinearProcess):
     def horizon(self) -> Any:  # a float, or a tracer where the process is an argument of jit
         """T, in the process's unit of time."""
         return self.schedule.horizon
+
+    @property
+    def end(self) -> Any:
+        """The forward time at which sampling ends unless it is told; the schedule's."""
+        return self.schedule.end
 
     @classmethod
     def cosine(cls, offset: float = 0.008, *, beta_max: float = 999.0, horizon: float = 1.0):

@@ -69,6 +69,14 @@ class VE(LinearProcess):
         Args:
             ratio: standard deviations; one that is never reached gets the nearest time.
         """
+        return jnp.clip(self.time_beyond(ratio), 0.0, self.horizon)
+
+    def time_beyond(self, ratio: Float[Array, "*t"]) -> Float[Array, "*t"]:
+        """Return the time at which the noise has the std `ratio`, also past the horizon.
+
+        Args:
+            ratio: standard deviations, of any shape.
+        """
         level = jnp.asarray(ratio) / self.sigma_min
         exponent = jnp.log1p(level**2) / 2 if self.zero_start else jnp.log(level)
-        return jnp.clip(self.horizon * exponent / self._log_ratio(), 0.0, self.horizon)
+        return self.horizon * exponent / self._log_ratio()

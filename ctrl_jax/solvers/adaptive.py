@@ -48,8 +48,8 @@ def sample_adaptive(
         process: the forward process.
         score_fn: ``score_fn(t, x, *conditions)``, t the forward time; it sees batches of one.
         shape: shape of the result, the batch first.
-        end: forward time at which the flow ends, in the process's unit, in [0, horizon); a
-            thousandth of the horizon by default.
+        end: forward time at which the flow ends, in the process's unit, in [0, horizon); by
+            default `process.end`.
         tolerance: relative and absolute error that a step may make.
         conditions: arrays with leading axis batch, handed to `score_fn`.
 
@@ -92,7 +92,7 @@ def flow(
         ValueError: `tolerance` is not positive, or `end` is outside [0, horizon).
     """
     check_all_positive("flow", tolerance=tolerance)
-    end = 1e-3 * process.horizon if end is None else end
+    end = process.end if end is None else end
     check_end(end, process.horizon, zero=True)
 
     def one(x, *condition):

@@ -35,13 +35,14 @@ class Settings(NamedTuple):
     """How the flow is solved.
 
     Fields:
-        begin: forward time at which the data are taken to be, as a fraction of the horizon.
+        begin: forward time at which the data are taken to be, as a fraction of the horizon; by
+            default a hundredth of `process.end`.
         tolerance: relative and absolute error that a step may make.
         max_steps: attempted steps after which an example is given up (`ok` is false).
         probes: number of random signs that Hutchinson's estimate averages over.
     """
 
-    begin: float = 1e-5
+    begin: float | None = None
     tolerance: float = 1e-5
     max_steps: int = 4096
     probes: int = 1
@@ -101,7 +102,7 @@ def log_likelihood(
     # Data live at a(0), which is one for every process but a scaled `EDM`.
     at_data = process.marginal(jnp.asarray(0.0)).scale
     x_0 = x_0 * at_data.astype(x_0.dtype)
-    begin = settings.begin * process.horizon
+    begin = 1e-2 * process.end if settings.begin is None else settings.begin * process.horizon
 
     def one(x, probes, condition):
         batched = [c[None] for c in condition]
@@ -168,7 +169,8 @@ def _log_growth(process: LinearProcess, begin: float) -> Array:
 
 def _check(divergence, key, settings):
     check_all_positive("log_likelihood", tolerance=settings.tolerance)
-    check_end(settings.begin, 1.0, name="begin", zero=True)
+    if settings.begin is not None:
+        check_end(settings.begin, 1.0, name="begin", zero=True)
     check_count("probes", settings.probes)
     check_count("max_steps", settings.max_steps)
     check_choice("divergence", divergence, ("exact", "hutchinson"))

@@ -10,8 +10,9 @@ which Heun's method integrates to second order. Before each step churn raises \s
     y <- y + s_noise \sqrt{((1 + \gamma)^2 - 1) \sigma^2} z,
     \gamma = min(s_churn / N, \sqrt 2 - 1) if s_min <= \sigma <= s_max, else 0,              (2)
 
-so that for s_noise = 1 every marginal is kept, and the solver can forget its errors. The raised
-time never leaves the horizon, so nothing is raised at the start.
+so that for s_noise = 1 every marginal is kept, and the solver can forget its errors. `EDM` and `VE`
+are raised past their horizon, as published: at the start the score is then asked at a noise of up to
+\sqrt 2 of the largest, which `s_max` prevents. Where a process ends at its horizon, so does (2).
 Source: Karras et al. 2022, algorithm 2 (there x is scaled and \sigma is time itself).
 """
 
@@ -79,7 +80,7 @@ class StochasticHeun(ReverseSolver):
     ) -> tuple[Array, Array]:
         ratio = process.noise_to_signal(t)
         gamma = min(self.s_churn / self._steps(), 2**0.5 - 1)
-        raised = jnp.clip(process.time_at((1 + gamma) * ratio), t, process.latest)
+        raised = jnp.maximum(process.time_beyond((1 + gamma) * ratio), t)
         chosen = (self.s_min <= ratio) & (ratio <= self.s_max)
         t_raised = jnp.where(chosen, raised, t)
         gain, std = process.transition(t, t_raised)

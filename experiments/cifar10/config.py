@@ -147,6 +147,9 @@ class Config:
         check_count("snapshot_every", self.snapshot_every, least=0)
         if self.snr is not None:
             check_positive("snr", self.snr)
+            if self.snr >= 1:
+                rule = "it must be below 1, or the corrector overshoots"
+                raise refuse("snr", self.snr, rule, "give one such as 0.16")
             if self.solver != "predictor_corrector":
                 rule = "only predictor_corrector has a corrector"
                 raise refuse("snr", self.snr, rule, "leave it out")

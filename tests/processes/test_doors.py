@@ -7,7 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ctrl_jax.processes import OU, VP, TabulatedSchedule, grids
+from ctrl_jax.processes import (
+    EDM,
+    OU,
+    VE,
+    VP,
+    ContractiveOU,
+    ContractiveVP,
+    RectifiedFlow,
+    SubVP,
+    TabulatedSchedule,
+    grids,
+)
 from ctrl_jax.processes import parameterization as parameterization
 from tests.processes.compiled import compiled
 from tests.processes.one_of_each import PROCESSES
@@ -45,10 +56,39 @@ def test_scalars_are_states(unchecked):
 
 @pytest.mark.parametrize("horizon", [1e-3, 1.0, 1e5])
 @pytest.mark.parametrize("make", [grids.uniform, grids.quadratic, grids.log_snr, grids.edm])
-def test_grids_end_at_a_thousandth_of_the_horizon(make, horizon):
-    process = OU(1 / horizon, horizon**-0.5, horizon=horizon)
-    grid = np.asarray(make(process, 4))
-    np.testing.assert_allclose(grid[-1] / horizon, 0.999, rtol=1e-5)
+def test_grids_end_where_the_process_says_in_any_unit_of_time(make, horizon):
+    for process in (
+        OU(1 / horizon, 0.3 * horizon**-0.5, horizon=horizon),
+        RectifiedFlow(horizon=horizon),
+        VP(0.1 / horizon, 20 / horizon, horizon=horizon),
+    ):
+        grid = np.asarray(make(process, 4))
+        np.testing.assert_allclose(grid[-1] / horizon, 0.999, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("process", "end"),
+    [
+        (EDM(80.0), 0.002),
+        (EDM(1.0), 0.001),
+        (VP(), 0.001),
+        (VP(0.1, 20.0, horizon=30.0), 0.001),
+        (SubVP(0.1, 20.0, horizon=30.0), 0.001),
+        (ContractiveVP(0.1, 0.5, horizon=30.0), 0.001),
+        (OU(1.0, 1.0), 1e-4),
+        (ContractiveOU(1.0, 1.0, horizon=3.0), 1e-4),
+        (OU(1.0, 1.0, horizon=100.0), 2.5e-3),  # float32 knows no less on the way from 100
+        (VE(horizon=4.0), 0.004),
+        (VP(schedule=TabulatedSchedule.scaled_linear()), 0.001),
+    ],
+)
+def test_the_end_does_not_go_by_the_horizon_alone(process, end):
+    """Samples of a point mass keep its noise: 0.002 for EDM, 0.01 where noise comes at a rate."""
+    assert process.end == pytest.approx(end)
+    steps = [1000] if isinstance(process, EDM | OU) else []
+    for number in (4, *steps):
+        grid = np.asarray(grids.log_snr(process, number))
+        assert process.horizon - grid[-1] == pytest.approx(end, abs=1e-7 * process.horizon)
 
 
 def test_a_schedule_goes_by_its_name(unchecked):

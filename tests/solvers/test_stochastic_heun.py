@@ -5,13 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ctrl_jax.processes import VE, VP
+from ctrl_jax.processes import EDM, VE, VP, grids
 from ctrl_jax.solvers import StochasticHeun, simulate
 from tests.oracles import samplers
 from tests.solvers.gaussian import LINE, MEAN, PROCESS, exact_score, oracle_score, uniform_grid
 
 CHURN: dict = {"s_churn": 1.5, "s_min": 0.2, "s_max": 3.0, "s_noise": 1.02}
-GRID = uniform_grid(8)
+GRID, KEY = uniform_grid(8), jax.random.key(0)
 TIMES = 1.0 - np.asarray(GRID, float)
 
 
@@ -47,6 +47,37 @@ def test_the_law_of_the_chain():
     mean, variance = samplers.affine_law(sampler, 8, 0.0, 1.0)
     assert abs(x.mean() - mean) < 4.5 * np.sqrt(variance / number)
     assert abs(x.var() - variance) < 4.5 * variance * np.sqrt(2 / number)
+
+
+def karras(score, times, x, z, s_churn, s_max):
+    """Karras et al. 2022, algorithm 2, as published, for x = x_0 + t e; no time is the last."""
+    gamma = min(s_churn / (len(times) - 1), 2**0.5 - 1)
+    for t, t_next, noise in zip(times[:-1], times[1:], z, strict=True):
+        raised = t * (1 + gamma) if t <= s_max else t
+        x = x + np.sqrt(raised**2 - t**2) * noise
+        slope = -raised * score(raised, x)
+        euler = x + (t_next - raised) * slope
+        x = x + (t_next - raised) * (slope - t_next * score(t_next, euler)) / 2
+    return x
+
+
+@pytest.mark.parametrize("process", [EDM(80.0), VE(0.01, 80.0)], ids=["EDM", "VE"])
+@pytest.mark.parametrize("s_max", [float("inf"), 50.0, 0.5])
+def test_churn_is_edms_own_also_at_the_start(process, s_max):
+    """The first step is raised past the horizon, to 1.41 of the largest noise."""
+
+    def score(std, x):
+        return -(x - MEAN) / (0.25 + std**2)
+
+    x_0 = np.linspace(-160.0, 160.0, 5)[:, None]
+    with jax.enable_x64(True):
+        grid = grids.edm(process, 10, end=0.01 * process.horizon)
+        sde = process.reverse(lambda t, x: score(process.marginal(t).std, x))
+        solver = StochasticHeun(s_churn=20.0, s_max=s_max)
+        path = simulate(KEY, sde, jnp.asarray(x_0), grid, solver=solver, save="path")
+        times = np.asarray(process.marginal(process.horizon - grid).std)
+    expected = karras(score, times, x_0, np.asarray(path.noise), 20.0, s_max)
+    np.testing.assert_allclose(path.states[-1], expected, rtol=1e-6, atol=1e-9)
 
 
 def test_churn_is_of_no_effect_outside_its_window_and_on_the_flow():
