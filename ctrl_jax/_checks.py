@@ -134,6 +134,46 @@ def check_seed(name: str, value: object) -> None:
     check_count(name, value, least=0, most=2**32 - 1)
 
 
+def check_divides(name: str, part: float, of: str, whole: float) -> int:
+    """Return how often a length goes into another, a whole number.
+
+    Args:
+        name: of the part, as the user writes it.
+        part: its length, above zero.
+        of: name of the whole.
+        whole: its length.
+
+    Raises:
+        ValueError: it does not go into it a whole number of times, up to rounding, or more than
+            2^24 times, of which float32 tells no more apart.
+    """
+    if whole > 2**24 * part:
+        rule = f"{of} = {whole!r} must hold at most 2**24 of it"
+        raise refuse(name, part, rule, f"give one such as {whole / 1000:.6g}")
+    number = max(round(whole / part), 1)
+    if abs(number * part - whole) > 1e-6 * whole:
+        repair = f"give {name} {whole / number:.10g}, or {of} {number * part:.10g}"
+        rule = f"it must go into {of} = {whole!r} a whole number of times"
+        raise refuse(name, part, rule, repair)
+    return number
+
+
+def check_shape(shape: tuple[int, ...], *, name: str = "shape") -> None:
+    """Raise ValueError unless a shape is of whole numbers, and of less than 2^40 in all."""
+    for i, size in enumerate(shape):
+        check_count(f"{name}[{i}]", size, least=0)
+    if math.prod(shape) >= 2**40:
+        raise refuse(name, shape, "it must hold fewer than 2**40 numbers", "draw a part at a time")
+
+
+def check_entries(owner: str, **arrays: Any) -> None:
+    """Raise ValueError, about "owner.name", if a concrete array holds NaN or infinity."""
+    for name, array in arrays.items():
+        if not isinstance(array, Tracer) and not np.isfinite(np.asarray(array)).all():
+            rule = "every entry must be a finite number"
+            raise refuse(f"{owner}.{name}", np.asarray(array).tolist(), rule, "mend or drop it")
+
+
 def check_decay(name: str, value: float) -> None:
     """Raise ValueError, about `name`, unless `value` is a decay of a moving average, in [0, 1)."""
     check_fraction(name, value)
@@ -182,12 +222,34 @@ def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
         )
 
 
-def check_end(end: float, horizon: float, *, name: str = "end", zero: bool = False) -> None:
-    """Raise ValueError unless a time lies in (0, horizon), or is zero where that is allowed."""
+def check_end(
+    end: float,
+    horizon: float,
+    *,
+    name: str = "end",
+    zero: bool = False,
+    latest: float | None = None,
+    usual: float | None = None,
+) -> None:
+    """Raise ValueError unless a time lies in (0, horizon), or is zero where that is allowed.
+
+    Args:
+        end: the time.
+        horizon: the last time.
+        name: of the argument.
+        zero: whether zero is allowed.
+        latest: a time before the horizon that it must not reach.
+        usual: a good one, a thousandth of the horizon where none is known.
+    """
+    usual = 1e-3 * horizon if usual is None else usual
+    repair = f"give a small forward time such as {usual:g}"
     if not 0 <= end < horizon or (end == 0 and not zero):
         bracket = "[" if zero else "("
         rule = f"it must lie in {bracket}0, horizon) = {bracket}0, {horizon})"
-        raise refuse(name, end, rule, f"give a small forward time such as {1e-3 * horizon:g}")
+        raise refuse(name, end, rule, repair)
+    if latest is not None and end >= latest:
+        rule = f"it must lie before {latest:g}, the last time that tells of the data"
+        raise refuse(name, end, rule, repair)
 
 
 def check_finite_growth(owner: str, *variances: Any) -> None:

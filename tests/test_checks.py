@@ -1,6 +1,7 @@
 """Checks of several fields of a config at once."""
 
 import dataclasses
+import re
 
 import pytest
 
@@ -8,6 +9,7 @@ from ctrl_jax._checks import (
     check_count,
     check_decay,
     check_distinct,
+    check_divides,
     check_fields,
     check_numbers,
     check_positive,
@@ -60,3 +62,24 @@ def test_a_count_fits_the_devices():
             check("steps", value)
     with pytest.raises(ValueError, match="it must be a finite number"):
         check_positive("rate", 10**400)
+
+
+@pytest.mark.parametrize("part", [0.1, 0.03, 0.003, 1e-5, 1 / 3, 2.0])
+def test_what_goes_in_up_to_rounding_goes_in(part):
+    number = check_divides("dt", part, "horizon", 6.0)
+    assert number == round(6 / part)
+    assert check_divides("dt", 6.0 / 7, "horizon", 6.0) == 7
+
+
+@pytest.mark.parametrize(("part", "whole"), [(0.3, 1.0), (0.7, 6.0), (5.0, 1.0), (0.0301, 6.0)])
+def test_what_does_not_is_refused_and_either_repair_goes_in(part, whole):
+    with pytest.raises(ValueError, match=f"dt: received {part}; it must go into horizon") as error:
+        check_divides("dt", part, "horizon", whole)
+    shorter, longer = re.findall(r"[\d.]+", str(error.value).rsplit(";", 1)[1])
+    check_divides("dt", float(shorter), "horizon", whole)
+    check_divides("dt", part, "horizon", float(longer))
+
+
+def test_steps_that_no_run_ends():
+    with pytest.raises(ValueError, match="2\\*\\*24 of it; give one such as 0.001"):
+        check_divides("dt", 1e-9, "horizon", 1.0)

@@ -31,7 +31,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from ctrl_jax._checks import check_all_positive, refuse
+from ctrl_jax._checks import check_all_positive, check_count, check_entries, refuse
 from ctrl_jax.environments.linear_gaussian import LinearGaussian, Moments
 from ctrl_jax.environments.mixture import Mixture
 from ctrl_jax.processes import LinearProcess
@@ -64,10 +64,13 @@ class GaussianSteering(eqx.Module):
         weights = jnp.ones(1) if weights is None else jnp.asarray(weights, float)
         means = _rows("mean", mean, weights.size)
         variances = _rows("variance", variance, weights.size)
+        target = jnp.asarray(target, float)
+        given = {"weights": weights, "mean": means, "variance": variances, "target": target}
+        check_entries("GaussianSteering", **given)
         _check_mixture(weights, means, variances)
         self.process, self.curvature, self.penalty = process, curvature, penalty
         self.data = Mixture(weights, means, variances)
-        self.target = jnp.broadcast_to(jnp.asarray(target, float), means.shape[1:])
+        self.target = jnp.broadcast_to(target, means.shape[1:])
 
     @property
     def dimension(self) -> int:
@@ -186,6 +189,7 @@ class GaussianSteering(eqx.Module):
                 "give a scalar mean and variance",
             )
         data_mean, data_variance = self.data.means[0, 0], self.data.variances[0, 0]
+        check_count("steps", steps, most=2**24)
         first, second = start_moments or (0.0, self.start_std() ** 2)
 
         def rates(r, moments):

@@ -31,7 +31,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
-from ctrl_jax._checks import check_all_positive, check_positive, refuse
+from ctrl_jax._checks import check_all_positive, check_entries, check_positive, refuse
 from ctrl_jax._numerics import real
 from ctrl_jax.environments.linear_gaussian import LinearGaussian, Moments
 
@@ -68,6 +68,7 @@ class LinearQuadratic(eqx.Module):
     noise_dimension = 1
 
     def __check_init__(self):
+        check_entries("LinearQuadratic", **vars(self))
         check_all_positive(
             "LinearQuadratic", N=self.N, discount=self.discount, temperature=self.temperature
         )

@@ -5,6 +5,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ctrl_jax._checks import check_count, check_entries
+
 
 class Mixture(eqx.Module):
     """A Gaussian mixture on R^d, seen by one example at a time (`vmap` for a batch).
@@ -18,6 +20,9 @@ class Mixture(eqx.Module):
     weights: Float[Array, " k"]
     means: Float[Array, "k d"]
     variances: Float[Array, "k d"]
+
+    def __check_init__(self):
+        check_entries("Mixture", **vars(self))
 
     def component_log_probs(self, x: Float[Array, " d"]) -> Float[Array, " k"]:
         """Return log(weight_i N(x; mean_i, variance_i)) for each component."""
@@ -45,6 +50,7 @@ class Mixture(eqx.Module):
 
     def sample(self, key: Array, number: int) -> Float[Array, "number d"]:
         """Draw `number` points."""
+        check_count("number", number, least=0)
         component_key, noise_key = jax.random.split(key)
         chosen = jax.random.categorical(component_key, jnp.log(self.weights), shape=(number,))
         noise = jax.random.normal(noise_key, (number, self.means.shape[1]), self.means.dtype)

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from ctrl_jax._checks import check_all_positive, refuse
+from ctrl_jax._checks import check_all_positive, check_entries, refuse
 from ctrl_jax._numerics import real
 from ctrl_jax.environments.linear_gaussian import LinearGaussian, Moments
 
@@ -61,6 +61,7 @@ class PairTrading(eqx.Module):
     noise_dimension = 1
 
     def __check_init__(self):
+        check_entries("PairTrading", **vars(self))
         positive = {name: getattr(self, name) for name in ("k", "eta", "discount", "temperature")}
         check_all_positive("PairTrading", **positive)
         if not isinstance(self.rho, Tracer) and not -1 <= float(self.rho) <= 1:

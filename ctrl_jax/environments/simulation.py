@@ -109,7 +109,7 @@ def simulate_control(
     Raises:
         ValueError: steps is below 1, or x_0 does not have the environment's dimension.
     """
-    check_count("simulate_control.steps", steps)
+    check_count("simulate_control.steps", steps, most=2**24)
     if x_0.ndim != 2 or x_0.shape[1] != environment.state_dimension:
         rule = f"it must have shape (batch, {environment.state_dimension})"
         raise refuse("simulate_control.x_0", x_0, rule, "give a row for each start state")

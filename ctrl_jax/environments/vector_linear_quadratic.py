@@ -25,7 +25,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from ctrl_jax._checks import check_all_positive, refuse
+from ctrl_jax._checks import check_all_positive, check_entries, refuse
 from ctrl_jax._numerics import real
 from ctrl_jax.environments.linear_gaussian import LinearGaussian
 from ctrl_jax.environments.matrix_equations import solve_lyapunov, solve_riccati
@@ -58,6 +58,7 @@ class VectorLinearQuadratic(eqx.Module):
     temperature: Float[Array, ""] = eqx.field(converter=real)
 
     def __check_init__(self):
+        check_entries("VectorLinearQuadratic", **vars(self))
         check_all_positive(
             "VectorLinearQuadratic", discount=self.discount, temperature=self.temperature
         )

@@ -81,7 +81,7 @@ class LinearProcess(eqx.Module):
 
     def forward_time(self, r: Float[Array, "*t"]) -> Float[Array, "*t"]:
         """Return the forward time T - r of a reverse time, never after `latest`."""
-        return self.horizon - r
+        return self.horizon - times(r)
 
     def rates(self, t: Float[Array, "*t"]) -> tuple[Marginal, Marginal]:
         """Return the marginal and its derivative in time, (a', sqrt(v)')."""

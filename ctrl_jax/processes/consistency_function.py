@@ -64,7 +64,7 @@ def coefficients(
     Raises:
         ValueError: end is outside (0, horizon) or data_std is not positive.
     """
-    check_end(end, process.horizon)
+    check_end(end, process.horizon, latest=process.latest, usual=process.end)
     check_positive("data_std", data_std)
     t = jnp.asarray(t)
     scale, std = process.marginal(t)
@@ -141,7 +141,7 @@ def level_times(
     Raises:
         ValueError: end is outside (0, horizon) or the power is not positive.
     """
-    check_end(end, process.horizon)
+    check_end(end, process.horizon, latest=process.latest, usual=process.end)
     check_positive("power", power)
     with jax.ensure_compile_time_eval():  # concrete under jit too
         grid = np.asarray(grids.edm(process, 4000, rho=power, end=end), np.float64)

@@ -24,6 +24,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ctrl_jax._checks import check_all_positive, refuse
+from ctrl_jax._numerics import times
 from ctrl_jax.processes.base import LinearProcess, Marginal
 
 
@@ -62,10 +63,11 @@ class EDM(LinearProcess):
         return (1 - self.scale_min) / self.sigma_max
 
     def _scale(self, t):
-        return self.scale_min + self._slope() * jnp.asarray(t)
+        return self.scale_min + self._slope() * t
 
     def marginal(self, t: Float[Array, "*t"]) -> Marginal:
         """Return the scale s and the std s t."""
+        t = times(t)
         scale = self._scale(t)
         return Marginal(scale, scale * t)
 

@@ -19,6 +19,8 @@ from jaxtyping import Array, Float
 from ctrl_jax._checks import check_count, check_end, check_positive, refuse
 from ctrl_jax.processes.base import LinearProcess
 
+_MOST = 2**24  # steps, of which float32 tells no more apart
+
 
 def uniform(
     process: LinearProcess, steps: int, *, end: float | None = None
@@ -121,6 +123,10 @@ def _by_ratio(
     with jax.ensure_compile_time_eval(), jax.enable_x64(True):
         exact = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), process)
         ends = _ratios(exact, jnp.asarray([process.latest, end], float))
+        if not np.isfinite(ends).all():
+            rule = f"at its `latest` time {process.latest:g} it must keep some of the data"
+            repair = "give it a `latest` before the time at which the scale is zero"
+            raise refuse("process", type(process).__name__, rule, repair)
         found = np.array(exact.time_at(jnp.asarray(spaced(*np.asarray(ends), steps + 1))))
     return _reversed(process, found, end)
 
@@ -151,7 +157,7 @@ def _reversed(process: LinearProcess, times: np.ndarray, end: float) -> Array:
 
 def _check(process: LinearProcess, steps: int, end: float | None) -> float:
     """Return `end`, or its default."""
-    check_count("steps", steps)
+    check_count("steps", steps, most=_MOST)
     end = process.end if end is None else end
-    check_end(end, process.horizon, zero=True)
+    check_end(end, process.horizon, zero=True, latest=process.latest, usual=process.end)
     return end

@@ -49,7 +49,7 @@ class RectifiedFlow(LinearProcess):
 
     def forward_time(self, r: Float[Array, "*t"]) -> Float[Array, "*t"]:
         """Return the forward time T - r of a reverse time, at most `latest`."""
-        return jnp.minimum(self.horizon - r, self.latest)
+        return jnp.minimum(self.horizon - times(r), self.latest)
 
     def marginal(self, t: Float[Array, "*t"]) -> Marginal:
         """Return a = 1 - t/T and the std t/T."""

@@ -21,9 +21,11 @@ from typing import Any, ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from ctrl_jax._checks import check_all_positive, check_finite_growth, refuse
+from ctrl_jax._numerics import times
 from ctrl_jax.processes.base import LinearProcess, end_of_rate
 
 
@@ -76,10 +78,11 @@ class LinearSchedule(NoiseSchedule):
 
     def rate(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
         """Return beta(t) of (1)."""
-        return self.beta_min + (self.beta_max - self.beta_min) * t / self.horizon
+        return self.beta_min + (self.beta_max - self.beta_min) * times(t) / self.horizon
 
     def integral(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
         """Return B(t) of (1)."""
+        t = times(t)
         return self.beta_min * t + (self.beta_max - self.beta_min) * t**2 / (2 * self.horizon)
 
 
@@ -126,11 +129,12 @@ class CosineSchedule(NoiseSchedule):
 
     def rate(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
         """Return beta(t) of (2), clipped."""
-        turned = self._speed() * jnp.minimum(t, self._clip_time())
+        turned = self._speed() * jnp.minimum(times(t), self._clip_time())
         return 2 * self._speed() * jnp.tan(self._start_angle() + turned)
 
     def integral(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
         """Return B(t) of (2), linear where the rate is clipped."""
+        t = times(t)
         turned = self._speed() * jnp.minimum(t, self._clip_time())
         start = self._start_angle()
         # cos(start + turned) / cos(start) - 1, exact for small angles; the other form is exact
@@ -185,6 +189,12 @@ class ScheduledProcess(LinearProcess):
 
     def __check_init__(self):
         end = jnp.asarray(self.horizon, float)
+        total = self.schedule.integral(end)
+        if self.sign < 0 and not isinstance(total, Tracer) and not math.isfinite(total):
+            rule = "its B at the horizon is infinite, which leaves nothing of the data (zero SNR)"
+            repair = "let B end at a finite value, as a table whose last beta is 0.9999 does"
+            name = f"{type(self).__name__}.schedule"
+            raise refuse(name, type(self.schedule).__name__, rule, repair)
         sizes = self.marginal(end).std ** 2, self.diffusion(end) ** 2
         check_finite_growth(type(self).__name__, *sizes)
 

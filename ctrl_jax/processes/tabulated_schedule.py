@@ -53,7 +53,7 @@ class TabulatedSchedule(NoiseSchedule):
             k = int(outside.argmax())
             repair = "give the share of the variance that the step replaces"
             if betas[k] == 1:
-                repair = "a beta of 1 (zero terminal SNR) has no B: give one just below, as 0.999"
+                repair = "a beta of 1 (zero terminal SNR) has no B: give one just below, as 0.9999"
             raise refuse(f"betas[{k}]", betas[k], "each must lie in (0, 1)", repair)
         self.integrals = (0.0, *np.cumsum(-np.log1p(-betas)).tolist())
         self.horizon = horizon
@@ -63,7 +63,7 @@ class TabulatedSchedule(NoiseSchedule):
         cls, start: float = 1e-4, end: float = 0.02, steps: int = 1000, *, horizon: float = 1.0
     ) -> "TabulatedSchedule":
         """Return the schedule (2) of DDPM, betas evenly spaced from `start` to `end`."""
-        check_count("steps", steps)
+        check_count("steps", steps, most=10**6)
         return cls(np.linspace(start, end, steps), horizon=horizon)
 
     @classmethod
@@ -71,7 +71,7 @@ class TabulatedSchedule(NoiseSchedule):
         cls, start: float = 0.00085, end: float = 0.012, steps: int = 1000, *, horizon: float = 1.0
     ) -> "TabulatedSchedule":
         """Return the schedule (3), Stable Diffusion's: roots of betas evenly spaced."""
-        check_count("steps", steps)
+        check_count("steps", steps, most=10**6)
         check_all_positive("scaled_linear", start=start, end=end)
         return cls(np.linspace(start**0.5, end**0.5, steps) ** 2, horizon=horizon)
 
@@ -80,7 +80,7 @@ class TabulatedSchedule(NoiseSchedule):
         cls, steps: int = 1000, *, beta_max: float = 0.999, horizon: float = 1.0
     ) -> "TabulatedSchedule":
         """Return the schedule (4) of improved DDPM, with betas up to `beta_max`."""
-        check_count("steps", steps)
+        check_count("steps", steps, most=10**6)
         signal = np.cos((np.arange(steps + 1) / steps + 0.008) / 1.008 * np.pi / 2) ** 2
         return cls(np.minimum(1 - signal[1:] / signal[:-1], beta_max), horizon=horizon)
 

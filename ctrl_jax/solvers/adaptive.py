@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from ctrl_jax._checks import check_all_positive, check_end
+from ctrl_jax._checks import check_all_positive, check_count, check_end, check_shape
 from ctrl_jax._typing import ScoreFn
 from ctrl_jax.processes import LinearProcess
 
@@ -59,6 +59,7 @@ def sample_adaptive(
     Raises:
         ValueError: `tolerance` is not positive, or `end` is outside [0, horizon).
     """
+    check_shape(shape)
     start_key, _ = jax.random.split(key)
     x_0 = process.prior_std() * jax.random.normal(start_key, shape)
     found = flow(process, score_fn, x_0, end=end, tolerance=tolerance, conditions=conditions)
@@ -89,11 +90,12 @@ def flow(
         conditions: arrays with leading axis batch, handed to `score_fn`.
 
     Raises:
-        ValueError: `tolerance` is not positive, or `end` is outside [0, horizon).
+        ValueError: `tolerance` or `max_steps` is not positive, or `end` is outside [0, horizon).
     """
     check_all_positive("flow", tolerance=tolerance)
-    end = process.end if end is None else end
-    check_end(end, process.horizon, zero=True)
+    check_count("max_steps", max_steps)
+    last = process.end if end is None else end
+    check_end(last, process.horizon, zero=True, latest=process.latest, usual=process.end)
 
     def one(x, *condition):
         batched = [c[None] for c in condition]
@@ -102,7 +104,7 @@ def flow(
         def field(r, y, args):
             return sde.drift(r, y[None])[0]
 
-        return solve(field, x, process.horizon - end, tolerance, solver, max_steps)
+        return solve(field, x, process.horizon - last, tolerance, solver, max_steps)
 
     return AdaptiveSamples(*jax.vmap(one)(x_0, *conditions))
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ctrl_jax._checks import check_end, refuse
+from ctrl_jax._checks import check_end, check_shape, refuse
 from ctrl_jax.processes import LinearProcess
 from ctrl_jax.solvers.brownian import step_noise
 
@@ -46,7 +46,8 @@ def sample_consistency(
     Raises:
         ValueError: end is outside (0, horizon), or times is not a vector.
     """
-    check_end(end, process.horizon)
+    check_shape(shape)
+    check_end(end, process.horizon, latest=process.latest, usual=process.end)
     times = None if times is None else jnp.asarray(times)
     if times is not None and times.ndim != 1:
         raise refuse("times.shape", times.shape, "they must be a vector", "give one axis")

@@ -44,8 +44,21 @@ class Kernel(NamedTuple):
 
     @property
     def kl_rate(self) -> Float[Array, "*steps"]:
-        """Return (action_gain / std)**2, so that the KL of a step is kl_rate |mu - mu'|^2 / 2."""
-        return (self.action_gain / self.std) ** 2
+        """Return (action_gain / std)**2, so that the KL of a step is kl_rate |mu - mu'|^2 / 2.
+
+        Zero for a step without noise, such as a last one to the data: see `exploration`.
+        """
+        return self.exploration**2
+
+    @property
+    def exploration(self) -> Float[Array, "*steps"]:
+        """Return action_gain / std, by which a change of the action is seen in the noise.
+
+        A step without noise has no density. It is part of what is rewarded, not a decision that
+        could be told from another: it carries no ratio and no divergence, and here a zero.
+        """
+        noisy = self.std > 0
+        return jnp.where(noisy, self.action_gain / jnp.where(noisy, self.std, 1.0), 0.0)
 
     def mean(self, x: Array, action: Array) -> Array:
         """Return the mean of (1)."""
@@ -75,6 +88,7 @@ class GaussianSolver(diffrax.AbstractItoSolver):
 
 
 def gaussian_log_prob(noise: Float[Array, "batch ..."], std: Float[Array, "*b"]) -> Array:
-    """Return log N(noise * std; 0, std^2 I) per example, summed over dimensions."""
-    dimension = noise[0].size
-    return -sum_each(jnp.square(noise)) / 2 - dimension * (jnp.log(std) + jnp.log(2 * jnp.pi) / 2)
+    """Return log N(noise * std; 0, std^2 I) per example, summed over dimensions; 0 at std 0."""
+    dimension, noisy = noise[0].size, std > 0
+    log_norm = jnp.log(jnp.where(noisy, std, 1.0)) + jnp.log(2 * jnp.pi) / 2
+    return jnp.where(noisy, -sum_each(jnp.square(noise)) / 2 - dimension * log_norm, 0.0)

@@ -47,11 +47,13 @@ def log_ratio(
     Well conditioned in float32: the shift of the mean is taken in units of the step's noise, never
     as a difference of states.
 
+    A step without noise has no density, and zero here.
+
     Args:
         kernel: coefficients of the step.
         noise: the standard normal that moved the state, shape (batch, ...).
         score: the score that moved it.
         other: the score compared with.
     """
-    shift = expand(kernel.action_gain / kernel.std, noise) * (score - other)
+    shift = expand(kernel.exploration, noise) * (score - other)
     return sum_each(noise * shift + jnp.square(shift) / 2)

@@ -82,7 +82,7 @@ class Inpainting(ReverseSolver):
 
     def __check_init__(self):
         check_sde_solver("Inpainting.solver", self.solver)
-        check_count("Inpainting.passes", self.passes)
+        check_count("Inpainting.passes", self.passes, most=1000)  # each is compiled
         if self.known.shape != self.mask.shape:
             rule = f"it must be that of known, {self.known.shape}"
             raise refuse("Inpainting.mask.shape", self.mask.shape, rule, "broadcast one of them")

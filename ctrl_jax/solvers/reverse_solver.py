@@ -5,9 +5,12 @@ the solve are the `ReverseSDE` itself, so they can use the process's marginals a
 `step` takes reverse times t0 < t1.
 """
 
+import numbers
 from typing import Any, ClassVar
 
 import diffrax
+import equinox as eqx
+import jax.numpy as jnp
 from jaxtyping import Array
 
 from ctrl_jax._checks import refuse
@@ -15,6 +18,8 @@ from ctrl_jax.processes import ReverseSDE
 from ctrl_jax.solvers.brownian import StepNoise
 
 SDE_SOLVERS = (diffrax.AbstractItoSolver, diffrax.AbstractStratonovichSolver, diffrax.AbstractSRK)
+
+_OF_LANGEVIN = (diffrax.ALIGN, diffrax.QUICSORT, diffrax.ShOULD)
 
 
 class ReverseSolver(diffrax.AbstractItoSolver):
@@ -63,12 +68,43 @@ def noise_of(terms: Any) -> StepNoise | None:
 
 
 def on_grid(solver: diffrax.AbstractSolver, grid: Array) -> diffrax.AbstractSolver:
-    """Return ``solver.on_grid(grid)``, and diffrax's own solvers as they are."""
-    return solver.on_grid(grid) if isinstance(solver, ReverseSolver) else solver
+    """Return the solver as it is for one grid, diffrax's own with what they leave to the caller.
+
+    Milstein's methods are Euler's, since the noise is additive; they would find that out by a
+    derivative of the whole batch by the whole batch. Implicit ones solve to the digits of the grid.
+    """
+    if isinstance(solver, ReverseSolver):
+        return solver.on_grid(grid)
+    if isinstance(solver, diffrax.ItoMilstein | diffrax.StratonovichMilstein):
+        return diffrax.Euler()
+    if isinstance(solver, diffrax.AbstractImplicitSolver):
+        return _solved_to(float(jnp.finfo(grid.dtype).eps) ** 0.7, solver)
+    return solver
+
+
+def _solved_to(tolerance: float, solver: Any) -> Any:
+    """Return an implicit solver with a tolerance where its own is to be an adaptive solve's."""
+    finder = solver.root_finder
+    if isinstance(getattr(finder, "rtol", 0.0), numbers.Real | Array):
+        return solver
+    adaptive = diffrax.PIDController(rtol=tolerance, atol=tolerance)
+    names = ("rtol", "atol", "norm")
+    given, own = ([getattr(each, name) for name in names] for each in (finder, adaptive))
+    where = lambda f: [getattr(f, name) for name in names]  # noqa: E731
+    finder = eqx.tree_at(where, finder, own, is_leaf=lambda x: any(x is each for each in given))
+    return eqx.tree_at(lambda s: s.root_finder, solver, finder)
 
 
 def check_sde_solver(owner: str, solver: diffrax.AbstractSolver) -> None:
-    """Raise ValueError if a solver is for ODEs only, and would misread the noise."""
+    """Raise ValueError if a solver is for ODEs only, or would misread the noise of a step."""
+    if isinstance(solver, _OF_LANGEVIN):
+        rule = "it is for underdamped Langevin dynamics"
+        raise refuse(owner, type(solver).__name__, rule, "take another, such as diffrax.ShARK()")
+    if isinstance(solver, diffrax.HalfSolver):
+        rule = "it halves a step, whose noise is one increment"
+        raise refuse(
+            owner, "HalfSolver", rule, "take the solver inside it, on a grid of more steps"
+        )
     if not isinstance(solver, SDE_SOLVERS):
         raise refuse(
             owner,

@@ -4,7 +4,7 @@ import diffrax
 import jax
 from jaxtyping import Array, Float
 
-from ctrl_jax._checks import check_all_positive
+from ctrl_jax._checks import check_all_positive, check_shape
 from ctrl_jax._typing import ScoreFn
 from ctrl_jax.processes import LinearProcess, grids
 from ctrl_jax.solvers.exponential_euler import ExponentialEuler
@@ -47,8 +47,10 @@ def sample(
         finite.
 
     Raises:
-        ValueError: `start_std` is not positive; `simulate` and the grid refuse the rest.
+        ValueError: `start_std` is not positive, or a shape is no shape; `simulate` and the grid
+            refuse the rest.
     """
+    check_shape(shape)
     grid = grids.log_snr(process, steps) if grid is None else grid
     start_key, path_key = jax.random.split(key)
     solver = solver or ExponentialEuler()

@@ -6,7 +6,7 @@ log-density of each transition is recorded when the solver's steps are Gaussian
 (`solvers.gaussian_step`).
 """
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_origin
 
 import diffrax
 import jax
@@ -181,10 +181,10 @@ def _check_times(sde, grid):
 def _check_solver(solver, stochastic):
     if stochastic:
         check_sde_solver("solver", solver)
+    repair = "on a probability flow take an ODE solver such as diffrax.Heun()"
     if not stochastic and isinstance(solver, diffrax.AbstractSRK):
-        raise refuse(
-            "solver",
-            type(solver).__name__,
-            "it is for SDEs only",
-            "on a probability flow take an ODE solver such as diffrax.Heun()",
-        )
+        raise refuse("solver", type(solver).__name__, "it is for SDEs only", repair)
+    structure = getattr(solver, "term_structure", diffrax.AbstractTerm)
+    if not stochastic and (isinstance(structure, tuple) or get_origin(structure)):
+        rule = "it is for equations of several parts, and a flow has one"
+        raise refuse("solver", type(solver).__name__, rule, repair)

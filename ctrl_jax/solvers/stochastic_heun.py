@@ -11,8 +11,8 @@ which Heun's method integrates to second order. Before each step churn raises \s
     \gamma = min(s_churn / N, \sqrt 2 - 1) if s_min <= \sigma <= s_max, else 0,              (2)
 
 so that for s_noise = 1 every marginal is kept, and the solver can forget its errors. `EDM` and `VE`
-are raised past their horizon, as published: at the start the score is then asked at a noise of up to
-\sqrt 2 of the largest, which `s_max` prevents. Where a process ends at its horizon, so does (2).
+are raised past their horizon, as published: at the start the score is then asked at up to \sqrt 2
+times the largest noise, which `s_max` prevents. Where a process ends at its horizon, so does (2).
 Source: Karras et al. 2022, algorithm 2 (there x is scaled and \sigma is time itself).
 """
 

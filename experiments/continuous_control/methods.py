@@ -10,6 +10,7 @@ import numpy as np
 from ctrl_jax._checks import (
     check_choice,
     check_count,
+    check_divides,
     check_fields,
     check_numbers,
     check_positive,
@@ -102,6 +103,7 @@ class Comparison:
             if dt > self.training.horizon / 2:
                 rule = "a trajectory must have two steps at least"
                 raise refuse("time_steps", dt, rule, "take smaller steps")
+            check_divides("time_steps", dt, "training.horizon", self.training.horizon)
         check_small_run(self.run)
 
 

@@ -12,7 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ctrl_jax.environments import Adapted, ControlledSDE, Pendulum, simulate_control
+from ctrl_jax.environments import (
+    Adapted,
+    ControlledSDE,
+    GaussianSteering,
+    LinearGaussian,
+    Mixture,
+    Pendulum,
+    simulate_control,
+)
+from ctrl_jax.processes import VP
 from tests.environments.fixtures import o1, o2, o3
 
 SLOPE, INTERCEPT, STD = -0.3, 0.2, 0.8
@@ -198,3 +207,46 @@ def test_bad_arguments_are_named(unchecked):
         simulate_control(jax.random.key(0), o1(), linear, jnp.ones(3), dt=0.1, steps=2)
     with pytest.raises(ValueError, match=r"steps: received 0; .* a whole number of at least 1"):
         simulate_control(jax.random.key(0), o1(), linear, jnp.ones((3, 1)), dt=0.1, steps=0)
+
+
+STEERING = {"mean": 1.0, "variance": 0.5, "curvature": 2.0, "target": 2.5, "penalty": 2.5}
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_no_number_of_an_environment_may_be_no_number(bad, unchecked):
+    """Each argument of each environment, by its name."""
+    makers = {
+        "LinearQuadratic": (o1, "ABCDMNRPQ"),
+        "PairTrading": (o3, ("k", "theta", "eta", "sigma", "rho", "r", "discount", "temperature")),
+        "VectorLinearQuadratic": (o2, ("discount", "temperature")),
+        "GaussianSteering": (lambda **own: GaussianSteering(VP(), **{**STEERING, **own}), STEERING),
+        "Pendulum": (Pendulum, ("gravity", "damping", "noise", "torque", "discount")),
+    }
+    for owner, (make, names) in makers.items():
+        for name in names:
+            with pytest.raises(ValueError, match=rf"{owner}\.{name}: received (nan|inf|\[)"):
+                make(**{name: bad})
+    for name in ("A", "B", "M", "N", "R", "noise"):
+        matrix = np.full_like(np.asarray(getattr(o2(), name)), bad)
+        with pytest.raises(ValueError, match=rf"VectorLinearQuadratic\.{name}: received .*finite"):
+            o2(**{name: matrix})
+    good = {"weights": jnp.ones(1), "means": jnp.ones((1, 2)), "variances": jnp.ones((1, 2))}
+    for name, value in good.items():
+        with pytest.raises(ValueError, match=rf"Mixture\.{name}: received .*finite"):
+            Mixture(**{**good, name: bad * value})
+
+
+def test_numbers_of_steps_and_draws_have_an_end(unchecked):
+    mixture = Mixture(jnp.ones(1), jnp.ones((1, 2)), jnp.ones((1, 2)))
+    steering, policy = GaussianSteering(VP(), **STEERING), LinearGaussian(0.0, 0.0, 1.0)
+    calls = {
+        "steps: received 0": lambda: steering.policy_value(policy, steps=0),
+        "steps: received 1000": lambda: steering.occupation_moments(policy, steps=10**23),
+        "number: received 1000": lambda: mixture.sample(jax.random.key(0), 10**23),
+        "simulate_control.steps: received 1000": lambda: simulate_control(
+            jax.random.key(0), o1(), lambda x: (x, x), jnp.ones((1, 1)), dt=0.1, steps=10**23
+        ),
+    }
+    for message, call in calls.items():
+        with pytest.raises(ValueError, match=message):
+            call()

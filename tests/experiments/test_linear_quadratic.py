@@ -109,6 +109,8 @@ def test_pair_trading(tmp_path):
         (["--seeds", "1"], "seeds: received 1"),
         (["--time-steps", "0.1", "-1"], "time_steps"),
         (["--time-steps", "1.5"], "two steps at least"),
+        (["--time-steps", "0.3"], "time_steps: received 0.3; it must go into training.horizon"),
+        (["--time-steps", "1e-9"], "time_steps: received 1e-09; training.horizon = 2.0 must hold"),
         (["--training.trace", "1"], "training.trace"),
         (["--methods", "sac"], "methods"),
         (["--training.draws", "0"], "training.draws"),

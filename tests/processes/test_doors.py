@@ -13,14 +13,30 @@ from ctrl_jax.processes import (
     VE,
     VP,
     ContractiveOU,
+    ContractiveSubVP,
     ContractiveVP,
+    DataPoints,
+    LinearProcess,
+    Marginal,
+    NoiseSchedule,
+    RatioScore,
     RectifiedFlow,
     SubVP,
     TabulatedSchedule,
+    consistency_function,
     grids,
 )
 from ctrl_jax.processes import parameterization as parameterization
+from ctrl_jax.solvers import (
+    EulerMaruyama,
+    Inpainting,
+    PredictorCorrector,
+    sample,
+    sample_consistency,
+)
+from ctrl_jax.solvers.adaptive import flow
 from tests.processes.compiled import compiled
+from tests.processes.family import every_kind
 from tests.processes.one_of_each import PROCESSES
 
 
@@ -123,3 +139,120 @@ def test_the_noise_level_is_known_before_a_program(unchecked):
         ValueError, match=r"noise_level: received 'a traced value'; .* plain number"
     ):
         jax.jit(lambda level: VP().reverse(lambda t, x: -x, noise_level=level).noise_level)(0.5)
+
+
+@every_kind
+def test_times_may_be_lists(process, unchecked):
+    """What `jnp.asarray` takes, taken once at the door of every method."""
+    methods = [process.marginal, process.diffusion, process.contraction_rate, process.forward_time]
+    methods += [process.noise_to_signal, process.time_at, process.rates]
+    methods += [lambda t: process.drift(t, jnp.ones((2, 3))), lambda t: process.transition(t, t)]
+    methods += [lambda t: process.sample_marginal(jax.random.key(0), jnp.ones((2, 3)), t)]
+    ours, theirs = (
+        jax.eval_shape(lambda t=t: [method(t) for method in methods])
+        for t in ([0.1, 0.2], jnp.asarray([0.1, 0.2]))
+    )
+    assert jax.tree.map(lambda x: x.shape, ours) == jax.tree.map(lambda x: x.shape, theirs)
+
+
+class Ramp(NoiseSchedule):
+    """A user's own: beta = rate t, B = rate t^2 / 2."""
+
+    slope: float
+    horizon: float = 2.0
+
+    def rate(self, t):
+        return self.slope * t
+
+    def integral(self, t):
+        return self.slope * t**2 / 2
+
+
+@pytest.mark.parametrize("make", [VP, SubVP, ContractiveVP, ContractiveSubVP])
+def test_a_schedule_of_ones_own(make):
+    process, t = make(schedule=Ramp(slope=3.0)), np.asarray([0.5, 2.0], np.float32)
+    sign = 1 if make in (ContractiveVP, ContractiveSubVP) else -1
+    (scale, std), grid = compiled(process.marginal, t), np.asarray(grids.log_snr(process, 5))
+    B = 3.0 * t**2 / 2
+    squares = {VP: 1 - np.exp(-B), ContractiveVP: np.expm1(B)}
+    squares |= {SubVP: np.expm1(-B) ** 2, ContractiveSubVP: np.expm1(B) ** 2}
+    np.testing.assert_allclose(scale, np.exp(sign * B / 2), rtol=1e-5)
+    np.testing.assert_allclose(std**2, squares[make], rtol=1e-5)
+    assert process.horizon == 2.0 and process.end == 0.002 and len(grid) == 6
+
+
+def zero_at_the_end(t):
+    return jnp.where(t < 1.0, t, jnp.inf)
+
+
+class ZeroTerminal(NoiseSchedule):
+    """Nothing is left of the data at T, though its rate is finite."""
+
+    horizon: float = 1.0
+
+    def rate(self, t):
+        return jnp.ones_like(t)
+
+    def integral(self, t):
+        return zero_at_the_end(t)
+
+
+class OwnZeroTerminal(LinearProcess):
+    """The same as a process of one's own, which gives no `latest`."""
+
+    horizon: float = 1.0
+
+    def marginal(self, t):
+        return Marginal(1 - t, t)
+
+
+def test_nothing_left_of_the_data_is_said(unchecked):
+    """Of a schedule, of a table, and of a process of one's own; the repairs work."""
+    with pytest.raises(ValueError, match=r"VP.schedule: received 'ZeroTerminal'; .*zero SNR"):
+        VP(schedule=ZeroTerminal())
+    betas = np.linspace(0.1, 1.0, 10)
+    with pytest.raises(ValueError, match=r"betas\[9\]: .*zero terminal SNR.* as 0.9999"):
+        TabulatedSchedule(betas)
+    betas[-1] = 0.9999
+    process = VP(schedule=TabulatedSchedule(betas))
+    assert np.isfinite(grids.log_snr(process, 5)).all()
+    with pytest.raises(ValueError, match="process: received 'OwnZeroTerminal'; at its `latest`"):
+        grids.log_snr(OwnZeroTerminal(), 5)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda end: grids.log_snr(RectifiedFlow(), 4, end=end),
+        lambda end: grids.uniform(RectifiedFlow(), 4, end=end),
+        lambda end: flow(RectifiedFlow(), lambda t, x: -x, jnp.ones((1, 1)), end=end),
+        lambda end: consistency_function.level_times(RectifiedFlow(), end=end),
+        lambda end: consistency_function.coefficients(RectifiedFlow(), jnp.ones(2), end=end),
+        lambda end: sample_consistency(
+            jax.random.key(0), RectifiedFlow(), lambda t, x: x, (1, 1), end=end
+        ),
+    ],
+)
+def test_an_end_after_the_latest_time_is_refused_and_its_repair_helps(call):
+    with pytest.raises(ValueError, match=r"end: received 0.9999; .* give .* such as 0.001"):
+        call(0.9999)
+    call(0.001)
+
+
+@pytest.mark.parametrize("number", [10**23, 2**31])
+def test_numbers_that_nothing_can_hold_are_refused_at_the_door(number, unchecked):
+    calls = {
+        "steps": lambda: grids.uniform(VP(), number),
+        "steps: ": lambda: sample(jax.random.key(0), VP(), lambda t, x: -x, (2, 1), steps=number),
+        "steps:": lambda: TabulatedSchedule.linear(steps=number),
+        "shape": lambda: sample(jax.random.key(0), VP(), lambda t, x: -x, (number, 4, 2**10)),
+        "corrector_steps": lambda: PredictorCorrector(corrector_steps=number),
+        "passes": lambda: Inpainting(EulerMaruyama(), jnp.ones(1), jnp.ones(1, bool), number),
+        "m: ": lambda: RatioScore(VP(), DataPoints(np.ones((2, 1))), number),
+        "max_steps": lambda: flow(VP(), lambda t, x: -x, jnp.ones((1, 1)), max_steps=number),
+    }
+    for name, call in calls.items():
+        with pytest.raises(ValueError, match=f"{name}.*received .*{number}"):
+            call()
+    with pytest.raises(ValueError, match="theta: received 1000.*; it must be a finite number"):
+        OU(10**400)

@@ -155,3 +155,17 @@ def test_the_chains_divergence_tends_to_girsanovs(solver):
     order = np.log2(errors[-2] / errors[-1])
     assert 0.9 < order < 1.1, (errors, order)
     assert abs(2 * errors[-1] - errors[-2]) < 2e-3, "Richardson's limit is the integral"
+
+
+@pytest.mark.parametrize("solver", [ExponentialEuler(), ExponentialEuler(eta=0.5)])
+def test_a_last_step_without_noise_carries_no_ratio_and_no_divergence(solver):
+    """On a grid that ends at the data the last step is certain; the others keep theirs."""
+    grid = grids.uniform(PROCESS, 4, end=0.0)
+    sde, x_0 = PROCESS.reverse(exact_score), jnp.ones((3, 2))
+    path = simulate(jax.random.key(0), sde, x_0, grid, solver=solver, save="path")
+    kernel = solver.kernel(PROCESS, grid[:-1], grid[1:])
+    assert path.noise is not None and path.log_probs is not None and float(kernel.std[-1]) == 0.0
+    ratios = jax.vmap(girsanov.log_ratio)(kernel, path.noise, path.noise + 1.0, path.noise)
+    for found in (kernel.kl_rate[:, None], ratios, path.log_probs):
+        assert np.isfinite(found).all()
+        assert (np.asarray(found[-1]) == 0).all() and (np.abs(found[:-1]) > 0).all()

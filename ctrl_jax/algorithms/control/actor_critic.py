@@ -32,9 +32,9 @@ from ctrl_jax._checks import (
     check_all_positive,
     check_choice,
     check_count,
+    check_divides,
     check_fields,
     check_unused,
-    refuse,
 )
 from ctrl_jax._typing import Model, Params
 from ctrl_jax.algorithms.base import (
@@ -66,7 +66,7 @@ class ContinuousControl(NamedTuple):
     @property
     def steps(self) -> int:
         """Steps of a trajectory."""
-        return round(self.horizon / self.dt)
+        return check_divides("ContinuousControl.dt", self.dt, "horizon", self.horizon)
 
 
 CHOICES = {
@@ -175,16 +175,10 @@ def make_continuous_control(
         occupation: how samples are made.
 
     Raises:
-        ValueError: dt or horizon is not positive, or the horizon is shorter than a step.
+        ValueError: dt or horizon is not positive, or dt does not divide the horizon.
     """
     check_all_positive("ContinuousControl", dt=problem.dt, horizon=problem.horizon)
-    if problem.steps < 1:
-        raise refuse(
-            "ContinuousControl.horizon",
-            problem.horizon,
-            f"it must be at least dt = {problem.dt}",
-            "make it a few times 1 / discount",
-        )
+    steps = problem.steps
 
     def init(key: Array) -> RunState:
         policy, value = (policy_model.init, rule.init), (value_model.init, value_optimizer.init)
@@ -195,7 +189,7 @@ def make_continuous_control(
         policy, critic = state.learners["policy"], state.learners["value"]
         policy_fn = partial(policy_model.apply, policy.params, jnp.zeros(()))
         path = simulate_control(
-            rollout_key, problem.environment, policy_fn, x_0, dt=problem.dt, steps=problem.steps
+            rollout_key, problem.environment, policy_fn, x_0, dt=problem.dt, steps=steps
         )
         value_fn = partial(evaluate_value, value_model, critic.params)
         samples, metrics = sample_occupation(time_key, problem, path, value_fn, occupation)

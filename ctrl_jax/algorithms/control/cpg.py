@@ -45,7 +45,7 @@ def make_cpg(
         The algorithm; its batch is an array of start states, (batch, d).
 
     Raises:
-        ValueError: dt or horizon of the problem is not positive, or the horizon is shorter than dt.
+        ValueError: dt or horizon of the problem is not positive, or dt does not divide it.
     """
     rule = gradient_rule(policy_model, optimizer)
     return make_continuous_control(

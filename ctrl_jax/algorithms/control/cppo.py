@@ -113,7 +113,7 @@ def make_cppo(
         The algorithm; its batch is an array of start states, (batch, d).
 
     Raises:
-        ValueError: dt or horizon of the problem is not positive, or the horizon is shorter than dt.
+        ValueError: dt or horizon of the problem is not positive, or dt does not divide it.
     """
     temperature = problem.environment.temperature
     rule = proximal_rule(policy_model, optimizer, config, temperature=temperature)

@@ -124,7 +124,10 @@ class RewardDirection(eqx.Module):
         time, dt = self.process.forward_time(r_0), r_1 - r_0
         if not self.probability_flow:
             kernel = self.solver.kernel(self.process, r_0, r_1)
-            return Coefficients(time, dt, kernel.kl_rate / dt, kernel)
+            # A step without noise, a last one to the data, has the rate of the equation itself.
+            rate = self.process.diffusion(time - dt / 2) ** 2
+            rate = jnp.where(kernel.std > 0, kernel.kl_rate / dt, rate)
+            return Coefficients(time, dt, rate, kernel)
         if isinstance(self.solver, ExponentialEuler):
             kernel = ExponentialEuler(eta=0.0).kernel(self.process, r_0, r_1)
         else:

@@ -295,8 +295,17 @@ def test_the_closed_forms_of_gaussians():
         ),
         (
             lambda: make("cpg", problem_of(dt=0.5, horizon=0.1), O1_START, 1),
-            "horizon: received 0.1",
+            "dt: received 0.5; it must go into horizon = 0.1 a whole number of times",
         ),
+        (
+            lambda: make("sqrt_kl", problem_of(dt=0.3, horizon=1.0), O1_START, 1),
+            "dt: received 0.3; .* give ContinuousControl.dt 0.3333333333, or horizon 0.9",
+        ),
+        (
+            lambda: make("ppo", problem_of(dt=0.3, horizon=1.0), O1_START, 1),
+            "dt: received 0.3; it must go into horizon = 1.0",
+        ),
+        (lambda: make("cpg", problem_of(dt=1e-9), O1_START, 1), "dt: received 1e-09; horizon"),
         (
             lambda: make_discrete_ppo(
                 problem_of(),
