@@ -158,6 +158,6 @@ def _reversed(process: LinearProcess, times: np.ndarray, end: float) -> Array:
 def _check(process: LinearProcess, steps: int, end: float | None) -> float:
     """Return `end`, or its default."""
     check_count("steps", steps, most=_MOST)
-    end = process.end if end is None else end
-    check_end(end, process.horizon, zero=True, latest=process.latest, usual=process.end)
-    return end
+    last: float = process.end if end is None else end
+    check_end(last, process.horizon, zero=True, latest=process.latest, usual=process.end)
+    return last

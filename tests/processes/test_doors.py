@@ -254,5 +254,5 @@ def test_numbers_that_nothing_can_hold_are_refused_at_the_door(number, unchecked
     for name, call in calls.items():
         with pytest.raises(ValueError, match=f"{name}.*received .*{number}"):
             call()
-    with pytest.raises(ValueError, match="theta: received 1000.*; it must be a finite number"):
+    with pytest.raises(ValueError, match=r"theta: received 1000.*; it must be a finite number"):
         OU(10**400)
