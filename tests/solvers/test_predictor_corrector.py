@@ -37,7 +37,7 @@ def test_two_corrector_steps_by_hand():
 def corrected_moments(x_0, snr, spread, steps=100):
     """Mean square after corrections of exact samples of N(0, V), and of its parts, over V.
 
-    V = spread^2 a^2 + v at forward time .5, which the exact flow of the point mass would not change.
+    V = spread^2 a^2 + v at forward time .5; the predictor's step is too short to change it.
     """
 
     def score_fn(t, x):
@@ -71,7 +71,7 @@ def test_the_law_is_kept_by_a_hundred_corrections(dimension):
 
 
 def test_the_variance_that_many_corrections_end_at():
-    """V (1 + (e / 4V)^2 / (1 - e / 2V)), with no sampling: a step is affine in x and in its noise."""
+    """V (1 + (e / 4V)^2 / (1 - e / 2V)), not sampled: a step is affine in x and in its noise."""
     snr, variance = 0.9, 1.0
     e = 2 * snr**2 * variance
     gain, std = 1 - e, np.sqrt(2 * e) * (1 - e / 4)
