@@ -95,7 +95,13 @@ def fine_tuning(name: str) -> Case:
     critic = Critic(steering.quadratic_value(problem), sgd(), ValueUpdate(1, 2))
     update = PolicyUpdate(epochs=2, minibatches=2, average_decay=0.5)
     policy = steering.affine_policy(problem)
-    made = steering.make_algorithm(name, problem, policy, sgd(), critic, update)
+    if name == "ddpo":
+        seen = algorithms.PromptStatistics(1, buffer=BATCH + 3, least=2)
+        made = algorithms.make_ddpo(
+            problem, policy, sgd(), statistics=seen, clamp=1.5, update=update
+        )
+    else:
+        made = steering.make_algorithm(name, problem, policy, sgd(), critic, update)
     return Case(made, steering.one_prompt(BATCH))
 
 
