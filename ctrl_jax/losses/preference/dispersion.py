@@ -146,8 +146,9 @@ def dispersion_scale(
         raise refuse("index", index, "it is empty", "give the indices of the data set")
     weights = jnp.ones_like(index) if weights is None else _read_weights(weights, index)
     mean = jnp.sum(-weights * jnp.log(index)) / jnp.sum(weights)
-    rule = "every index that counts is 1, so no scale gives c a mean of one"
-    require_known("index", mean, lambda m: m > 0, rule, "give data that differ")
+    rule = "every index that counts is 1 up to rounding, so no scale gives c a mean of one"
+    rounding = 16 * float(jnp.finfo(index.dtype).eps)
+    require_known("index", mean, lambda m: m > rounding, rule, "give data that differ")
     return 1 / (2 * mean)
 
 

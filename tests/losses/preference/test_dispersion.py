@@ -175,6 +175,7 @@ def test_the_scale_makes_the_mean_weight_one():
         (lambda: preference.dispersion_from_index(jnp.asarray([1]), 0.3), "array of floating"),
         (lambda: preference.dispersion_index(HIDDEN, HEAD, MASK, chunk=2.0), "chunk: received 2.0"),  # type: ignore
         (lambda: preference.dispersion_scale(jnp.ones(3)), "every index that counts is 1"),
+        (lambda: preference.dispersion_scale(jnp.full(3, 1 - 1e-7)), "counts is 1 up to rounding"),
         (lambda: preference.dispersion_scale(HALF, weights=jnp.ones(2)), "weights: .* one per"),
         (lambda: preference.dispersion_scale(HALF, weights=HALF - 1), "weights: received -0.5"),
         (lambda: preference.dispersion_scale(HALF, weights=0 * HALF), "one of them positive"),
