@@ -53,10 +53,10 @@ def conversations(number=8):
     ]
 
 
-def load(path, tokenizer=None, evaluation=None, **texts):
+def load(path, tokenizer=None, evaluation=None, devices=1, **texts):
     options = Texts(**{"max_length": 64, **texts})
     evaluation = evaluation or Evaluation(prompts=0)
-    where = {"parts": 1, "devices": 1, "seed": 0, "show": False}
+    where = {"parts": 1, "devices": devices, "seed": 0, "show": False}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         data = load_data(
@@ -124,6 +124,26 @@ def test_what_was_read_is_said_before_training(tmp_path):
     assert data.counts["records/read"] == 22 and data.counts["records/left_out"] == 2
     with pytest.raises(ValueError, match=r"a.jsonl:5: .*--texts.leave-out-faulty"):
         load(path)
+
+
+def test_what_is_left_out_as_tokens_or_not_evaluated_is_said(tmp_path):
+    long = [{"prompt": "q" * 80, "chosen": "yes", "rejected": "no"}]
+    some = [{"prompt": f"q{n}", "chosen": "yes", "rejected": "no"} for n in range(9)]
+    train, other = write(tmp_path / "a", some + long), write(tmp_path / "b", some)
+    data, _ = load(train, evaluation=Evaluation(pairs=4, prompts=0), evaluation_data=str(other))
+    assert data.summary[2] == "not used: 5 records for evaluation, beyond --evaluation.pairs"
+    assert data.summary[4] == "train: 1 more are left out; the warnings say why"
+    assert data.counts["records/left_out"] == 6
+
+
+def test_the_digest_is_of_the_pairs_on_any_mesh(tmp_path):
+    records = [{"prompt": f"q{n}", "chosen": "yes", "rejected": "no"} for n in range(9)]
+    first, weighed = (
+        write(tmp_path / name, [r | {"weight": weight} for r in records])
+        for name, weight in (("a", 1.0), ("b", 2.0))
+    )
+    digests = [load(first, devices=devices)[0].digest for devices in (1, 2)]
+    assert digests[0] == digests[1] != load(weighed)[0].digest
 
 
 def test_evaluation_data_is_named_and_compared(tmp_path):

@@ -1,6 +1,8 @@
 """From a file of preferences to rows of tokens, for training and for evaluation."""
 
 import contextlib
+import hashlib
+import json
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -38,6 +40,7 @@ class Data(NamedTuple):
         end: the token that ends an answer; None where none does.
         counts: pairs and tokens of both.
         packing: how rows make a batch.
+        digest: of the pairs as tokens, in their order.
         summary: what was read, what was left out, and why.
     """
 
@@ -47,6 +50,7 @@ class Data(NamedTuple):
     end: int | None
     counts: dict[str, int]
     packing: Packing
+    digest: str
     summary: list[str]
 
 
@@ -98,8 +102,7 @@ def load_data(
     rows = packing.rows
     counts = _counts(pairs, rows)
     counts["records/read"] = sum(reading.number for _, reading in readings)
-    used = counts["pairs/train"] + counts["pairs/evaluation"]
-    counts["records/left_out"] = counts["records/read"] - used
+    counts["records/left_out"] = counts["records/read"] - sum(map(len, pairs))
     evaluated = -(-len(rows[1].tokens) // packing.part) * packing.part
     return Data(
         rows[0],
@@ -108,8 +111,19 @@ def load_data(
         end,
         counts,
         packing,
-        _summary(readings, counts),
+        pairs_digest(pairs),
+        _summary(readings, (train, held_out), counts),
     )
+
+
+def pairs_digest(parts: Sequence[Sequence[TokenPair]]) -> str:
+    """Return the sha256 of pairs in their order, whatever rows they lie in."""
+    found = hashlib.sha256()
+    for some in parts:
+        for pair in some:
+            found.update(json.dumps(pair, default=int).encode())
+        found.update(b"\n")
+    return found.hexdigest()
 
 
 def _read(
@@ -152,16 +166,24 @@ def _template(tokenizer: Any, record: PreferenceRecord, texts: Texts) -> str | N
     return None
 
 
-def _summary(readings: Sequence[tuple[str, Reading]], counts: dict[str, int]) -> list[str]:
+def _summary(
+    readings: Sequence[tuple[str, Reading]],
+    records: Sequence[Sequence[PreferenceRecord]],
+    counts: dict[str, int],
+) -> list[str]:
     """What is said of the data before training starts."""
     lines = [f"{name}: {line}" for name, reading in readings for line in reading.lines()]
-    for name in ("train", "evaluation"):
+    used = sum(map(len, records))
+    unused = sum(len(reading.records) for _, reading in readings) - used
+    if unused:
+        lines.append(f"not used: {unused} records for evaluation, beyond --evaluation.pairs")
+    for name, some in zip(("train", "evaluation"), records, strict=True):
         pairs, tokens, rows = (counts[f"{kind}/{name}"] for kind in ("pairs", "tokens", "rows"))
-        room = rows * counts["row_length"]
-        lines.append(
-            f"{name}: {pairs} pairs of {tokens} tokens, in {rows} rows of {counts['row_length']} "
-            f"({tokens / room:.0%} filled)"
-        )
+        filled = tokens / (rows * counts["row_length"])
+        text = f"{name}: {pairs} pairs of {tokens} tokens, in {rows} rows of {counts['row_length']}"
+        lines.append(f"{text} ({filled:.0%} filled)")
+        if pairs < len(some):
+            lines.append(f"{name}: {len(some) - pairs} more are left out; the warnings say why")
     return lines
 
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
+from ctrl_jax._checks import under_names
 from ctrl_jax._typing import Params
 from ctrl_jax.data import load_tokenizer
 from ctrl_jax.networks import LanguageModel, LoRA, language_model, lora, partition_specs
@@ -71,7 +72,8 @@ def load_model(
         remat: whether blocks are computed again in the backward pass.
         fully: whether weights are divided over ``data`` too.
     """
-    tokenizer = load_tokenizer(folder)
+    with under_names(folder="model"):
+        tokenizer = load_tokenizer(folder)
     param_dtype = jnp.promote_types(dtype, jnp.float32)
     pretrained = load_decoder(folder, param_dtype=param_dtype, mesh=mesh, fully=fully)
     model = language_model(

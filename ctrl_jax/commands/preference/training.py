@@ -34,7 +34,6 @@ from ctrl_jax.commands.preference.reference import (
     Referred,
     estimate_dispersion,
     refer,
-    rows_digest,
 )
 from ctrl_jax.data import PreferenceRows
 from ctrl_jax.runtime import (
@@ -141,7 +140,7 @@ def digests(settings: Config, inputs: Inputs) -> dict[str, str]:
         "model": content_digest(settings.model, is_of_model),
         "tokenizer": content_digest(settings.model, is_of_tokenizer),
         **digests_of(given),
-        "the texts as tokens": rows_digest([inputs.data.train, inputs.data.held_out]),
+        "the texts as tokens": inputs.data.digest,
     }
 
 

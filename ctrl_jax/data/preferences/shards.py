@@ -60,6 +60,10 @@ def find_shards(path: Path, name: str, split: Split = "train") -> Shards:
         if inner:
             found += f" itself, but its folders {', '.join(sorted(p.name for p in inner))} do"
         raise refuse(name, str(path), found, "give a file, or a folder of files of one kind")
+    kinds = sorted({Path(_plain(file)).suffix for file in files})
+    if len(kinds) > 1:
+        rule = f"it holds files of several kinds, {', '.join(kinds)}"
+        raise refuse(name, str(path), rule, "give one of them, or a folder of files of one kind")
     groups: dict[str, list[Path]] = {}
     for file in files:
         groups.setdefault(_stem(file), []).append(file)

@@ -61,12 +61,12 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> Any:
     folder = Path(folder)
     if not folder.is_dir():
         rule = "there is no such folder, and nothing is downloaded"
-        raise refuse("tokenizer", str(folder), rule, "give a local folder")
+        raise refuse("folder", str(folder), rule, "give a local folder")
     try:
         import transformers
     except ImportError as error:
         repair = "run pip install 'ctrl_jax[language]'"
-        raise refuse("tokenizer", str(folder), "transformers is not installed", repair) from error
+        raise refuse("folder", str(folder), "transformers is not installed", repair) from error
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
@@ -84,4 +84,4 @@ def _unread(folder: Path, rule: str) -> ValueError:
     names = sorted(path.name for path in folder.iterdir())
     found = f"it holds {', '.join(names[:8]) or 'nothing'}; {rule}"
     repair = "save the tokenizer there with its save_pretrained"
-    return refuse("tokenizer", str(folder), found, repair)
+    return refuse("folder", str(folder), found, repair)

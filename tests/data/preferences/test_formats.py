@@ -167,7 +167,10 @@ def test_of_several_splits_the_one_that_is_meant_is_read(tmp_path):
     several = lay(tmp_path / "several", "train_a.jsonl", "train_b.jsonl")
     with pytest.raises(ValueError, match="it holds train_a, train_b, which are several sets; give"):
         read_preferences(several)
-    with pytest.raises(ValueError, match="but its folders plain, several do; give a file"):
+    lay(tmp_path / "mixed", "a.jsonl", "b.json.gz")
+    with pytest.raises(ValueError, match=r"files of several kinds, .json, .jsonl; give one"):
+        read_preferences(tmp_path / "mixed")
+    with pytest.raises(ValueError, match="but its folders mixed, plain, several do; give a file"):
         (tmp_path / "hub" / "data").rename(tmp_path / "hub" / "_data")
         read_preferences(tmp_path)
 
