@@ -81,5 +81,5 @@ def test_what_does_not_is_refused_and_either_repair_goes_in(part, whole):
 
 
 def test_steps_that_no_run_ends():
-    with pytest.raises(ValueError, match="2\\*\\*24 of it; give one such as 0.001"):
+    with pytest.raises(ValueError, match=r"2\*\*24 of it; give one such as 0.001"):
         check_divides("dt", 1e-9, "horizon", 1.0)
