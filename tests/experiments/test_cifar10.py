@@ -178,6 +178,7 @@ MISTAKES = {
         "nowhere.safetensors'; there is no such file",
     ),
     "snr": (["--tiny", "--solver", "ancestral", "--snr", "0.1"], "only predictor_corrector has"),
+    "large snr": (["--tiny", "--snr", "1.5"], "snr: received 1.5; it must be below 1"),
     "steps": (["--tiny", "--steps", "0"], "steps: received 0"),
     "end": (["--tiny", "--sampling-end", "1.5"], "sampling_end: received 1.5; it must lie in"),
     "width": (["--tiny", "--network.width", "7"], "width: received 7; it must be even"),
