@@ -6,6 +6,7 @@ from typing import Any
 from ctrl_jax._checks import refuse
 
 REQUIRED = object()
+LARGEST = 1e38  # of a float32
 REPAIR = "give the folder of a model that has it as it must be"
 
 
@@ -39,13 +40,29 @@ class Entries:
             isinstance(value, bool) and kind is not bool
         ):
             raise self.refuse(key, value, f"it must be {kind.__name__}")
+        if kind is float and not abs(value) < LARGEST:
+            raise self.refuse(key, value, "it must be a finite number")
         return kind(value) if kind is float else value
+
+    def count(self, key: str, default: Any = REQUIRED, *, most: int = 2**31 - 1) -> Any:
+        """Return an entry that is a whole number of at least 1, or the default."""
+        value = self.get(key, int, default)
+        if isinstance(value, int) and not 1 <= value <= most:
+            raise self.refuse(key, value, f"it must lie between 1 and {most}")
+        return value
+
+    def positive(self, key: str, default: Any = REQUIRED) -> Any:
+        """Return an entry that is a number above zero, or the default."""
+        value = self.get(key, float, default)
+        if isinstance(value, float) and value <= 0:
+            raise self.refuse(key, value, "it must be above zero")
+        return value
 
     def numbers(self, key: str) -> tuple[float, ...]:
         """Return an entry that lists numbers."""
         values = self.get(key, list)
-        if not all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
-            raise self.refuse(key, values, "it must list numbers")
+        if not all(type(v) in (int, float) and 0 < v < LARGEST for v in values):
+            raise self.refuse(key, values, "it must list numbers above zero")
         return tuple(map(float, values))
 
     def expect(self, key: str, value: Any) -> None:

@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import os
+import re
 import shutil
 import sys
 import warnings
@@ -462,6 +463,18 @@ def test_files_that_do_not_fit_are_refused(tmp_path, capsys):
     assert stop.value.code == 2 and "--data" in capsys.readouterr().err
 
 
+def test_texts_beyond_what_the_model_was_made_for_are_said(files):
+    """In a line; the network reads them all the same."""
+    said = []
+    for longest in (None, 32, 10):
+        with warnings.catch_warnings(record=True) as notes:
+            warnings.simplefilter("always")
+            data_of(files, longest_text=longest)
+        said.append([str(note.message) for note in notes if "position" in str(note.message)])
+    assert said[:2] == [[], []] and len(said[2]) == 1
+    assert re.match(r"texts.max_length: the longest text has 1\d tokens, .* is 10: ", said[2][0])
+
+
 def test_batches_are_epochs_of_all_rows():
     rows = pack_pairs([TokenPair([n], [n], [n + 1]) for n in range(10)], pairs_per_row=1)
     seen = np.concatenate([batch_of(rows, k, 4, seed=3).numbers[:, 0] for k in range(5)])
@@ -488,10 +501,10 @@ def test_a_batch_is_as_many_pairs_as_it_says_on_any_mesh(options, files):
     assert sorted(first.reshape(-1).tolist()) == found[0]
 
 
-def data_of(files, **options):
-    network = DecoderConfig(258, 8, 1, 2, 2, 4, 8, Rotary(base=10.0))
+def data_of(files, longest_text=None, **options):
+    network = DecoderConfig(258, 8, 1, 2, 2, 4, 8, Rotary(base=10.0), longest_text=longest_text)
     texts, measured = Texts(max_length=32, held_out=4 / 24), Evaluation(prompts=0)
-    options = {"batch": 4, "seed": 0, "show": False} | options
+    options = {"batch": 4, "seed": 0, "show": False, "parts": 1, "devices": 1} | options
     return load_data(files[3], Bytes(), network, texts, measured, **options)
 
 

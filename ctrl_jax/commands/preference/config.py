@@ -302,8 +302,9 @@ class Config:
       ctrl-jax prefer --model Llama-3.2-1B --data pairs.jsonl --loss mallows_theta
 
     Args:
-        model: folder of a GPT-2, GPT-NeoX, Llama, Mistral or Qwen model with its tokenizer, as
-            transformers saves it. The trained model is written to the folder `model` of the run.
+        model: folder of a GPT-2, GPT-NeoX, Llama, Mistral, Qwen 2 or 3, Gemma 2 or 3 (text), Phi-3
+            or 4, SmolLM3 or OLMo 2 model with its tokenizer, as transformers saves it. The trained
+            model is written to the folder `model` of the run.
         data: preferences: prompt, chosen, rejected (strings or conversations), optionally weight
             and dispersion; or the columns of ultrafeedback_binarized, HH-RLHF, dpo-mix or SHP. A
             file of JSON lines, a JSON array, parquet or arrow, or a folder of them.

@@ -95,6 +95,7 @@ def load_data(
         ]
         end = answer_end(tokenizer, train, **options)
     _check_tokens([*pairs[0], *pairs[1]], network)
+    _warn_of_length([*pairs[0], *pairs[1]], network)
     _check_weights(pairs)
     _check_number(len(pairs[0]), batch, devices)
     with under_names(length="texts.row_length"):
@@ -249,6 +250,16 @@ def _check_length(texts: Texts, network: DecoderConfig) -> None:
     if texts.max_length > longest:
         rule = f"the model has {longest} positions"
         raise refuse("texts.max_length", texts.max_length, rule, "give at most as many")
+
+
+def _warn_of_length(pairs: Sequence[TokenPair], network: DecoderConfig) -> None:
+    longest = max(len(p.prompt) + max(len(p.chosen), len(p.rejected)) for p in pairs)
+    if network.longest_text is not None and longest > network.longest_text:
+        text = (
+            f"texts.max_length: the longest text has {longest} tokens, the model's "
+            f"max_position_embeddings is {network.longest_text}: it was not made for texts beyond"
+        )
+        warnings.warn(text, RunWarning, stacklevel=2)
 
 
 def _check_tokens(pairs: Sequence[TokenPair], network: DecoderConfig) -> None:

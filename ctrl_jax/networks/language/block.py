@@ -73,8 +73,8 @@ class Norm(nnx.Module):
 
     def __init__(self, width: int, config: DecoderConfig, dtype: jnp.dtype):
         self.centered, self.epsilon = config.norm == "layer", config.epsilon
-        self.least = 1 if config.norm == "rms_from_one" else 0
-        self.scale = nnx.Param(jnp.full(width, 1 - self.least, dtype))
+        self.from_one = config.norm == "rms_from_one"
+        self.scale = nnx.Param((jnp.zeros if self.from_one else jnp.ones)(width, dtype))
         self.bias = nnx.Param(jnp.zeros(width, dtype)) if self.centered else None
 
     def __call__(self, x: Array) -> Array:
@@ -85,7 +85,8 @@ class Norm(nnx.Module):
             y = y - jnp.mean(y, axis=-1, keepdims=True)
         y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + self.epsilon)
         leading = (None,) * (x.ndim - 1)
-        y = y * (self.least + self.scale[...].astype(exact))[leading]
+        scale = self.scale[...].astype(exact)
+        y = y * (1 + scale if self.from_one else scale)[leading]
         if self.bias is not None:
             y = y + self.bias[...].astype(exact)[leading]
         return y.astype(x.dtype)

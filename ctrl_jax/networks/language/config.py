@@ -176,8 +176,9 @@ class DecoderConfig:
 
 def check_rotary(name: str, rotary: Rotary, head_width: int) -> None:
     """Raise ValueError, about `name`, unless a rotation fits heads of this width."""
-    scaling, rotated = rotary.scaling, rotated_entries(rotary, head_width)
     check_positive(f"{name}.base", rotary.base)
+    check_positive(f"{name}.fraction", rotary.fraction)
+    scaling, rotated = rotary.scaling, rotated_entries(rotary, head_width)
     if rotated < 2 or rotated % 2 or rotated > head_width:
         rule = f"it must rotate an even part, at least 2, of a head of {head_width}"
         raise refuse(f"{name}.fraction", rotary.fraction, rule, "give e.g. 1")

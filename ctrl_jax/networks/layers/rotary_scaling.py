@@ -127,7 +127,11 @@ class DynamicScaling:
         del base
         number, xp = _numbers(lengths)
         growth = self.factor * xp.maximum(number / self.length, 1.0) - (self.factor - 1)
-        return plain * growth[..., None] ** (-np.arange(len(plain)) / (len(plain) - 1))
+        powers = -np.arange(len(plain)) / (len(plain) - 1)
+        plain, powers = (
+            np.expand_dims(row, tuple(range(number.ndim - 1))) for row in (plain, powers)
+        )
+        return plain * growth**powers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,8 +156,11 @@ class LongScaling:
         """Return (3)."""
         del base
         number, xp = _numbers(lengths)
-        short, long = (plain / np.asarray(factors) for factors in (self.short, self.long))
-        return xp.where((number > self.length)[..., None], long, short)
+        short, long = (
+            np.expand_dims(plain / np.asarray(factors), tuple(range(number.ndim - 1)))
+            for factors in (self.short, self.long)
+        )
+        return xp.where(number > self.length, long, short)
 
 
 Scaling = LinearScaling | Llama3Scaling | YarnScaling | DynamicScaling | LongScaling
@@ -198,7 +205,7 @@ def check_scaling(name: str, scaling: Scaling, half: int) -> None:
 
 
 def _numbers(lengths: Lengths):
-    """The lengths as numbers to compute with: a concrete one by NumPy, in float64."""
+    """The lengths with an axis for rotations: of one number by NumPy, in float64."""
     if isinstance(lengths, jax.Array):
-        return lengths.astype(jnp.float32), jnp
-    return np.asarray(lengths, np.float64), np
+        return lengths.astype(jnp.float32)[..., None], jnp
+    return np.asarray([lengths], np.float64), np

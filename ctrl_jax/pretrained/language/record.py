@@ -12,7 +12,7 @@ from ctrl_jax.networks.language.config import DecoderConfig, Learned
 from ctrl_jax.pretrained.language.bookkeeping import USUAL, foreign_class, is_bookkeeping
 from ctrl_jax.pretrained.language.names import FAMILIES
 from ctrl_jax.pretrained.language.rotation import read_layer_rotaries, read_rotary
-from ctrl_jax.pretrained.record_entries import Entries
+from ctrl_jax.pretrained.record_entries import REQUIRED, Entries
 
 ACTIVATIONS = {
     "silu": "silu",
@@ -23,6 +23,7 @@ ACTIVATIONS = {
     "gelu_fast": "gelu_tanh",
     "relu": "relu",
 }
+DEEPEST = 10_000
 FULL, SLIDING = "full_attention", "sliding_attention"
 QWEN = {"num_key_value_heads": 32, "sliding_window": 4096, "max_window_layers": 28}
 GEMMA = {
@@ -74,7 +75,7 @@ def read_entries(record: Mapping[str, Any]) -> tuple[DecoderConfig, list[str]]:
     _check_own_weights(entries, FAMILIES[kind].causal)
     std = entries.get("initializer_range", float, 0.02)
     fields = READERS[kind](entries)
-    longest = entries.get("max_position_embeddings", int, None)
+    longest = entries.count("max_position_embeddings", None)
     over = entries.finish(USUAL | {"auto_map"}, is_bookkeeping)
     over += ["auto_map"] if record.get("auto_map") else []
     return DecoderConfig(**fields, longest_text=longest, initial_std=std), over
@@ -98,18 +99,18 @@ def _gpt2(entries: Entries) -> dict[str, Any]:
     entries.expect("scale_attn_weights", True)
     entries.expect("scale_attn_by_inverse_layer_idx", False)
     entries.expect("add_cross_attention", False)
-    width, heads = entries.get("n_embd", int), entries.get("n_head", int)
+    width, heads = entries.count("n_embd"), entries.count("n_head")
     return {
-        "vocabulary": entries.get("vocab_size", int),
+        "vocabulary": entries.count("vocab_size"),
         "width": width,
-        "depth": entries.get("n_layer", int),
+        "depth": entries.count("n_layer", most=DEEPEST),
         "heads": heads,
         "key_heads": heads,
         "head_width": _head_width(entries, width, heads),
-        "hidden": entries.get("n_inner", int, 4 * width),
-        "positions": Learned(entries.get("n_positions", int)),
+        "hidden": entries.count("n_inner", 4 * width),
+        "positions": Learned(entries.count("n_positions")),
         "norm": "layer",
-        "epsilon": entries.get("layer_norm_epsilon", float, 1e-5),
+        "epsilon": entries.positive("layer_norm_epsilon", 1e-5),
         "activation": _activation(entries, "activation_function", "gelu_new"),
         "gated": False,
         "query_bias": True,
@@ -121,8 +122,8 @@ def _gpt2(entries: Entries) -> dict[str, Any]:
 
 def _gpt_neox(entries: Entries) -> dict[str, Any]:
     bias = entries.get("attention_bias", bool, True)
-    heads = entries.get("num_attention_heads", int)
-    width = entries.get("hidden_size", int)
+    heads = entries.count("num_attention_heads")
+    width = entries.count("hidden_size")
     return _sizes(entries) | {
         "key_heads": heads,
         "head_width": _head_width(entries, width, heads),
@@ -130,7 +131,7 @@ def _gpt_neox(entries: Entries) -> dict[str, Any]:
             entries, base_key="rotary_emb_base", fraction=0.25, fraction_key="rotary_pct"
         ),
         "norm": "layer",
-        "epsilon": entries.get("layer_norm_eps", float, 1e-5),
+        "epsilon": entries.positive("layer_norm_eps", 1e-5),
         "activation": _activation(entries, "hidden_act", "gelu"),
         "gated": False,
         "parallel": entries.get("use_parallel_residual", bool, True),
@@ -142,11 +143,11 @@ def _gpt_neox(entries: Entries) -> dict[str, Any]:
 
 def _rms(entries: Entries) -> dict[str, Any]:
     """What all families after Llama have, but rotations and biases."""
-    heads, width = entries.get("num_attention_heads", int), entries.get("hidden_size", int)
+    heads, width = entries.count("num_attention_heads"), entries.count("hidden_size")
     return _sizes(entries) | {
-        "key_heads": entries.get("num_key_value_heads", int, heads),
-        "head_width": entries.get("head_dim", int, None) or _head_width(entries, width, heads),
-        "epsilon": entries.get("rms_norm_eps", float, 1e-6),
+        "key_heads": entries.count("num_key_value_heads", heads),
+        "head_width": entries.count("head_dim", None) or _head_width(entries, width, heads),
+        "epsilon": entries.positive("rms_norm_eps", 1e-6),
     }
 
 
@@ -181,7 +182,7 @@ def _qwen2(entries: Entries) -> dict[str, Any]:
 
 
 def _qwen3(entries: Entries) -> dict[str, Any]:
-    entries.get("head_dim", int)
+    entries.count("head_dim")
     fields = {"positions": read_rotary(entries), "query_key_norm": True}
     return _silu(entries) | _attention_bias(entries) | fields | _window_of_qwen(entries)
 
@@ -189,38 +190,38 @@ def _qwen3(entries: Entries) -> dict[str, Any]:
 def _gemma(entries: Entries) -> dict[str, Any]:
     """What Gemma 2 and 3 share: both count scales from one and normalize around each part."""
     entries.expect("use_bidirectional_attention", False)
-    for name in ("head_dim", "num_key_value_heads", "hidden_activation"):
-        entries.get(name, type(GEMMA[name]))
+    entries.count("head_dim")
+    entries.count("num_key_value_heads")
     return (
         _rms(entries)
         | _attention_bias(entries)
         | {
             "norm": "rms_from_one",
             "norm_places": "around",
-            "activation": _activation(entries, "hidden_activation", ""),
+            "activation": _activation(entries, "hidden_activation", REQUIRED),
             "tied": entries.get("tie_word_embeddings", bool, True),
             "scaled_tokens": True,
-            "score_scale": entries.get("query_pre_attn_scalar", float) ** -0.5,
-            "logit_cap": entries.get("final_logit_softcapping", float, None),
+            "score_scale": entries.positive("query_pre_attn_scalar") ** -0.5,
+            "logit_cap": entries.positive("final_logit_softcapping", None),
         }
     )
 
 
 def _gemma2(entries: Entries) -> dict[str, Any]:
-    windows = _windows(entries, _every(entries, 2), entries.get("sliding_window", int, None))
+    windows = _windows(entries, _every(entries, 2), entries.count("sliding_window", None))
     return (
         _gemma(entries)
         | windows
         | {
             "positions": read_rotary(entries),
-            "score_cap": entries.get("attn_logit_softcapping", float, None),
+            "score_cap": entries.positive("attn_logit_softcapping", None),
         }
     )
 
 
 def _gemma3(entries: Entries) -> dict[str, Any]:
-    usual = _every(entries, entries.get("sliding_window_pattern", int, 6))
-    windows = _windows(entries, usual, entries.get("sliding_window", int, None))
+    usual = _every(entries, entries.count("sliding_window_pattern", 6))
+    windows = _windows(entries, usual, entries.count("sliding_window", None))
     bases = {FULL: ("rope_theta", 1e6), SLIDING: ("rope_local_base_freq", 1e4)}
     everywhere, local = read_layer_rotaries(entries, bases=bases)
     fields = {"positions": everywhere, "query_key_norm": True}
@@ -236,12 +237,12 @@ def _phi3(entries: Entries) -> dict[str, Any]:
 
 
 def _smollm3(entries: Entries) -> dict[str, Any]:
-    depth = entries.get("num_hidden_layers", int)
-    every = entries.get("no_rope_layer_interval", int, 4)
+    depth = entries.count("num_hidden_layers", most=DEEPEST)
+    every = entries.count("no_rope_layer_interval", 4)
     rotated = entries.get("no_rope_layers", list, None)
     if rotated is None:
         rotated = [int((i + 1) % every != 0) for i in range(depth)]
-    if len(rotated) < depth or not {*rotated} <= {0, 1}:
+    if len(rotated) < depth or not all(value in (0, 1) for value in rotated):
         rule = f"it must say 1, rotated, or 0 for each of {depth} layers"
         raise entries.refuse("no_rope_layers", rotated, rule)
     size = _used_window(entries)
@@ -290,11 +291,11 @@ READERS: dict[str, Callable[[Entries], dict[str, Any]]] = {
 
 def _sizes(entries: Entries) -> dict[str, Any]:
     return {
-        "vocabulary": entries.get("vocab_size", int),
-        "width": entries.get("hidden_size", int),
-        "depth": entries.get("num_hidden_layers", int),
-        "heads": entries.get("num_attention_heads", int),
-        "hidden": entries.get("intermediate_size", int),
+        "vocabulary": entries.count("vocab_size"),
+        "width": entries.count("hidden_size"),
+        "depth": entries.count("num_hidden_layers", most=DEEPEST),
+        "heads": entries.count("num_attention_heads"),
+        "hidden": entries.count("intermediate_size"),
         "tied": entries.get("tie_word_embeddings", bool, False),
     }
 
@@ -305,7 +306,7 @@ def _head_width(entries: Entries, width: int, heads: int) -> int:
     return width // heads
 
 
-def _activation(entries: Entries, key: str, default: str) -> str:
+def _activation(entries: Entries, key: str, default: Any) -> str:
     name = entries.get(key, str, default)
     if name not in ACTIVATIONS:
         raise entries.refuse(key, name, f"it must be one of {', '.join(ACTIVATIONS)}")
@@ -314,26 +315,29 @@ def _activation(entries: Entries, key: str, default: str) -> str:
 
 def _every(entries: Entries, number: int) -> list[str]:
     """Types of layers of which every so many sees everything."""
-    depth = entries.get("num_hidden_layers", int)
+    depth = entries.count("num_hidden_layers", most=DEEPEST)
     return [SLIDING if (i + 1) % number else FULL for i in range(depth)]
 
 
 def _window_of_qwen(entries: Entries) -> dict[str, Any]:
     """The window of Qwen, which may have one in the layers from a certain one on."""
     size = _used_window(entries)
-    depth, first = entries.get("num_hidden_layers", int), entries.get("max_window_layers", int)
+    depth, first = (
+        entries.count("num_hidden_layers", most=DEEPEST),
+        entries.get("max_window_layers", int),
+    )
     usual = [SLIDING if size is not None and i >= first else FULL for i in range(depth)]
     return _windows(entries, usual, size)
 
 
 def _used_window(entries: Entries) -> int | None:
-    size = entries.get("sliding_window", int, None)
+    size = entries.count("sliding_window", None)
     return size if entries.get("use_sliding_window", bool, False) else None
 
 
 def _window_everywhere(entries: Entries) -> dict[str, Any]:
     """The window of families that have the same in all layers."""
-    window = entries.get("sliding_window", int, None)
+    window = entries.count("sliding_window", None)
     _expect_types(entries, FULL if window is None else SLIDING)
     return {"window": window}
 

@@ -123,9 +123,9 @@ def _scaling(
     if kind not in known:
         raise inner.refuse("rope_type", kind, f"it must be one of {', '.join(known)}")
     kind = known[kind]
-    top = None if nested else entries.get(ORIGINAL, int, None)
-    own = inner.get(ORIGINAL, int, None)
-    longest = entries.get(LENGTH, int, None)
+    top = None if nested else entries.count(ORIGINAL, None)
+    own = inner.count(ORIGINAL, None)
+    longest = entries.count(LENGTH, None)
     if kind in ("llama3", "yarn", "longrope"):
         if top and own and top != own:
             rule = f"it must agree with {ORIGINAL} beside the rotation, {top}"
@@ -146,22 +146,22 @@ def _none(inner: Entries, length: Any, longest: int | None) -> None:
 
 
 def _linear(inner: Entries, length: Any, longest: int | None) -> Scaling:
-    return LinearScaling(inner.get("factor", float))
+    return LinearScaling(inner.positive("factor"))
 
 
 def _llama3(inner: Entries, length: Any, longest: int | None) -> Scaling:
-    low, high = (inner.get(f"{name}_freq_factor", float) for name in ("low", "high"))
-    return Llama3Scaling(inner.get("factor", float), low, high, length)
+    low, high = (inner.positive(f"{name}_freq_factor") for name in ("low", "high"))
+    return Llama3Scaling(inner.positive("factor"), low, high, length)
 
 
 def _dynamic(inner: Entries, length: Any, longest: int | None) -> Scaling:
-    return DynamicScaling(inner.get("factor", float), length)
+    return DynamicScaling(inner.positive("factor"), length)
 
 
 def _yarn(inner: Entries, length: Any, longest: int | None) -> Scaling:
-    factor = inner.get("factor", float, longest / length if longest else REQUIRED)
+    factor = inner.positive("factor", longest / length if longest else REQUIRED)
     both = [inner.get(name, float, 0.0) for name in ("mscale", "mscale_all_dim")]
-    attention = inner.get("attention_factor", float, None)
+    attention = inner.positive("attention_factor", None)
     if attention is None and all(both):
         above, below = (0.1 * scale * math.log(max(factor, 1.0)) + 1.0 for scale in both)
         attention = above / below
@@ -176,13 +176,13 @@ def _yarn(inner: Entries, length: Any, longest: int | None) -> Scaling:
 
 
 def _longrope(inner: Entries, length: Any, longest: int | None) -> Scaling:
-    factor = inner.get("factor", float, longest / length if longest else REQUIRED)
+    factor = inner.positive("factor", longest / length if longest else REQUIRED)
     grown = math.sqrt(1 + math.log(max(factor, 1.0)) / math.log(length)) if length > 1 else 1.0
     return LongScaling(
         inner.numbers("short_factor"),
         inner.numbers("long_factor"),
         length,
-        inner.get("attention_factor", float, grown),
+        inner.positive("attention_factor", grown),
     )
 
 

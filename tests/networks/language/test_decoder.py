@@ -9,10 +9,17 @@ import pytest
 
 from ctrl_jax.networks.language.config import Learned
 from ctrl_jax.networks.language.decoder import language_model
-from ctrl_jax.networks.language.mask import causal_mask, positions_of, text_mask
+from ctrl_jax.networks.language.mask import causal_mask, positions_of, text_lengths, text_mask
 from ctrl_jax.networks.layers.rotary import Rotary, frequencies
-from ctrl_jax.networks.layers.rotary_scaling import LinearScaling, Llama3Scaling
-from tests.networks.language.decoders import CONFIGS, GPT2, NEOX, QWEN, SIZES, moved
+from ctrl_jax.networks.layers.rotary_scaling import (
+    DynamicScaling,
+    LinearScaling,
+    Llama3Scaling,
+    LongScaling,
+    YarnScaling,
+    attention_factor,
+)
+from tests.networks.language.decoders import CONFIGS, GEMMA, GPT2, NEOX, OLMO, QWEN, SIZES, moved
 
 LENGTH = 12
 KEY, VALUE = ((jax.tree_util.DictKey(name),) for name in ("key", "value"))
@@ -119,6 +126,39 @@ def test_masks_and_positions_by_hand():
     mask = text_mask(texts, branches)
     np.testing.assert_array_equal(mask[0], np.array(expected, bool))
     np.testing.assert_array_equal(positions_of(mask), [[0, 1, 1, 0, 0]])
+
+
+def test_lengths_of_texts_by_hand():
+    """The longest branch counts for its text; padding is a text of its own."""
+    texts = jnp.asarray([[0, 0, 0, 0, 0, 1, -1, -1]])
+    branches = jnp.asarray([[0, 0, 1, 2, 2, 0, 0, 0]])
+    mask = text_mask(texts, branches)
+    found = text_lengths(mask, positions_of(mask))
+    np.testing.assert_array_equal(found, [[4, 4, 4, 4, 4, 1, 2, 2]])
+
+
+LONG = LongScaling((1.0, 1.2), (3.0, 0.7), 6, attention=1.2)
+
+
+@pytest.mark.parametrize("scaling", [LONG, DynamicScaling(3.0, 6)], ids=["long", "dynamic"])
+def test_rotations_that_depend_on_the_length_are_those_of_each_text(scaling):
+    """In rows that hold one text, a short and a long one, or padding; and where the text grows."""
+    changed = Case(dataclasses.replace(QWEN, depth=1, positions=Rotary(20.0, 1.0, scaling)))
+    plain = Case(dataclasses.replace(QWEN, depth=1, positions=Rotary(20.0)))
+    first, second = TOKENS[:1, :5], TOKENS[1:2, :7]
+    texts = jnp.asarray([[0] * 5 + [1] * 7])
+    packed = changed(jnp.concatenate([first, second], axis=1), text_mask(texts))
+    agree(packed[:, :5], changed(first))
+    agree(packed[:, 5:], changed(second))
+    if scaling is not LONG:
+        agree(changed(first), plain(first))
+    assert np.abs(changed(second) - plain(second))[:, 1:6].max() > 1e-2
+    # A text of seven tokens turns from its beginning as one of six does not.
+    longer = changed(second)[:, :6]
+    assert np.abs(longer - changed(second[:, :6])).max() > 1e-3
+    # Without mask, the row is the text.
+    whole = jax.jit(lambda p, t: changed.model.logits(p, changed.model.apply(p, t)))
+    agree(whole(changed.params, second), changed(second))
 
 
 def test_only_differences_of_positions_matter_to_rotations(case):
@@ -250,6 +290,32 @@ def test_rotations_by_hand():
         np.testing.assert_allclose(scaled, [1.0, slow])
 
 
+def test_rates_of_longer_texts_by_hand():
+    plain = np.array([1.0, 10**-0.5, 0.1, 10**-1.5])  # of base 100 and 8 entries
+    # Turns over 63 tokens: 63 w / 2 pi; places of 4 and 1 of them: log of 63 / 2 pi turns.
+    place = [4 * np.log(63 / (2 * np.pi * turns)) / np.log(100.0) for turns in (4.0, 1.0)]
+    slowed = np.clip((np.arange(4) - place[0]) / (place[1] - place[0]), 0, 1)
+    yarn = YarnScaling(8.0, 63, 4.0, 1.0, whole=False)
+    found = frequencies(Rotary(100.0, 1.0, yarn), 8)
+    np.testing.assert_allclose(found, plain * (1 - slowed + slowed / 8))
+    assert 0 < slowed[1] < 1 and slowed[0] == 0 and slowed[3] == 1
+    rounded = np.arange(4) / 3
+    assert [np.floor(place[0]), np.ceil(place[1])] == [0, 3]
+    found = frequencies(Rotary(100.0, 1.0, dataclasses.replace(yarn, whole=True)), 8)
+    np.testing.assert_allclose(found, plain * (1 - rounded + rounded / 8))
+    assert attention_factor(yarn) == 1 + np.log(8.0) / 10
+    assert attention_factor(dataclasses.replace(yarn, attention=0.5)) == 0.5
+    # A text of 18 tokens where 6 are usual: base 100 (3 * 3 - 2)^(8 / 6).
+    dynamic = Rotary(100.0, 1.0, DynamicScaling(3.0, 6))
+    base = 100 * 7 ** (8 / 6)
+    np.testing.assert_allclose(frequencies(dynamic, 8, 18), base ** (-np.arange(4) / 4))
+    np.testing.assert_allclose(frequencies(dynamic, 8, 6), plain)
+    long = Rotary(100.0, 0.5, LongScaling((1.0, 2.0), (4.0, 8.0), 6))
+    np.testing.assert_allclose(frequencies(long, 8, 6), [1, 0.1 / 2])
+    lengths = jnp.asarray([[6, 7]])
+    np.testing.assert_allclose(frequencies(long, 8, lengths)[0], [[1, 0.05], [0.25, 0.1 / 8]])
+
+
 def test_what_is_not_in_a_table_makes_its_row_nan_and_no_other():
     case = Case(dataclasses.replace(GPT2, depth=1))
     tokens = jnp.stack([TOKENS[0], TOKENS[0].at[4].set(23), TOKENS[0].at[4].set(-1)])
@@ -294,6 +360,19 @@ def test_wrong_arguments_are_refused(arguments, message):
         ),
         (QWEN, {"positions": Rotary(scaling=Llama3Scaling(8.0, 4.0, 1.0, 16))}, "low must be bel"),
         (GPT2, {"positions": Learned(0)}, "positions.length: received 0"),
+        (QWEN, {"positions": Rotary(fraction=float("nan"))}, "fraction: received nan; it must be"),
+        (QWEN, {"positions": Rotary(base=1.0, scaling=YarnScaling(2.0, 8))}, "above 1 for YaRN"),
+        (QWEN, {"positions": Rotary(scaling=YarnScaling(2.0, 8, 1.0, 2.0))}, "not be below slow"),
+        (QWEN, {"positions": Rotary(scaling=DynamicScaling(0.5, 8))}, "factor of at least 1"),
+        (QWEN, {"positions": Rotary(scaling=DynamicScaling(2.0, 0))}, "length: received 0"),
+        (QWEN, {"positions": Rotary(scaling=LongScaling((1.0,), (1.0,), 8))}, "each of 2 rotat"),
+        (GEMMA, {"window_positions": Rotary(0.0)}, "window_positions.base: received 0.0"),
+        (GEMMA, {"window": None}, "unwindowed: .*; it needs a window; leave it out"),
+        (GEMMA, {"unwindowed": (2,)}, "they must be numbers of the 2 blocks"),
+        (GPT2, {"unrotated": (0,)}, "unrotated: .*; it needs positions that rotate"),
+        (NEOX, {"norm_places": "after"}, "parallel parts normalize what they read"),
+        (OLMO, {"query_key_norm": False}, "joint_query_key_norm: .* it needs query_key_norm"),
+        (GEMMA, {"score_cap": 0.0}, "score_cap: received 0.0; it must be above zero"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(config, changes, message):

@@ -1,5 +1,7 @@
 """Reading on gives what reading the whole text gives."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,8 @@ import pytest
 from ctrl_jax.networks import LoRA
 from ctrl_jax.networks.language.decoder import language_model
 from ctrl_jax.networks.language.decoding import make_decoding
+from ctrl_jax.networks.layers.rotary import Rotary
+from ctrl_jax.networks.layers.rotary_scaling import LongScaling
 from tests.networks.language.decoders import CONFIGS, GPT2, QWEN, SIZES, moved
 
 TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, SIZES["vocabulary"], (3, 9)))
@@ -41,6 +45,27 @@ def test_adapters_and_bfloat16():
     assert parts.dtype == whole.dtype == jnp.bfloat16
     difference = parts.astype(jnp.float32) - whole.astype(jnp.float32)
     assert float(jnp.sqrt(jnp.mean(difference**2))) < 0.02
+
+
+def test_rotations_that_depend_on_the_length_are_those_of_a_full_cache():
+    scaling = LongScaling((1.0, 1.2), (3.0, 0.7), 6)
+    config = dataclasses.replace(QWEN, depth=1, positions=Rotary(20.0, 1.0, scaling))
+    model, decoding = language_model(config), make_decoding(config)
+    params = moved(model)
+
+    @jax.jit
+    def both(params):
+        apart, whole = [], []
+        for length in (9, 6):
+            cache = decoding.start(3, length)
+            first, cache = decoding.read(params, cache, TOKENS[:, :4], 0)
+            second, _ = decoding.read(params, cache, TOKENS[:, 4:length], 4)
+            apart.append(jnp.concatenate([first, second], axis=1))
+            whole.append(model.apply(params, TOKENS[:, :length]))
+        return apart, whole
+
+    for parts, expected in zip(*both(params), strict=True):
+        np.testing.assert_allclose(parts, expected, rtol=2e-5, atol=2e-5)
 
 
 def test_a_text_longer_than_the_table_is_refused():

@@ -14,13 +14,14 @@ attend: Any = attention.attend  # called with unpacked arguments
 BATCH, TOKENS, SEEN, WIDTH = 2, 3, 5, 4
 
 
-def by_definition(query, key, value, mask):
+def by_definition(query, key, value, mask, scale=WIDTH**-0.5, cap=None):
     """Equation (1), one head of one row at a time, in double precision."""
     query, key, value = (np.asarray(part, np.float64) for part in (query, key, value))
     groups, out = query.shape[2] // key.shape[2], np.zeros_like(query)
     for row in range(BATCH):
         for head in range(query.shape[2]):
-            scores = query[row, :, head] @ key[row, :, head // groups].T / np.sqrt(WIDTH)
+            scores = query[row, :, head] @ key[row, :, head // groups].T * scale
+            scores = scores if cap is None else cap * np.tanh(scores / cap)
             weights = np.where(mask[row], np.exp(scores), 0.0)
             weights /= weights.sum(axis=1, keepdims=True)
             out[row, :, head] = weights @ value[row, :, head // groups]
@@ -56,6 +57,28 @@ def test_gradients_are_those_of_the_library(arguments):
         np.testing.assert_allclose(mine, theirs, rtol=0, atol=5e-6)
     unseen = ~np.asarray(mask).any(axis=1)
     assert unseen.any() and not np.asarray(found[1])[unseen].any()
+
+
+def test_scaled_and_bounded_scores(arguments):
+    """As their definition, and with the slopes of the same in plain JAX."""
+    *parts, mask = arguments
+    options = {"scale": 0.8, "cap": 1.5}
+    expected = by_definition(*parts, mask, **options)
+    np.testing.assert_allclose(attend(*parts, mask, **options), expected, rtol=0, atol=2e-6)
+
+    def plain(query, key, value):
+        groups = query.shape[2] // key.shape[2]
+        key, value = (jnp.repeat(part, groups, axis=2) for part in (key, value))
+        scores = 1.5 * jnp.tanh(0.8 * jnp.einsum("bihw,bjhw->bhij", query, key) / 1.5)
+        weights = jax.nn.softmax(jnp.where(mask[:, None], scores, -jnp.inf))
+        return jnp.einsum("bhij,bjhw->bihw", weights, value)
+
+    def slopes(function):
+        return jax.jit(jax.grad(lambda *p: jnp.sum(jnp.sin(function(*p))), (0, 1, 2)))(*parts)
+
+    found, library = slopes(lambda *p: attend(*p, mask, **options)), slopes(plain)
+    for mine, theirs in zip(found, library, strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=0, atol=5e-6)
 
 
 def test_half_precision_weighs_in_single(arguments):

@@ -145,6 +145,26 @@ def test_records_that_are_not_understood_are_refused(record, changes, message):
     assert "\n" not in str(raised.value) and str(raised.value).count("; ") >= 2
 
 
+def test_odd_values_are_refused_in_one_line_or_read():
+    """Every entry of every record, in the rotations too, with values that nobody should write."""
+    odd = (0, -1, 10**23, float("nan"), "x", [[]], {"a": 1}, True)
+    others = ("layer_types", "no_rope_layers", "no_rope_layer_interval", "sliding_window_pattern")
+    others += ("auto_map", "max_window_layers", "original_max_position_embeddings", "head_dim")
+    refusals = 0
+    for record in RECORDS.values():
+        changed = [{**record, key: value} for key in (*record, *others) for value in odd]
+        for name, inner in record.items():
+            if isinstance(inner, dict):
+                changed += [{**record, name: {**inner, k: v}} for k in inner for v in odd]
+        for each in changed:
+            try:
+                read_record(each)
+            except ValueError as error:
+                refusals += 1
+                assert str(error).count("; ") >= 2 and "\n" not in str(error), error
+    assert refusals > 1000
+
+
 @pytest.mark.parametrize(
     "changes",
     [
