@@ -6,6 +6,7 @@ leaves alone what a gradient that is not finite would spoil; `finish` counts tha
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -166,8 +167,8 @@ def apply_gradient(
 
 def all_finite(tree: Any) -> Bool[Array, ""]:
     """Return whether every number of a tree is finite."""
-    leaves = jax.tree.leaves(tree)
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))
+    leaves = (jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree))
+    return functools.reduce(jnp.logical_and, leaves, jnp.asarray(True))
 
 
 def keep_if(condition: Bool[Array, ""], new: Any, old: Any) -> Any:
