@@ -128,7 +128,8 @@ def test_every_loss_of_log_ratios_works_on_diffusion_paths():
             nats=2.0,
         )
         for name, row in preference.NAMED.items()
-        if "ratios" in row.inputs
+        # DiscoPOP is not monotone, and rises where training starts.
+        if "ratios" in row.inputs and name != "discopop"
     }
 
     @jax.jit
