@@ -128,7 +128,8 @@ class Config:
         if self.base_samples < self.samples:
             rule = "every sample is compared with one of the base model"
             raise refuse("base_samples", self.base_samples, rule, "raise it to --samples")
-        if self.solver_steps < 5 or self.solver_steps % 5:
+        check_count("solver_steps", self.solver_steps)
+        if self.solver_steps % 5:
             rule = "it must be a multiple of 5, for the minibatches of PPO"
             raise refuse("solver_steps", self.solver_steps, rule, "give 10")
         self.budget().validate()

@@ -45,7 +45,7 @@ class BaseModel:
 
     def validate(self) -> None:
         """Raise ValueError for an option out of range."""
-        check_fields(self, check_count, "depth", "steps", "batch", group="base")
+        check_fields(self, check_count, "width", "depth", "steps", "batch", group="base")
         check_count("base.window", self.window, least=2)
         check_positive("base.learning_rate", self.learning_rate)
         if self.width < HEAD or self.width % HEAD:

@@ -57,6 +57,7 @@ class NCSNppConfig:
 
     def validate(self) -> None:
         """Raise ValueError for a size out of range."""
+        check_count("width", self.width)
         if self.width < 4 or self.width % 2:
             raise refuse("width", self.width, "it must be even and at least 4", "give e.g. 32")
         if not self.multipliers or min(self.multipliers) < 1:
@@ -64,6 +65,7 @@ class NCSNppConfig:
             raise refuse("multipliers", self.multipliers, rule, "give e.g. (1, 2)")
         for multiplier in self.multipliers:
             channels = self.width * multiplier
+            check_count("width x multiplier", channels)
             if channels % max(min(channels // 4, 32), 1):
                 rule = "its min(channels // 4, 32) groups must divide it"
                 repair = "give a multiple of 4, of 32 from 128 on"

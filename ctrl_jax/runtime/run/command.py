@@ -22,7 +22,7 @@ from ctrl_jax.runtime.run.folders import forget, withdraw
 Config = TypeVar("Config")
 
 _OURS = ("ctrl_jax", "experiments", "benchmarks", "__main__")
-_NO_ROOM = ("RESOURCE_EXHAUSTED", "Out of memory", "bad_alloc")
+_NO_ROOM = ("RESOURCE_EXHAUSTED", "Out of memory", "bad_alloc", "size exceeding 2 ** 64")
 _RULE = re.compile(r"[-─]{5,}")
 
 
@@ -63,16 +63,19 @@ def command(
             _exit("interrupted", 130)
         except (ValueError, RuntimeError, OSError, MemoryError, OverflowError) as error:
             said = _said_of(error)
-            if said is None:
-                raise
             if not isinstance(error, RunError | OSError):
                 withdraw()
+            if said is None:
+                raise
             if os.environ.get("CTRL_JAX_TRACEBACK") == "1":
                 raise
             interrupted = isinstance(error, RunInterrupted)
             status = 128 + error.signum if isinstance(error, RunInterrupted) else 2
             text = one_line(said) + _hint(error)
             _exit(text if interrupted else f"error: {text}", status)
+        except Exception:
+            withdraw()
+            raise
 
 
 def validate(config: Any) -> None:

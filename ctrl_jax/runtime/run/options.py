@@ -43,7 +43,8 @@ class RunOptions:
         heartbeat_seconds: seconds without a sign of life from one process after which the others
             stop.
         resume: never: a new run; latest: continue from the newest checkpoint where there is one;
-            strict: continue only with the same config, versions and mesh.
+            strict: continue only with the same config, versions, mesh and content of what is given
+            (data, model, tokenizer, reward).
         progress: show progress.
         log: where metrics go besides metrics.jsonl: tensorboard, to the run's folder, and wandb.
         profile: trace a few updates with JAX's profiler, into the folder `profile` of the run.
