@@ -186,10 +186,12 @@ def _without_box(text: str, config_class: type, typed: Sequence[str]) -> str:
 
 
 def _after(text: str, title: str) -> str:
-    """Return the lines of a box from a title on, up to the next rule."""
-    found = text.partition(title)[2]
-    lines = (line.strip("│| ") for line in found.splitlines())
-    return "\n".join(itertools.takewhile(lambda line: not _RULE.fullmatch(line), lines))
+    """Return the lines of a box from every mention of a title on, up to the next rule."""
+    found: list[str] = []
+    for part in text.split(title)[1:]:
+        lines = (line.strip("│| ") for line in part.splitlines())
+        found += itertools.takewhile(lambda line: not _RULE.fullmatch(line), lines)
+    return "\n".join(found)
 
 
 def _show_warning(before: Callable[..., None]) -> Callable[..., None]:
