@@ -19,14 +19,16 @@ class Published(NamedTuple):
 
 
 def sizes(width, hidden, depth, heads, key_heads, vocabulary, **others) -> Record:
+    shared = {} if key_heads is None else {"num_key_value_heads": key_heads}
     return {
         "hidden_size": width,
         "intermediate_size": hidden,
         "num_hidden_layers": depth,
         "num_attention_heads": heads,
-        "num_key_value_heads": key_heads,
         "vocab_size": vocabulary,
-    } | others
+        **shared,
+        **others,
+    }
 
 
 def model(family: Record, parameters: int | None, *over: str, **others) -> Published:
