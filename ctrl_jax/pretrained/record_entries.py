@@ -26,6 +26,7 @@ class Entries:
         assumed: Mapping[str, Any] | None = None,
     ):
         self.record, self.name, self.asked = {**(assumed or {}), **record}, name, set()
+        self.over: list[str] = []  # inside an entry
 
     def get(self, key: str, kind: type, default: Any = REQUIRED) -> Any:
         """Return one entry, or the default where it is absent or null."""
@@ -93,7 +94,7 @@ class Entries:
                 repair = "take it out if it says nothing of the network, or give another model"
                 rule = "this entry is not understood here, and may change the result"
                 raise self.refuse(key, self.record[key], rule, repair)
-        return rest
+        return rest + self.over
 
     def refuse(self, key: str, value: Any, rule: str, repair: str = REPAIR) -> ValueError:
         """Return the error about one entry."""

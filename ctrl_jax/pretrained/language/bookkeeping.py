@@ -43,10 +43,18 @@ NOTES = {
     *("transformers.js_config", "transformers_js_config", "model_max_length", "max_seq_len"),
     *("max_seq_length", "max_sequence_length", "language", "license", "tags", "datasets"),
     *("interpolate_factor", "full_attn_mod", "dual_chunk_attention_config", "hidden_act"),
+    *(
+        "type_vocab_size",
+        "trust_remote_code",
+        "use_flash_attn",
+        "use_flash_attention",
+        "flash_attn",
+    ),
+    *("use_flash_attention_2", "padding_side", "truncation_side", "run_name", "hub_model_id"),
 }
 PATTERNS = re.compile(
     r"_.*|unsloth_.*|summary_.*|.*drop(out)?(_.*)?|.*_pdrop|.*_token_ids?|.*_token_index"
-    r"|.*_version|.*_(revision|commit|hash|date|author|url|path)"
+    r"|(bos|eos|pad|unk|sep|cls|mask)_token|.*_version|.*_(revision|commit|hash|date|author|url|path)"
 )
 MEANT_WHEN_OFF = {"is_causal"}  # transformers looks for it in every family
 

@@ -20,6 +20,7 @@ from ctrl_jax.networks.layers.rotary_scaling import (
 from ctrl_jax.pretrained.record_entries import REQUIRED, Entries
 
 LENGTH, ORIGINAL = "max_position_embeddings", "original_max_position_embeddings"
+UNREAD = {"attn_factor"}  # by transformers, though not by all
 INNER = "config.json, rotation"
 TWO = "rope_scaling and rope_parameters are two entries for one thing"
 
@@ -57,7 +58,7 @@ def read_rotary(
         name = "partial_rotary_factor"
         share = _counts(entries, inner, name, (fraction_key, name), fraction)
     scaling = _scaling(inner, entries, kinds)
-    inner.finish({"finetuned"})
+    entries.over += inner.finish({"finetuned"}, lambda key, value: key in UNREAD)
     return Rotary(theta, share, scaling)
 
 
@@ -82,7 +83,7 @@ def read_layer_rotaries(entries: Entries, *, bases: dict[str, tuple[str, float]]
         _expect_whole(inner)
         scaling = _scaling(inner, entries, None, nested=True)
         found.append(Rotary(_counts(entries, inner, "rope_theta", (key,), base), 1.0, scaling))
-        inner.finish({"finetuned"})
+        entries.over += inner.finish({"finetuned"}, lambda key, value: key in UNREAD)
     return found
 
 

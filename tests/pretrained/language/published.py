@@ -47,6 +47,7 @@ USUAL = {
     "transformers_version": "4.43.0",
     "use_cache": True,
 }
+YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
 GPT2 = USUAL | {
     "model_type": "gpt2",
     "architectures": ["GPT2LMHeadModel"],
@@ -136,7 +137,6 @@ def qwen2(*numbers, last=28, **others) -> Record:
 
 
 QWEN25_7B = qwen2(3584, 18944, 28, 28, 4, 152064)
-YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
 QWEN3 = USUAL | {
     "model_type": "qwen3",
     "architectures": ["Qwen3ForCausalLM"],
@@ -357,6 +357,7 @@ PUBLISHED: dict[str, Published] = {
         unsloth_fixed=True,
     ),
     "R1-Distill-Llama-8B": model(LLAMA31, 8_030_261_248),
+    "Llama 3.1 Tulu 3 8B": model(LLAMA31 | {"vocab_size": 128264}, 8_030_326_784),
     "SmolLM2 135M": model(
         SMOLLM | sizes(576, 1536, 30, 9, 3, 49152), 134_515_008, *SMOLLM_OVER, is_llama_config=True
     ),
@@ -389,6 +390,18 @@ PUBLISHED: dict[str, Published] = {
         MISTRAL_LATER | sizes(5120, 32768, 40, 32, 8, 131072, head_dim=128), 23_572_403_200
     ),
     "Zephyr 7B": model(MISTRAL, 7_241_732_096, pad_token_id=2),
+    "Yarn-Mistral-7b-128k": model(
+        MISTRAL | {"sliding_window": 131072},
+        7_241_732_096,
+        "auto_map",
+        auto_map={
+            "AutoConfig": "configuration_mistral.MistralConfig",
+            "AutoModelForCausalLM": "modeling_mistral_yarn.MistralForCausalLM",
+        },
+        rope_scaling=YARN
+        | {"factor": 16.0, "original_max_position_embeddings": 8192}
+        | {"finetuned": True},
+    ),
     "OpenHermes 2.5": model(MISTRAL | {"vocab_size": 32002}, 7_241_748_480),
     "Mixtral 8x7B": refused(MISTRAL, "model_type", model_type="mixtral", num_local_experts=8),
     "Qwen2 0.5B": model(
@@ -461,6 +474,14 @@ PUBLISHED: dict[str, Published] = {
         rope_theta=5000000,
     ),
     "Qwen3 8B": model(QWEN3 | sizes(4096, 12288, 36, 32, 8, 151936), 8_190_735_360),
+    "R1-0528-Qwen3-8B": model(
+        QWEN3 | sizes(4096, 12288, 36, 32, 8, 151936),
+        8_190_735_360,
+        "attn_factor",
+        max_position_embeddings=131072,
+        rope_scaling={"attn_factor": 0.878, "factor": 4.0, "rope_type": "yarn"}
+        | {"original_max_position_embeddings": 32768},
+    ),
     "Qwen3 14B": model(QWEN3 | sizes(5120, 17408, 40, 40, 8, 151936), 14_768_307_200),
     "Qwen3 32B": model(QWEN3 | sizes(5120, 25600, 64, 64, 8, 151936), 32_762_123_264),
     "Qwen3 30B-A3B": refused(QWEN3, "model_type", model_type="qwen3_moe", num_experts=128),
@@ -489,6 +510,14 @@ PUBLISHED: dict[str, Published] = {
         GEMMA3 | sizes(768, 1152, 24, 3, 1, 262144),
         "use_bidirectional_attention",
         use_bidirectional_attention=True,
+    ),
+    "Gemma 3 27B, its text part": model(
+        GEMMA3 | sizes(5376, 21504, 62, 32, 16, 262208, head_dim=128, query_pre_attn_scalar=168),
+        27_009_346_304,
+        "cache_implementation",
+        max_position_embeddings=131072,
+        rope_scaling={"factor": 8.0, "rope_type": "linear"},
+        sliding_window=1024,
     ),
     "Phi-3 mini 4k": model(PHI3 | PHI3_MINI, 3_821_079_552, *PHI_OVER),
     "Phi-3 mini 128k": model(
