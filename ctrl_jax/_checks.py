@@ -181,6 +181,21 @@ def check_decay(name: str, value: float) -> None:
         raise refuse(name, value, "an average with it would never move", "give a smaller one")
 
 
+def check_whole(name: str, values: object) -> None:
+    """Raise ValueError, about `name`, if JAX would wrap whole numbers into others.
+
+    In 32 bits 2**32 + 5 becomes 5 without a word. Arrays of JAX's have been wrapped before, or not.
+    """
+    if isinstance(values, np.ndarray) and values.dtype.kind in "iu" and values.size:
+        bits = 8 * jax.numpy.result_type(int).itemsize  # 32, unless 64 are enabled
+        kind = np.iinfo(f"{'u' if values.dtype.kind == 'u' else ''}int{bits}")
+        least, most = int(values.min()), int(values.max())
+        if least < kind.min or most > kind.max:
+            wrong = most if most > kind.max else least
+            rule = f"JAX holds whole numbers from {kind.min} to {kind.max}"
+            raise refuse(name, wrong, rule, "give smaller ones, or enable 64 bits")
+
+
 def check_distinct(name: str, values: tuple) -> None:
     """Raise ValueError, about `name`, unless there are values, no two of them the same."""
     if not values or len(set(values)) < len(values):

@@ -2,7 +2,10 @@
 
 import dataclasses
 import re
+from typing import Any
 
+import jax
+import numpy as np
 import pytest
 
 from ctrl_jax._checks import (
@@ -14,7 +17,12 @@ from ctrl_jax._checks import (
     check_numbers,
     check_positive,
     check_seed,
+    check_whole,
 )
+from ctrl_jax.losses.advantage import standardized
+from ctrl_jax.losses.token_log_prob import token_log_probs
+from ctrl_jax.networks import DecoderConfig, Rotary, language_model
+from ctrl_jax.processes.ratio_score import DataPoints
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,3 +91,23 @@ def test_what_does_not_is_refused_and_either_repair_goes_in(part, whole):
 def test_steps_that_no_run_ends():
     with pytest.raises(ValueError, match=r"2\*\*24 of it; give one such as 0.001"):
         check_divides("dt", 1e-9, "horizon", 1.0)
+
+
+@pytest.mark.parametrize("wrong", [2**32 + 5, 2**40, -(2**31) - 1])
+def test_whole_numbers_that_jax_would_wrap_are_refused(wrong, unchecked):
+    ids: Any = np.array([0, wrong])
+    model = language_model(DecoderConfig(9, 8, 1, 2, 2, 4, 8, Rotary(base=10.0)))
+    ones: Any = np.ones((2, 9), np.float32)
+    for call in (
+        lambda: check_whole("ids", ids),
+        lambda: token_log_probs(ones, ones.T @ ones, ids),
+        lambda: standardized(ones[:, 0], groups=ids),
+        lambda: model.apply(model.shapes, ids[None]),
+        lambda: DataPoints(ones, ids),
+    ):
+        with pytest.raises(ValueError, match=f"received .*{wrong}"):
+            call()
+    check_whole("ids", np.array([0, 2**31 - 1, -(2**31)]))
+    check_whole("ids", np.array([2**32 - 1], np.uint64))
+    with jax.enable_x64(True):
+        check_whole("ids", ids)

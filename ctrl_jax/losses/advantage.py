@@ -17,7 +17,7 @@ Source: arXiv 2305.18901, section 3; 1506.02438.
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from ctrl_jax._checks import check_fraction
+from ctrl_jax._checks import check_fraction, check_whole
 from ctrl_jax._numerics import discounted_sums
 
 ROUNDING = 16
@@ -91,6 +91,7 @@ def spread(
         scale: magnitude of what the values are differences of, where that is larger.
     """
     weights = jnp.ones_like(values) if weights is None else weights.astype(values.dtype)
+    check_whole("groups", groups)
     # One row where there is one group, so that nothing of the size batch^2 is made.
     ids = jnp.zeros((1,), jnp.int32) if groups is None else groups
     same = (ids[:, None] == (0 if groups is None else ids[None, :])) & (weights > 0)[None, :]

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ctrl_jax._checks import check_count, check_positive, refuse
+from ctrl_jax._checks import check_count, check_positive, check_whole, refuse
 from ctrl_jax._numerics import soft_cap
 from ctrl_jax.losses.preference.pair import require_floating, working_dtype
 
@@ -112,5 +112,6 @@ def _check(hidden: Array, head: Array, targets: Array, chunk: int | None) -> Non
     if dtype is None or not jnp.issubdtype(dtype, jnp.integer) or targets.shape != hidden.shape[:1]:
         rule = f"they must be integers of shape {list(hidden.shape[:1])}"
         raise refuse("targets", targets, rule, "give one for each state")
+    check_whole("targets", targets)
     if chunk is not None:
         check_count("chunk", chunk)

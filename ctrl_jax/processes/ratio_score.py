@@ -152,7 +152,8 @@ def _check_labels(labels, number):
     if labels.shape != (number,) or not np.issubdtype(labels.dtype, np.integer):
         rule = f"they must be integers of shape ({number},)"
         raise refuse("DataPoints.labels", labels, rule, "give one for each point")
-    if labels.min() < 0 or (np.bincount(labels) == 0).any():
+    found = np.unique(labels)
+    if (found != np.arange(len(found))).any():
         rule = "every label from 0 to the largest must occur"
-        raise refuse("DataPoints.labels", np.unique(labels).tolist(), rule, "renumber them")
+        raise refuse("DataPoints.labels", found.tolist(), rule, "renumber them")
     return labels

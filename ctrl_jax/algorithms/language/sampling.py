@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ctrl_jax._checks import check_count, check_positive
+from ctrl_jax._checks import check_count, check_positive, check_whole
 from ctrl_jax._numerics import soft_cap
 from ctrl_jax._typing import Params
 from ctrl_jax.networks.language.decoder import LanguageModel
@@ -43,6 +43,7 @@ def sample_answers(
             model.
     """
     check_count("length", length)
+    check_whole("prompts", prompts)
     check_positive("temperature", temperature)
     batch, first = prompts.shape
     head = decoding.head(params)
@@ -77,6 +78,8 @@ def divergence_along(
         prompts: token ids (batch, prompt).
         answers: token ids (batch, length) drawn from the policy.
     """
+    check_whole("prompts", prompts)
+    check_whole("answers", answers)
     tokens = jnp.concatenate([prompts, answers], axis=1)[:, :-1]
     places = jnp.broadcast_to(
         jnp.arange(prompts.shape[1] - 1, tokens.shape[1])[None], answers.shape

@@ -8,7 +8,7 @@ does not close a turn, and the answer is open: it needs the tokenizer's EOS.
 
 A template is a program of somebody else's. It may read the clock: it is shown a date that is given,
 so that the same data are the same tokens tomorrow. It may leave out what messages say: it is looked
-for in the text, and told of. It may never end: each record has a limit of time.
+for in the text, and told of. It may never end: each record has limits of time and length.
 """
 
 import datetime
@@ -21,6 +21,7 @@ from ctrl_jax.data.preferences.time_limit import TooLongError, time_limit
 MARK = "0f3c9a517e"
 CLOCK = "strftime_now"  # what transformers calls it
 DATE = "2024-07-26"  # what Llama's templates take where there is no clock
+LONGEST = 2**24  # characters of a text
 SECONDS = 10.0  # for the texts of a record
 STRIPPED = "the chat template strips blanks off a message"
 LACKS = (
@@ -109,6 +110,8 @@ class ChatTemplate:
             with time_limit(SECONDS):
                 for current, begin in conversations:
                     texts.append(self._render(current, begin))
+                    if len(texts[-1]) > LONGEST:
+                        raise ValueError(f"it writes {len(texts[-1])} characters of it")
         except Exception as error:  # templates raise what they like
             raise self._refused(error, current, place) from error
         return texts

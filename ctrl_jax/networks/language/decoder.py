@@ -14,7 +14,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
-from ctrl_jax._checks import refuse
+from ctrl_jax._checks import check_whole, refuse
 from ctrl_jax._numerics import soft_cap
 from ctrl_jax._typing import Params
 from ctrl_jax.networks.language.block import Block, Linears, Norm
@@ -188,6 +188,7 @@ def _rows(table: Array, indices: Array) -> Array:
 def _check(config: DecoderConfig, tokens: Array, positions: Array | None, mask: Array | None):
     if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
         raise refuse("tokens", tokens, "they must be integers (batch, tokens)", "tokenize the text")
+    check_whole("tokens", tokens)
     square = (*tokens.shape, tokens.shape[1])
     if mask is not None and (mask.shape != square or mask.dtype != bool):
         raise refuse("mask", mask, f"it must be booleans {square}", "make it by text_mask")

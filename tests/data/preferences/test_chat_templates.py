@@ -125,6 +125,7 @@ def test_templates_that_are_none(qwen, tokenize, monkeypatch):
     pair = record("Is It?", "Yes")
     for template, message in (
         (RANDOM, "chat_template: .* it renders one conversation differently each time"),
+        ("{{ 'a' * 10**8 }}" + CHATML, r"refuses it \(it writes 1000000\d\d characters of it"),
         ("{% for m in", "chat_template: .* it is no template in Jinja"),
         ("nothing", "chat_template: received 'nothing…'; it leaves out what the assistant says"),
     ):
