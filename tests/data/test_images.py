@@ -42,6 +42,7 @@ def test_a_folder_of_gray_images(tmp_path):
     assert images[0].max() == -1 and images[1].min() == 1
 
 
+@pytest.mark.filterwarnings("ignore:.*have transparency")
 def test_class_folders_give_labels_and_one_color_image_makes_all_color(tmp_path):
     picture(tmp_path / "cat" / "a.png")
     picture(tmp_path / "cat" / "b.png", mode="RGBA")

@@ -193,6 +193,7 @@ def test_an_archive_that_unpacks_to_very_much(tmp_path, monkeypatch):
     assert len(load_folder(tmp_path / "a.npz").images) == 2**10, "the repair works"
 
 
+@pytest.mark.filterwarnings("ignore:.*are left out")
 def test_more_than_the_memory_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(pictures.os, "sysconf", lambda name: 8)
     save(tmp_path / "a.png", RAMP)

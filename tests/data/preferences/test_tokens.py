@@ -296,11 +296,13 @@ def test_a_template_given_is_used_and_one_that_would_not_be_is_refused():
         only(Chat(), "a", "b", "c", chat_template="!")
 
 
+@pytest.mark.filterwarnings("ignore:preferences. the chat template closes")
 def test_a_beginning_that_the_template_forgets_is_added_with_a_warning():
     with pytest.warns(UserWarning, match=r"template does not write \[256\], which begins a text"):
         assert only(Chat(), [QUESTION], [YES], [NO]).prompt[0] == BOS
 
 
+@forgets_bos
 def test_what_a_template_refuses_is_named():
     refused = PreferenceRecord([says("user", "refused")], [YES], [NO], place="pairs.jsonl:3")
     good = PreferenceRecord([QUESTION], [YES], [NO])
