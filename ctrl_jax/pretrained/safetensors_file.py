@@ -30,6 +30,7 @@ DTYPES = {
     "U8": np.dtype("u1"),
     "BOOL": np.dtype("?"),
 }
+POINTER = b"version https://git-lfs"
 LARGEST_HEADER = 100_000_000  # the format's own limit
 SEAL = "sha256"
 """The entry of the metadata by which a file that was written here is known to be whole."""
@@ -150,8 +151,11 @@ def _entry(path: Path, name: str, entry: dict[str, Any]):
 
 def _damaged(path: Path, what: str) -> ValueError:
     with path.open("rb") as file:
-        head = file.read(4)
-    if head == b"PK\x03\x04" or head[:2] == b"\x80\x02":
+        head = file.read(len(POINTER))
+    if head == POINTER:
+        rule = "it is a pointer of Git LFS, not the file itself"
+        return refuse("weights", str(path), rule, "fetch it with `git lfs pull`")
+    if head[:4] == b"PK\x03\x04" or head[:2] == b"\x80\x02":
         repair = "convert it where you trust it, with safetensors.torch.save_file"
         return refuse("weights", str(path), "it is a PyTorch pickle, which executes code", repair)
     rule = f"it is no whole safetensors file: {what}"

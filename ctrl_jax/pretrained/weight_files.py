@@ -97,6 +97,10 @@ def _read_index(folder: Path) -> dict[str, np.ndarray]:
     if not isinstance(places, dict) or not all(map(_is_file_name, places.values())):
         rule = "its weight_map must name a file of this folder for every array"
         raise refuse("model", str(folder / INDEX), rule, "fetch it again")
+    absent = sorted({name for name in places.values() if not (folder / name).is_file()})
+    if absent:
+        rule = f"its index names {_some(absent)}, which the folder does not hold"
+        raise refuse("model", str(folder), rule, "fetch what is missing")
     arrays: dict[str, np.ndarray] = {}
     for name in sorted(set(places.values())):
         found = read_safetensors(folder / name)

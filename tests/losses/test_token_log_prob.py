@@ -13,22 +13,29 @@ TARGETS = jax.random.randint(jax.random.key(2), (10,), 0, 17)
 WEIGHTS = jax.random.normal(jax.random.key(3), (10,))
 
 
-def plain(hidden, head):
-    return jnp.take_along_axis(jax.nn.log_softmax(hidden @ head), TARGETS[:, None], axis=1)[:, 0]
+def plain(hidden, head, cap=None):
+    logits = hidden @ head if cap is None else cap * jnp.tanh(hidden @ head / cap)
+    return jnp.take_along_axis(jax.nn.log_softmax(logits), TARGETS[:, None], axis=1)[:, 0]
 
 
-@pytest.mark.parametrize("chunk", [None, 1, 3, 5, 10, 64])
-def test_values_and_gradients(chunk):
+@pytest.mark.parametrize(
+    ("chunk", "cap"),
+    [(None, None), (None, 2.0), (1, None), (3, 1.5), (5, None), (10, 3.0), (64, None)],
+)
+def test_values_and_gradients(chunk, cap):
     def value(fn):
         return jax.value_and_grad(lambda h, w: jnp.sum(WEIGHTS * fn(h, w)), argnums=(0, 1))
 
     def ours(hidden, head):
-        return token_log_probs(hidden, head, TARGETS, chunk=chunk)
+        return token_log_probs(hidden, head, TARGETS, chunk=chunk, cap=cap)
 
-    np.testing.assert_allclose(ours(HIDDEN, HEAD), plain(HIDDEN, HEAD), rtol=1e-6, atol=1e-6)
+    def textbook(hidden, head):
+        return plain(hidden, head, cap)
+
+    np.testing.assert_allclose(ours(HIDDEN, HEAD), textbook(HIDDEN, HEAD), rtol=1e-6, atol=1e-6)
     for found, expected in zip(
         jax.tree.leaves(jax.jit(value(ours))(HIDDEN, HEAD)),
-        jax.tree.leaves(value(plain)(HIDDEN, HEAD)),
+        jax.tree.leaves(value(textbook)(HIDDEN, HEAD)),
         strict=True,
     ):
         np.testing.assert_allclose(found, expected, rtol=2e-6, atol=5e-6)
@@ -87,3 +94,5 @@ def test_wrong_arrays_are_refused(unchecked, arguments, message):
         token_log_probs(*arguments)
     with pytest.raises(ValueError, match=r"chunk: received 0; .* at least 1"):
         token_log_probs(HIDDEN, HEAD, TARGETS, chunk=0)
+    with pytest.raises(ValueError, match=r"cap: received 0.0; it must be above zero"):
+        token_log_probs(HIDDEN, HEAD, TARGETS, cap=0.0)

@@ -131,6 +131,12 @@ def test_damaged_headers_are_refused(file, content, message):
         read_safetensors(file)
 
 
+def test_a_pointer_in_place_of_the_file_is_named(file):
+    file.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(ValueError, match="pointer of Git LFS, not the file itself; fetch it with"):
+        read_safetensors(file)
+
+
 @pytest.mark.parametrize("head", [b"PK\x03\x04", b"\x80\x02\x8a\n"])
 def test_pytorch_files_are_told_apart(file, head):
     file.write_bytes(head + b"\xff" * 100)

@@ -24,6 +24,7 @@ CONFIG = DecoderConfig(
     head_width=4,
     hidden=8,
     positions=Rotary(),
+    logit_cap=2.0,
 )
 LENGTH = 3
 MODEL = language_model(CONFIG)
@@ -37,7 +38,8 @@ REFERENCE = jax.tree.map(lambda leaf: leaf[::-1] * 0.7, POLICY)
 
 def log_law(params, temperature=1.0):
     """Log-probability of every answer, token by token from the whole text."""
-    logits = MODEL.apply(params, jnp.concatenate([PROMPTS, EVERY], axis=1)) @ MODEL.head(params)
+    hidden = MODEL.apply(params, jnp.concatenate([PROMPTS, EVERY], axis=1))
+    logits = 2 * jnp.tanh(hidden @ MODEL.head(params) / 2)
     logs = np.asarray(jax.nn.log_softmax(logits[:, 1:-1] / temperature), np.float64)
     return np.take_along_axis(logs, np.asarray(EVERY)[:, :, None], axis=2)[:, :, 0].sum(axis=1)
 
