@@ -14,8 +14,8 @@ from ctrl_jax._typing import Params
 from ctrl_jax.algorithms import DataBatch, make_score_pretraining, uniform_times
 from ctrl_jax.algorithms.training.optimizer import adam, make_schedule
 from ctrl_jax.runtime import RunWarning, own_part, state_digest
-from ctrl_jax.runtime.devices.distributed import broadcast_text
-from ctrl_jax.runtime.saved_models import FORMAT, load_model, save_model
+from ctrl_jax.runtime.devices.distributed import barrier, broadcast_text
+from ctrl_jax.runtime.saved_models import FORMAT, SavedModel, load_model, save_model
 from experiments.score_as_action.config import Config
 from experiments.study import Conduct
 
@@ -26,12 +26,12 @@ def pretrain(config: Config, images: np.ndarray, study: Conduct) -> Params:
     """Train the base model, or take it from the run's folder or from an equal earlier run."""
     name = fingerprint(config, images, study)
     here, cached = study.folder / f"pretrained-{name}", CACHE / name
-    if config.pretraining.reuse and jax.process_index() == 0 and _is_whole(cached):
-        _copy(cached, here)
-    # One process decides for all: they must train together, or not at all.
-    found = broadcast_text(str(jax.process_index() == 0 and _is_whole(here)))
-    if found == "True":
-        return load_model(here).params
+    if config.pretraining.reuse and (model := _found(cached)) is not None:
+        if jax.process_index() == 0:
+            _copy(cached, here)
+        return model.params
+    if (model := _found(here)) is not None:
+        return model.params
     params = _train_score(config, images, f"pretraining-{name}", study)
     save_model(here, config.model, images.shape[1:], params, precision=config.run.arithmetic)
     if config.pretraining.reuse and jax.process_index() == 0:
@@ -70,19 +70,23 @@ def fingerprint(config: Config, images: np.ndarray, study: Conduct) -> str:
     return study.fingerprint(config.model, config.pretraining, FORMAT, digest)
 
 
-def _is_whole(folder: Path) -> bool:
-    """Return whether a model is there; one that is damaged is said, set aside and made again."""
-    if not folder.exists():
-        return False
+def _found(folder: Path) -> SavedModel | None:
+    """Return the model of a folder; one that is damaged is said, set aside and made again.
+
+    Every process reads it, or none: process 0 decides whether it is there.
+    """
+    if broadcast_text(str(folder.exists())) != "True":
+        return None
     try:
-        load_model(folder)
-        return True
+        return load_model(folder)
     except ValueError as error:
-        number = next(n for n in itertools.count(1) if not _aside(folder, n).exists())
-        folder.rename(_aside(folder, number))
-        text = f"{folder}: the base model is damaged and is made again ({error}); it is kept as "
-        warnings.warn(f"{text}{_aside(folder, number).name}", RunWarning, stacklevel=3)
-        return False
+        if jax.process_index() == 0:
+            number = next(n for n in itertools.count(1) if not _aside(folder, n).exists())
+            folder.rename(_aside(folder, number))
+            text = f"{folder}: the base model is damaged and is made again ({error}); it is kept as"
+            warnings.warn(f"{text} {_aside(folder, number).name}", RunWarning, stacklevel=3)
+        barrier("a damaged base model")
+        return None
 
 
 def _aside(folder: Path, number: int) -> Path:

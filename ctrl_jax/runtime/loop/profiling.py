@@ -30,7 +30,7 @@ class Profile:
     def before(self, k: int) -> None:
         """Begin where it is time; `k` updates are complete."""
         if self._folder is not None and k == self._first:
-            self._try(jax.profiler.start_trace, self._folder)
+            self._try(jax.profiler.start_trace, str(self._folder))
             self._running = self._folder is not None
 
     def after(self, k: int, metrics: Any) -> None:
