@@ -29,9 +29,12 @@ OWN_REWARD = dataclasses.replace(
 ANALYTIC = dataclasses.replace(
     STUDY,
     claim="Continuous-time RL of the score comes near the optimum that is known in closed form.",
-    expected={"objective": ">= 1.02 x objective/optimal", "traces": "1 ± 0"},
+    expected={"objective": ">= 1.06 x objective/optimal", "traces": "1 ± 0"},
 )
-"""Where the optimum is known in closed form; rewards, and so objectives, are negative there."""
+"""Where the optimum is known in closed form; rewards, and so objectives, are negative there.
+
+An algorithm may miss it by 3.5 %, and one evaluation is right to 1.5 % (one standard error).
+"""
 COMPARISON = dataclasses.replace(
     STUDY,
     claim="How close to the ideal frontier each algorithm comes, and at what price in queries.",

@@ -130,7 +130,7 @@ def test_other_algorithms(tmp_path, algorithm):
     results = run(tmp_path / "a", *options, tiny=TINY_ANALYTIC)
     command(sample.Config, sample.main, [str(tmp_path / "a"), "--number", "50"])
     assert np.load(tmp_path / "a" / "samples" / "samples.npz")["samples"].shape == (50, 1)
-    assert results["metrics"]["w2/tilted"] > 0
+    assert results["metrics"]["w2/tilted"] > 0 < results["metrics"]["w2/two_samples"]
     assert results["metrics"]["objective"] <= results["metrics"]["objective/optimal"] + 1.0
 
 
