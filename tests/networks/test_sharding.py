@@ -118,7 +118,7 @@ def test_eight_devices_agree_with_one():
         "-m",
         "tests.networks.sharded_networks",
         JAX_NUM_CPU_DEVICES="8",
-        JAX_DISABLE_MOST_OPTIMIZATIONS="0",  # as for users: the last digits are promised there
+        JAX_ENABLE_X64="1",  # to twelve digits, however it is compiled
     )
     assert status == 0, err[-4000:]
     assert out.strip().endswith("agreed")
