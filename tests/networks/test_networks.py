@@ -1,6 +1,8 @@
 """Laws of every network, and what each promises by itself."""
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from ctrl_jax._typing import Model
 from ctrl_jax.networks import MLP, DiT, ValueMLP, as_model, count_parameters
 
 IMAGE, FLAT = (4, 6, 2), (3,)
@@ -21,7 +24,7 @@ NETWORKS = {"DiT": (dit, IMAGE), "MLP": (mlp, FLAT)}
 def agree(a, b):
     """Equal up to rounding, 1e-4 of the largest entry: the fastest time feature is sin(1000 t), and
     float32 knows an angle of 1000 to 6e-5 (in float64 the two sides are equal bit for bit)."""
-    np.testing.assert_allclose(a, b, rtol=0, atol=1e-4 * float(jnp.abs(b).max()))
+    np.testing.assert_allclose(a, b, rtol=0, atol=1e-4 * np.abs(b).max())
 
 
 def perturbed(params, key=0):
@@ -37,124 +40,161 @@ def perturbed(params, key=0):
 
 
 def start(model):
-    """Perturbed parameters, made by one compiled function."""
-    return jax.jit(lambda key: perturbed(model.init(key)))(jax.random.key(0))
+    """Parameters as they start and perturbed ones, made by one compiled function."""
+
+    def both(key):
+        params = model.init(key)
+        return params, perturbed(params)
+
+    return jax.jit(both)(jax.random.key(0))
+
+
+class Made(NamedTuple):
+    model: Model
+    initial: Any
+    params: Any
+    x: np.ndarray
+    apply: Callable
 
 
 @pytest.fixture(scope="module", params=NETWORKS.items(), ids=list(NETWORKS))
-def model(request):
+def made(request):
+    """A plain and a labeled network; each is started and compiled once."""
     make, shape = request.param[1]
     plain = as_model(lambda rngs: make(rngs=rngs))
     labeled = as_model(lambda rngs: make(classes=3, rngs=rngs))
-    x = jax.random.normal(jax.random.key(1), (BATCH, *shape))
-    return plain, labeled, x, jax.jit(plain.apply), jax.jit(labeled.apply)
+    x = np.random.default_rng(1).normal(size=(BATCH, *shape)).astype(np.float32)
+    return [Made(model, *start(model), x, jax.jit(model.apply)) for model in (plain, labeled)]
 
 
-def test_the_output_starts_at_zero_with_the_shape_of_x(model):
-    plain, _, x, apply, _ = model
-    params = jax.jit(plain.init)(jax.random.key(0))
-    out = apply(params, jnp.asarray(0.3), x)
-    assert out.shape == x.shape
+@pytest.fixture
+def plain(made):
+    return made[0]
+
+
+@pytest.fixture
+def labeled(made):
+    return made[1]
+
+
+T = np.linspace(0.1, 0.9, BATCH, dtype=np.float32)
+
+
+def test_the_output_starts_at_zero_with_the_shape_of_x(plain):
+    out = plain.apply(plain.initial, T, plain.x)
+    assert out.shape == plain.x.shape
     np.testing.assert_array_equal(out, 0.0)
 
 
-def test_a_scalar_time_is_a_vector_of_equal_times(model):
-    plain, _, x, apply, _ = model
-    params = start(plain)
-    scalar, vector = apply(params, jnp.asarray(0.3), x), apply(params, jnp.full(BATCH, 0.3), x)
-    assert float(jnp.abs(scalar).max()) > 0.01
+def test_a_scalar_time_is_a_vector_of_equal_times(plain):
+    scalar = plain.apply(plain.params, np.float32(0.3), plain.x)
+    vector = plain.apply(plain.params, np.full(BATCH, 0.3, np.float32), plain.x)
+    assert np.abs(scalar).max() > 0.01
     agree(scalar, vector)
 
 
-def test_every_example_has_its_own_time_and_no_batch_mates(model):
-    plain, _, x, apply, _ = model
-    params = start(plain)
-    t = jnp.linspace(0.1, 0.9, BATCH)
-    together = apply(params, t, x)
-    alone = apply(params, t[2:3], x[2:3])
+def test_every_example_has_its_own_time_and_no_batch_mates(plain):
+    params, x, apply = plain.params, plain.x, plain.apply
+    together = np.asarray(apply(params, T, x))
+    alone = apply(params, T[2:3], x[2:3])
     agree(together[2:3], alone)
-    agree(apply(params, t[::-1], x[::-1])[::-1], together)
-    assert not np.allclose(together, apply(params, t[::-1], x), atol=1e-3)
+    agree(apply(params, T[::-1], x[::-1])[::-1], together)
+    assert not np.allclose(together, apply(params, T[::-1], x), atol=1e-3)
 
 
-def test_labels_condition_the_output(model):
-    _, labeled, x, _, apply = model
-    params = start(labeled)
-    t = jnp.asarray(0.4)
-    zero, one = (apply(params, t, x, jnp.full(BATCH, c)) for c in (0, 1))
-    mixed = apply(params, t, x, jnp.asarray([0, 1, 0, 1, 0]))
+def test_labels_condition_the_output(labeled):
+    def out(*labels):
+        return np.asarray(labeled.apply(labeled.params, T, labeled.x, np.asarray(labels, np.int32)))
+
+    zero, one, mixed = out(0, 0, 0, 0, 0), out(1, 1, 1, 1, 1), out(0, 1, 0, 1, 0)
     assert not np.allclose(zero, one, atol=1e-3)
     agree(mixed[1::2], one[1::2])
     agree(mixed[::2], zero[::2])
 
 
-def test_parameters_are_a_vmappable_pytree_of_the_key(model):
-    plain, _, x, apply, _ = model
-    keys = jax.random.split(jax.random.key(0), 2)
-    batch = jax.jit(jax.vmap(plain.init))(keys)
-    one = jax.jit(plain.init)(keys[1])
+def test_parameters_are_a_vmappable_pytree_of_the_key(plain):
+    model, x = plain.model, plain.x
+
+    @jax.jit
+    def drawn(keys):
+        batch = jax.vmap(model.init)(keys)
+        moved = jax.vmap(perturbed)(batch)
+        out = jax.vmap(model.apply, in_axes=(0, None, None))(moved, jnp.asarray(T), jnp.asarray(x))
+        return batch, moved, out
+
+    keys = jnp.stack([jax.random.key(k) for k in (3, 0)])
+    batch, moved, out = jax.tree.map(np.asarray, drawn(keys))
+    one = plain.initial  # of the second key
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a[1], b, rtol=1e-6, atol=1e-7), batch, one)
     assert any((a[0] != a[1]).any() for a in jax.tree.leaves(batch))
     assert count_parameters(one) == sum(leaf.size for leaf in jax.tree.leaves(one)) > 100
-    moved = jax.jit(jax.vmap(perturbed))(batch)
-    t = jnp.asarray(0.3)
-    out = jax.jit(jax.vmap(plain.apply, in_axes=(0, None, None)))(moved, t, x)
-    alone = apply(jax.tree.map(lambda a: a[1], moved), t, x)
-    agree(out[1], alone)
+    agree(out[1], plain.apply(jax.tree.map(lambda a: a[1], moved), T, x))
 
 
-def test_gradients_reach_every_parameter(model):
-    _, labeled, x, _, _ = model
-    params = start(labeled)
-    label = jnp.asarray([0, 1, 2, 0, 1])
-    gradient = jax.jit(
-        jax.grad(lambda p: jnp.sum(labeled.apply(p, jnp.linspace(0.1, 0.9, BATCH), x, label) ** 2))
-    )(params)
+def test_gradients_reach_every_parameter(labeled):
+    label = np.asarray([0, 1, 2, 0, 1], np.int32)
+
+    def total(params, *inputs):
+        return jnp.sum(labeled.model.apply(params, *inputs) ** 2)
+
+    gradient = jax.jit(jax.grad(total))(labeled.params, T, labeled.x, label)
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
-        assert jnp.isfinite(leaf).all()
-        assert jnp.abs(leaf).max() > 0, jax.tree_util.keystr(path)
+        assert np.isfinite(leaf).all()
+        assert np.abs(leaf).max() > 0, jax.tree_util.keystr(path)
 
 
 def test_an_mlp_takes_images():
     model = as_model(lambda rngs: MLP(IMAGE, width=8, depth=1, embedding=8, rngs=rngs))
-    x = jnp.ones((BATCH, *IMAGE))
-    assert jax.jit(model.apply)(start(model), jnp.asarray(0.3), x).shape == x.shape
+    x = np.ones((BATCH, *IMAGE), np.float32)
+    assert jax.jit(model.apply)(start(model)[1], np.float32(0.3), x).shape == x.shape
 
 
 def test_patches_round_trip():
-    network = dit(rngs=nnx.Rngs(0))
-    x = jnp.arange(2 * 4 * 6 * 2, dtype=jnp.float32).reshape(2, 4, 6, 2)
-    patches = network._to_patches(x)
+    x = np.arange(2 * 4 * 6 * 2, dtype=np.float32).reshape(2, 4, 6, 2)
+
+    @jax.jit
+    def there_and_back(x):
+        network = dit(rngs=nnx.Rngs(0))
+        patches = network._to_patches(x)
+        return patches, network._to_image(patches, x.shape)
+
+    patches, back = there_and_back(x)
     assert patches.shape == (2, 6, 8)
     # The first token is the upper left 2 x 2 corner, the second its right neighbor.
+    patches = np.asarray(patches)
     np.testing.assert_array_equal(patches[0, 0], x[0, :2, :2].reshape(-1))
     np.testing.assert_array_equal(patches[0, 1], x[0, :2, 2:4].reshape(-1))
-    np.testing.assert_array_equal(network._to_image(patches, x.shape), x)
+    np.testing.assert_array_equal(back, x)
 
 
 def test_the_value_network_returns_one_number_per_example():
     model = as_model(lambda rngs: value(classes=3, rngs=rngs))
-    params = model.init(jax.random.key(0))
-    x, label = jax.random.normal(jax.random.key(1), (BATCH, 3)), jnp.zeros(BATCH, int)
-    out = model.apply(params, jnp.asarray(0.3), x, label)
+    x, label = np.random.default_rng(1).normal(size=(BATCH, 3)), np.zeros(BATCH, np.int32)
+    initial, moved = start(model)
+
+    @jax.jit
+    def values(x, label):
+        scalar, vector = jnp.asarray(0.3), jnp.full(BATCH, 0.3)
+        cases = ((initial, scalar), (moved, scalar), (moved, vector))
+        return [model.apply(params, t, x, label) for params, t in cases]
+
+    out, scalar, vector = values(x.astype(np.float32), label)
     assert out.shape == (BATCH,)
     np.testing.assert_array_equal(out, 0.0)
-    moved = perturbed(params)
-    scalar = model.apply(moved, jnp.asarray(0.3), x, label)
-    vector = model.apply(moved, jnp.full(BATCH, 0.3), x, label)
     agree(scalar, vector)
 
 
 def test_times_are_seen_relative_to_the_horizon():
     short = as_model(lambda rngs: mlp(rngs=rngs))
     long = as_model(lambda rngs: mlp(horizon=3.0, rngs=rngs))
-    params = start(short)
-    x = jax.random.normal(jax.random.key(1), (BATCH, 3))
-    np.testing.assert_allclose(
-        short.apply(params, jnp.asarray(0.25), x),
-        long.apply(params, jnp.asarray(0.75), x),
-        rtol=1e-4,
-    )
+    x = np.random.default_rng(1).normal(size=(BATCH, 3)).astype(np.float32)
+
+    @jax.jit
+    def both(key, x):
+        params = perturbed(short.init(key))
+        return [m.apply(params, jnp.asarray(t), x) for m, t in ((short, 0.25), (long, 0.75))]
+
+    np.testing.assert_allclose(*both(jax.random.key(0), x), rtol=1e-4)
 
 
 @pytest.mark.parametrize(
