@@ -181,7 +181,9 @@ def _scale(pixels: np.ndarray, name: str) -> np.ndarray:
         pixels = pixels[..., None]
     if pixels.ndim != 4 or pixels.size == 0 or pixels.shape[-1] > 4:
         rule = "its shape must be (n, h, w) or (n, h, w, c) with c at most 4, and nothing 0"
-        raise refuse(name, pixels.shape, rule, "reshape it")
+        first = pixels.ndim == 4 and pixels.shape[1] <= 4
+        repair = "move the channels there, by np.moveaxis(images, 1, -1)" if first else "reshape it"
+        raise refuse(name, pixels.shape, rule, repair)
     check_memory(name, Path(), pixels.shape)
     if pixels.dtype == np.uint8:
         return pixels.astype(np.float32) / np.float32(127.5) - 1

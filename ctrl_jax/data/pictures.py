@@ -84,7 +84,9 @@ def _opened(file: Path, name: str, read: Any) -> Any:
 def _header(image: Any) -> Header:
     width, height = image.size
     turned = image.getexif().get(ORIENTATION) in TURNED
-    transparent = "A" in image.getbands() or "transparency" in image.info
+    # LAB has a band called A as well.
+    alpha = "A" in image.getbands() and image.mode != "LAB"
+    transparent = alpha or "transparency" in image.info
     gray = image.mode in GRAY or image.mode.startswith(DEEP)
     if image.mode == "P":
         palette = np.asarray(image.getpalette("RGB") or [0, 0, 1]).reshape(-1, 3)

@@ -99,6 +99,7 @@ GOOD = np.zeros((2, 3, 3), np.uint8)
         ({"images": GOOD, "extra": GOOD}, r"\['extra', 'images'\]; its keys must be"),
         ({"pictures": GOOD}, r"\['pictures'\]"),
         ({"images": np.zeros((2, 3))}, r"images: received \(2, 3\)"),
+        ({"images": np.zeros((2, 3, 9, 8))}, r"the channels there, by np.moveaxis\(images, 1, -1"),
         ({"images": np.zeros((0, 3, 3))}, r"images: received \(0, 3, 3, 1\)"),
         ({"images": np.zeros((2, 3, 3), np.int64)}, "received 'int64'; it must be uint8"),
         ({"images": np.full((2, 3, 3), np.nan)}, "received '18 NaN or inf'"),

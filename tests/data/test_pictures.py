@@ -1,6 +1,7 @@
 """Pictures as people have them: turned, of any mode, in folders of any name, and bombs."""
 
 import struct
+import warnings
 import zlib
 
 import numpy as np
@@ -107,6 +108,12 @@ def test_what_is_dropped_is_said(tmp_path):
     assert "1 of 2 images have transparency, which is dropped" in said
     assert "1 of 2 images have several frames, of which the first is read" in said
     np.testing.assert_array_equal(as_bytes(images[1])[..., 0], RAMP)
+
+
+def test_a_color_that_is_called_a_is_no_transparency(tmp_path):
+    save(tmp_path / "a.tiff", Image.new("LAB", (4, 5), (150, 128, 128)))
+    with warnings.catch_warnings(action="error"):
+        load_folder(tmp_path)
 
 
 def test_numbered_folders_have_their_numbers_as_labels(tmp_path):

@@ -47,7 +47,7 @@ def read_fields(
     """
     fields = standard_columns(_object(place, found, KEYS, ignored), place)
     unread |= fields.keys() & BOOKKEEPING
-    unknown = [k for k, v in fields.items() if v is not None and k not in {*KEYS, *BOOKKEEPING}]
+    unknown = _unknown(fields, {*KEYS, *BOOKKEEPING})
     texts = _texts(fields, place, ignored)
     weight, dispersion = _numbers(fields, place)
     equal = texts["chosen"] == texts["rejected"]
@@ -82,6 +82,12 @@ def _object(name: str, found: Any, known: Sequence[str], ignored: Collection[str
     return {key: value for key, value in found.items() if key not in ignored}
 
 
+def _unknown(fields: Mapping[str, Any], known: Collection[str]) -> list[str]:
+    """The keys that say something, and nobody knows what: `"tool_calls": []` says nothing."""
+    nothing = (None, "", [], {})
+    return [key for key, value in fields.items() if key not in known and value not in nothing]
+
+
 def _numbers(fields: Mapping[str, Any], place: str) -> tuple[float, float | None]:
     weight = fields.get("weight", 1.0)
     check_non_negative(f"{place}: weight", weight)
@@ -108,7 +114,7 @@ def _text(name: str, value: Any, ignored: Collection[str]) -> str | list[dict[st
 
 def _message(name: str, value: Any, ignored: Collection[str]) -> dict[str, str]:
     fields = _object(name, value, ("role", "content"), ignored)
-    unknown = [key for key, v in fields.items() if v is not None and key not in ("role", "content")]
+    unknown = _unknown(fields, {"role", "content"})
     if unknown:
         rule, repair = "the known keys are role, content", "remove them, or name them in ignore"
         raise refuse(name, sorted(unknown), rule, repair)

@@ -156,6 +156,7 @@ def read_files(
         raise _fault(faults, left_out[FAULTY], unit, some=bool(records))
     _check_some(path, name, records, left_out, unit)
     _check_dispersion(path, records)
+    _warn_of_repeated(path, name, records)
     for reason, places in left_out.items():
         first = f"; the first: {faults[0]}" if reason == FAULTY else ""
         text = f"{name} {path}: {len(places)} {reason} are left out, {_listed(places, unit)}{first}"
@@ -209,6 +210,25 @@ def _check_dispersion(path: Path, records: list[PreferenceRecord]) -> None:
         found = f"{len(records) - len(without)} in {len(records)} records"
         rule = f"all records must have it or none, and {without[0]} has none"
         raise refuse(f"{path}: dispersion", found, rule, "add it there or remove it everywhere")
+
+
+def _warn_of_repeated(path: Path, name: str, records: list[PreferenceRecord]) -> None:
+    """Warn of strings whose answers begin with the prompt: it may be meant once."""
+    repeated = sum(_repeats(record) for record in records)
+    if repeated:
+        text = (
+            f"{name} {path}: both answers of {repeated} of {len(records)} records begin with their "
+            "prompt, which is then there twice; if it is meant once, take it off the answers, or "
+            "ignore its key (--texts.ignore prompt)"
+        )
+        warnings.warn(text, RunWarning, stacklevel=4)
+
+
+def _repeats(record: PreferenceRecord) -> bool:
+    prompt, *answers = record[:3]
+    if not isinstance(prompt, str) or not prompt.strip():
+        return False
+    return all(isinstance(a, str) and a.strip().startswith(prompt.strip()) for a in answers)
 
 
 def _listed(places: list[str], unit: str) -> str:

@@ -2,8 +2,9 @@
 
 A folder is what `datasets` saves (`state.json` lists its files, `dataset_dict.json` its splits) or
 holds files of one set, as collections are published: `train-00000-of-00002.parquet`, …, beside the
-files of other splits, maybe in a folder `data`. Of several splits the one that is asked for is
-read; which others there are is said.
+files of other splits (`pairs_train.jsonl`, `pairs_test.jsonl` too), maybe in a folder `data`, or in
+a folder for each split. Of several splits the one that is asked for is read; which others there are
+is said.
 """
 
 import json
@@ -18,7 +19,10 @@ from ctrl_jax.data.natural_order import natural_order
 Split = Literal["train", "test"]
 KINDS = (".jsonl", ".ndjson", ".json", ".parquet", ".arrow", ".feather")
 NOT_DATA = re.compile(r"(dataset_infos?|dataset_dict|state|metadata|config)\.json|cache-.*\.arrow")
-SPLIT = re.compile(r"(train|test|validation|valid|val|eval|dev)(?![a-z])", re.IGNORECASE)
+SPLIT = re.compile(
+    r"(?<![a-z])(train(?:ing)?|test(?:ing)?|validation|valid|val|eval(?:uation)?|dev)(?![a-z])",
+    re.IGNORECASE,
+)
 SHARD = re.compile(r"([-_.]\d+(-of-\d+)?(-[0-9a-f]{8,})?)?$")
 # Parts of ultrafeedback_binarized that hold no preferences of their own.
 OTHER_USES = re.compile(r"_(sft|gen)$")
@@ -45,9 +49,7 @@ def find_shards(path: Path, name: str, split: Split = "train") -> Shards:
     if not path.is_dir():
         return Shards([path], [])
     for splits in _splits_of(path):
-        chosen = path / _choose(splits, split, path, name)
-        others = [other for other in splits if other != chosen.name]
-        return Shards(find_shards(chosen, name, split).files, others)
+        return _of_split(path, splits, name, split)
     if (path / "state.json").exists():
         return Shards(_saved_files(path, name), [])
     files = [file for file in sorted(path.iterdir(), key=natural_order) if _is_data(file)]
@@ -56,6 +58,9 @@ def find_shards(path: Path, name: str, split: Split = "train") -> Shards:
         inner = [folder for folder in folders if any(map(_is_data, folder.iterdir()))]
         if len(inner) == 1:
             return find_shards(inner[0], name, split)
+        names = sorted(folder.name for folder in inner)
+        if names and all(map(SPLIT.fullmatch, names)):
+            return _of_split(path, names, name, split)
         found = f"it holds no {'|'.join(KINDS)}"
         if inner:
             found += f" itself, but its folders {', '.join(sorted(p.name for p in inner))} do"
@@ -67,10 +72,17 @@ def find_shards(path: Path, name: str, split: Split = "train") -> Shards:
     groups: dict[str, list[Path]] = {}
     for file in files:
         groups.setdefault(_stem(file), []).append(file)
-    if not any(map(SPLIT.match, groups)):
+    if not any(map(SPLIT.search, groups)):
         return Shards(files, [])
     chosen = _choose(list(groups), split, path, name)
     return Shards(groups[chosen], [group for group in groups if group != chosen])
+
+
+def _of_split(path: Path, names: list[str], name: str, split: Split) -> Shards:
+    """The files of the folder of a split, of those that are named, and the other names."""
+    chosen = _choose(names, split, path, name)
+    others = [other for other in names if other != chosen]
+    return Shards(find_shards(path / chosen, name, split).files, others)
 
 
 def _splits_of(path: Path) -> list[list[str]]:
@@ -103,7 +115,7 @@ def _choose(names: list[str], split: Split, path: Path, name: str) -> str:
     fitting = [
         n
         for n in names
-        if (m := SPLIT.match(n)) and (m[1].lower() == "train") == (split == "train")
+        if (m := SPLIT.search(n)) and m[1].lower().startswith("train") == (split == "train")
     ]
     with_pairs = [n for n in fitting if not OTHER_USES.search(n)]
     exact = [n for n in with_pairs if n.lower() == split]

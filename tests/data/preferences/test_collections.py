@@ -151,3 +151,27 @@ def test_what_cannot_be_used_is_left_out_where_asked_for(tmp_path):
     path.write_text("\n".join(lines[7:8]))
     with pytest.raises(ValueError, match="it is no JSON"):  # where nothing would be left
         read_preferences(path, leave_out_faulty=True)
+
+
+def test_a_prompt_that_both_answers_repeat_is_told_of(tmp_path):
+    path = tmp_path / "a.jsonl"
+    record = {
+        "prompt": "Sum of 2, 2? ",
+        "chosen": "Sum of 2, 2? Four",
+        "rejected": "Sum of 2, 2? 5",
+    }
+    records = [record, record | {"chosen": "Four"}, record | {"prompt": ""}]
+    path.write_text("\n".join(map(json.dumps, records)))
+    with pytest.warns(RunWarning, match="both answers of 1 of 3 records begin with their prompt"):
+        read_preferences(path)
+    path.write_text(json.dumps(record))
+    (found,) = read_preferences(path, ignore=["prompt"])
+    assert found[:3] == ("Sum of 2, 2?", " Four", " 5"), "what the warning advises"
+
+
+def test_keys_that_say_nothing_are_read_over(tmp_path):
+    path = tmp_path / "a.jsonl"
+    answer = says(ASKED, BETTER)[1] | {"tool_calls": [], "name": None}
+    record = {"prompt": says(ASKED), "chosen": [answer], "rejected": says(ASKED, WORSE)[1:]}
+    path.write_text(json.dumps(record | {"system": "", "tools": None}))
+    assert read_preferences(path)[0][:3] == CONVERSATION

@@ -139,7 +139,7 @@ FAULTS = {
     "role missing": (CHAT | {"prompt": [{"content": "?"}]}, "role: received None"),
     "parts": (CHAT | {"chosen": [says("assistant", [{"text": "a"}])]}, "content: received 'list'"),
     "message": (CHAT | {"chosen": ["Yes."]}, "chosen, message 0: received 'str'; it must be an"),
-    "tool call": (CHAT | {"chosen": [YES | {"tool_calls": []}]}, r"\['tool_calls'\]; the known"),
+    "tool call": (CHAT | {"chosen": [YES | {"tool_calls": [1]}]}, r"\['tool_calls'\]; the known"),
     "no message": (CHAT | {"chosen": []}, r"chosen: received \[\]; an answer must begin"),
     "no prompt": (CHAT | {"prompt": []}, r"prompt: received \[\]; a prompt must end"),
     "prompt repeated": (CHAT | {"chosen": [QUESTION, YES]}, "an answer must begin and end"),

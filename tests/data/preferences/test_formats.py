@@ -164,6 +164,14 @@ def test_of_several_splits_the_one_that_is_meant_is_read(tmp_path):
     plain = lay(tmp_path / "plain", "train.jsonl", "validation.jsonl", "test.jsonl")
     assert [r.prompt for r in read_preferences(plain)] == ["train.jsonl"]
     assert [r.prompt for r in read_preferences(plain, split="test")] == ["test.jsonl"]
+    lay(tmp_path / "ends" / "data", "pairs-training.jsonl", "pairs-testing.jsonl", "contest.jsonl")
+    found = read_files(tmp_path / "ends", name="data")
+    assert [r.prompt for r in found.records] == ["pairs-training.jsonl"]
+    assert found.others == ["contest", "pairs-testing"]
+    lay(tmp_path / "folders" / "train", "a.jsonl")
+    lay(tmp_path / "folders" / "test", "b.jsonl")
+    assert [r.prompt for r in read_preferences(tmp_path / "folders", split="test")] == ["b.jsonl"]
+    assert read_files(tmp_path / "folders", name="data").others == ["test"]
     several = lay(tmp_path / "several", "train_a.jsonl", "train_b.jsonl")
     with pytest.raises(ValueError, match="it holds train_a, train_b, which are several sets; give"):
         read_preferences(several)
