@@ -26,7 +26,7 @@ import jaxtyping
 import pytest
 
 TESTS = Path(__file__).parent
-MOST_RESIDENT = 1.5  # gigabytes of a worker between two files
+MOST_RESIDENT = 2.5  # gigabytes of a worker between two files, on a machine that has them
 PURE_FLOORS = {"processes", "solvers", "losses", "rewards", "metrics", "environments"}
 
 
@@ -48,14 +48,25 @@ def resident() -> Callable[[], float]:
     return lambda: int(statm.read_text().split()[1]) * page
 
 
+@pytest.fixture(scope="session")
+def most_resident() -> float:
+    """Gigabytes that a worker may keep: of half the machine's memory its share."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    try:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    except (AttributeError, OSError, ValueError):  # the system does not say
+        return 1.0
+    return min(MOST_RESIDENT, memory / 2 / workers)
+
+
 @pytest.fixture(autouse=True, scope="module")
-def programs_go_when_they_pile_up(resident) -> Iterator[None]:
+def programs_go_when_they_pile_up(resident, most_resident) -> Iterator[None]:
     """Compiled programs grow to gigabytes otherwise; the cache on disk brings back the same.
 
     Cleared after each file, the small programs that all files share would be fetched again by each.
     """
     yield
-    if not resident() < MOST_RESIDENT:
+    if not resident() < most_resident:
         jax.clear_caches()
         gc.collect()
         with contextlib.suppress(OSError, AttributeError):  # the C library keeps freed memory
