@@ -126,7 +126,14 @@ def uncompiled():
         yield
 
 
-@every_sampler
+# `test_simulation` has all samplers on VP: here one of them on every process, the others are slow.
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        pytest.param(n, marks=() if n == "ExponentialEuler(1)" else pytest.mark.slow)
+        for n in SAMPLERS
+    ],
+)
 @every_process
 def test_parameterizations_agree_and_batch_mates_do_not_matter(process, sampler, uncompiled):
     sde, solver = set_up(process, sampler)
