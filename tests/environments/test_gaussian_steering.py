@@ -260,7 +260,7 @@ def test_ends_policy_and_score(make):
 
 
 def test_times_and_states_of_any_accepted_shape():
-    batch, t = np.linspace(-1.0, 1.0, 3, dtype=np.float32), np.float32([0.1, 0.2, 0.3])
+    batch, t = np.linspace(-1.0, 1.0, 3, dtype=np.float32), np.asarray([0.1, 0.2, 0.3], np.float32)
 
     def found(env, t, batch):
         scalars = jnp.stack([env.optimal_value(t[i], batch[i]) for i in range(3)])
@@ -276,7 +276,7 @@ def test_times_and_states_of_any_accepted_shape():
     def wide(env, t, row):
         return env.optimal_value(t, row), env.optimal_policy(t, row)[0]
 
-    env, row = two_dimensions(), np.float32([0.3, -0.2])
+    env, row = two_dimensions(), np.asarray([0.3, -0.2], np.float32)
     value, mean = jax.eval_shape(wide, env, t[1], row)
     assert value.shape == () and mean.shape == (2,)
     assert jax.eval_shape(wide, env, t[1], row[None])[0].shape == (1,)
@@ -284,7 +284,7 @@ def test_times_and_states_of_any_accepted_shape():
 
 def test_jit_vmap_and_grad_in_the_problem_itself():
     h = 1e-2
-    targets = np.float32([2.0, 2.5, 3.0, 2.5 - h, 2.5 + h])
+    targets = np.asarray([2.0, 2.5, 3.0, 2.5 - h, 2.5 + h], np.float32)
 
     def value(target):
         env = GaussianSteering(VP(0.2, 2.0, horizon=3.0), 1.0, 0.5, 2.0, target, 2.5)

@@ -22,7 +22,7 @@ def test_a_shift_and_a_scaling():
         found = distances.wasserstein_1d(x[::-1], x + 0.7, order=order)
         np.testing.assert_allclose(found, 0.7, rtol=1e-5)
     scaled = distances.wasserstein_1d(x, 3 * x)
-    np.testing.assert_allclose(scaled, 2 * jnp.sqrt(jnp.mean(x**2)), rtol=1e-5)
+    np.testing.assert_allclose(scaled, 2 * np.sqrt(np.mean(np.square(x))), rtol=1e-5)
     assert float(distances.wasserstein_1d(x, x[::-1])) == 0.0
 
 
@@ -30,15 +30,13 @@ def test_a_shift_and_a_scaling():
 def test_against_scipy_and_repeated_points(sizes):
     generator = np.random.default_rng(0)
     x, y = (generator.normal(size=n).astype(np.float32) for n in sizes)
-    found = distances.wasserstein_1d(jnp.asarray(x), jnp.asarray(y), order=1.0)
-    np.testing.assert_allclose(found, scipy.stats.wasserstein_distance(x, y), rtol=1e-5)
+    one, two = jax.jit(lambda *a: [distances.wasserstein_1d(*a, order=p) for p in (1.0, 2.0)])(x, y)
+    np.testing.assert_allclose(one, scipy.stats.wasserstein_distance(x, y), rtol=1e-5)
     # Points repeated until the sizes agree have the same law, and an exact matching.
     equal = distances.wasserstein_assignment(
         np.repeat(x, sizes[1])[:, None], np.repeat(y, sizes[0])[:, None]
     )
-    np.testing.assert_allclose(
-        distances.wasserstein_1d(jnp.asarray(x), jnp.asarray(y)), equal, rtol=1e-5
-    )
+    np.testing.assert_allclose(two, equal, rtol=1e-5)
 
 
 def test_the_limit_of_gaussian_quantiles():
@@ -56,7 +54,7 @@ def test_it_is_differentiable_and_vmaps():
     np.testing.assert_allclose(gradient, 1.0, rtol=1e-5)
     found = jax.jit(jax.vmap(distances.wasserstein_1d))(x, y)
     one_by_one = [distances.wasserstein_1d(a, b) for a, b in zip(x, y, strict=True)]
-    np.testing.assert_allclose(found, jnp.stack(one_by_one), rtol=1e-6)
+    np.testing.assert_allclose(found, one_by_one, rtol=1e-6)
 
 
 def test_sliced_is_exact_on_the_line():

@@ -64,7 +64,11 @@ def made(request):
     plain = as_model(lambda rngs: make(rngs=rngs))
     labeled = as_model(lambda rngs: make(classes=3, rngs=rngs))
     x = np.random.default_rng(1).normal(size=(BATCH, *shape)).astype(np.float32)
-    return [Made(model, *start(model), x, jax.jit(model.apply)) for model in (plain, labeled)]
+    return [
+        Made(model=model, initial=initial, params=params, x=x, apply=jax.jit(model.apply))
+        for model in (plain, labeled)
+        for initial, params in [start(model)]
+    ]
 
 
 @pytest.fixture

@@ -202,9 +202,12 @@ def test_a_step_is_learning_from_what_was_collected_bit_for_bit():
     problem = make_setting(STEPS).problem
     algorithm, batch = build("dpok", problem), one_prompt(BATCH)
     state = algorithm.init(jax.random.key(5))
-    rollout = algorithm.collect(state, batch)
-    composed = algorithm.learn(state, rollout, problem.rewards(rollout))
-    chex.assert_trees_all_equal(algorithm.step(state, batch), composed)
+
+    def composed(state, batch):
+        rollout = algorithm.collect(state, batch)
+        return algorithm.learn(state, rollout, problem.rewards(rollout))
+
+    chex.assert_trees_all_equal(*(jax.jit(f)(state, batch) for f in (algorithm.step, composed)))
 
 
 @pytest.mark.parametrize(
@@ -231,13 +234,13 @@ def test_two_programs_with_rewards_between_them_are_one(name):
 
 
 def test_rewards_from_outside_are_checked_and_padding_has_none():
-    algorithm = build("dpok")
+    algorithm, _, collect, learn = programs("dpok")
     state, batch = algorithm.init(jax.random.key(0)), Batch(jnp.asarray([1.0] * 6 + [0.0] * 2))
-    rollout = algorithm.collect(state, batch)
+    rollout = collect(state, batch)
     with pytest.raises(ValueError, match=r"rewards' shape: received \(8, 1\)"):
-        algorithm.learn(state, rollout, np.zeros((8, 1)))
+        learn(state, rollout, np.zeros((8, 1)))
     rewards = np.asarray([1.0] * 6 + [np.nan] * 2)
-    _, metrics = algorithm.learn(state, rollout, rewards)
+    _, metrics = learn(state, rollout, rewards)
     assert bool(metrics["update/finite"]) and float(metrics["reward/mean"]) == 1.0
 
 

@@ -105,14 +105,14 @@ def test_no_answer_sees_the_other_nor_another_pair():
 
 
 def test_losses_of_log_ratios_need_a_reference():
-    model = language_model(GPT2)
-    rows = pack_pairs(PAIRS)
-    scores = score_answers(model, moved(model), rows)
+    model, rows = language_model(GPT2), pack_pairs(PAIRS)
+    score, params = jax.jit(partial(score_answers, model)), moved(model)
+    scores = score(params, rows)
     with pytest.raises(ValueError, match=r"rows\.reference: received None"):
         _ = scores.log_ratios
     np.testing.assert_allclose(scores.mean_log_probs[0], scores.log_probs[0] / scores.tokens[0])
     reference = np.zeros((*rows.weights.shape, 2), np.float32)
-    scores = score_answers(model, moved(model), rows._replace(reference=reference))
+    scores = score(params, rows._replace(reference=reference))
     for means, both in (
         (scores.mean_log_ratios, scores.log_ratios),
         (scores.mean_log_probs, scores.log_probs),

@@ -127,10 +127,11 @@ def test_the_exact_link_starts_on_the_right_of_its_jump(rows):
 def test_what_rounding_leaves_counts_as_zero(rows):
     """Four units in the last place on the wrong side of the jump, as another program may have."""
     away = rows.reference + 4 * np.spacing(np.abs(rows.reference))
-    scores = jax.jit(partial(score_answers, MODEL))(PARAMS, rows._replace(reference=away))
+    score = jax.jit(partial(score_answers, MODEL))
+    scores = score(PARAMS, rows._replace(reference=away))
     for ratio in scores.log_ratios:
         np.testing.assert_array_equal(ratio, 0.0)
-    far = score_answers(MODEL, PARAMS, rows._replace(reference=rows.reference - 1e-3))
+    far = score(PARAMS, rows._replace(reference=rows.reference - 1e-3))
     there = rows.numbers.reshape(-1) >= 0
     for ratio in far.log_ratios:
         np.testing.assert_allclose(ratio[there], 1e-3, atol=1e-4)

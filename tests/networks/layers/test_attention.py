@@ -49,7 +49,8 @@ def test_gradients_are_those_of_the_library(arguments):
     *parts, mask = arguments
 
     def slopes(function):
-        return jax.grad(lambda *parts: jnp.sum(jnp.sin(function(*parts))), (0, 1, 2))(*parts)
+        total = jax.grad(lambda *parts: jnp.sum(jnp.sin(function(*parts))), (0, 1, 2))
+        return jax.jit(total)(*parts)
 
     found = slopes(lambda *parts: attend(*parts, mask))
     library = slopes(lambda *parts: jax.nn.dot_product_attention(*parts, mask=mask[:, None]))
@@ -63,7 +64,7 @@ def test_scaled_and_bounded_scores(arguments):
     """As their definition, and with the slopes of the same in plain JAX."""
     *parts, mask = arguments
     options = {"scale": 0.8, "cap": 1.5}
-    expected = by_definition(*parts, mask, **options)
+    expected = by_definition(*arguments, **options)
     np.testing.assert_allclose(attend(*parts, mask, **options), expected, rtol=0, atol=2e-6)
 
     def plain(query, key, value):
@@ -114,11 +115,12 @@ def test_turning_changes_no_derivative():
     def turned(w):
         return jnp.sin(x @ gradient_turned(w))
 
+    def derivatives(f):
+        forward, backward = jax.jvp(f, (w,), (dw,))[1], jax.vjp(f, w)[1](f(w))[0]
+        each = jax.vmap(jax.jacrev(f))(jnp.stack([w, dw]))
+        return forward, backward, each, jax.hessian(lambda w: jnp.sum(f(w)))(w)
+
     np.testing.assert_array_equal(turned(w), plain(w))
-    for transform in (
-        lambda f: jax.jvp(f, (w,), (dw,))[1],
-        lambda f: jax.vjp(f, w)[1](f(w))[0],
-        lambda f: jax.vmap(jax.jacrev(f))(jnp.stack([w, dw])),
-        lambda f: jax.hessian(lambda w: jnp.sum(f(w)))(w),
-    ):
-        np.testing.assert_allclose(transform(turned), transform(plain), rtol=1e-5, atol=1e-5)
+    found, expected = jax.jit(lambda: (derivatives(turned), derivatives(plain)))()
+    for mine, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-5)
