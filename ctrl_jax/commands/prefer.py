@@ -48,7 +48,7 @@ def main(config: Config) -> Path:
         mesh,
         precision=options.precision,
         merge=config.adapters.merge,
-        chat_template=config.texts.chat_template,
+        chat_template=inputs.data.template,
     )
     if jax.process_index() == 0:
         report.draw_curves(run.folder / "curves.png", read_metrics(run.metrics))

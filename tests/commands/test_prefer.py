@@ -414,12 +414,15 @@ def test_several_losses_with_weights(files, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--loss", "dpo", "--gamma", "1"], "gamma: received 1.0; --loss dpo has no use for it"),
+        (
+            ["--loss", "dpo", "--gamma", "1"],
+            "--loss dpo has no use for it; leave it out, or take simpo|",
+        ),
         (["--loss", "dpo", "--dispersion", "data"], "has no use for it"),
         (["--beta", "0"], "beta: received 0"),
         (["--optimization.accumulate", "3"], "it must divide the batch of 4 pairs"),
         (["--optimization.batch", "64"], "pairs to train on; give"),
-        (["--texts.row-length", "20"], "rows have 20"),
+        (["--texts.row-length", "20"], "texts.row_length: received 20; a pair takes"),
         (["--adapters.alpha", "2"], "there are no adapters"),
         (["--adapters.rank", "2", "--adapters.targets", "gates"], "must be names of linear layers"),
         (["--world.questions", "9"], "--world.questions"),

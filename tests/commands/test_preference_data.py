@@ -169,6 +169,7 @@ def test_a_model_without_a_chat_template(tmp_path):
         load(path, Chat(None))
     (tmp_path / "template").write_text("!")
     data, said = load(path, Chat(None), chat_template=str(tmp_path / "template"))
+    assert data.template == "!", "kept: the file may be another when the model is saved"
     assert data.end == ord("!") and (data.train.targets == ord("!")).sum() == 14
     assert len(said) == 2 and "closes answers by '!' (33), not by the tokenizer's EOS" in said[1]
     with pytest.raises(ValueError, match=r"^texts.chat_template: .*cannot be read"):
@@ -183,7 +184,11 @@ def test_errors_are_under_the_names_of_the_options(tmp_path):
     for tokenizer, options, message in (
         (Chat("#"), {"max_length": 4, "max_prompt_length": 5}, "^texts.max_prompt_length: rec"),
         (Chat("#"), {"max_length": 4}, "^data: received .*no pair is left.*raise max_length"),
-        (Chat("#"), {"row_length": 7}, "^pair 0: tokens: received .*; rows have 7"),
+        (
+            Chat("#"),
+            {"row_length": 7},
+            r"^texts.row_length: received 7; a pair takes \d+ tokens; give",
+        ),
         (Bytes(), {}, "^model: received 'Bytes'; it has no apply_chat_template"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -90,8 +90,7 @@ def test_a_precision_that_is_asked_for_is_that_of_the_weights(folder, read, tmp_
     record = json.loads(after["config.json"])
     assert record["dtype"] == "float32" and record["transformers_version"] == "4.40.1"
     assert all(after[name] == before[name] for name in BESIDE)
-    (tmp_path / "other.jinja").write_text("{{ 1 }}")
-    how = {"precision": None, "merge": True, "chat_template": str(tmp_path / "other.jinja")}
+    how = {"precision": None, "merge": True, "chat_template": "{{ 1 }}"}
     save_model(tmp_path / "model", trained, params, mesh, **how)
     after = contents(tmp_path / "model")
     assert after.pop("chat_template.jinja") == b"{{ 1 }}"
@@ -113,6 +112,8 @@ def test_adapters_alone_are_a_folder_for_peft(folder, read, tmp_path):
     for name, ours in (("q", "query"), ("v", "value")):
         np.testing.assert_array_equal(found[key.format(name)].T, block[ours]["lora_a"])
     assert len(found) == 4
-    save_model(tmp_path / "half", trained, params, mesh, precision="bfloat16", merge=False)
+    how = {"precision": "bfloat16", "merge": False, "chat_template": "{{ 1 }}"}
+    save_model(tmp_path / "half", trained, params, mesh, **how)
+    assert (tmp_path / "half" / "chat_template.jinja").read_text() == "{{ 1 }}"
     half = read_safetensors(tmp_path / "half" / "adapter_model.safetensors")
     assert {array.dtype for array in half.values()} == {np.dtype(jnp.bfloat16)}

@@ -85,10 +85,12 @@ class Objective:
         for weight in self.loss_weights:
             check_positive("loss_weights", weight)
         check_positive("beta", self.beta)
-        ignored = {*OPTIONS}.difference(*(row.options for row in self.rows))
-        if not any(row.dispersed for row in self.rows):
-            ignored.add("dispersion")
-        check_unused(self, sorted(ignored), f"--loss {' '.join(self.losses)} has no use for it")
+        takers = {name: losses for name, (_, losses) in OPTIONS.items()}
+        takers["dispersion"] = [name for name, row in NAMED.items() if row.dispersed]
+        for name, losses in sorted(takers.items()):
+            if not {*losses} & {*self.losses}:
+                rule = f"--loss {' '.join(self.losses)} has no use for it"
+                check_unused(self, [name], rule, f"leave it out, or take {'|'.join(losses)}")
         for name, value in self.options.items():
             for row in self.rows:
                 if name in row.options:

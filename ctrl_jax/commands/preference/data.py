@@ -42,6 +42,7 @@ class Data(NamedTuple):
         packing: how rows make a batch.
         digest: of the pairs as tokens, in their order.
         summary: what was read, what was left out, and why.
+        template: the chat template of the options as it was read; None for the model's own.
     """
 
     train: PreferenceRows
@@ -52,6 +53,7 @@ class Data(NamedTuple):
     packing: Packing
     digest: str
     summary: list[str]
+    template: str | None
 
 
 def load_data(
@@ -98,8 +100,7 @@ def load_data(
     _warn_of_length([*pairs[0], *pairs[1]], network)
     _check_weights(pairs)
     _check_number(len(pairs[0]), batch, devices)
-    with under_names(length="texts.row_length"):
-        packing = pack(pairs, texts, batch=batch, parts=parts, devices=devices)
+    packing = pack(pairs, texts, batch=batch, parts=parts, devices=devices)
     rows = packing.rows
     counts = _counts(pairs, rows)
     counts["records/read"] = sum(reading.number for _, reading in readings)
@@ -114,6 +115,7 @@ def load_data(
         packing,
         pairs_digest(pairs),
         _summary(readings, (train, held_out), counts),
+        template,
     )
 
 

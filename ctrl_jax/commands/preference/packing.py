@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ctrl_jax._checks import refuse
 from ctrl_jax.commands.preference.config import Texts
 from ctrl_jax.data import PreferenceRows, TokenPair
 from ctrl_jax.data.preferences.rows import balance, pack_rows, take_rows
@@ -43,6 +44,9 @@ def pack(
         batch: pairs of a batch.
         parts: how many a batch is divided into, one after the other.
         devices: how many the rows of a part are divided over.
+
+    Raises:
+        ValueError: a pair is longer than `texts.row_length`.
     """
     sizes = [[pair.tokens for pair in some] for some in pairs]
     group = _group_size(sizes, batch, texts)
@@ -50,6 +54,9 @@ def pack(
     places = [_rows_of(some, group, number) for some in sizes]
     longest = max(_longest(*both) for both in zip(sizes, places, strict=True))
     length = texts.row_length or _rounded(longest)
+    if longest > length:
+        repair = f"give {longest} or more, leave it out, or lower --texts.max-length"
+        raise refuse("texts.row_length", length, f"a pair takes {longest} tokens", repair)
     rows = [pack_rows(*both, length=length) for both in zip(pairs, places, strict=True)]
     return Packing(rows, batch // number, batch // parts // number, group // number)
 

@@ -48,7 +48,7 @@ def save_model(
             own.
         merge: whether adapters are added to the weights, for a folder that transformers loads;
             otherwise they are written alone, for PEFT.
-        chat_template: file of the template that it was trained with in place of its own.
+        chat_template: the template that it was trained with in place of its own.
     """
     alone = trained.adapters is not None and not merge
     if alone:
@@ -73,8 +73,8 @@ def save_model(
     else:
         save_decoder(unfinished, record, params)
         copy_beside(trained.folder, unfinished)
-        if chat_template is not None:
-            shutil.copyfile(chat_template, unfinished / "chat_template.jinja")
+    if chat_template is not None:
+        (unfinished / "chat_template.jinja").write_text(chat_template, encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     unfinished.rename(folder)
 
