@@ -5,10 +5,11 @@
     python -m experiments.report --keep RUN    first keep results.json and the pictures of a run
 
 The prose of a page stands in experiments/NAME/story.md, where {METRIC|FORMAT} is a number of
-results.json: no number is written by hand.
+results.json, or of another JSON file beside it: no number is written by hand.
 """
 
 import argparse
+import collections
 import json
 import re
 import shutil
@@ -80,6 +81,8 @@ def page(study: Study) -> str:
     command = f"python -m experiments.{study.name} {study.options}".strip()
     minutes = "a minute" if study.minutes == 1 else f"{study.minutes} minutes"
     story = folder / "story.md"
+    others = [json.loads(f.read_text("utf-8")) for f in folder.glob("*.json")]
+    measured = dict(collections.ChainMap(metrics, *(other["metrics"] for other in others)))
     parts = [
         f"# {study.name}",
         study.claim,
@@ -87,7 +90,7 @@ def page(study: Study) -> str:
         f"`{command}`, {minutes} on two CPU cores.",
         *(f"![{Path(name).stem.replace('_', ' ')}]({name})" for name in study.pictures),
         expectations(study, metrics),
-        fill(story.read_text(encoding="utf-8").strip(), metrics) if story.exists() else "",
+        fill(story.read_text(encoding="utf-8").strip(), measured) if story.exists() else "",
         claims(metrics),
         f"All numbers: [results.json](results.json), of jax {versions['jax']} on "
         f"{versions['device']}, seed {results['config']['run']['seed']}. This page is written by "

@@ -1,5 +1,6 @@
 """The main experiment as its users run it: results, resuming, sampling, their own data."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -19,6 +20,7 @@ from experiments.fine_tuning import success_threshold
 from experiments.score_as_action import plots, report
 from experiments.score_as_action.__main__ import main, study_of
 from experiments.score_as_action.config import Config
+from experiments.score_as_action.over_seeds import measure, summarize
 from tests.algorithms.diffusion.steering import EXACT
 from tests.experiments.killed import check_killed_run
 from tests.experiments.tiny import TINY, TINY_ANALYTIC
@@ -98,7 +100,7 @@ SLOW = pytest.mark.slow
 def test_success_of_rewards_on_plateaus():
     """Never none and never all of the base samples, wherever the quantile falls."""
     random = np.random.default_rng(0)
-    half = np.float32([0.3, 1.7])[random.integers(0, 2, 4096)]
+    half = np.array([0.3, 1.7], np.float32)[random.integers(0, 2, 4096)]
     rare = (random.random(4096) < 0.05).astype(np.float32)
     common = (random.random(4096) < 0.95).astype(np.float32)
     steps = np.searchsorted([0.7, 0.92], random.random(4096)).astype(np.float32)
@@ -342,3 +344,22 @@ def test_help_names_every_option(capsys):
     for option in options.split():
         assert option in text
     assert jax.devices()
+
+
+def test_the_table_over_seeds_is_of_runs_at_their_seeds():
+    """A seed's row does not depend on the seeds beside it; two updates are far from the optimum."""
+    options = Config(environment="gaussian", algorithm="value_gradient")
+    short = dataclasses.replace(
+        options,
+        run=dataclasses.replace(options.run, steps=2),
+        solver_steps=5,
+        update=dataclasses.replace(options.update, minibatches=5),
+        optimization=dataclasses.replace(options.optimization, batch=16),
+    )
+    both = measure(short, (0, 1))
+    alone = measure(short, (1,))
+    assert both[0]["w2/tilted"] != both[1]["w2/tilted"]
+    assert both[1]["w2/tilted"] == pytest.approx(alone[0]["w2/tilted"], rel=1e-4)
+    found = summarize(both)
+    assert found["seeds"] == 2 and found["w2/least"] < found["w2/most"]
+    assert found["objective/missed"] > 0.1

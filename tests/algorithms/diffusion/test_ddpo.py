@@ -82,6 +82,7 @@ def test_statistics_of_each_prompt_are_remembered():
     batches = [(generator.normal(size=4).astype(np.float32), ids) for ids in prompts]
     scoring = _by_memory(options)
     score = jax.jit(scoring.score)
+    assert scoring.init is not None
     seen, found = scoring.init(jnp.float32), []
     for rewards, ids in batches:
         batch = Batch(jnp.ones(4), prompts=jnp.asarray(ids))
@@ -93,6 +94,7 @@ def test_statistics_of_each_prompt_are_remembered():
 def test_a_batch_that_overfills_a_ring_leaves_its_last():
     scoring = _by_memory(PromptStatistics(prompts=1, buffer=3, least=2))
     rewards = jnp.arange(8.0)
+    assert scoring.init is not None
     seen, scores, _ = scoring.score(scoring.init(jnp.float32), rewards, Batch(jnp.ones(8)))
     np.testing.assert_array_equal(jnp.sort(seen.rewards[0]), [5, 6, 7])
     np.testing.assert_allclose(scores, (rewards - 6) / np.sqrt(2 / 3), rtol=1e-6)

@@ -70,10 +70,11 @@ def test_the_divergence_of_kto_is_held_fixed():
 
 def scores_of(rows, weights):
     def both(name, rows):
-        return tuple(jnp.asarray(X[f"{name}_{a}"][rows]) for a in ("chosen", "rejected"))
+        chosen, rejected = (jnp.asarray(X[f"{name}_{a}"][rows]) for a in ("chosen", "rejected"))
+        return chosen, rejected
 
     log_probs, reference = both("policy", rows), both("ref", rows)
-    ratios = tuple(p - r for p, r in zip(log_probs, reference, strict=True))
+    ratios = log_probs[0] - reference[0], log_probs[1] - reference[1]
     phi = jnp.full(len(rows), 0.3)
     return AnswerScores(log_probs, both("tokens", rows), ratios, phi, jnp.asarray(weights))
 
@@ -82,7 +83,7 @@ def test_padding_changes_no_named_loss():
     """Eight pairs, and the same with four more that weigh nothing."""
     alone, padded = (
         scores_of(np.arange(8), np.ones(8, "f4")),
-        scores_of(np.arange(12), np.repeat(np.float32([1, 0]), (8, 4))),
+        scores_of(np.arange(12), np.repeat(np.array([1, 0], "f4"), (8, 4))),
     )
 
     @jax.jit
@@ -99,7 +100,7 @@ def test_several_losses_are_their_weighted_sum():
     scores = scores_of(np.arange(12), np.ones(12, "f4"))
     found = named_loss(("dpo", "ipo"), beta=0.1, shares=(0.7, 0.2))(scores)
     np.testing.assert_allclose(np.mean(found), STORED["values"]["two_losses"], rtol=1e-5)
-    options = {"label_smoothing": 0.2, "tau": 0.3}
+    options: dict[str, Any] = {"label_smoothing": 0.2, "tau": 0.3}
     found = named_loss(("robust", "aot", "discopop"), beta=0.1, **options)(scores)
     parts = [
         named_loss("robust", beta=0.1, label_smoothing=0.2)(scores),
