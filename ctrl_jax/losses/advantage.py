@@ -103,9 +103,8 @@ def spread(
     centered = held - share @ held
     std = jnp.sqrt(share @ jnp.square(centered))
     largest = jnp.max(jnp.where(same, jnp.abs(values)[None, :], 0.0), axis=1)
-    rounding = std <= ROUNDING * jnp.finfo(values.dtype).eps * jnp.maximum(largest, scale)
-    centered = jnp.where(weights > 0, centered, 0.0)
-    return centered, jnp.broadcast_to(jnp.where(rounding, 0.0, std), values.shape)
+    std = beyond_rounding(std, jnp.maximum(largest, scale))
+    return jnp.where(weights > 0, centered, 0.0), jnp.broadcast_to(std, values.shape)
 
 
 def spread_within(
@@ -126,8 +125,17 @@ def spread_within(
     squares = jnp.where(present, jnp.square(held - mean[:, None]), 0.0)
     std = jnp.sqrt(jnp.sum(squares, axis=1) / number)
     largest = jnp.maximum(jnp.abs(values), jnp.max(jnp.where(present, jnp.abs(seen), 0.0), axis=1))
-    rounding = std <= ROUNDING * jnp.finfo(values.dtype).eps * largest
-    return -mean, jnp.where(rounding, 0.0, std)
+    return -mean, beyond_rounding(std, largest)
+
+
+def beyond_rounding(std: Float[Array, "..."], largest: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Return a standard deviation, 0 where it is no more than rounding of the values.
+
+    Args:
+        std: of some values.
+        largest: the largest magnitude among these.
+    """
+    return jnp.where(std <= ROUNDING * jnp.finfo(std.dtype).eps * largest, 0.0, std)
 
 
 def over_spread(centered: Float[Array, "..."], std: Float[Array, "..."]) -> Float[Array, "..."]:

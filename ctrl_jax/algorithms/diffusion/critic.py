@@ -196,10 +196,15 @@ def _explained_variance(returns, values, weights):
 
     0 where the returns do not vary beyond rounding.
     """
-    steps = values.shape[0]
-    each = jnp.broadcast_to(weights[None], values.shape).reshape(-1)
-    share = each / (jnp.sum(weights) * steps)
-    std = jnp.max(advantage.spread(returns.reshape(-1), weights=each)[1])
-    left = (returns - values).reshape(-1)
-    unexplained = share @ jnp.square(left - share @ left)
-    return jnp.where(std == 0, 0.0, 1 - unexplained / jnp.square(jnp.where(std == 0, 1.0, std)))
+    # Steps and trajectories stay two axes: joined, every device would hold all trajectories.
+    share = weights / (jnp.sum(weights) * values.shape[0])
+
+    def std(x):
+        held = x - jnp.max(jnp.where(weights > 0, x, -jnp.inf))  # a constant is exactly 0
+        return jnp.sqrt(jnp.sum(jnp.square(held - jnp.sum(held @ share)) @ share))
+
+    largest = jnp.max(jnp.where(weights > 0, jnp.abs(returns), 0.0))
+    whole = advantage.beyond_rounding(std(returns), largest)
+    return jnp.where(
+        whole == 0, 0.0, 1 - jnp.square(std(returns - values) / jnp.where(whole == 0, 1.0, whole))
+    )
