@@ -8,18 +8,12 @@ ones and those of the system are none. Folders named train, test and the like ar
 import os
 import warnings
 from pathlib import Path
-from typing import Literal
 
 from ctrl_jax._checks import refuse
 from ctrl_jax._errors import RunWarning
 from ctrl_jax.data.natural_order import natural_order
+from ctrl_jax.data.splits import Split, split_named
 
-Split = Literal["train", "test"]
-SPLITS: dict[str, Split] = {
-    "train": "train",
-    "training": "train",
-    **dict.fromkeys(("test", "testing", "validation", "valid", "val", "eval", "dev"), "test"),
-}
 SYSTEM = frozenset({"@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"})
 PICTURES = frozenset(
     (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".pgm", ".ppm")
@@ -92,9 +86,9 @@ def split_folder(path: Path, split: Split) -> Path | None:
         ValueError: there are splits, and not the one that is asked for.
     """
     folders = sorted(inner_folders(path))
-    if not folders or not all(folder.name.lower() in SPLITS for folder in folders):
+    if not folders or not all(split_named(folder.name) for folder in folders):
         return None
-    fitting = [folder for folder in folders if SPLITS[folder.name.lower()] == split]
+    fitting = [folder for folder in folders if split_named(folder.name) == split]
     exact = [folder for folder in fitting if folder.name.lower() == split]
     if len(exact or fitting) != 1:
         names = ", ".join(folder.name for folder in folders)

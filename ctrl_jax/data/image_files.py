@@ -20,8 +20,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ctrl_jax._checks import refuse
-from ctrl_jax.data.class_folders import Split
 from ctrl_jax.data.compressed import check_ratio
+from ctrl_jax.data.splits import Split
 
 CIFAR_SHAPE = (3, 32, 32)
 CIFAR_PIXELS = 3 * 32 * 32

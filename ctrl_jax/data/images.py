@@ -15,7 +15,6 @@ from ctrl_jax._checks import refuse
 from ctrl_jax._errors import RunWarning
 from ctrl_jax.data.class_folders import (
     MOST,
-    Split,
     class_folders,
     holds_pictures,
     inner_folders,
@@ -25,6 +24,7 @@ from ctrl_jax.data.class_folders import (
 from ctrl_jax.data.compressed import check_ratio
 from ctrl_jax.data.image_files import read_binary, refuse_pickles
 from ctrl_jax.data.pictures import check_memory, read_pictures
+from ctrl_jax.data.splits import Split
 
 
 class Digits(NamedTuple):

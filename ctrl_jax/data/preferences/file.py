@@ -27,8 +27,9 @@ from ctrl_jax._errors import RunWarning
 from ctrl_jax.data.preferences.fields import UnknownKeysError, read_fields
 from ctrl_jax.data.preferences.json_file import json_records
 from ctrl_jax.data.preferences.record import PreferenceRecord
-from ctrl_jax.data.preferences.shards import Split, find_shards
+from ctrl_jax.data.preferences.shards import find_shards
 from ctrl_jax.data.preferences.table_file import is_table, table_records
+from ctrl_jax.data.splits import Split
 
 SHOWN = 8
 EQUAL, FAULTY = "pairs of equal answers", "faulty records"

@@ -10,19 +10,15 @@ is said.
 import json
 import re
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from ctrl_jax._checks import refuse
 from ctrl_jax.data.compressed import SUFFIXES
 from ctrl_jax.data.natural_order import natural_order
+from ctrl_jax.data.splits import Split, split_in, split_named
 
-Split = Literal["train", "test"]
 KINDS = (".jsonl", ".ndjson", ".json", ".parquet", ".arrow", ".feather")
 NOT_DATA = re.compile(r"(dataset_infos?|dataset_dict|state|metadata|config)\.json|cache-.*\.arrow")
-SPLIT = re.compile(
-    r"(?<![a-z])(train(?:ing)?|test(?:ing)?|validation|valid|val|eval(?:uation)?|dev)(?![a-z])",
-    re.IGNORECASE,
-)
 SHARD = re.compile(r"([-_.]\d+(-of-\d+)?(-[0-9a-f]{8,})?)?$")
 # Parts of ultrafeedback_binarized that hold no preferences of their own.
 OTHER_USES = re.compile(r"_(sft|gen)$")
@@ -59,7 +55,7 @@ def find_shards(path: Path, name: str, split: Split = "train") -> Shards:
         if len(inner) == 1:
             return find_shards(inner[0], name, split)
         names = sorted(folder.name for folder in inner)
-        if names and all(map(SPLIT.fullmatch, names)):
+        if names and all(map(split_named, names)):
             return _of_split(path, names, name, split)
         found = f"it holds no {'|'.join(KINDS)}"
         if inner:
@@ -69,10 +65,15 @@ def find_shards(path: Path, name: str, split: Split = "train") -> Shards:
     if len(kinds) > 1:
         rule = f"it holds files of several kinds, {', '.join(kinds)}"
         raise refuse(name, str(path), rule, "give one of them, or a folder of files of one kind")
+    plain = [_plain(file) for file in files]
+    twice = [file.name for file, own in zip(files, plain, strict=True) if plain.count(own) > 1]
+    if twice:
+        rule = f"it holds {', '.join(twice[:3])}: the same, packed and not"
+        raise refuse(name, str(path), rule, "remove one of them, or give one")
     groups: dict[str, list[Path]] = {}
     for file in files:
         groups.setdefault(_stem(file), []).append(file)
-    if not any(map(SPLIT.search, groups)):
+    if not any(map(split_in, groups)):
         return Shards(files, [])
     chosen = _choose(list(groups), split, path, name)
     return Shards(groups[chosen], [group for group in groups if group != chosen])
@@ -112,11 +113,7 @@ def _choose(names: list[str], split: Split, path: Path, name: str) -> str:
     """The split that is meant: the only one, or the only one of its kind with preferences."""
     if len(names) == 1:
         return names[0]
-    fitting = [
-        n
-        for n in names
-        if (m := SPLIT.search(n)) and m[1].lower().startswith("train") == (split == "train")
-    ]
+    fitting = [n for n in names if split_in(n) == split]
     with_pairs = [n for n in fitting if not OTHER_USES.search(n)]
     exact = [n for n in with_pairs if n.lower() == split]
     for some in (exact, with_pairs, fitting):

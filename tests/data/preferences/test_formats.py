@@ -4,6 +4,7 @@ import bz2
 import gzip
 import json
 import lzma
+import shutil
 import sys
 
 import pytest
@@ -172,6 +173,10 @@ def test_of_several_splits_the_one_that_is_meant_is_read(tmp_path):
     lay(tmp_path / "folders" / "test", "b.jsonl")
     assert [r.prompt for r in read_preferences(tmp_path / "folders", split="test")] == ["b.jsonl"]
     assert read_files(tmp_path / "folders", name="data").others == ["test"]
+    lay(tmp_path / "packed", "a.jsonl", "a.jsonl.gz")
+    with pytest.raises(ValueError, match=r"it holds a.jsonl, a.jsonl.gz: the same, packed and not"):
+        read_preferences(tmp_path / "packed")
+    shutil.rmtree(tmp_path / "packed")
     several = lay(tmp_path / "several", "train_a.jsonl", "train_b.jsonl")
     with pytest.raises(ValueError, match="it holds train_a, train_b, which are several sets; give"):
         read_preferences(several)
