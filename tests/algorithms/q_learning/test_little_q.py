@@ -69,6 +69,12 @@ def train(problem, *, updates=150, batch=256, **options):
     return state, metrics, deviation_tables(problem, policy, state.policy.params)
 
 
+@pytest.fixture(scope="module")
+def whole():
+    """Trained on whole episodes."""
+    return train(make_direction(STEPS), **WHOLE)
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -91,8 +97,9 @@ def train(problem, *, updates=150, batch=256, **options):
         ),
     ],
 )  # fmt: skip
-def test_the_optimum_is_reached(options):
-    state, metrics, tables = train(make_direction(STEPS), **options)
+def test_the_optimum_is_reached(options, whole):
+    trained = whole if options is WHOLE else train(make_direction(STEPS), **options)
+    state, metrics, tables = trained
     setting = make_setting(STEPS, end=1e-3, penalty=2 / WEIGHT, solver=make_direction(2).solver)
     best = chains.optimum(setting.chain, setting.goal)
     means, variances = chains.laws(setting.chain, 0.0, START_VARIANCE, *tables)
@@ -112,11 +119,10 @@ def path_kl_of(chain, gap, means, variances):
     return np.sum(chain.rate * ((gap[0] * m + gap[1]) ** 2 + gap[0] ** 2 * v)) / 2
 
 
-def test_the_value_is_learned_too():
+def test_the_value_is_learned_too(whole):
     """J(0, y) of the chain from the start law: w E h - penalty + entropy, all exact at the tables
     that were learned; and near the value of continuous time at y = .5."""
-    problem = make_direction(STEPS)
-    state, metrics, tables = train(problem, **WHOLE)
+    problem, (state, metrics, tables) = make_direction(STEPS), whole
     setting = make_setting(STEPS, end=1e-3, penalty=2 / WEIGHT, solver=problem.solver)
     steps = problem.coefficients()
     entropy = float(
@@ -272,11 +278,12 @@ def test_an_episode_knows_nothing_of_its_batch_mates():
     problem, policy = make_direction(4), smooth_policy(environment().score)
     params = policy.init(jax.random.key(0))
 
-    def states(size):
-        batch = one_prompt(size)
+    @jax.jit
+    def states(batch):
         return run_episodes(jax.random.key(2), problem, policy, params, batch).transitions.states
 
-    np.testing.assert_allclose(states(8)[:, :3], states(3), rtol=1e-5, atol=1e-6)
+    many, few = (np.asarray(states(one_prompt(size))) for size in (8, 3))
+    np.testing.assert_allclose(many[:, :3], few, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -306,4 +313,4 @@ def test_scores_and_rewards_of_a_wrong_shape_are_named():
     with pytest.raises(
         ValueError, match=r"the estimate's shape: received .*; it must be x's shape \(4, 1\)"
     ):
-        algorithm.step(algorithm.init(jax.random.key(0)), one_prompt(4))
+        jax.eval_shape(algorithm.step, algorithm.init(jax.random.key(0)), one_prompt(4))
