@@ -32,16 +32,17 @@ from tests.algorithms.control.problem import (
 )
 from tests.environments.fixtures import START, o1, o2
 
-UPDATES, SEEDS, BATCH = 120, 2, 128
+SEEDS, BATCH = 2, 128
 UNKNOWN: Any = "unknown"
-METHODS = ("cpg", "sqrt_kl", "linear_kl", "clipped")
+METHODS = {"cpg": 120, "sqrt_kl": 80, "linear_kl": 80, "clipped": 80}
+"""And their updates."""
 
 
 def solve(name, environment, start, horizon):
     """Policies (seeds, updates) and metrics of a whole training."""
-    algorithm = make(name, problem_of(environment, horizon=horizon), start, UPDATES)
-    d = environment.state_dimension
-    run = jax.jit(jax.vmap(lambda key: train(algorithm, key, UPDATES, BATCH, d)))
+    updates, d = METHODS[name], environment.state_dimension
+    algorithm = make(name, problem_of(environment, horizon=horizon), start, updates)
+    run = jax.jit(jax.vmap(lambda key: train(algorithm, key, updates, BATCH, d)))
     return run(jax.random.split(jax.random.key(0), SEEDS))[1]
 
 

@@ -88,7 +88,7 @@ def test_the_optimum_is_reached(name):
         assert abs(float(start.mean()) / exact - 1) < 0.02
 
 
-UPDATES = {"ppo": 100, "value_gradient": 100, "policy_gradient": 120, "dpok": 150}
+UPDATES = {"ppo": 70, "value_gradient": 70, "policy_gradient": 120, "dpok": 150}
 
 
 @pytest.mark.parametrize("name", ["ddpo", pytest.param("ppo", marks=pytest.mark.slow)])

@@ -88,7 +88,7 @@ REACHED = {
 )
 def test_the_optimum_of_the_penalized_problem_is_reached(loss_fn):
     """A chain of 24 steps, its law and objective from moments, without sampling noise."""
-    setting, state, metrics, tables = train(loss_fn, updates=400, batch=2048)
+    setting, state, metrics, tables = train(loss_fn, updates=300, batch=2048)
     best = chains.optimum(setting.chain, setting.goal)
     value = chains.objective(setting.chain, setting.goal, START_VARIANCE, *best)
     achieved = chains.objective(setting.chain, setting.goal, START_VARIANCE, *tables)
