@@ -14,6 +14,7 @@ would become a signal of order one.
 Source: arXiv 2305.18901, section 3; 1506.02438.
 """
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -63,7 +64,7 @@ def standardized(
 ) -> Float[Array, " batch"]:
     """Return (value - mean) / std, over all examples or over those of each group.
 
-    It is 0 where the values of a group differ by no more than rounding.
+    It is 0 where the values of a group differ by no more than rounding; in float32 at least.
 
     Args:
         values: rewards or advantages.
@@ -84,13 +85,21 @@ def spread(
 ) -> tuple[Float[Array, " batch"], Float[Array, " batch"]]:
     """Return value - mean and the standard deviation of each example's group, 0 for mere rounding.
 
+    Both in float32 at least: squares of half precision may be infinite.
+
     Args:
         values: rewards or advantages.
         weights: of each example; 1 by default.
         groups: id of each example's group; one group by default.
         scale: magnitude of what the values are differences of, where that is larger.
     """
-    weights = jnp.ones_like(values) if weights is None else weights.astype(values.dtype)
+    own = jax.dtypes.canonicalize_dtype(values.dtype)
+    wide = jnp.float64 if own == jnp.float64 else jnp.float32
+    # Half precision has so few digits that a spread of several units in the last place is one.
+    floating = jnp.issubdtype(values.dtype, jnp.floating)
+    half = float(jnp.finfo(values.dtype).eps) if floating else 0.0
+    values = values.astype(wide)
+    weights = jnp.ones_like(values) if weights is None else weights.astype(wide)
     check_whole("groups", groups)
     # One row where there is one group, so that nothing of the size batch^2 is made.
     ids = jnp.zeros((1,), jnp.int32) if groups is None else groups
@@ -103,7 +112,7 @@ def spread(
     centered = held - share @ held
     std = jnp.sqrt(share @ jnp.square(centered))
     largest = jnp.max(jnp.where(same, jnp.abs(values)[None, :], 0.0), axis=1)
-    std = beyond_rounding(std, jnp.maximum(largest, scale))
+    std = beyond_rounding(std, jnp.maximum(largest, scale), half=half)
     return jnp.where(weights > 0, centered, 0.0), jnp.broadcast_to(std, values.shape)
 
 
@@ -128,14 +137,18 @@ def spread_within(
     return -mean, beyond_rounding(std, largest)
 
 
-def beyond_rounding(std: Float[Array, "..."], largest: Float[Array, "..."]) -> Float[Array, "..."]:
+def beyond_rounding(
+    std: Float[Array, "..."], largest: Float[Array, "..."], *, half: float = 0.0
+) -> Float[Array, "..."]:
     """Return a standard deviation, 0 where it is no more than rounding of the values.
 
     Args:
         std: of some values.
         largest: the largest magnitude among these.
+        half: the unit of rounding of values that had half precision before.
     """
-    return jnp.where(std <= ROUNDING * jnp.finfo(std.dtype).eps * largest, 0.0, std)
+    unit = max(ROUNDING * float(jnp.finfo(std.dtype).eps), half)
+    return jnp.where(std <= unit * largest, 0.0, std)
 
 
 def over_spread(centered: Float[Array, "..."], std: Float[Array, "..."]) -> Float[Array, "..."]:

@@ -108,3 +108,16 @@ def test_a_reward_that_is_no_number_is_not_hidden():
 def test_a_trace_out_of_range_is_refused(trajectory, trace):
     with pytest.raises(ValueError, match="trace: received"):
         compute(trajectory, trace)
+
+
+@pytest.mark.parametrize(("dtype", "mean", "std"), [("bfloat16", 5.0, 0.5), ("float16", 3e4, 3e3)])
+def test_half_precision_has_a_spread(dtype, mean, std):
+    """Of bfloat16 sixteen units in the last place are an eighth; squares of float16 overflow."""
+    values = np.random.default_rng(0).normal(mean, std, 64).astype(jnp.dtype(dtype))
+    exact = values.astype(np.float64)
+    found = jax.jit(advantage.standardized)(jnp.asarray(values))
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, (exact - exact.mean()) / exact.std(), atol=1e-5)
+    step = np.nextafter(values[0], values[0] + values[0])
+    rounded = np.where(np.arange(64) % 2, values[0], step)
+    np.testing.assert_array_equal(advantage.standardized(jnp.asarray(rounded)), 0.0)
