@@ -120,7 +120,11 @@ def _imports(source: Path, name: str) -> Iterator[str]:
     """Yield the names that a source imports, wherever in it, and the packages they lie in."""
     parts = name.split(".")
     package = parts if source.name == "__init__.py" else parts[:-1]
-    for node in ast.walk(ast.parse(source.read_bytes())):
+    try:
+        tree = ast.parse(source.read_bytes())
+    except (SyntaxError, ValueError):  # of another Python: what imports it may do without
+        return
+    for node in ast.walk(tree):
         names: list[str] = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]

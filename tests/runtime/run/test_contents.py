@@ -77,3 +77,10 @@ def test_the_library_and_what_is_installed_are_told_by_their_versions(modules):
     (modules / "own_copy.py").write_text("import json, numpy, jax\nfrom ctrl_jax import rewards\n")
     assert module_digest("own_reward:f") == module_digest("own_reward:f")
     assert module_digest("numpy:sum") != module_digest("numpy:prod")
+
+
+def test_a_module_of_another_python_counts_and_is_not_read(modules):
+    (modules / "own_late.py").write_text("print 'of another Python'\n")
+    first = module_digest("own_reward:f")
+    (modules / "own_late.py").write_text("print 'of another one'\n")
+    assert module_digest("own_reward:f") != first
