@@ -10,7 +10,7 @@ import tyro
 
 _WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
-# Last parts of our options by what transformers, TRL, accelerate, diffusers and others call them.
+# Last parts of our options, or whole ones with a dot, by what transformers, TRL, accelerate, diffusers and others call them.
 _ELSEWHERE = {
     "learning_rate": "lr, peak_lr, step_size",
     "precision": "bf16, fp16, fp32, tf32, half, dtype, torch_dtype, mixed_precision",
@@ -26,7 +26,9 @@ _ELSEWHERE = {
     "data": "dataset, dataset_name, dataset_path, data_path, data_dir, train_file, train_data, "
     "train_data_dir",
     "rank": "lora_r, lora_rank, lora_dim, r",
-    "alpha": "lora_alpha",
+    "adapters.alpha": "lora_alpha",
+    "gamma": "simpo_gamma",
+    "held_out": "test_size, eval_split, val_split, validation_split, test_split",
     "targets": "lora_target_modules, target_modules",
     "merge": "merge_adapters, merge_lora, merge_and_unload",
     "warmup": "warmup_ratio, warmup_steps, num_warmup_steps",
@@ -119,7 +121,8 @@ def _meant(typed: str, known: Sequence[str]) -> list[str]:
     for word in (name, last, last.removeprefix("no_")):
         ours = [our for our, theirs in _ELSEWHERE.items() if word in theirs.split(", ")]
         for target in (*ours, word):
-            found = [flag for flag in known if _last(flag) == target.replace("_", "-")]
+            wanted = target.replace("_", "-")
+            found = [flag for flag in known if wanted in (_last(flag), flag.lstrip("-"))]
             if found:
                 plain = min(found, key=lambda flag: flag.count("."))
                 several = [flag for flag in found if flag.count(".") == plain.count(".")][:2]
