@@ -10,7 +10,8 @@ import tyro
 
 _WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
-# Last parts of our options, or whole ones with a dot, by what transformers, TRL, accelerate, diffusers and others call them.
+# Last parts of our options, or whole ones with a dot, by what transformers, TRL, accelerate,
+# diffusers and others call them.
 _ELSEWHERE = {
     "learning_rate": "lr, peak_lr, step_size",
     "precision": "bf16, fp16, fp32, tf32, half, dtype, torch_dtype, mixed_precision",
