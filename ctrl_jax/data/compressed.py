@@ -11,6 +11,7 @@ from ctrl_jax._checks import refuse
 
 LARGE, RATIO = 2**28, 100
 """Bytes from which on, and how many times its file, nothing unpacks by any honest means."""
+POINTER = b"version https://git-lfs"
 SUFFIXES = (".gz", ".bz2", ".xz", ".zst")
 MAGIC = {
     b"\x1f\x8b": "gzip",
@@ -32,10 +33,13 @@ def open_unpacked(path: Path, name: str) -> io.BufferedReader:
     """
     try:
         with open(path, "rb") as file:
-            start = file.read(6)
+            start = file.read(len(POINTER))
     except OSError as error:
         rule = f"it cannot be read ({error.strerror})"
         raise refuse(name, str(path), rule, "check the path") from error
+    if start == POINTER:
+        rule = "it is a pointer of Git LFS, not the file itself"
+        raise refuse(name, str(path), rule, "fetch it with `git lfs pull`")
     kind = next((kind for magic, kind in MAGIC.items() if start.startswith(magic)), None)
     if kind is None:
         return open(path, "rb")

@@ -218,3 +218,10 @@ def test_zstandard_and_damaged_tables(table, tmp_path):
         ) as error:
             read_preferences(path)
         assert "\n" not in str(error.value)
+
+
+def test_a_pointer_in_the_place_of_a_file_is_named(tmp_path):
+    path = tmp_path / "train.parquet"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    with pytest.raises(ValueError, match=r"^path: received .*a pointer of Git LFS.*git lfs pull"):
+        read_preferences(path)
