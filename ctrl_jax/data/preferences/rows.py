@@ -285,7 +285,7 @@ def _check(pairs: Sequence[TokenPair], length: int | None) -> None:
             raise refuse(f"pair {n}: tokens", pair.tokens, f"rows have {length}", repair)
 
 
-def _check_ids(name: str, ids: Sequence[int]) -> None:
+def _check_ids(name: str, ids: Sequence[int] | np.ndarray) -> None:
     found = np.asarray(ids)
     if found.dtype.kind not in "iu" or found.min() < 0 or found.max() > MOST:
         wrong = next(
