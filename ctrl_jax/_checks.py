@@ -8,10 +8,13 @@ import dataclasses
 import math
 import numbers
 import operator
+import os
+import typing
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
@@ -147,6 +150,8 @@ def check_divides(name: str, part: float, of: str, whole: float) -> int:
         ValueError: it does not go into it a whole number of times, up to rounding, or more than
             2^24 times, of which float32 tells no more apart.
     """
+    check_positive(name, part)
+    check_positive(of, whole)
     if whole > 2**24 * part:
         rule = f"{of} = {whole!r} must hold at most 2**24 of it"
         raise refuse(name, part, rule, f"give one such as {whole / 1000:.6g}")
@@ -169,7 +174,13 @@ def check_shape(shape: tuple[int, ...], *, name: str = "shape") -> None:
 def check_entries(owner: str, **arrays: Any) -> None:
     """Raise ValueError, about "owner.name", if a concrete array holds NaN or infinity."""
     for name, array in arrays.items():
-        if not isinstance(array, Tracer) and not np.isfinite(np.asarray(array)).all():
+        if isinstance(array, Tracer):
+            continue
+        kind = getattr(array, "dtype", None)
+        if kind is None or not (jnp.issubdtype(kind, jnp.floating) or kind.kind in "iu"):
+            rule = "it must be an array of real numbers"
+            raise refuse(f"{owner}.{name}", array, rule, "give one, such as jnp.asarray([0.5])")
+        if not np.isfinite(np.asarray(array)).all():
             rule = "every entry must be a finite number"
             raise refuse(f"{owner}.{name}", np.asarray(array).tolist(), rule, "mend or drop it")
 
@@ -214,9 +225,11 @@ def check_fields(
         group: the option that the config is, whose name stands before those of its fields.
         **how: what the check takes besides.
     """
+    hints = typing.get_type_hints(type(config))
     for name in names:
         value = getattr(config, name)
-        for each in value if isinstance(value, tuple) else (value,):
+        several = isinstance(value, tuple) and "tuple" in str(hints[name])
+        for each in value if several else (value,):
             check(f"{group}.{name}" if group else name, each, **how)
 
 
@@ -227,6 +240,42 @@ def check_numbers(config: Any, group: str) -> None:
         if value is not None:
             check = check_count if isinstance(value, int) else check_positive
             check(f"{group}.{field.name}", value)
+
+
+def check_path(name: str, value: Any) -> None:
+    """Raise ValueError, about `name`, unless `value` is a path that the system can look for."""
+    fine = isinstance(value, str | os.PathLike)
+    if fine:
+        try:
+            os.stat(value)
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError):  # too long, or a character that no path has
+            fine = False
+    if not fine:
+        raise refuse(name, value, "it must be a path that can be read", "give another")
+
+
+def check_annotated(config: Any, owner: str, *, signed: tuple[str, ...] = ()) -> None:
+    """Raise ValueError unless the fields of a config are what their annotations say.
+
+    Args:
+        config: a dataclass instance; fields of `int` are counts, those of `float` above zero, alone
+            or within tuples; None is left where it is allowed.
+        owner: its name.
+        signed: numbers that may be zero or below.
+    """
+    for name, hint in typing.get_type_hints(type(config)).items():
+        value, parts = getattr(config, name), typing.get_args(hint)
+        if value is None and type(None) in parts:
+            continue
+        kinds = [kind for kind in (int, float) if kind in (hint, *parts)]
+        if typing.get_origin(hint) is tuple and kinds and not isinstance(value, tuple | list):
+            raise refuse(f"{owner}.{name}", value, "it must be a tuple of numbers", "give one")
+        several = typing.get_origin(hint) is tuple
+        for each in (value if several else (value,)) if kinds else ():
+            check = check_finite if name in signed else check_positive
+            (check_count if kinds == [int] else check)(f"{owner}.{name}", each)
 
 
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
@@ -256,6 +305,7 @@ def check_end(
         latest: a time before the horizon that it must not reach.
         usual: a good one, a thousandth of the horizon where none is known.
     """
+    check_finite(name, end)
     usual = 1e-3 * horizon if usual is None else usual
     repair = f"give a small forward time such as {usual:g}"
     if not 0 <= end < horizon or (end == 0 and not zero):
@@ -298,8 +348,18 @@ def check_finite(name: str, value: object) -> float:
     return float(number)  # pyright: ignore[reportArgumentType]
 
 
+def as_float(value: Any) -> Any:
+    """Return a whole number as a floating one, and all else as it is.
+
+    JAX counts in 32 bits: a rate of 10**23 is a number that only floating types hold.
+    """
+    whole = isinstance(value, int) and not isinstance(value, bool) and _is_finite(value)
+    return float(value) if whole else value
+
+
 def _is_finite(number: Any) -> bool:
     try:
-        return math.isfinite(number)
+        wide = jax.config.jax_enable_x64 or isinstance(number, np.ndarray | np.generic)
+        return abs(float(number)) <= float(np.finfo(np.float64 if wide else np.float32).max)
     except OverflowError:  # a whole number beyond the largest float
         return False

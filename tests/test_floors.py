@@ -33,6 +33,7 @@ FLOORS = (  # top to bottom
     "solvers",
     "processes",
     "_records",
+    "_door",
     "_checks",
     "_numerics",
     "_errors",

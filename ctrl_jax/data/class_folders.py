@@ -9,7 +9,7 @@ import os
 import warnings
 from pathlib import Path
 
-from ctrl_jax._checks import refuse
+from ctrl_jax._checks import check_path, refuse
 from ctrl_jax._errors import RunWarning
 from ctrl_jax.data.natural_order import natural_order
 from ctrl_jax.data.splits import Split, split_named
@@ -63,6 +63,7 @@ def class_names(path: str | os.PathLike[str]) -> dict[int, str]:
     Raises:
         ValueError: two folders are one number, or a number is too large.
     """
+    check_path("path", path)
     path = Path(path)
     if not path.is_dir():
         return {}

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ctrl_jax._checks import check_all_positive, refuse
-from ctrl_jax._numerics import real
+from ctrl_jax._door import at_the_door, real_as
 
 
 class Adapted(eqx.Module):
@@ -34,8 +34,8 @@ class Adapted(eqx.Module):
     environment: Any
     state_dimension: int = eqx.field(static=True)
     action_dimension: int = eqx.field(static=True)
-    discount: Float[Array, ""] = eqx.field(converter=real)
-    temperature: Float[Array, ""] = eqx.field(converter=real)
+    discount: Float[Array, ""] = eqx.field(converter=real_as("Adapted.discount", 0))
+    temperature: Float[Array, ""] = eqx.field(converter=real_as("Adapted.temperature", 0))
 
     def __check_init__(self):
         check_all_positive("Adapted", discount=self.discount, temperature=self.temperature)
@@ -53,15 +53,18 @@ class Adapted(eqx.Module):
         """Number k of Brownian motions: the last axis of the diffusion."""
         return (self._shape("diffusion") or (1,))[-1]
 
+    @at_the_door
     def drift(self, x: Float[Array, "batch d"], action: Float[Array, "batch m"]) -> Array:
         """Return the drift (batch, d)."""
         return jax.vmap(self.environment.drift)(x, action)
 
+    @at_the_door
     def diffusion(self, x: Float[Array, "batch d"], action: Float[Array, "batch m"]) -> Array:
         """Return the diffusion matrices (batch, d, k)."""
         noise = jax.vmap(self.environment.diffusion)(x, action)
         return jax.vmap(jnp.diag)(noise) if noise.ndim == 2 else noise
 
+    @at_the_door
     def reward(self, x: Float[Array, "batch d"], action: Float[Array, "batch m"]) -> Array:
         """Return the rewards per unit of time, (batch,)."""
         return jax.vmap(self.environment.reward)(x, action)

@@ -32,6 +32,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from ctrl_jax._checks import check_all_positive, check_count, check_entries, refuse
+from ctrl_jax._door import at_the_door, read_real
 from ctrl_jax.environments.linear_gaussian import LinearGaussian, Moments
 from ctrl_jax.environments.mixture import Mixture
 from ctrl_jax.processes import LinearProcess
@@ -61,15 +62,18 @@ class GaussianSteering(eqx.Module):
 
     def __init__(self, process, mean, variance, curvature, target, penalty, *, weights=None):
         check_all_positive("GaussianSteering", curvature=curvature, penalty=penalty)
-        weights = jnp.ones(1) if weights is None else jnp.asarray(weights, float)
+        weights = jnp.ones(1) if weights is None else read_real("GaussianSteering.weights", weights)
         means = _rows("mean", mean, weights.size)
         variances = _rows("variance", variance, weights.size)
-        target = jnp.asarray(target, float)
+        target = read_real("GaussianSteering.target", target)
         given = {"weights": weights, "mean": means, "variance": variances, "target": target}
         check_entries("GaussianSteering", **given)
         _check_mixture(weights, means, variances)
         self.process, self.curvature, self.penalty = process, curvature, penalty
         self.data = Mixture(weights, means, variances)
+        if target.shape not in ((), means.shape[1:]):
+            rule = f"it must be one number, or have shape {means.shape[1:]}"
+            raise refuse("GaussianSteering.target", target, rule, "give one value per coordinate")
         self.target = jnp.broadcast_to(target, means.shape[1:])
 
     @property
@@ -81,18 +85,22 @@ class GaussianSteering(eqx.Module):
         """Return sqrt(v(T)), the standard deviation of the start law N(0, v(T))."""
         return self.process.marginal(jnp.asarray(self.process.horizon)).std
 
+    @at_the_door
     def score(self, t: Float[Array, "*t"], x: Float[Array, "..."]) -> Float[Array, "..."]:
         """Return the pretrained score, that of the data noised to forward time t."""
         return self._each(partial(self._noised_score, self.data), t, x)
 
+    @at_the_door
     def reward(self, x: Float[Array, "batch d"]) -> Float[Array, " batch"]:
         """Return the reward R(x) = -(kappa / 2) |x - c|^2."""
         return -self.curvature / 2 * jnp.sum((x - self.target[None]) ** 2, axis=1)
 
+    @at_the_door
     def drift(self, r: Float[Array, "*t"], x: Array, action: Array) -> Array:
         """Return the controlled drift at reverse time r, the score as the action."""
         return self.process.reverse(lambda _t, _x: action).drift(r, x)
 
+    @at_the_door
     def diffusion(self, r: Float[Array, "*t"]) -> Float[Array, "*t"]:
         """Return the diffusion coefficient at reverse time r."""
         return self.process.diffusion(self.process.forward_time(r))
@@ -106,6 +114,7 @@ class GaussianSteering(eqx.Module):
         tilted_weights = jax.nn.softmax(jnp.log(weights) + self._tilt(means, variances))
         return Mixture(tilted_weights, tilted_means, tilted_variances)
 
+    @at_the_door
     def optimal_policy(self, r: Float[Array, "*t"], x: Float[Array, "..."]) -> tuple[Array, Array]:
         """Return mean and variance of the optimal action at reverse time r.
 
@@ -120,6 +129,7 @@ class GaussianSteering(eqx.Module):
         mean = self._each(partial(self._noised_score, law), self.process.forward_time(r), x)
         return mean, jnp.zeros_like(mean)
 
+    @at_the_door
     def optimal_value(self, r: Float[Array, "*t"], x: Float[Array, "..."]) -> Float[Array, "..."]:
         """Return the optimal value at reverse time r, in units of the reward.
 
@@ -242,8 +252,8 @@ def _runge_kutta(rates, start, h, steps):
 
 
 def _rows(name, value, number):
-    value = jnp.asarray(value, float)
-    if value.size == 0 or value.size % number:
+    value = read_real(f"GaussianSteering.{name}", value)
+    if value.size == 0 or number == 0 or value.size % number:
         raise refuse(
             f"GaussianSteering: shape of {name}",
             value.shape,

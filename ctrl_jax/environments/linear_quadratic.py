@@ -31,8 +31,14 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
-from ctrl_jax._checks import check_all_positive, check_entries, check_positive, refuse
-from ctrl_jax._numerics import real
+from ctrl_jax._checks import (
+    check_all_positive,
+    check_entries,
+    check_non_negative,
+    check_positive,
+    refuse,
+)
+from ctrl_jax._door import at_the_door, real_as
 from ctrl_jax.environments.linear_gaussian import LinearGaussian, Moments
 
 
@@ -51,17 +57,17 @@ class LinearQuadratic(eqx.Module):
         ValueError: discount, temperature or N is not positive; the problem has no finite optimum.
     """
 
-    A: Float[Array, ""] = eqx.field(converter=real)
-    B: Float[Array, ""] = eqx.field(converter=real)
-    C: Float[Array, ""] = eqx.field(converter=real)
-    D: Float[Array, ""] = eqx.field(converter=real)
-    M: Float[Array, ""] = eqx.field(converter=real)
-    N: Float[Array, ""] = eqx.field(converter=real)
-    R: Float[Array, ""] = eqx.field(converter=real)
-    P: Float[Array, ""] = eqx.field(converter=real)
-    Q: Float[Array, ""] = eqx.field(converter=real)
-    discount: Float[Array, ""] = eqx.field(converter=real)
-    temperature: Float[Array, ""] = eqx.field(converter=real)
+    A: Float[Array, ""] = eqx.field(converter=real_as("LinearQuadratic.A", 0))
+    B: Float[Array, ""] = eqx.field(converter=real_as("LinearQuadratic.B", 0))
+    C: Float[Array, ""] = eqx.field(converter=real_as("LinearQuadratic.C", 0))
+    D: Float[Array, ""] = eqx.field(converter=real_as("LinearQuadratic.D", 0))
+    M: Float[Array, ""] = eqx.field(converter=real_as("LinearQuadratic.M", 0))
+    N: Float[Array, ""] = eqx.field(converter=real_as("LinearQuadratic.N", 0))
+    R: Float[Array, ""] = eqx.field(converter=real_as("LinearQuadratic.R", 0))
+    P: Float[Array, ""] = eqx.field(converter=real_as("LinearQuadratic.P", 0))
+    Q: Float[Array, ""] = eqx.field(converter=real_as("LinearQuadratic.Q", 0))
+    discount: Float[Array, ""] = eqx.field(converter=real_as("LinearQuadratic.discount", 0))
+    temperature: Float[Array, ""] = eqx.field(converter=real_as("LinearQuadratic.temperature", 0))
 
     state_dimension = 1
     action_dimension = 1
@@ -74,18 +80,22 @@ class LinearQuadratic(eqx.Module):
         )
         _check_solvable(self)
 
+    @at_the_door
     def drift(self, x: Float[Array, "batch 1"], action: Float[Array, "batch 1"]) -> Array:
         """Return the drift (batch, 1)."""
         return self.A * x + self.B * action
 
+    @at_the_door
     def diffusion(self, x: Float[Array, "batch 1"], action: Float[Array, "batch 1"]) -> Array:
         """Return the diffusion matrix (batch, 1, 1)."""
         return (self.C * x + self.D * action)[:, :, None]
 
+    @at_the_door
     def reward(self, x: Float[Array, "batch 1"], action: Float[Array, "batch 1"]) -> Array:
         """Return the reward per unit of time, without the entropy bonus, shape (batch,)."""
         return self._reward(x[:, 0], action[:, 0])
 
+    @at_the_door
     def optimal_value(self, x: Float[Array, "..."] | float) -> Float[Array, "..."]:
         """Return the optimal value V*(x) = k_2 x^2/2 + k_1 x + k_0, in units of the reward.
 
@@ -97,6 +107,7 @@ class LinearQuadratic(eqx.Module):
         """
         return _evaluate(self._optimal_coefficients(), _scalar(x))
 
+    @at_the_door
     def optimal_policy(self, x: Float[Array, "..."] | float) -> tuple[Array, Array]:
         """Return mean and variance of the optimal action.
 
@@ -116,6 +127,7 @@ class LinearQuadratic(eqx.Module):
         slope = (k2 * (self.B + self.C * self.D) - self.R) / n
         return LinearGaussian(slope, (k1 * self.B - self.Q) / n, jnp.sqrt(self.temperature / n))
 
+    @at_the_door
     def policy_value(
         self, policy: LinearGaussian, x: Float[Array, "..."] | float
     ) -> Float[Array, "..."]:
@@ -168,6 +180,7 @@ class LinearQuadratic(eqx.Module):
         rate = self.discount - 2 * drift - noise**2
         return first, (self.discount * start_moments[1] + linear + constant) / rate
 
+    @at_the_door
     def advantage_rate(
         self,
         policy: LinearGaussian,
@@ -208,6 +221,7 @@ class LinearQuadratic(eqx.Module):
             spread / self.discount,
         )
 
+    @at_the_door
     def mirror_step(
         self, policy: LinearGaussian, penalty: Float[Array, ""] | float
     ) -> LinearGaussian:
@@ -219,6 +233,7 @@ class LinearQuadratic(eqx.Module):
             policy: the old policy.
             penalty: C >= 0, in units of the reward per time and nat.
         """
+        check_non_negative("penalty", penalty)
         curvature, slope, intercept = self._greedy(policy)
         pull = penalty / jnp.square(jnp.asarray(policy.std, float))
         precision = curvature + pull

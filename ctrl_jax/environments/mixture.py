@@ -5,7 +5,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ctrl_jax._checks import check_count, check_entries
+from ctrl_jax._checks import check_count, check_entries, refuse
+from ctrl_jax._door import at_the_door
 
 
 class Mixture(eqx.Module):
@@ -23,22 +24,30 @@ class Mixture(eqx.Module):
 
     def __check_init__(self):
         check_entries("Mixture", **vars(self))
+        rows, shape = jnp.shape(self.weights), jnp.shape(self.means)
+        if len(shape) != 2 or rows != shape[:1] or jnp.shape(self.variances) != shape:
+            rule = f"means and variances must have shape (k, d), for weights {list(rows)}"
+            raise refuse("Mixture.means", shape, rule, "give one row for each weight")
 
+    @at_the_door
     def component_log_probs(self, x: Float[Array, " d"]) -> Float[Array, " k"]:
         """Return log(weight_i N(x; mean_i, variance_i)) for each component."""
         square = (x[None] - self.means) ** 2 / self.variances
         log_norm = jnp.log(2 * jnp.pi * self.variances)
         return jnp.log(self.weights) - jnp.sum(square + log_norm, axis=1) / 2
 
+    @at_the_door
     def score(self, x: Float[Array, " d"]) -> Float[Array, " d"]:
         """Return the gradient of the log-density."""
         share = jax.nn.softmax(self.component_log_probs(x))
         return share @ ((self.means - x[None]) / self.variances)
 
+    @at_the_door
     def noised(self, scale: Float[Array, ""], std: Float[Array, ""]) -> "Mixture":
         """Return the law of scale * X + std * noise."""
         return Mixture(self.weights, scale * self.means, scale**2 * self.variances + std**2)
 
+    @at_the_door
     def posterior(
         self, scale: Float[Array, ""], std: Float[Array, ""], x: Float[Array, " d"]
     ) -> "Mixture":
@@ -48,6 +57,7 @@ class Mixture(eqx.Module):
         means = variances * (self.means / self.variances + (scale / std**2) * x[None])
         return Mixture(share, means, variances)
 
+    @at_the_door
     def sample(self, key: Array, number: int) -> Float[Array, "number d"]:
         """Draw `number` points."""
         check_count("number", number, least=0)

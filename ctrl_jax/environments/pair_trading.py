@@ -26,7 +26,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from ctrl_jax._checks import check_all_positive, check_entries, refuse
-from ctrl_jax._numerics import real
+from ctrl_jax._door import at_the_door, real_as
 from ctrl_jax.environments.linear_gaussian import LinearGaussian, Moments
 
 
@@ -47,14 +47,14 @@ class PairTrading(eqx.Module):
         ValueError: an argument is out of range.
     """
 
-    k: Float[Array, ""] = eqx.field(converter=real)
-    theta: Float[Array, ""] = eqx.field(converter=real)
-    eta: Float[Array, ""] = eqx.field(converter=real)
-    sigma: Float[Array, ""] = eqx.field(converter=real)
-    rho: Float[Array, ""] = eqx.field(converter=real)
-    r: Float[Array, ""] = eqx.field(converter=real)
-    discount: Float[Array, ""] = eqx.field(converter=real)
-    temperature: Float[Array, ""] = eqx.field(converter=real)
+    k: Float[Array, ""] = eqx.field(converter=real_as("PairTrading.k", 0))
+    theta: Float[Array, ""] = eqx.field(converter=real_as("PairTrading.theta", 0))
+    eta: Float[Array, ""] = eqx.field(converter=real_as("PairTrading.eta", 0))
+    sigma: Float[Array, ""] = eqx.field(converter=real_as("PairTrading.sigma", 0))
+    rho: Float[Array, ""] = eqx.field(converter=real_as("PairTrading.rho", 0))
+    r: Float[Array, ""] = eqx.field(converter=real_as("PairTrading.r", 0))
+    discount: Float[Array, ""] = eqx.field(converter=real_as("PairTrading.discount", 0))
+    temperature: Float[Array, ""] = eqx.field(converter=real_as("PairTrading.temperature", 0))
 
     state_dimension = 2
     action_dimension = 1
@@ -68,26 +68,31 @@ class PairTrading(eqx.Module):
             rule = "a correlation must lie in [-1, 1]"
             raise refuse("PairTrading.rho", self.rho, rule, "give 0 for none")
 
+    @at_the_door
     def excess(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         """Return m(x), what one unit of the spread earns per unit of time."""
         return self._level() - self.k * x
 
+    @at_the_door
     def drift(self, x: Float[Array, "batch 2"], action: Float[Array, "batch 1"]) -> Array:
         """Return the drift (batch, 2) of (log v, x)."""
         h, spread = action[:, 0], x[:, 1]
         growth = h * self.excess(spread) + self.r - self.eta**2 * h**2 / 2
         return jnp.stack([growth, self.k * (self.theta - spread)], axis=1)
 
+    @at_the_door
     def diffusion(self, x: Float[Array, "batch 2"], action: Float[Array, "batch 1"]) -> Array:
         """Return the diffusion matrix (batch, 2, 1): one noise moves wealth and spread."""
         h = action[:, 0]
         return self.eta * jnp.stack([h, jnp.ones_like(h)], axis=1)[:, :, None]
 
+    @at_the_door
     def reward(self, x: Float[Array, "batch 2"], action: Float[Array, "batch 1"]) -> Array:
         """Return log v, shape (batch,)."""
         del action
         return x[:, 0]
 
+    @at_the_door
     def optimal_value(
         self, log_v: Float[Array, "*batch"] | float, x: Float[Array, "*batch"] | float
     ) -> Float[Array, "*batch"]:
@@ -99,6 +104,7 @@ class PairTrading(eqx.Module):
         """
         return self.policy_value(self.optimal_linear_policy(), log_v, x)
 
+    @at_the_door
     def optimal_policy(self, x: Float[Array, "..."] | float) -> tuple[Array, Array]:
         """Return mean and variance of the optimal fraction h at log-spread x, of x's shape."""
         x = jnp.asarray(x, float)
@@ -113,6 +119,7 @@ class PairTrading(eqx.Module):
             jnp.sqrt(self.temperature * self.discount) / self.eta,
         )
 
+    @at_the_door
     def policy_value(
         self,
         policy: LinearGaussian,
@@ -130,6 +137,7 @@ class PairTrading(eqx.Module):
         log_v, x = jnp.asarray(log_v, float), jnp.asarray(x, float)
         return log_v / self.discount + second * x**2 / 2 + first * x + constant
 
+    @at_the_door
     def mean_value(
         self,
         policy: LinearGaussian,

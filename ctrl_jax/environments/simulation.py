@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from ctrl_jax._checks import check_count, refuse
+from ctrl_jax._door import at_the_door
 
 PolicyFn = Callable[[Array], tuple[Array, Array]]
 """``policy(x)`` returns mean and standard deviation (batch, m) of the actions at x (batch, d)."""
@@ -87,6 +88,7 @@ class ControlledPath(NamedTuple):
     ok: Bool[Array, " batch"]
 
 
+@at_the_door
 def simulate_control(
     key: Array,
     environment: ControlledSDE,

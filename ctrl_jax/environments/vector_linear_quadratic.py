@@ -26,7 +26,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from ctrl_jax._checks import check_all_positive, check_entries, refuse
-from ctrl_jax._numerics import real
+from ctrl_jax._door import at_the_door, real_as
 from ctrl_jax.environments.linear_gaussian import LinearGaussian
 from ctrl_jax.environments.matrix_equations import solve_lyapunov, solve_riccati
 
@@ -48,14 +48,16 @@ class VectorLinearQuadratic(eqx.Module):
         ValueError: a shape does not fit, N is not positive definite, no finite optimum exists.
     """
 
-    A: Float[Array, "d d"] = eqx.field(converter=real)
-    B: Float[Array, "d m"] = eqx.field(converter=real)
-    M: Float[Array, "d d"] = eqx.field(converter=real)
-    N: Float[Array, "m m"] = eqx.field(converter=real)
-    R: Float[Array, "m d"] = eqx.field(converter=real)
-    noise: Float[Array, "d k"] = eqx.field(converter=real)
-    discount: Float[Array, ""] = eqx.field(converter=real)
-    temperature: Float[Array, ""] = eqx.field(converter=real)
+    A: Float[Array, "d d"] = eqx.field(converter=real_as("VectorLinearQuadratic.A", 2))
+    B: Float[Array, "d m"] = eqx.field(converter=real_as("VectorLinearQuadratic.B", 2))
+    M: Float[Array, "d d"] = eqx.field(converter=real_as("VectorLinearQuadratic.M", 2))
+    N: Float[Array, "m m"] = eqx.field(converter=real_as("VectorLinearQuadratic.N", 2))
+    R: Float[Array, "m d"] = eqx.field(converter=real_as("VectorLinearQuadratic.R", 2))
+    noise: Float[Array, "d k"] = eqx.field(converter=real_as("VectorLinearQuadratic.noise", 2))
+    discount: Float[Array, ""] = eqx.field(converter=real_as("VectorLinearQuadratic.discount", 0))
+    temperature: Float[Array, ""] = eqx.field(
+        converter=real_as("VectorLinearQuadratic.temperature", 0)
+    )
 
     def __check_init__(self):
         check_entries("VectorLinearQuadratic", **vars(self))
@@ -80,20 +82,24 @@ class VectorLinearQuadratic(eqx.Module):
         """Number k of Brownian motions."""
         return self.noise.shape[1]
 
+    @at_the_door
     def drift(self, x: Float[Array, "batch d"], action: Float[Array, "batch m"]) -> Array:
         """Return the drift (batch, d)."""
         return x @ self.A.T + action @ self.B.T
 
+    @at_the_door
     def diffusion(self, x: Float[Array, "batch d"], action: Float[Array, "batch m"]) -> Array:
         """Return the diffusion matrix (batch, d, k)."""
         del action
         return jnp.broadcast_to(self.noise[None], (x.shape[0], *self.noise.shape))
 
+    @at_the_door
     def reward(self, x: Float[Array, "batch d"], action: Float[Array, "batch m"]) -> Array:
         """Return the reward per unit of time, without the entropy bonus, shape (batch,)."""
         quadratic = jnp.sum((x @ self.M) * x, axis=1) + jnp.sum((action @ self.N) * action, axis=1)
         return -quadratic / 2 - jnp.sum((x @ self.R.T) * action, axis=1)
 
+    @at_the_door
     def optimal_value(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch"]:
         """Return the optimal value -x^T P x/2 + const at x, P solving the Riccati equation."""
         P = self._riccati()
@@ -101,6 +107,7 @@ class VectorLinearQuadratic(eqx.Module):
         constant = (entropy - jnp.sum((self.noise @ self.noise.T) * P) / 2) / self.discount
         return _evaluate(P, jnp.zeros(P.shape[0], P.dtype), constant, jnp.asarray(x, float))
 
+    @at_the_door
     def optimal_policy(self, x: Float[Array, "*batch d"]) -> tuple[Array, Array]:
         """Return mean (*batch, m) and covariance (*batch, m, m) of the optimal action."""
         x = jnp.asarray(x, float)
@@ -114,6 +121,7 @@ class VectorLinearQuadratic(eqx.Module):
         """Return the slope K = -N^{-1} (B^T P + R) of the optimal policy."""
         return -jnp.linalg.solve(self.N, self.B.T @ self._riccati() + self.R)
 
+    @at_the_door
     def policy_value(
         self, policy: LinearGaussian, x: Float[Array, "*batch d"]
     ) -> Float[Array, "*batch"]:
@@ -123,6 +131,7 @@ class VectorLinearQuadratic(eqx.Module):
         """
         return _evaluate(*self._coefficients(policy), jnp.asarray(x, float))
 
+    @at_the_door
     def mean_value(
         self,
         policy: LinearGaussian,
@@ -137,6 +146,7 @@ class VectorLinearQuadratic(eqx.Module):
         P, p, constant = self._coefficients(policy)
         return p @ start_moments[0] - jnp.sum(P * start_moments[1]) / 2 + constant
 
+    @at_the_door
     def occupation_moments(
         self,
         policy: LinearGaussian,
@@ -157,6 +167,7 @@ class VectorLinearQuadratic(eqx.Module):
         source = self.discount * start_moments[1] + cross + cross.T + self.noise @ self.noise.T
         return first, solve_lyapunov((slope - self.discount / 2 * eye).T, source)
 
+    @at_the_door
     def policy_gradient(
         self,
         policy: LinearGaussian,

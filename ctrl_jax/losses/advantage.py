@@ -19,12 +19,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from ctrl_jax._checks import check_fraction, check_whole
+from ctrl_jax._door import at_the_door
 from ctrl_jax._numerics import discounted_sums
 
 ROUNDING = 16
 """Standard deviations below this many units in the last place of the largest value are zero."""
 
 
+@at_the_door
 def returns_to_go(
     running: Float[Array, "steps batch"], terminal: Float[Array, " batch"]
 ) -> Float[Array, "steps batch"]:
@@ -32,6 +34,7 @@ def returns_to_go(
     return terminal[None] + jnp.cumsum(running[::-1], axis=0)[::-1]
 
 
+@at_the_door
 def generalized(
     values: Float[Array, "steps batch"],
     running: Float[Array, "steps batch"],
@@ -55,6 +58,7 @@ def generalized(
     return discounted_sums(next_values + running - values, trace)
 
 
+@at_the_door
 def standardized(
     values: Float[Array, " batch"],
     *,
@@ -76,6 +80,7 @@ def standardized(
     return over_spread(*spread(values, weights=weights, groups=groups, scale=scale))
 
 
+@at_the_door
 def spread(
     values: Float[Array, " batch"],
     *,
@@ -116,6 +121,7 @@ def spread(
     return jnp.where(weights > 0, centered, 0.0), jnp.broadcast_to(std, values.shape)
 
 
+@at_the_door
 def spread_within(
     values: Float[Array, " batch"],
     seen: Float[Array, "batch seen"],
@@ -151,6 +157,7 @@ def beyond_rounding(
     return jnp.where(std <= unit * largest, 0.0, std)
 
 
+@at_the_door
 def over_spread(centered: Float[Array, "..."], std: Float[Array, "..."]) -> Float[Array, "..."]:
     """Return centered / std, 0 where std is 0; what is not finite stays so.
 

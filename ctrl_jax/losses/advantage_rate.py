@@ -24,12 +24,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ctrl_jax._checks import check_positive
+from ctrl_jax._door import at_the_door
 from ctrl_jax._numerics import discounted_sums
 
 ValueFn = Callable[[Array], Array]
 """``value(x)`` returns one value per state, (batch,) for x (batch, d)."""
 
 
+@at_the_door
 def difference_quotient(
     value: Float[Array, "*batch"],
     next_value: Float[Array, "*batch"],
@@ -47,9 +50,11 @@ def difference_quotient(
         dt: length h of the step.
         discount: beta, in 1 / time.
     """
+    check_positive("dt", dt)
     return reward + (jnp.exp(-discount * dt) * next_value - value) / dt
 
 
+@at_the_door
 def pathwise(
     value: Float[Array, "*batch"],
     next_value: Float[Array, "*batch"],
@@ -73,6 +78,7 @@ def pathwise(
     return plain - martingale / dt
 
 
+@at_the_door
 def martingale_increment(
     value_fn: ValueFn, x: Float[Array, "batch d"], increment: Float[Array, "batch d"]
 ) -> tuple[Float[Array, " batch"], Float[Array, " batch"]]:
@@ -83,9 +89,10 @@ def martingale_increment(
         x: states.
         increment: \sigma(x, a) dW, what the noise moved.
     """
-    return jax.jvp(value_fn, (x,), (increment,))
+    return jax.jvp(value_fn, (x,), (increment.astype(x.dtype),))
 
 
+@at_the_door
 def generalized(
     rates: Float[Array, "steps batch"],
     *,
@@ -102,6 +109,7 @@ def generalized(
         discount: beta, in 1 / time.
         memory: l, in units of time; 0 returns `rates`.
     """
+    check_positive("dt", dt)
     memory = jnp.asarray(memory, rates.dtype)
     inverse = jnp.where(memory > 0, 1 / jnp.maximum(memory, jnp.finfo(rates.dtype).tiny), jnp.inf)
     decay = jnp.exp(-(discount + inverse) * dt)
@@ -109,6 +117,7 @@ def generalized(
     return discounted_sums(rates, decay)
 
 
+@at_the_door
 def generator(
     value_fn: ValueFn,
     x: Float[Array, "batch d"],
@@ -128,6 +137,7 @@ def generator(
         reward: r(x, a), per unit of time.
         discount: beta, in 1 / time.
     """
+    drift, diffusion = drift.astype(x.dtype), diffusion.astype(x.dtype)
     value, growth = jax.jvp(value_fn, (x,), (drift,))
 
     def second_derivative(column):

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ctrl_jax._checks import check_positive, refuse
+from ctrl_jax._door import at_the_door
 from ctrl_jax._numerics import expand, mean_each
 from ctrl_jax._typing import ScoreFn
 from ctrl_jax.losses.weighting import weighted
@@ -30,9 +31,10 @@ from ctrl_jax.processes import LinearProcess
 from ctrl_jax.processes.heun_step import heun_step
 
 
+@at_the_door
 def distillation(
-    prediction: Float[Array, "batch ..."],
-    target: Float[Array, "batch ..."],
+    prediction: Float[Array, "batch *dims"],
+    target: Float[Array, "batch *dims"],
     *,
     huber: float | None = None,
     weights: Float[Array, " batch"] | None = None,
@@ -51,9 +53,10 @@ def distillation(
     return _distance(prediction, target, huber, weights)
 
 
+@at_the_door
 def training(
-    prediction: Float[Array, "batch ..."],
-    target: Float[Array, "batch ..."],
+    prediction: Float[Array, "batch *dims"],
+    target: Float[Array, "batch *dims"],
     *,
     huber: float | None = 1e-3,
     weights: Float[Array, " batch"] | None = None,
@@ -72,15 +75,16 @@ def training(
     return _distance(prediction, target, huber, weights)
 
 
+@at_the_door
 def teacher_step(
     process: LinearProcess,
     score_fn: ScoreFn,
-    x_t: Float[Array, "batch ..."],
-    t: Float[Array, " batch"],
-    s: Float[Array, " batch"],
+    x_t: Float[Array, "batch *dims"],
+    t: Float[Array, "*t"],
+    s: Float[Array, "*t"],
     *,
     order: int = 2,
-) -> Float[Array, "batch ..."]:
+) -> Float[Array, "batch *dims"]:
     """Return x_s, one step of the ODE (3) from x_t.
 
     Args:

@@ -10,7 +10,10 @@ import math
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ctrl_jax._door import at_the_door
 
+
+@at_the_door
 def log_prob(
     mean: Float[Array, "*batch m"], std: Float[Array, "*batch m"], action: Float[Array, "*batch m"]
 ) -> Float[Array, "*batch"]:
@@ -25,6 +28,7 @@ def log_prob(
     return -jnp.sum(square / 2 + jnp.log(std) + math.log(2 * math.pi) / 2, axis=-1)
 
 
+@at_the_door
 def kl(
     mean: Float[Array, "*batch m"],
     std: Float[Array, "*batch m"],
@@ -44,6 +48,7 @@ def kl(
     return jnp.sum((ratio**2 - 1 + shift) / 2 - jnp.log(ratio), axis=-1)
 
 
+@at_the_door
 def entropy(std: Float[Array, "*batch m"]) -> Float[Array, "*batch"]:
     """Return the entropy sum_j log std_j + m log(2 pi e) / 2, in nats.
 

@@ -33,7 +33,7 @@ Source: arXiv 2311.12908 (3); 2409.08400, section 3 (1); 2311.13231 (D3PO); 2404
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ctrl_jax._checks import check_positive, refuse
+from ctrl_jax._checks import check_finite, check_positive, refuse
 from ctrl_jax._numerics import expand
 from ctrl_jax.losses.preference.pair import require_floating, require_same, widened
 
@@ -86,7 +86,7 @@ def from_stored_steps(log_ratio: Float[Array, "*steps"], *, clip: float) -> Floa
     Source: Yang et al. 2023 (arXiv 2311.13231).
     """
     require_floating(log_ratio=log_ratio)
-    if not 0 < clip < 1:
+    if not 0 < check_finite("clip", clip) < 1:
         raise refuse("clip", clip, "it must lie in (0, 1)", "give 0.1")
     return jnp.clip(widened(log_ratio), jnp.log1p(-clip), jnp.log1p(clip))
 

@@ -36,11 +36,20 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from ctrl_jax._checks import check_finite, check_non_negative, check_positive, refuse
+from ctrl_jax._checks import (
+    as_float,
+    check_all_positive,
+    check_finite,
+    check_non_negative,
+    check_positive,
+    refuse,
+)
+from ctrl_jax._door import at_the_door
 from ctrl_jax._numerics import sum_each
 from ctrl_jax.losses.weighting import weighted
 
 
+@at_the_door
 def policy_gradient(
     log_prob: Float[Array, " batch"],
     advantage: Float[Array, " batch"],
@@ -57,6 +66,7 @@ def policy_gradient(
     return weighted(-log_prob * advantage, weights)
 
 
+@at_the_door
 def clipped_surrogate(
     log_ratio: Float[Array, " batch"],
     advantage: Float[Array, " batch"],
@@ -81,6 +91,7 @@ def clipped_surrogate(
     return weighted(-jnp.minimum(ratio * advantage, clipped * advantage), weights)
 
 
+@at_the_door
 def sqrt_kl_surrogate(
     log_ratio: Float[Array, " batch"],
     advantage: Float[Array, " batch"],
@@ -109,6 +120,7 @@ def sqrt_kl_surrogate(
     return weighted(penalty * distance - jnp.exp(log_ratio) * advantage, weights)
 
 
+@at_the_door
 def linear_kl_surrogate(
     log_ratio: Float[Array, " batch"],
     advantage: Float[Array, " batch"],
@@ -133,6 +145,7 @@ def linear_kl_surrogate(
     return weighted(penalty * kl - jnp.exp(log_ratio) * advantage, weights)
 
 
+@at_the_door
 def adapt_penalty(
     penalty: Float[Array, ""] | float,
     divergence: Float[Array, ""] | float,
@@ -163,9 +176,12 @@ def adapt_penalty(
         raise refuse("factor", factor, "it must be above 1", "give 1.5")
     grown = jnp.where(divergence > (1 + tolerance) * target, penalty * factor, penalty)
     moved = jnp.where(divergence < (1 - tolerance) * target, penalty / factor, grown)
+    least, greatest = as_float(least), as_float(greatest)
+    check_all_positive("adapt_penalty", least=least, greatest=greatest)
     return jnp.clip(moved, least, greatest)
 
 
+@at_the_door
 def value_gradient(
     mean: Float[Array, "batch ..."],
     gradient: Float[Array, "batch ..."],

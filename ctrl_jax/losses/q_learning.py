@@ -26,9 +26,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ctrl_jax._checks import check_count, check_positive
+from ctrl_jax._door import at_the_door
 from ctrl_jax.losses.weighting import weighted
 
 
+@at_the_door
 def gaussian_rate(
     square: Float[Array, "*batch"],
     rate: Float[Array, "*#batch"] | float,
@@ -46,10 +49,13 @@ def gaussian_rate(
         dimension: d of the action.
         temperature: theta, in units of the reward per nat and time.
     """
+    check_count("dimension", dimension)
+    check_positive("temperature", temperature)
     constant = temperature * dimension / 2 * jnp.log(jnp.pi * temperature / rate)
     return -rate * square - constant
 
 
+@at_the_door
 def martingale_residual(
     value: Float[Array, "*batch"],
     next_value: Float[Array, "*batch"],
@@ -72,6 +78,7 @@ def martingale_residual(
     return weighted(next_value - value + (reward - q) * dt, weights)
 
 
+@at_the_door
 def moment(
     residual: Float[Array, "*batch"],
     test: Float[Array, "*batch"],
@@ -91,6 +98,7 @@ def moment(
     return weighted(-jax.lax.stop_gradient(residual) * test, weights)
 
 
+@at_the_door
 def squared(
     value: Float[Array, "*batch"],
     next_value: Float[Array, "*batch"],

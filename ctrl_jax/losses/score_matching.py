@@ -26,14 +26,16 @@ arXiv 2402.07487, section 4.
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ctrl_jax._checks import check_positive, refuse
+from ctrl_jax._checks import check_positive
+from ctrl_jax._door import at_the_door
 from ctrl_jax._numerics import expand, mean_each, sum_each
 from ctrl_jax.losses.weighting import weighted
 
 
+@at_the_door
 def explicit(
-    score: Float[Array, "batch ..."],
-    target: Float[Array, "batch ..."],
+    score: Float[Array, "batch *dims"],
+    target: Float[Array, "batch *dims"],
     *,
     weights: Float[Array, " batch"] | None = None,
 ) -> Float[Array, " batch"]:
@@ -47,8 +49,9 @@ def explicit(
     return weighted(mean_each(jnp.square(score - target)), weights)
 
 
+@at_the_door
 def implicit(
-    score: Float[Array, "batch ..."],
+    score: Float[Array, "batch *dims"],
     divergence: Float[Array, " batch"],
     *,
     weights: Float[Array, " batch"] | None = None,
@@ -63,11 +66,12 @@ def implicit(
     return weighted(mean_each(jnp.square(score)) + 2 * divergence / score[0].size, weights)
 
 
+@at_the_door
 def sliced(
-    score: Float[Array, "batch ..."],
+    score: Float[Array, "batch *dims"],
     curvature: Float[Array, " batch"],
     *,
-    direction: Float[Array, "batch ..."] | None = None,
+    direction: Float[Array, "batch *dims"] | None = None,
     weights: Float[Array, " batch"] | None = None,
 ) -> Float[Array, " batch"]:
     """Return loss (3) per example.
@@ -86,9 +90,10 @@ def sliced(
     return weighted(square + 2 * curvature / score[0].size, weights)
 
 
+@at_the_door
 def denoising(
-    score: Float[Array, "batch ..."],
-    noise: Float[Array, "batch ..."],
+    score: Float[Array, "batch *dims"],
+    noise: Float[Array, "batch *dims"],
     std: Float[Array, " batch"],
     *,
     weights: Float[Array, " batch"] | None = None,
@@ -104,10 +109,11 @@ def denoising(
     return weighted(mean_each(jnp.square(expand(std, score) * score + noise)), weights)
 
 
+@at_the_door
 def flow(
-    prediction: Float[Array, "batch ..."],
-    x_0: Float[Array, "batch ..."],
-    noise: Float[Array, "batch ..."],
+    prediction: Float[Array, "batch *dims"],
+    x_0: Float[Array, "batch *dims"],
+    noise: Float[Array, "batch *dims"],
     *,
     horizon: float = 1.0,
     weights: Float[Array, " batch"] | None = None,
@@ -132,8 +138,4 @@ def flow(
     Source: Lipman et al. 2023 (arXiv 2210.02747), eq. 23; Liu, Gong and Liu 2023, eq. 1.
     """
     check_positive("horizon", horizon)
-    for name, given in (("x_0", x_0), ("noise", noise)):
-        if given.shape != prediction.shape:
-            rule = f"it must be the prediction's, {prediction.shape}"
-            raise refuse(f"{name}.shape", given.shape, rule, "give one value per coordinate")
     return weighted(mean_each(jnp.square(prediction - (noise - x_0) / horizon)), weights)

@@ -12,9 +12,11 @@ trajectories. Source: Jia and Zhou 2022 (JMLR 23, 154), sections 3-4; arXiv 2305
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ctrl_jax._door import at_the_door
 from ctrl_jax.losses.weighting import weighted
 
 
+@at_the_door
 def martingale(
     value: Float[Array, " batch"],
     return_to_go: Float[Array, " batch"],
@@ -31,6 +33,7 @@ def martingale(
     return weighted(jnp.square(return_to_go - value) / 2, weights)
 
 
+@at_the_door
 def temporal_difference(
     value: Float[Array, " batch"],
     next_value: Float[Array, " batch"],

@@ -85,7 +85,7 @@ def mean_pairwise(x: Float[Array, "n ..."]) -> Float[Array, ""]:
         ValueError: fewer than two points.
     """
     (x,) = as_floats("mean_pairwise", x)
-    if x.shape[0] < 2:
+    if x.ndim < 1 or x.shape[0] < 2:
         raise refuse("mean_pairwise.x", x.shape, "at least two points are needed", "draw more")
     flat = x.reshape(x.shape[0], -1)
     flat = flat - jnp.mean(flat, axis=0, keepdims=True)  # distances do not move, digits are kept

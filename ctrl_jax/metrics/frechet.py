@@ -23,6 +23,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ctrl_jax._checks import check_count, refuse
+from ctrl_jax._door import read_host
 
 Samples = Float[Array, "_ ..."] | Float[np.ndarray, "_ ..."]
 FeatureFn = Callable[[Any], Any]
@@ -96,6 +97,11 @@ def frechet(x: Samples, y: Samples, feature_fn: FeatureFn | None = None) -> floa
     Raises:
         ValueError: fewer than two examples, or features of different or wrong shapes.
     """
+    if feature_fn is None:
+        x, y = read_host("frechet.x", x), read_host("frechet.y", y)
+        for name, sample in (("x", x), ("y", y)):
+            if not sample.ndim:
+                raise refuse(f"frechet.{name}", sample, "it must be a sample", "give (n, ...)")
     return frechet_of_moments(feature_moments(x, feature_fn), feature_moments(y, feature_fn))
 
 
@@ -163,11 +169,11 @@ def _square_root(covariance: np.ndarray) -> np.ndarray:
 
 def _features(examples: Any, feature_fn: FeatureFn | None) -> np.ndarray:
     features = examples if feature_fn is None else feature_fn(examples)
-    features = np.asarray(features, np.float64)
-    if feature_fn is None:
+    features = read_host("features" if feature_fn is None else "feature_fn", features)
+    if feature_fn is None and features.ndim:
         features = features.reshape(features.shape[0], -1)
-    if features.ndim != 2 or features.shape[0] != examples.shape[0]:
-        rule = f"it must return (batch, features) = ({examples.shape[0]}, ...)"
+    if features.ndim != 2 or features.shape[0] != len(examples):
+        rule = f"it must return (batch, features) = ({len(examples)}, ...)"
         raise refuse("feature_fn", features.shape, rule, "flatten its output")
     if not np.isfinite(features).all():
         rule = "all features must be finite"

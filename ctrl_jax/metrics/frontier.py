@@ -15,7 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from ctrl_jax._checks import check_fraction, check_positive, refuse
+from ctrl_jax._checks import check_fraction, check_non_negative, check_positive, refuse
+from ctrl_jax._door import read_host
 
 
 class Frontier(NamedTuple):
@@ -51,10 +52,14 @@ def ideal(
             temperature is not positive.
     """
     rewards = _finite("ideal", rewards)
-    temperatures = np.asarray(temperatures, np.float64)
+    temperatures = read_host("ideal.temperatures", temperatures)
+    successes = None if successes is None else read_host("ideal.successes", successes)
     if successes is not None and np.shape(successes) != rewards.shape:
         rule = f"there must be one for each of {rewards.size} rewards"
         raise refuse("ideal.successes", np.shape(successes), rule, "give 0 or 1 for each")
+    if temperatures.ndim != 1:
+        rule = "they must be a vector"
+        raise refuse("ideal.temperatures", temperatures, rule, "give several, or one in a list")
     if not (np.isfinite(temperatures).all() and (temperatures > 0).all()):
         rule, repair = "all must be finite and positive", "give e.g. numpy.geomspace(0.01, 10)"
         raise refuse("ideal.temperatures", temperatures.tolist(), rule, repair)
@@ -67,7 +72,7 @@ def ideal(
     return Frontier(
         kl=(weights * logs).sum(axis=1),
         reward=weights @ rewards,
-        success=None if successes is None else weights @ np.asarray(successes, np.float64),
+        success=None if successes is None else weights @ successes,
         effective_samples=1 / np.square(weights).sum(axis=1),
     )
 
@@ -107,6 +112,7 @@ def kl_at_success(
         rule, repair = "it was made without successes", "give them to `ideal`"
         raise refuse("kl_at_success.frontier", None, rule, repair)
     check_fraction("kl_at_success.success", success)
+    check_non_negative("kl_at_success.least_effective_samples", least_effective_samples)
     trusted = frontier.effective_samples >= least_effective_samples
     order = np.argsort(frontier.kl[trusted])
     # Where a sharper tilt over-optimizes the proxy, success falls again: the best so far counts.
@@ -119,7 +125,7 @@ def kl_at_success(
 
 def _finite(owner: str, rewards) -> np.ndarray:
     """Return rewards in float64, or raise ValueError."""
-    values = np.asarray(rewards, np.float64)
+    values = read_host(f"{owner}.rewards", rewards)
     if not values.size or values.ndim != 1 or not np.isfinite(values).all():
         rule = "all must be finite, in a vector of one or more"
         raise refuse(f"{owner}.rewards", values, rule, "leave out samples without a number")

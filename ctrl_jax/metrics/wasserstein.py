@@ -17,12 +17,15 @@ and two samples of one size have the exact distance of the best matching,
 2019, sections 2.6 and 10; Bonneel et al. 2015.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from ctrl_jax._checks import check_count, refuse
+from ctrl_jax._checks import check_count, check_finite, refuse
+from ctrl_jax._door import at_the_door, read_host
 
 LARGEST_ASSIGNMENT = 4096
 
@@ -51,6 +54,7 @@ def wasserstein_1d(
     return jnp.sum(jnp.asarray(widths, gaps.dtype) * gaps) ** (1 / order)
 
 
+@at_the_door
 def sliced_wasserstein(
     key: Array,
     x: Float[Array, "n ..."],
@@ -112,6 +116,8 @@ def wasserstein_assignment(
     from scipy.spatial.distance import cdist
 
     _check_order("wasserstein_assignment", order)
+    check_count("wasserstein_assignment.largest", largest)
+    x, y = read_host("wasserstein_assignment.x", x), read_host("wasserstein_assignment.y", y)
     if x.shape != y.shape or x.ndim < 1 or x.shape[0] == 0:
         rule = "samples must have one shape and at least one point"
         repair = "draw the same number of each"
@@ -135,11 +141,12 @@ def as_floats(owner: str, *samples: ArrayLike) -> list[Array]:
     Raises:
         ValueError: one of them is complex or holds no numbers; it names `owner`.
     """
+    for sample in samples:
+        held: Any = sample if hasattr(sample, "dtype") else np.asarray(sample)
+        dtype = held.dtype
+        if not jnp.issubdtype(dtype, jnp.floating) and dtype.kind not in "iu":
+            raise refuse(owner, sample, "samples must hold real numbers", "convert them to float32")
     arrays = [jnp.asarray(sample) for sample in samples]
-    for array in arrays:
-        if not jnp.issubdtype(array.dtype, jnp.bool_) and jnp.isrealobj(array):
-            continue
-        raise refuse(owner, array, "samples must hold real numbers", "convert them to float32")
     wide = any(array.dtype == jnp.float64 for array in arrays)
     return [array.astype(jnp.float64 if wide else jnp.float32) for array in arrays]
 
@@ -164,5 +171,5 @@ def _pieces(n: int, m: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _check_order(owner: str, order: float) -> None:
-    if not (np.isfinite(order) and order >= 1):
+    if not check_finite(f"{owner}.order", order) >= 1:
         raise refuse(f"{owner}.order", order, "it must be finite and at least 1", "give 1 or 2")

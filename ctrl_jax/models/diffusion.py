@@ -5,7 +5,14 @@ from typing import Literal
 
 import jax.numpy as jnp
 
-from ctrl_jax._checks import check_choice, check_count, check_fields, refuse
+from ctrl_jax._checks import (
+    check_choice,
+    check_count,
+    check_fields,
+    check_finite,
+    check_positive,
+    refuse,
+)
 from ctrl_jax._typing import Model
 from ctrl_jax.models.spec import image_shape, score_model
 from ctrl_jax.networks.functional import as_model
@@ -42,7 +49,8 @@ class DiffusionSpec:
     def __post_init__(self):
         check_choice("model.network", self.network, ("mlp", "dit"))
         check_fields(self, check_count, "width", "depth", "patch", group="model")
-        if not 0 < self.end < 1:
+        check_fields(self, check_positive, "beta_min", "beta_max", group="model")
+        if not 0 < check_finite("model.end", self.end) < 1:
             raise refuse("model.end", self.end, "it must lie in (0, 1)", "give e.g. 0.005")
 
     def process(self) -> VP:

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
 
-from ctrl_jax._checks import check_choice, refuse
+from ctrl_jax._checks import check_choice, check_finite, refuse
 from ctrl_jax._typing import Model
 from ctrl_jax.models.spec import image_shape, score_model
 from ctrl_jax.networks.functional import as_model
@@ -70,7 +70,7 @@ class ImageDiffusionSpec:
         pair = self.coefficients
         if pair is not None and (len(pair) != 2 or pair[0] > pair[1]):
             raise refuse("coefficients", pair, "smallest and largest, two numbers", "swap them")
-        if not 0 < self.end < 1:
+        if not 0 < check_finite("end", self.end) < 1:
             raise refuse("sampling_end", self.end, "it must lie in (0, 1)", "give e.g. 0.001")
         self.process()
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from ctrl_jax._checks import check_annotated
 from ctrl_jax._typing import Model, ScoreFn
 from ctrl_jax.environments import GaussianSteering
 from ctrl_jax.models.spec import score_model
@@ -45,6 +46,9 @@ class SteeringSpec:
     end: float = 1e-2
     width: int = 64
     depth: int = 2
+
+    def __post_init__(self):
+        check_annotated(self, "SteeringSpec", signed=("means", "target", "weights"))
 
     conditions = 0
 

@@ -35,6 +35,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from ctrl_jax._checks import check_non_negative, refuse
+from ctrl_jax._door import at_the_door
 from ctrl_jax._numerics import expand, square_root, times
 from ctrl_jax._typing import ScoreFn
 
@@ -88,16 +89,19 @@ class LinearProcess(eqx.Module):
         t = times(t)
         return jax.jvp(self.marginal, (t,), (jnp.ones_like(t),))
 
+    @at_the_door
     def contraction_rate(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
         """Return b(t), also the contraction rate r_b of the backward drift (2401.13115)."""
         marginal, rate = self.rates(t)
         return rate.scale / marginal.scale
 
+    @at_the_door
     def diffusion(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
         """Return the diffusion coefficient sigma(t)."""
         (scale, std), rate = self.rates(t)
         return square_root(2 * std * (rate.std - rate.scale / scale * std))
 
+    @at_the_door
     def transition(self, s: Float[Array, "..."], t: Float[Array, "..."]) -> Marginal:
         """Return scale and std of X_t given X_s, for times s <= t with s not after `latest`."""
         (scale_s, std_s), (scale, std) = self.marginal(s), self.marginal(t)
@@ -105,16 +109,19 @@ class LinearProcess(eqx.Module):
         kept = jnp.minimum(gain * std_s, std)
         return Marginal(gain, square_root(std - kept) * square_root(std + kept))
 
+    @at_the_door
     def drift(self, t: Float[Array, "*t"], x: Float[Array, "..."]) -> Float[Array, "..."]:
         """Return b(t) x; t broadcasts against the leading axes of x."""
-        x = jnp.asarray(x)
+        _check_times(t, x)
         return expand(self.contraction_rate(t), x) * x
 
+    @at_the_door
     def noise_to_signal(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
         """Return std / scale, which grows with t for every process."""
         scale, std = self.marginal(t)
         return std / scale
 
+    @at_the_door
     def time_at(self, ratio: Float[Array, "*t"]) -> Float[Array, "*t"]:
         """Return the time at which std / scale is `ratio`: the inverse of `noise_to_signal`.
 
@@ -125,6 +132,7 @@ class LinearProcess(eqx.Module):
         """
         return _time_at(self, times(ratio))
 
+    @at_the_door
     def time_beyond(self, ratio: Float[Array, "*t"]) -> Float[Array, "*t"]:
         """Return `time_at(ratio)`, past the horizon where the process itself goes on there.
 
@@ -133,13 +141,15 @@ class LinearProcess(eqx.Module):
         """
         return self.time_at(ratio)
 
+    @at_the_door
     def unscale(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         """Return x / a(0): samples in units of the data. Only a scaled `EDM` has a(0) != 1."""
         x = jnp.asarray(x)
         return x / self.marginal(jnp.asarray(0.0)).scale.astype(x.dtype)
 
+    @at_the_door
     def sample_marginal(
-        self, key: Array, x_0: Float[Array, "batch ..."], t: Float[Array, "*t"]
+        self, key: Array, x_0: Float[Array, "..."], t: Float[Array, "*t"]
     ) -> tuple[Array, Array]:
         """Draw X_t given x_0.
 
@@ -151,7 +161,7 @@ class LinearProcess(eqx.Module):
         Returns:
             x_t and the standard normal noise it was made with, both of x_0's shape.
         """
-        x_0 = jnp.asarray(x_0)
+        _check_times(t, x_0)
         noise = jax.random.normal(key, x_0.shape, x_0.dtype)
         scale, std = self.marginal(t)
         return expand(scale, x_0) * x_0 + expand(std, x_0) * noise, noise
@@ -231,16 +241,27 @@ class ReverseSDE(eqx.Module):
         """Return the probability-flow ODE, the level 0, of the same process and score."""
         return ReverseSDE(self.process, self.score_fn, 0.0)
 
+    @at_the_door
     def drift(self, r: Float[Array, "*t"], x: Float[Array, "..."]) -> Float[Array, "..."]:
         """Return the drift of (4) at reverse time r."""
+        _check_times(r, x)
         t = self.process.forward_time(r)
         gain = (1 + self.noise_level**2) / 2 * self.process.diffusion(t) ** 2
         return expand(gain, x) * self.score_fn(t, x) - self.process.drift(t, x)
 
+    @at_the_door
     def diffusion(self, r: Float[Array, "*t"]) -> Float[Array, "*t"]:
         """Return the diffusion coefficient l sigma at reverse time r, zero for the flow."""
         sigma = self.process.diffusion(self.process.forward_time(r))
         return self.noise_level * sigma if self.stochastic else jnp.zeros_like(sigma)
+
+
+def _check_times(t: Array, x: Array) -> None:
+    """Raise ValueError unless times broadcast against the leading axes of states."""
+    fits = t.ndim <= x.ndim and all(n in (1, m) for n, m in zip(t.shape, x.shape, strict=False))
+    if not fits:
+        rule = f"it must be one time, or one for each of states {list(x.shape)}"
+        raise refuse("t", t, rule, "give shape () or (batch,)")
 
 
 def _of_one_shape(score_fn: ScoreFn) -> ScoreFn:

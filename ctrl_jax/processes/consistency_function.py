@@ -91,6 +91,8 @@ def from_normalized_v(
     Raises:
         ValueError: end is outside (0, horizon) or data_std is not positive.
     """
+    check_end(end, process.horizon)
+    check_positive("data_std", data_std)
 
     def consistency_fn(t, x, *conditions):
         skip, out, inner = coefficients(process, t, end=end, data_std=data_std)
@@ -115,6 +117,7 @@ def score_from_normalized_v(
     Raises:
         ValueError: data_std is not positive.
     """
+    check_positive("data_std", data_std)
     check_positive("data_std", data_std)
 
     def score_fn(t, x, *conditions):

@@ -30,7 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ctrl_jax._checks import check_non_negative, check_positive
+from ctrl_jax._checks import as_float, check_finite, check_non_negative, check_positive
 from ctrl_jax.processes.base import LinearProcess
 
 OfTime = float | Array | Callable[[Array], Array]
@@ -67,11 +67,14 @@ def wasserstein_bound(
     Raises:
         ValueError: a concrete error is negative or not finite, or h is not positive.
     """
+    initial_error, score_error, lipschitz = map(as_float, (initial_error, score_error, lipschitz))
     check_non_negative("wasserstein_bound.initial_error", initial_error)
     if not callable(score_error):
         check_non_negative("wasserstein_bound.score_error", score_error)
     if h is not None:
         check_positive("wasserstein_bound.h", h)
+    if not callable(lipschitz):
+        check_finite("wasserstein_bound.lipschitz", lipschitz)
     integrals = _integrals(process, lipschitz, score_error)
     log_initial = jnp.log(jnp.asarray(initial_error))
     # At the best h the bound does not move with h: no gradient has to pass the search.
@@ -106,6 +109,7 @@ def total_variation_bound(
     Raises:
         ValueError: a concrete error is negative or not finite.
     """
+    initial_error, score_error = as_float(initial_error), as_float(score_error)
     check_non_negative("total_variation_bound.initial_error", initial_error)
     check_non_negative("total_variation_bound.score_error", score_error)
     t, weights, _ = _grid(process)
@@ -183,4 +187,6 @@ def _best_log_h(integrals, log_initial):
 
 def _values(coefficient: OfTime, t: Array) -> Array:
     values = coefficient(t) if callable(coefficient) else coefficient
-    return jnp.broadcast_to(jnp.asarray(values), t.shape)
+    if not callable(coefficient):
+        check_finite("coefficient", coefficient)
+    return jnp.broadcast_to(jnp.asarray(as_float(values)), t.shape)

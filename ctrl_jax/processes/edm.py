@@ -20,10 +20,12 @@ Source: Karras et al. 2022, eq. 4 and 81; arXiv 2401.13115.
 
 from typing import Any
 
+import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ctrl_jax._checks import check_all_positive, refuse
+from ctrl_jax._checks import as_float, check_all_positive, refuse
+from ctrl_jax._door import at_the_door
 from ctrl_jax._numerics import times
 from ctrl_jax.processes.base import LinearProcess, Marginal
 
@@ -39,8 +41,8 @@ class EDM(LinearProcess):
         ValueError: an argument is not positive, or scale_min exceeds 1.
     """
 
-    sigma_max: float = 80.0
-    scale_min: float = 1.0
+    sigma_max: float = eqx.field(default=80.0, converter=as_float)
+    scale_min: float = eqx.field(default=1.0, converter=as_float)
 
     def __check_init__(self):
         concrete = check_all_positive("EDM", sigma_max=self.sigma_max, scale_min=self.scale_min)
@@ -65,16 +67,19 @@ class EDM(LinearProcess):
     def _scale(self, t):
         return self.scale_min + self._slope() * t
 
+    @at_the_door
     def marginal(self, t: Float[Array, "*t"]) -> Marginal:
         """Return the scale s and the std s t."""
         t = times(t)
         scale = self._scale(t)
         return Marginal(scale, scale * t)
 
+    @at_the_door
     def time_at(self, ratio: Float[Array, "*t"]) -> Float[Array, "*t"]:
         """Return `ratio` itself, kept within [0, sigma_max]: time is the noise-to-signal ratio."""
         return jnp.clip(jnp.asarray(ratio), 0.0, self.horizon)
 
+    @at_the_door
     def time_beyond(self, ratio: Float[Array, "*t"]) -> Float[Array, "*t"]:
         """Return `ratio` itself: noise of any std is the process's, also past sigma_max.
 

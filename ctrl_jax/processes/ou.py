@@ -15,7 +15,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ctrl_jax._checks import check_all_positive, check_finite_growth
+from ctrl_jax._checks import as_float, check_all_positive, check_finite_growth
+from ctrl_jax._door import at_the_door
 from ctrl_jax._numerics import constant, square_root
 from ctrl_jax.processes.base import LinearProcess, Marginal, end_of_rate
 
@@ -23,9 +24,9 @@ from ctrl_jax.processes.base import LinearProcess, Marginal, end_of_rate
 class _OfConstantRate(LinearProcess):
     """What the two signs share."""
 
-    theta: float = 1.0
-    sigma: float = 1.0
-    horizon: float = eqx.field(default=1.0, kw_only=True)
+    theta: float = eqx.field(default=1.0, converter=as_float)
+    sigma: float = eqx.field(default=1.0, converter=as_float)
+    horizon: float = eqx.field(default=1.0, converter=as_float, kw_only=True)
     sign: ClassVar[int]
 
     def __check_init__(self):
@@ -39,14 +40,17 @@ class _OfConstantRate(LinearProcess):
         """The forward time at which sampling ends unless it is told: of a std of 0.01."""
         return end_of_rate(self.horizon, self.sigma**2)
 
+    @at_the_door
     def contraction_rate(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
         """Return b, theta with the sign of the drift."""
         return constant(self.sign * self.theta, t)
 
+    @at_the_door
     def diffusion(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
         """Return sigma."""
         return constant(self.sigma, t)
 
+    @at_the_door
     def marginal(self, t: Float[Array, "*t"]) -> Marginal:
         """Return a(t) = exp(b t) and the std."""
         exponent = self.sign * self.theta * jnp.asarray(t)

@@ -23,6 +23,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ctrl_jax._checks import check_count, check_non_negative, refuse
+from ctrl_jax._door import at_the_door
 from ctrl_jax._numerics import expand
 from ctrl_jax.processes.base import LinearProcess
 
@@ -30,6 +31,7 @@ DrawFn = Callable[..., Array]
 """``draw(key, shape, *conditions)`` returns data points (batch, m, ...) for shape (batch, m)."""
 
 
+@at_the_door
 def score_from_points(
     process: LinearProcess,
     t: Float[Array, "*t"],

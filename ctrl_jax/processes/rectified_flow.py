@@ -20,7 +20,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ctrl_jax._checks import check_all_positive
+from ctrl_jax._checks import as_float, check_all_positive
+from ctrl_jax._door import at_the_door
 from ctrl_jax._numerics import times
 from ctrl_jax.processes.base import LinearProcess, Marginal
 
@@ -37,7 +38,7 @@ class RectifiedFlow(LinearProcess):
     Source: Liu, Gong and Liu 2023, eq. 1.
     """
 
-    horizon: float = eqx.field(default=1.0, kw_only=True)
+    horizon: float = eqx.field(default=1.0, converter=as_float, kw_only=True)
 
     def __check_init__(self):
         check_all_positive("RectifiedFlow", horizon=self.horizon)
@@ -51,11 +52,13 @@ class RectifiedFlow(LinearProcess):
         """Return the forward time T - r of a reverse time, at most `latest`."""
         return jnp.minimum(self.horizon - times(r), self.latest)
 
+    @at_the_door
     def marginal(self, t: Float[Array, "*t"]) -> Marginal:
         """Return a = 1 - t/T and the std t/T."""
         std = times(t) / self.horizon
         return Marginal(1 - std, std)
 
+    @at_the_door
     def time_at(self, ratio: Float[Array, "*t"]) -> Float[Array, "*t"]:
         """Return T ratio / (1 + ratio), the inverse of `noise_to_signal`, at most `latest`.
 

@@ -24,7 +24,8 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from ctrl_jax._checks import check_all_positive, check_finite_growth, refuse
+from ctrl_jax._checks import as_float, check_all_positive, check_finite_growth, refuse
+from ctrl_jax._door import at_the_door
 from ctrl_jax._numerics import times
 from ctrl_jax.processes.base import LinearProcess, end_of_rate
 
@@ -63,9 +64,9 @@ class LinearSchedule(NoiseSchedule):
         ValueError: an argument is not positive.
     """
 
-    beta_min: float
-    beta_max: float
-    horizon: float = 1.0
+    beta_min: float = eqx.field(converter=as_float)
+    beta_max: float = eqx.field(converter=as_float)
+    horizon: float = eqx.field(default=1.0, converter=as_float)
 
     def __check_init__(self):
         arguments = {"beta_min": self.beta_min, "beta_max": self.beta_max, "horizon": self.horizon}
@@ -76,10 +77,12 @@ class LinearSchedule(NoiseSchedule):
         """The forward time at which sampling ends unless it is told: of a std of 0.01."""
         return end_of_rate(self.horizon, self.beta_min)
 
+    @at_the_door
     def rate(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
         """Return beta(t) of (1)."""
         return self.beta_min + (self.beta_max - self.beta_min) * times(t) / self.horizon
 
+    @at_the_door
     def integral(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
         """Return B(t) of (1)."""
         t = times(t)
@@ -98,9 +101,9 @@ class CosineSchedule(NoiseSchedule):
         ValueError: an argument is not positive, or beta_max is below the rate at t = 0.
     """
 
-    offset: float = 0.008
-    beta_max: float = 999.0
-    horizon: float = 1.0
+    offset: float = eqx.field(default=0.008, converter=as_float)
+    beta_max: float = eqx.field(default=999.0, converter=as_float)
+    horizon: float = eqx.field(default=1.0, converter=as_float)
 
     def __check_init__(self):
         arguments = {"offset": self.offset, "beta_max": self.beta_max, "horizon": self.horizon}
@@ -127,11 +130,13 @@ class CosineSchedule(NoiseSchedule):
     def _clip_time(self):
         return (self._clip_angle() - self._start_angle()) / self._speed()
 
+    @at_the_door
     def rate(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
         """Return beta(t) of (2), clipped."""
         turned = self._speed() * jnp.minimum(times(t), self._clip_time())
         return 2 * self._speed() * jnp.tan(self._start_angle() + turned)
 
+    @at_the_door
     def integral(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
         """Return B(t) of (2), linear where the rate is clipped."""
         t = times(t)
@@ -224,6 +229,7 @@ class ScheduledProcess(LinearProcess):
         """
         return cls(schedule=CosineSchedule(offset, beta_max, horizon))  # pyright: ignore[reportCallIssue]
 
+    @at_the_door
     def contraction_rate(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
         """Return b(t) = beta(t) / 2 with the sign of the drift."""
         return self.sign * self.schedule.rate(jnp.asarray(t)) / 2

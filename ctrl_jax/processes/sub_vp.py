@@ -17,6 +17,7 @@ Source: Song et al. 2021; arXiv 2401.13115, section 3.
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ctrl_jax._door import at_the_door
 from ctrl_jax.processes.base import Marginal
 from ctrl_jax.processes.schedules import NoiseSchedule, ScheduledProcess, schedule_of
 
@@ -24,6 +25,7 @@ from ctrl_jax.processes.schedules import NoiseSchedule, ScheduledProcess, schedu
 class _OfSquaredVariance(ScheduledProcess):
     """What (1) and (2) share."""
 
+    @at_the_door
     def marginal(self, t: Float[Array, "*t"]) -> Marginal:
         """Return a(t) and the std of (1) or (2)."""
         growth = self._log_growth(t)

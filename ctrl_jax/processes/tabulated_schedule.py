@@ -24,6 +24,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ctrl_jax._checks import check_all_positive, check_count, refuse
+from ctrl_jax._door import at_the_door, read_real
 from ctrl_jax._numerics import times
 from ctrl_jax.processes.schedules import NoiseSchedule
 
@@ -91,12 +92,14 @@ class TabulatedSchedule(NoiseSchedule):
 
     def time_of(self, index: Any) -> Float[Array, "*t"]:
         """Return the time t_k of (1) of a discrete step k, a number or an array."""
-        return (jnp.asarray(index, float) + 1) * (self.horizon / self.steps)
+        return (read_real("index", index) + 1) * (self.horizon / self.steps)
 
+    @at_the_door
     def index_of(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
         """Return the discrete step k of a time, what a network of the discrete process is given."""
         return times(t) * (self.steps / self.horizon) - 1
 
+    @at_the_door
     def rate(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
         """Return beta(t), constant over each step."""
         t = times(t)
@@ -104,6 +107,7 @@ class TabulatedSchedule(NoiseSchedule):
         rates = jnp.diff(jnp.asarray(self.integrals, t.dtype)) * (self.steps / self.horizon)
         return rates[k]
 
+    @at_the_door
     def integral(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
         """Return B(t) of (1)."""
         t = times(t)

@@ -15,7 +15,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ctrl_jax._checks import check_all_positive, refuse
+from ctrl_jax._checks import as_float, check_all_positive, refuse
+from ctrl_jax._door import at_the_door
 from ctrl_jax._numerics import square_root
 from ctrl_jax.processes.base import LinearProcess, Marginal
 
@@ -33,10 +34,10 @@ class VE(LinearProcess):
         ValueError: an argument is not positive, or sigma_max does not exceed sigma_min.
     """
 
-    sigma_min: float = 0.01
-    sigma_max: float = 50.0
+    sigma_min: float = eqx.field(default=0.01, converter=as_float)
+    sigma_max: float = eqx.field(default=50.0, converter=as_float)
     zero_start: bool = eqx.field(default=True, static=True)
-    horizon: float = eqx.field(default=1.0, kw_only=True)
+    horizon: float = eqx.field(default=1.0, converter=as_float, kw_only=True)
 
     def __check_init__(self):
         sigmas = {"sigma_min": self.sigma_min, "sigma_max": self.sigma_max}
@@ -52,17 +53,20 @@ class VE(LinearProcess):
     def _log_ratio(self) -> Float[Array, ""]:
         return jnp.log(self.sigma_max / self.sigma_min)
 
+    @at_the_door
     def diffusion(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
         """Return sigma_min r^{t/T} sqrt(2 ln r / T)."""
         growth = jnp.exp(self._log_ratio() * jnp.asarray(t) / self.horizon)
         return self.sigma_min * growth * jnp.sqrt(2 * self._log_ratio() / self.horizon)
 
+    @at_the_door
     def marginal(self, t: Float[Array, "*t"]) -> Marginal:
         """Return a = 1 and the std of (1) or (2)."""
         exponent = self._log_ratio() * jnp.asarray(t) / self.horizon
         growth = square_root(jnp.expm1(2 * exponent)) if self.zero_start else jnp.exp(exponent)
         return Marginal(jnp.ones_like(exponent), self.sigma_min * growth)
 
+    @at_the_door
     def time_at(self, ratio: Float[Array, "*t"]) -> Float[Array, "*t"]:
         """Return the time at which the noise has the std `ratio`, the inverse of `marginal`.
 
@@ -71,6 +75,7 @@ class VE(LinearProcess):
         """
         return jnp.clip(self.time_beyond(ratio), 0.0, self.horizon)
 
+    @at_the_door
     def time_beyond(self, ratio: Float[Array, "*t"]) -> Float[Array, "*t"]:
         """Return the time at which the noise has the std `ratio`, also past the horizon.
 

@@ -13,6 +13,7 @@ Source: Song et al. 2021; arXiv 2402.07487, section 2; arXiv 2401.13115, section
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ctrl_jax._door import at_the_door
 from ctrl_jax._numerics import square_root
 from ctrl_jax.processes.base import Marginal
 from ctrl_jax.processes.schedules import NoiseSchedule, ScheduledProcess, schedule_of
@@ -21,10 +22,12 @@ from ctrl_jax.processes.schedules import NoiseSchedule, ScheduledProcess, schedu
 class _OfUnitRate(ScheduledProcess):
     """What (1) and (2) share."""
 
+    @at_the_door
     def diffusion(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
         """Return sqrt(beta(t)); the std's own derivative is infinite at t = 0."""
         return jnp.sqrt(self.schedule.rate(jnp.asarray(t)))
 
+    @at_the_door
     def marginal(self, t: Float[Array, "*t"]) -> Marginal:
         """Return a(t) and the std of (1) or (2)."""
         growth = self._log_growth(t)

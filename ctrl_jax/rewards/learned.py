@@ -41,7 +41,12 @@ def standardized(reward_fn: RewardFn, scores: Float[np.ndarray, " samples"]) -> 
     scores = np.asarray(scores)
     floating = jnp.issubdtype(scores.dtype, jnp.floating)
     eps = float(jnp.finfo(scores.dtype if floating else np.float64).eps)
+    if not floating and scores.dtype.kind not in "iub":
+        raise refuse("scores", scores, "they must be real numbers", "give what reward_fn returns")
     scores = scores.astype(np.float64)
+    if scores.ndim != 1:
+        rule = "it must be one number for each sample"
+        raise refuse("scores", scores, rule, "give an array of shape (samples,)")
     if not scores.size:
         raise refuse("scores", [], "there must be values to measure", "score some samples")
     if not np.isfinite(scores).all():

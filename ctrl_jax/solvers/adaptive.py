@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from ctrl_jax._checks import check_all_positive, check_count, check_end, check_shape
+from ctrl_jax._door import at_the_door
 from ctrl_jax._typing import ScoreFn
 from ctrl_jax.processes import LinearProcess
 
@@ -31,6 +32,7 @@ class AdaptiveSamples(NamedTuple):
     ok: Bool[Array, " batch"]
 
 
+@at_the_door
 def sample_adaptive(
     key: Array,
     process: LinearProcess,

@@ -22,7 +22,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ctrl_jax._checks import refuse
+from ctrl_jax._checks import check_count, refuse
+from ctrl_jax._door import at_the_door
 
 _SUBSTEPS = 2**16  # indices of substeps, far from those of normals
 
@@ -84,6 +85,7 @@ class BrownianPath(eqx.Module):
     levy_noise: Float[Array, "steps batch ..."]
 
     @staticmethod
+    @at_the_door
     def draw(key: Array, grid: Float[Array, " points"], like: Array) -> "BrownianPath":
         """Draw the path that `simulate` takes with this key, grid and a start state `like`."""
 
@@ -100,7 +102,8 @@ class BrownianPath(eqx.Module):
             ValueError: `factor` is less than 1 or does not divide the number of steps.
         """
         steps = self.noise.shape[0]
-        if factor < 1 or steps % factor:
+        check_count("factor", factor)
+        if steps % factor:
             raise refuse("factor", factor, f"it must divide the {steps} steps", "take a divisor")
         tail = (1,) * (self.noise.ndim - 1)
         widths = jnp.diff(self.grid).reshape(-1, factor, *tail)

@@ -15,10 +15,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ctrl_jax._checks import check_end, check_shape, refuse
+from ctrl_jax._door import at_the_door
 from ctrl_jax.processes import LinearProcess
 from ctrl_jax.solvers.brownian import step_noise
 
 
+@at_the_door
 def sample_consistency(
     key: Array,
     process: LinearProcess,

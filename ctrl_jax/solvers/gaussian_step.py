@@ -19,12 +19,14 @@ as dt -> 0.
 """
 
 import abc
+import math
 from typing import NamedTuple
 
 import diffrax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ctrl_jax._door import at_the_door
 from ctrl_jax._numerics import expand, sum_each
 from ctrl_jax.processes import LinearProcess
 
@@ -87,8 +89,9 @@ class GaussianSolver(diffrax.AbstractItoSolver):
         """
 
 
+@at_the_door
 def gaussian_log_prob(noise: Float[Array, "batch ..."], std: Float[Array, "*b"]) -> Array:
     """Return log N(noise * std; 0, std^2 I) per example, summed over dimensions; 0 at std 0."""
-    dimension, noisy = noise[0].size, std > 0
+    dimension, noisy = math.prod(noise.shape[1:]), std > 0
     log_norm = jnp.log(jnp.where(noisy, std, 1.0)) + jnp.log(2 * jnp.pi) / 2
     return jnp.where(noisy, -sum_each(jnp.square(noise)) / 2 - dimension * log_norm, 0.0)

@@ -15,10 +15,12 @@ On a grid both are exact for the chain of Gaussian steps when the step's own coe
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ctrl_jax._door import at_the_door
 from ctrl_jax._numerics import expand, sum_each
 from ctrl_jax.solvers.gaussian_step import Kernel
 
 
+@at_the_door
 def kl_rate(
     weight: Float[Array, "*b"], score: Float[Array, "batch ..."], other: Float[Array, "batch ..."]
 ) -> Float[Array, " batch"]:
@@ -36,6 +38,7 @@ def kl_rate(
     return weight * sum_each(jnp.square(score - other)) / 2
 
 
+@at_the_door
 def log_ratio(
     kernel: Kernel,
     noise: Float[Array, "batch ..."],

@@ -24,7 +24,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from ctrl_jax._checks import check_count, refuse
+from ctrl_jax._checks import check_count, check_entries, check_finite, refuse
+from ctrl_jax._door import at_the_door
 from ctrl_jax._numerics import expand
 from ctrl_jax._typing import ScoreFn
 from ctrl_jax.solvers.brownian import StepNoise
@@ -32,6 +33,7 @@ from ctrl_jax.solvers.consistency_sampling import renoise
 from ctrl_jax.solvers.reverse_solver import ReverseSolver, check_sde_solver, noise_of, on_grid
 
 
+@at_the_door
 def classifier_free(
     score_fn: ScoreFn, scale: Float[Array, "*b"] | float, null: tuple[Array, ...]
 ) -> ScoreFn:
@@ -48,6 +50,9 @@ def classifier_free(
     """
     if not null:
         raise refuse("classifier_free.null", null, "it must hold a value", "give one per condition")
+
+    if jnp.ndim(scale) == 0:
+        check_finite("classifier_free.scale", scale)
 
     def guided(t, x, *conditions):
         if len(conditions) != len(null):
@@ -83,6 +88,10 @@ class Inpainting(ReverseSolver):
     def __check_init__(self):
         check_sde_solver("Inpainting.solver", self.solver)
         check_count("Inpainting.passes", self.passes, most=1000)  # each is compiled
+        check_entries("Inpainting", known=self.known)
+        if not jnp.issubdtype(getattr(self.mask, "dtype", object), jnp.bool_):
+            rule = "it must be an array of true and false"
+            raise refuse("Inpainting.mask", self.mask, rule, "compare it first, such as x > 0")
         if self.known.shape != self.mask.shape:
             rule = f"it must be that of known, {self.known.shape}"
             raise refuse("Inpainting.mask.shape", self.mask.shape, rule, "broadcast one of them")

@@ -20,15 +20,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ctrl_jax._checks import check_count
+from ctrl_jax._door import at_the_door
 from ctrl_jax._numerics import sum_each
 
 Field = Callable[[Array], Array]
 """``field(x)`` maps a batch (batch, ...) to an array of its shape, example by example."""
 
 
+@at_the_door
 def exact(
-    field: Field, x: Float[Array, "batch ..."], *, at_once: int = 16
-) -> tuple[Float[Array, "batch ..."], Float[Array, " batch"]]:
+    field: Field, x: Float[Array, "batch *dims"], *, at_once: int = 16
+) -> tuple[Float[Array, "batch *dims"], Float[Array, " batch"]]:
     """Return the field at x and its exact divergence, by d products with the Jacobian.
 
     Args:
@@ -50,9 +52,10 @@ def exact(
     return value, jnp.sum(jax.lax.map(diagonal, basis, batch_size=min(at_once, size)), axis=0)
 
 
+@at_the_door
 def projected(
-    field: Field, x: Float[Array, "batch ..."], direction: Float[Array, "batch ..."]
-) -> tuple[Float[Array, "batch ..."], Float[Array, " batch"]]:
+    field: Field, x: Float[Array, "batch *dims"], direction: Float[Array, "batch *dims"]
+) -> tuple[Float[Array, "batch *dims"], Float[Array, " batch"]]:
     """Return the field at x and v^T J v, an unbiased estimate (1) of its divergence.
 
     Args:
@@ -64,7 +67,8 @@ def projected(
     return value, sum_each(direction * tangent)
 
 
-def rademacher(key: Array, like: Float[Array, "batch ..."]) -> Float[Array, "batch ..."]:
+@at_the_door
+def rademacher(key: Array, like: Float[Array, "batch *dims"]) -> Float[Array, "batch *dims"]:
     """Return random signs.
 
     Args:
@@ -74,7 +78,8 @@ def rademacher(key: Array, like: Float[Array, "batch ..."]) -> Float[Array, "bat
     return jax.random.rademacher(key, like.shape, like.dtype)
 
 
-def gaussian(key: Array, like: Float[Array, "batch ..."]) -> Float[Array, "batch ..."]:
+@at_the_door
+def gaussian(key: Array, like: Float[Array, "batch *dims"]) -> Float[Array, "batch *dims"]:
     """Return standard normals.
 
     Args:

@@ -23,7 +23,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from ctrl_jax._checks import check_all_positive, check_choice, check_count, check_end, refuse
+from ctrl_jax._checks import (
+    check_all_positive,
+    check_choice,
+    check_count,
+    check_end,
+    check_positive,
+    refuse,
+)
+from ctrl_jax._door import at_the_door
 from ctrl_jax._typing import ScoreFn
 from ctrl_jax.processes import LinearProcess
 from ctrl_jax.solvers.adaptive import solve
@@ -64,6 +72,7 @@ class Likelihood(NamedTuple):
     ok: Bool[Array, " batch"]
 
 
+@at_the_door
 def log_likelihood(
     process: LinearProcess,
     score_fn: ScoreFn,
@@ -129,6 +138,7 @@ def log_likelihood(
     return Likelihood(prior + change + x_0[0].size * growth, latent, steps, ok)
 
 
+@at_the_door
 def bits_per_dim(
     log_prob: Float[Array, " batch"], dimension: int, *, bin_width: float = 1.0
 ) -> Float[Array, " batch"]:
@@ -142,7 +152,8 @@ def bits_per_dim(
     Raises:
         ValueError: `dimension` or `bin_width` is not positive.
     """
-    check_all_positive("bits_per_dim", dimension=float(dimension), bin_width=bin_width)
+    check_count("bits_per_dim.dimension", dimension)
+    check_positive("bits_per_dim.bin_width", bin_width)
     return -log_prob / (dimension * math.log(2)) - math.log2(bin_width)
 
 

@@ -5,6 +5,7 @@ import jax
 from jaxtyping import Array, Float
 
 from ctrl_jax._checks import check_all_positive, check_shape
+from ctrl_jax._door import at_the_door
 from ctrl_jax._typing import ScoreFn
 from ctrl_jax.processes import LinearProcess, grids
 from ctrl_jax.solvers.exponential_euler import ExponentialEuler
@@ -12,6 +13,7 @@ from ctrl_jax.solvers.reverse_solver import SDE_SOLVERS
 from ctrl_jax.solvers.simulation import simulate
 
 
+@at_the_door
 def sample(
     key: Array,
     process: LinearProcess,

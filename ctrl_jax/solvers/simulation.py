@@ -17,6 +17,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
 from ctrl_jax._checks import check_choice, refuse
+from ctrl_jax._door import at_the_door
 from ctrl_jax._numerics import all_each
 from ctrl_jax.processes import ReverseSDE
 from ctrl_jax.solvers.brownian import BrownianPath, StepNoise, step_noise
@@ -43,6 +44,7 @@ class Path(NamedTuple):
     ok: Bool[Array, " batch"]
 
 
+@at_the_door
 def simulate(
     key: Array,
     sde: ReverseSDE,

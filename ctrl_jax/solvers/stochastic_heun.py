@@ -16,11 +16,13 @@ times the largest noise, which `s_max` prevents. Where a process ends at its hor
 Source: Karras et al. 2022, algorithm 2 (there x is scaled and \sigma is time itself).
 """
 
+import math
+
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ctrl_jax._checks import check_non_negative, refuse
+from ctrl_jax._checks import check_count, check_non_negative, refuse
 from ctrl_jax.processes import LinearProcess
 from ctrl_jax.processes.heun_step import heun_step
 from ctrl_jax.solvers.brownian import StepNoise
@@ -54,6 +56,10 @@ class StochasticHeun(ReverseSolver):
         for name in ("s_churn", "s_min", "s_noise"):
             value = getattr(self, name)
             check_non_negative(f"StochasticHeun.{name}", value)
+        if self.s_max != math.inf:
+            check_non_negative("StochasticHeun.s_max", self.s_max)
+        if self.steps is not None:
+            check_count("StochasticHeun.steps", self.steps)
         if not self.s_min <= self.s_max:
             rule = f"it must be at least s_min = {self.s_min!r}"
             raise refuse("StochasticHeun.s_max", self.s_max, rule, "give inf for no limit")

@@ -203,7 +203,7 @@ def test_the_pendulum():
 
 
 def test_bad_arguments_are_named(unchecked):
-    with pytest.raises(ValueError, match=r"x_0: received .*\[3\]; it must have shape \(batch, 1\)"):
+    with pytest.raises(ValueError, match=r"x_0: received .*\[3\]; its shape must be \(batch d\)"):
         simulate_control(jax.random.key(0), o1(), linear, jnp.ones(3), dt=0.1, steps=2)
     with pytest.raises(ValueError, match=r"steps: received 0; .* a whole number of at least 1"):
         simulate_control(jax.random.key(0), o1(), linear, jnp.ones((3, 1)), dt=0.1, steps=0)

@@ -25,9 +25,9 @@ def test_what_it_refuses(unchecked):
     for horizon in (0.0, -1.0):
         with pytest.raises(ValueError, match="horizon: received"):
             score_matching.flow(u, u, u, horizon=horizon)
-    with pytest.raises(ValueError, match=r"x_0.shape: received \(1, 2\); it must be"):
+    with pytest.raises(ValueError, match=r"x_0: received float32\[1, 2\]; its shape must"):
         score_matching.flow(u, u[:1], u)
-    with pytest.raises(ValueError, match=r"weights.shape: received \(3, 1\); .* flatten"):
+    with pytest.raises(ValueError, match=r"weights: received float32\[3, 1\]; its shape"):
         score_matching.flow(u, u, u, weights=jnp.ones((3, 1)))
     assert score_matching.flow(u[:0], u[:0], u[:0]).shape == (0,)
 

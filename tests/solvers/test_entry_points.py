@@ -60,7 +60,7 @@ def test_sampling_starts_from_another_std_where_one_is_given():
 
 @pytest.mark.parametrize("start_std", [-2.0, 0.0, float("nan")])
 def test_a_start_std_is_positive(start_std):
-    with pytest.raises(ValueError, match=r"sample.start_std: received .*; it must be"):
+    with pytest.raises(ValueError, match=r"start_std: received .*; it must be"):
         sample(jax.random.key(0), VP(), zero_score, (3, 2), steps=2, start_std=start_std)
 
 

@@ -25,7 +25,15 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from ctrl_jax._checks import check_all_positive, check_choice, check_count, check_unused, refuse
+from ctrl_jax._checks import (
+    check_all_positive,
+    check_choice,
+    check_count,
+    check_fields,
+    check_finite,
+    check_unused,
+    refuse,
+)
 from ctrl_jax._typing import Model
 from ctrl_jax.algorithms.base import Algorithm, Learner, apply_gradient, keep_if
 from ctrl_jax.algorithms.control.actor_critic import (
@@ -78,6 +86,7 @@ class ProximalConfig:
             clip=self.clip,
             rounding=self.rounding,
         )
+        check_fields(self, check_finite, "tolerance", "factor")
         if not 0 < self.tolerance < 1:
             raise refuse("tolerance", self.tolerance, "it must lie in (0, 1)", "give 0.1")
         if not self.factor > 1:

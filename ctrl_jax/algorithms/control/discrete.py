@@ -16,7 +16,7 @@ import math
 import jax.numpy as jnp
 import optax
 
-from ctrl_jax._checks import check_unused, refuse
+from ctrl_jax._checks import check_finite, check_unused, refuse
 from ctrl_jax._typing import Model
 from ctrl_jax.algorithms.base import Algorithm
 from ctrl_jax.algorithms.control.actor_critic import (
@@ -114,7 +114,7 @@ def discrete_occupation(
     Raises:
         ValueError: trace is not in (0, 1), `occupation` sets what discrete time decides.
     """
-    if not 0 < trace < 1:
+    if not 0 < check_finite("trace", trace) < 1:
         raise refuse("trace", trace, "it must lie in (0, 1)", "give a decay per step such as 0.95")
     decided = ("occupation", "estimator", "memory", "value_loss")
     check_unused(occupation, decided, "discrete time decides it")

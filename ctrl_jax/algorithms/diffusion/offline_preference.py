@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from ctrl_jax._checks import check_decay, check_positive
 from ctrl_jax._numerics import expand, mean_each
 from ctrl_jax._typing import Model
 from ctrl_jax.algorithms.base import (
@@ -86,6 +87,9 @@ def make_offline_preference(
 
     Source: Wallace et al. 2023 (arXiv 2311.12908).
     """
+
+    check_positive("nats", nats)
+    check_decay("average_decay", average_decay)
 
     def init(key: Array) -> RunState:
         state = start(key, {"policy": (model.init, optimizer.init)}, averaged=average_decay > 0)

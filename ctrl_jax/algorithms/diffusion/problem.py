@@ -10,7 +10,7 @@ draws the trajectories of one batch and what every algorithm needs of them; what
 worth is asked afterwards, here or by anybody else.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -19,7 +19,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
-from ctrl_jax._checks import check_non_negative, refuse
+from ctrl_jax._checks import check_non_negative, check_shape, refuse
 from ctrl_jax._numerics import all_each, expand
 from ctrl_jax._typing import Model, Params, RewardFn
 from ctrl_jax.algorithms.base import Metrics, weighted_mean
@@ -80,6 +80,7 @@ class DiffusionControl(eqx.Module):
                 "use EulerMaruyama() or ExponentialEuler(eta=1.0)",
             )
         check_increasing("DiffusionControl.grid", self.grid)
+        check_start("DiffusionControl", self.shape, self.start_std)
         check_non_negative("DiffusionControl.penalty", self.penalty)
 
     @property
@@ -204,9 +205,19 @@ def check_increasing(name: str, grid: Float[Array, "..."]) -> None:
     if isinstance(grid, Tracer):
         return
     times = np.asarray(grid)
-    if times.ndim != 1 or times.size < 2 or not (np.diff(times) > 0).all():
+    real = jnp.issubdtype(times.dtype, jnp.floating) or times.dtype.kind in "iu"
+    if not real or times.ndim != 1 or times.size < 2 or not (np.diff(times) > 0).all():
         rule = "it must be a vector of at least two increasing times"
         raise refuse(name, times, rule, "make it with processes.grids")
+
+
+def check_start(owner: str, shape: Any, start_std: Any) -> None:
+    """Raise ValueError unless a shape and the standard deviation of a start law are such."""
+    if not isinstance(shape, tuple):
+        raise refuse(f"{owner}.shape", shape, "it must be a tuple", "give one such as (2,)")
+    check_shape(shape, name=f"{owner}.shape")
+    if start_std is not None and not (isinstance(start_std, jax.Array) and start_std.ndim):
+        check_non_negative(f"{owner}.start_std", start_std)
 
 
 def terminal_rewards(reward_fn: RewardFn | None, x: Array, batch: Batch) -> Float[Array, " batch"]:

@@ -3,13 +3,14 @@
 from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
-from ctrl_jax._checks import check_finite, refuse
+from ctrl_jax._checks import check_finite, check_positive, refuse
 from ctrl_jax.algorithms.language.answer_scores import AnswerScores
 from ctrl_jax.algorithms.language.preference import ScoreLoss
 from ctrl_jax.losses.preference.named import NAMED, NamedLoss, check_loss
-from ctrl_jax.losses.preference.pair import Number
+from ctrl_jax.losses.preference.pair import Number, check_scalars
 
 
 def named_loss(
@@ -31,6 +32,8 @@ def named_loss(
     Raises:
         ValueError: there is no such loss, or none of them has such an option; a weight is missing.
     """
+    if not isinstance(name, str | list | tuple):
+        raise refuse("name", name, "it must name losses", "give one, such as dpo, or several")
     names = (name,) if isinstance(name, str) else tuple(name)
     if not names:
         raise refuse("name", name, "there must be a loss", "give one, such as dpo")
@@ -43,6 +46,13 @@ def named_loss(
         raise refuse(
             "options", ", ".join(sorted(unknown)), rule, f"it has {', '.join(known) or 'none'}"
         )
+    check_scalars(check_positive, beta=beta)
+    for key, value in options.items():
+        for row in rows:
+            if key in row.options:
+                check_scalars(row.options[key].check, **{key: value})
+    if shares is not None and np.ndim(shares) != 1:
+        raise refuse("shares", shares, "it must be one number for each loss", "give a list")
     shares = (1.0,) * len(names) if shares is None else tuple(shares)
     if len(shares) != len(names):
         rule = f"there must be one for each loss, {len(names)}"

@@ -68,6 +68,8 @@ class LMPreference:
         check_positive("beta", self.beta)
         check_choice("rewards", self.rewards, get_args(Inputs))
         check_count("accumulate", self.accumulate)
+        if self.chunk is not None:
+            check_count("chunk", self.chunk)
         check_decay("average_decay", self.average_decay)
 
 

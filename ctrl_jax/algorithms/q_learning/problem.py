@@ -37,6 +37,7 @@ from ctrl_jax._typing import RewardFn, ScoreFn
 from ctrl_jax.algorithms.diffusion.problem import (
     Batch,
     check_increasing,
+    check_start,
     draw_start,
     terminal_rewards,
 )
@@ -98,6 +99,7 @@ class RewardDirection(eqx.Module):
 
     def __check_init__(self):
         check_increasing("RewardDirection.grid", self.grid)
+        check_start("RewardDirection", self.shape, self.start_std)
         check_all_positive("RewardDirection", weight=self.weight, temperature=self.temperature)
         solvers = (EulerMaruyama, ExponentialEuler)
         noisy = self.probability_flow or getattr(self.solver, "eta", 1.0) > 0

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from ctrl_jax._checks import check_decay, check_end
 from ctrl_jax._typing import Model
 from ctrl_jax.algorithms.base import (
     Algorithm,
@@ -46,6 +47,8 @@ def uniform_times(process: LinearProcess, end: float) -> Callable[[Array, int], 
         end: the smallest forward time.
     """
 
+    check_end(end, process.horizon, zero=True)
+
     def sample_times(key, batch):
         levels = (jnp.arange(batch) + jax.random.uniform(key, (batch,))) / batch
         return end + (process.horizon - end) * levels
@@ -72,6 +75,8 @@ def make_score_pretraining(
         weighting: w(t); 1 by default.
         average_decay: decay per step of the moving average of the parameters.
     """
+
+    check_decay("average_decay", average_decay)
 
     def init(key: Array) -> RunState:
         return start(key, {"model": (model.init, optimizer.init)}, averaged=True)

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from ctrl_jax._checks import check_count, refuse
+from ctrl_jax._checks import check_count, check_finite, refuse
 
 Rows = Any  # NumPy on the host, JAX in a program
 CHOSEN, REJECTED = 0, 1
@@ -270,14 +270,18 @@ def _check(pairs: Sequence[TokenPair], length: int | None) -> None:
         raise refuse("dispersion", f"none in {without} of {len(pairs)}", rule, "give it to all")
     for n, pair in enumerate(pairs):
         for name in ("prompt", "chosen", "rejected"):
+            if np.ndim(getattr(pair, name)) != 1 and not isinstance(getattr(pair, name), str):
+                rule = "it must be a list of token ids"
+                raise refuse(f"pair {n}: {name}", getattr(pair, name), rule, "give one")
             if len(getattr(pair, name)) == 0:
                 rule, repair = "it must have a token", "leave the pair out"
                 raise refuse(f"pair {n}: {name}", getattr(pair, name), rule, repair)
             _check_ids(f"pair {n}: {name}", getattr(pair, name))
-        if not 0 <= pair.weight <= GREATEST:
+        if not 0 <= check_finite(f"pair {n}: weight", pair.weight) <= GREATEST:
             rule = "it must be finite and zero or above"
             raise refuse(f"pair {n}: weight", pair.weight, rule, "give 0 to leave the pair out")
-        if pair.dispersion is not None and not LEAST <= pair.dispersion <= 1:
+        phi = pair.dispersion
+        if phi is not None and not LEAST <= check_finite(f"pair {n}: dispersion", phi) <= 1:
             rule = f"it must lie in (0, 1], from {LEAST:.2g} on"
             raise refuse(f"pair {n}: dispersion", pair.dispersion, rule, "mend it")
         if length is not None and pair.tokens > length:

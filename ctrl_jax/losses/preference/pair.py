@@ -13,7 +13,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from ctrl_jax._checks import check_fraction, check_positive, refuse
+from ctrl_jax._checks import MOST, check_fraction, check_positive, refuse
 from ctrl_jax.losses.weighting import weighted
 
 Number = Float[Array, ""] | float | int
@@ -103,9 +103,12 @@ def require_same(**arrays: Array) -> None:
 def check_scalars(check: Callable[[str, object], None], **values: Number) -> None:
     """Raise ValueError unless every value is one number that, where known, passes the check."""
     for name, value in values.items():
-        if getattr(value, "ndim", 0):
+        if getattr(value, "ndim", 0) or isinstance(value, list | tuple):
             raise refuse(name, value, "it must be one number", "give one, or use vmap")
         check(name, value)
+        if isinstance(value, int) and abs(value) > MOST:  # JAX counts in 32 bits
+            rule = "it must be a floating number where it is so large"
+            raise refuse(name, value, rule, f"give {float(value):g}")
 
 
 def check_label_smoothing(name: str, value: object) -> None:

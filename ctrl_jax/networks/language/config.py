@@ -26,7 +26,7 @@ Team 2024, 2025 (2408.00118, 2503.19786); Abdin et al. 2024 (2404.14219, Phi-3);
 import dataclasses
 from typing import Literal
 
-from ctrl_jax._checks import check_count, check_positive, refuse
+from ctrl_jax._checks import check_annotated, check_count, check_positive, refuse
 from ctrl_jax.networks.layers.rotary import Rotary, rotated_entries
 from ctrl_jax.networks.layers.rotary_scaling import YarnScaling, check_scaling
 
@@ -44,6 +44,9 @@ class Learned:
     """
 
     length: int
+
+    def __post_init__(self):
+        check_annotated(self, "Learned")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,6 +13,9 @@ the number of tokens it sees besides itself, in any of these rows.
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
+from ctrl_jax._checks import check_count, check_shape
+from ctrl_jax._door import at_the_door
+
 
 def causal_mask(batch: int, tokens: int) -> Bool[Array, "batch tokens tokens"]:
     """Return the mask of rows that hold one text each.
@@ -21,10 +24,14 @@ def causal_mask(batch: int, tokens: int) -> Bool[Array, "batch tokens tokens"]:
         batch: number of rows.
         tokens: length of a row.
     """
+    for name, size in (("batch", batch), ("tokens", tokens)):
+        check_count(name, size)
+    check_shape((batch, tokens, tokens), name="tokens")
     order = jnp.arange(tokens)
     return jnp.broadcast_to((order[None] <= order[:, None])[None], (batch, tokens, tokens))
 
 
+@at_the_door
 def text_mask(
     texts: Int[Array, "batch tokens"], branches: Int[Array, "batch tokens"] | None = None
 ) -> Bool[Array, "batch tokens tokens"]:

@@ -1,11 +1,14 @@
 """Layers shared by the networks: a linear layer fast on CPU, and embeddings of time and class."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
+
+from ctrl_jax._checks import check_count, check_positive, check_shape, refuse
 
 ZERO = nnx.initializers.zeros_init()
 
@@ -21,6 +24,35 @@ class Linear(nnx.Linear):
         """Apply the layer to the last axis."""
         flat = super().__call__(inputs.reshape(-1, inputs.shape[-1]))
         return flat.reshape(*inputs.shape[:-1], flat.shape[-1])
+
+
+def check_sizes(
+    owner: str,
+    shape: Any,
+    axes: int | None = None,
+    *,
+    horizon: float,
+    classes: int,
+    **sizes: int,
+) -> None:
+    """Raise ValueError, about "owner.name", unless a network can be made in these sizes.
+
+    Args:
+        owner: the network.
+        shape: of one example.
+        axes: how many it must have; any number by default.
+        horizon: of the process, above zero.
+        classes: number of labels, zero or more.
+        **sizes: counts of one or more.
+    """
+    if not isinstance(shape, tuple | list) or len(shape) != (axes or len(shape)):
+        what = "a tuple" if axes is None else "(height, width, channels)"
+        raise refuse(f"{owner}.shape", shape, f"it must be {what}", "give one such as (8, 8, 1)")
+    check_shape(tuple(shape), name=f"{owner}.shape")
+    check_positive(f"{owner}.horizon", horizon)
+    check_count(f"{owner}.classes", classes, least=0)
+    for name, size in sizes.items():
+        check_count(f"{owner}.{name}", size)
 
 
 class Conditioning(nnx.Module):

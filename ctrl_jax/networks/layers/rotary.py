@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from ctrl_jax._checks import check_fraction, check_positive
 from ctrl_jax.networks.layers.linear import at_least_single
 from ctrl_jax.networks.layers.rotary_scaling import Lengths, Scaling, attention_factor
 
@@ -32,6 +33,11 @@ class Rotary:
     base: float = 10_000.0
     fraction: float = 1.0
     scaling: Scaling | None = None
+
+    def __post_init__(self):
+        check_positive("Rotary.base", self.base)
+        check_positive("Rotary.fraction", self.fraction)
+        check_fraction("Rotary.fraction", self.fraction)
 
 
 def rotated_entries(rotary: Rotary, head_width: int) -> int:

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from ctrl_jax._checks import check_count, check_positive, refuse
+from ctrl_jax._checks import check_annotated, check_count, check_positive, refuse
 
 Lengths = Array | int
 """How many tokens the text of a token has: one number, or one for each, (batch, tokens)."""
@@ -39,6 +39,9 @@ class LinearScaling:
     """
 
     factor: float
+
+    def __post_init__(self):
+        check_annotated(self, "LinearScaling")
 
     def rates(self, plain: np.ndarray, base: float, lengths: Lengths) -> np.ndarray:
         """Return w_i / factor."""
@@ -61,6 +64,9 @@ class Llama3Scaling:
     low: float
     high: float
     length: int
+
+    def __post_init__(self):
+        check_annotated(self, "Llama3Scaling")
 
     def rates(self, plain: np.ndarray, base: float, lengths: Lengths) -> np.ndarray:
         """Return (1), s linear in the turns over the original length."""
@@ -90,6 +96,9 @@ class YarnScaling:
     slow: float = 1.0
     attention: float | None = None
     whole: bool = True
+
+    def __post_init__(self):
+        check_annotated(self, "YarnScaling")
 
     def rates(self, plain: np.ndarray, base: float, lengths: Lengths) -> np.ndarray:
         """Return (1), s linear in the number of the rotation."""
@@ -122,6 +131,9 @@ class DynamicScaling:
     factor: float
     length: int
 
+    def __post_init__(self):
+        check_annotated(self, "DynamicScaling")
+
     def rates(self, plain: np.ndarray, base: float, lengths: Lengths) -> np.ndarray | Array:
         """Return (2)."""
         del base
@@ -151,6 +163,9 @@ class LongScaling:
     long: tuple[float, ...]
     length: int
     attention: float = 1.0
+
+    def __post_init__(self):
+        check_annotated(self, "LongScaling")
 
     def rates(self, plain: np.ndarray, base: float, lengths: Lengths) -> np.ndarray | Array:
         """Return (3)."""

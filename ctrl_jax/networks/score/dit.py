@@ -6,7 +6,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from ctrl_jax._checks import refuse
-from ctrl_jax.networks.layers.linear import ZERO, Conditioning, Linear, normalize
+from ctrl_jax.networks.layers.linear import ZERO, Conditioning, Linear, check_sizes, normalize
 
 
 class Attention(nnx.Module):
@@ -75,6 +75,17 @@ class DiT(nnx.Module):
         dtype: jnp.dtype | None = None,
         rngs: nnx.Rngs,
     ):
+        check_sizes(
+            "DiT",
+            shape,
+            3,
+            width=width,
+            heads=heads,
+            patch=patch,
+            depth=depth,
+            horizon=horizon,
+            classes=classes,
+        )
         rows, columns, channels = shape
         if rows % patch or columns % patch:
             rule = f"it must divide the image {shape[:2]}"

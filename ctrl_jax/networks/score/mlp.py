@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from ctrl_jax.networks.layers.linear import ZERO, Conditioning, Linear, normalize
+from ctrl_jax._checks import check_count
+from ctrl_jax.networks.layers.linear import ZERO, Conditioning, Linear, check_sizes, normalize
 
 
 class Block(nnx.Module):
@@ -53,6 +54,12 @@ class MLP(nnx.Module):
         dtype: jnp.dtype | None = None,
         rngs: nnx.Rngs,
     ):
+        check_sizes(
+            "MLP", shape, width=width, embedding=embedding, horizon=horizon, classes=classes
+        )
+        check_count("MLP.depth", depth, least=0)
+        if out is not None:
+            check_count("MLP.out", out)
         size = math.prod(shape)
         self.out = out
         self.condition = Conditioning(

@@ -19,7 +19,14 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from ctrl_jax._checks import check_choice, check_count, check_positive, refuse
+from ctrl_jax._checks import (
+    check_choice,
+    check_count,
+    check_fields,
+    check_finite,
+    check_positive,
+    refuse,
+)
 from ctrl_jax.networks.layers.convolution import Convolution
 from ctrl_jax.networks.layers.dropout import key_stream
 from ctrl_jax.networks.layers.linear import ZERO
@@ -58,6 +65,7 @@ class NCSNppConfig:
     def validate(self) -> None:
         """Raise ValueError for a size out of range."""
         check_count("width", self.width)
+        check_fields(self, check_count, "multipliers")
         if self.width < 4 or self.width % 2:
             raise refuse("width", self.width, "it must be even and at least 4", "give e.g. 32")
         if not self.multipliers or min(self.multipliers) < 1:
@@ -71,7 +79,7 @@ class NCSNppConfig:
                 repair = "give a multiple of 4, of 32 from 128 on"
                 raise refuse("width x multiplier", channels, rule, repair)
         check_count("blocks", self.blocks)
-        if not 0 <= self.dropout < 1:
+        if not 0 <= check_finite("dropout", self.dropout) < 1:
             raise refuse("dropout", self.dropout, "it must lie in [0, 1)", "give e.g. 0.1")
         if self.fourier_scale is not None:
             check_positive("fourier_scale", self.fourier_scale)

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from ctrl_jax._checks import check_count, refuse
+from ctrl_jax._checks import refuse
 from ctrl_jax.networks.layers.convolution import Convolution
-from ctrl_jax.networks.layers.linear import ZERO, Conditioning, Linear, normalize
+from ctrl_jax.networks.layers.linear import ZERO, Conditioning, Linear, check_sizes, normalize
 
 
 class Residual(nnx.Module):
@@ -57,8 +57,17 @@ class UNet(nnx.Module):
         dtype: jnp.dtype | None = None,
         rngs: nnx.Rngs,
     ):
+        check_sizes(
+            "UNet",
+            shape,
+            3,
+            width=width,
+            levels=levels,
+            embedding=embedding,
+            horizon=horizon,
+            classes=classes,
+        )
         rows, columns, channels = shape
-        check_count("UNet.levels", levels)
         if rows % 2 ** (levels - 1) or columns % 2 ** (levels - 1):
             rule = f"2**(levels - 1) must divide the image {shape[:2]}"
             raise refuse("UNet.levels", levels, rule, "give fewer")

@@ -74,6 +74,7 @@ def check_batch(mesh: Mesh | AbstractMesh, size: int, name: str = "batch") -> No
         name: the option as the user writes it.
     """
     data = mesh.shape["data"]
+    check_count(name, size, least=0)
     if size % data or size == 0:
         nearest = max(data, round(size / data) * data)
         rule = f"the mesh's data axis has {data} devices, which must divide it"

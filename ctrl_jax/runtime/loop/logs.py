@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 
+from ctrl_jax._checks import check_path
 from ctrl_jax._errors import RunError
 from ctrl_jax._records import plain, write_atomic
 from ctrl_jax.runtime.loop.adapters import Adapter, Guarded
@@ -104,6 +105,7 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     Returns:
         One dict per line.
     """
+    check_path("path", path)
     try:
         lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:

@@ -96,7 +96,7 @@ def validate(config: Any) -> None:
 
 
 def one_line(text: str) -> str:
-    """Join the lines of a message with semicolons.
+    """Join the lines of a message with semicolons, words of hundreds of letters cut short.
 
     Args:
         text: a message of any number of lines.
@@ -105,7 +105,8 @@ def one_line(text: str) -> str:
         The same in one line.
     """
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return "; ".join(lines).replace(":; ", ": ")
+    joined = "; ".join(lines).replace(":; ", ": ")
+    return re.sub(r"([^\s]{200})[^\s]{200,}", r"\1…", joined)
 
 
 def _said_of(error: Exception) -> str | None:
@@ -171,6 +172,7 @@ def _without_box(text: str, config_class: type, typed: Sequence[str]) -> str:
         else:
             sections[-1].append(line)
     said = " ".join(sections[0 if framed or len(sections) == 1 else 1])
+    said = re.sub(r"(\S{60,}\s+){3,}", lambda found: f"{found[0][:200]}… ", said)  # one long word
     from ctrl_jax.runtime.run.arguments import suggestions
 
     # Of what was typed: the box breaks long lines.

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ctrl_jax._checks import check_path
+
 
 def digests_of(
     paths: Mapping[str, str | os.PathLike[str] | None], **callables: str | None
@@ -38,6 +40,7 @@ def content_digest(
         path: a file or a folder; hidden files and folders in it do not count.
         wanted: which files of a folder count, by their path in it.
     """
+    check_path("path", path)
     path = Path(path)
     if path.is_file():
         return _file_digest(path)

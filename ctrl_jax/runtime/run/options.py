@@ -75,7 +75,7 @@ class RunOptions:
         check_choice("precision", self.arithmetic, ("float32", "float64", "bfloat16"))
         check_choice("resume", self.resume, ("never", "latest", "strict"))
         check_count("heartbeat_seconds", self.heartbeat_seconds)
-        if self.out is not None and not self.out.strip():
+        if self.out is not None and (not isinstance(self.out, str) or not self.out.strip()):
             raise refuse("out", self.out, "it must name a folder", "give --out DIR or leave it out")
         for name in self.log:
             check_choice("log", name, tuple(PACKAGES))
