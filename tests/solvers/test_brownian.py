@@ -62,7 +62,7 @@ def test_coarse_normals_are_standard_and_independent():
 def test_errors_at_the_door(unchecked):
     path = BrownianPath.draw(KEY, GRID, START)
     for factor in (0, 4):
-        with pytest.raises(ValueError, match=f"factor: received {factor}; it must divide"):
+        with pytest.raises(ValueError, match=f"factor: received {factor}; it must"):
             path.coarsen(factor)
     with pytest.raises(ValueError, match=r"received \(6, 5, 2\); .* noise of shape \(6, 4, 2\)"):
         simulate(KEY, PROCESS.reverse(exact_score), jnp.ones((4, 2)), path, solver=EulerMaruyama())
