@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from ctrl_jax._checks import check_fraction, check_whole
+from ctrl_jax._checks import check_fraction, check_whole, refuse
 from ctrl_jax._door import at_the_door
 from ctrl_jax._numerics import discounted_sums
 
@@ -98,6 +98,8 @@ def spread(
         groups: id of each example's group; one group by default.
         scale: magnitude of what the values are differences of, where that is larger.
     """
+    if not values.size:
+        raise refuse("values", values, "there must be an example", "give one or more")
     own = jax.dtypes.canonicalize_dtype(values.dtype)
     wide = jnp.float64 if own == jnp.float64 else jnp.float32
     # Half precision has so few digits that a spread of several units in the last place is one.

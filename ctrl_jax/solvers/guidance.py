@@ -24,7 +24,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from ctrl_jax._checks import check_count, check_entries, check_finite, refuse
+from ctrl_jax._checks import check_count, check_finite, refuse
 from ctrl_jax._door import at_the_door
 from ctrl_jax._numerics import expand
 from ctrl_jax._typing import ScoreFn
@@ -88,7 +88,9 @@ class Inpainting(ReverseSolver):
     def __check_init__(self):
         check_sde_solver("Inpainting.solver", self.solver)
         check_count("Inpainting.passes", self.passes, most=1000)  # each is compiled
-        check_entries("Inpainting", known=self.known)
+        if not jnp.issubdtype(getattr(self.known, "dtype", object), jnp.floating):
+            rule = "it must be an array of floating numbers"
+            raise refuse("Inpainting.known", self.known, rule, "convert it with jnp.asarray")
         if not jnp.issubdtype(getattr(self.mask, "dtype", object), jnp.bool_):
             rule = "it must be an array of true and false"
             raise refuse("Inpainting.mask", self.mask, rule, "compare it first, such as x > 0")

@@ -209,7 +209,7 @@ def test_shapes_jit_vmap_and_grad_in_the_problem():
     [
         ({"discount": 0.0}, "LinearQuadratic.discount: received 0.0; it must be above zero"),
         ({"N": -1.0}, "LinearQuadratic.N: received -1.0; it must be"),
-        ({"temperature": float("nan")}, "temperature: received nan; every entry must be a finite number"),
+        ({"temperature": float("nan")}, "temperature: received nan; it must be a finite number"),
         ({"M": -40.0}, "no finite optimum"),
         ({"A": 3.0, "B": 0.0, "D": 0.0, "R": 0.0}, "no finite optimum|must be above zero"),
     ],

@@ -121,3 +121,9 @@ def test_half_precision_has_a_spread(dtype, mean, std):
     step = np.nextafter(values[0], values[0] + values[0])
     rounded = np.where(np.arange(64) % 2, values[0], step)
     np.testing.assert_array_equal(advantage.standardized(jnp.asarray(rounded)), 0.0)
+
+
+def test_no_example_has_no_spread(unchecked):
+    for none in ([], jnp.zeros(0)):
+        with pytest.raises(ValueError, match=r"values: received float32\[0\]; there must be"):
+            advantage.standardized(none)
