@@ -30,6 +30,13 @@ MOST_BYTES = 150_000
 HOLDS = {True: "yes", False: "**no**"}
 _BLOCK = re.compile(r"(<!-- studies -->\n).*?(<!-- /studies -->)", re.DOTALL)
 _FIELD = re.compile(r"\{([^{}|]+)(?:\|([^{}]+))?\}")
+_DEMO = re.compile(r"(\n```\n) +before +after .*?(\n```\n)", re.DOTALL)
+DEMO = """\
+                      before   after   reference
+gold success           {gold_success/before|.3f}   {gold_success/after|.3f}   >= 0.90 expected
+proxy reward           {proxy_reward/before|.3f}   {proxy_reward/after|.3f}
+diversity in class     {diversity/before|.3f}   {diversity/after|.3f}   {diversity/real|.3f} real digits
+path KL (nats)             0   {kl/path|.3f}   {kl/ideal|.3f} ideal ({kl/ratio|.2f} x)"""
 _PLAIN = re.compile(r"[^/]* [-\d.]+")
 _COMMAND = re.compile(r"^(python -m experiments\.(\w+) +)\d+(?= )", re.MULTILINE)
 
@@ -151,10 +158,13 @@ def fill(text: str, metrics: Mapping[str, Any]) -> str:
 
 
 def readme(text: str) -> str:
-    """Return the project's README with its table of papers and its minutes written anew."""
+    """Return the project's README with what the demo reached, papers and minutes written anew."""
     table = _table(("paper", "module", "study", "verdict"), [_row(paper) for paper in PAPERS])
     found = studies()
     text = _BLOCK.sub(lambda match: f"{match[1]}{table}\n{match[2]}", text)
+    results = json.loads((ROOT / "score_as_action" / "results.json").read_text(encoding="utf-8"))
+    demo = fill(DEMO, results["metrics"])
+    text = _DEMO.sub(lambda match: f"{match[1]}{demo}{match[2]}", text)
     return _COMMAND.sub(lambda m: f"{m[1]}{found[m[2]].minutes}" if m[2] in found else m[0], text)
 
 

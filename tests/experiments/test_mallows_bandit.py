@@ -156,11 +156,17 @@ def test_what_a_run_leaves(finished):
 
 
 def test_every_loss_prefers_what_won():
-    """The worst arm loses all its pairs: its logit goes down most under every loss."""
+    """The worst arm loses all its pairs: its logit goes down most under every loss.
+
+    But discopop's, which rises at equal answers and falls only beyond.
+    """
     losses = list(make_losses(PHI).values())
     logits = start(jax.random.key(0), len(losses), 1, 0).logits
     slopes = jax.jit(lambda x: gradients(x, losses, (0.5,)))(logits)[:, 0, :, 0]
     for name, slope in zip(LOSSES, slopes, strict=True):
+        if name == "discopop":
+            assert slope[4] < 0
+            continue
         assert int(jnp.argmax(slope)) == 4 and slope[4] > 0 and slope[0] < 0, name
     np.testing.assert_allclose(jnp.sum(slopes, axis=1), 0.0, atol=1e-5)
 
