@@ -35,7 +35,8 @@ DEMO = """\
                       before   after   reference
 gold success           {gold_success/before|.3f}   {gold_success/after|.3f}   >= 0.90 expected
 proxy reward           {proxy_reward/before|.3f}   {proxy_reward/after|.3f}
-diversity in class     {diversity/before|.3f}   {diversity/after|.3f}   {diversity/real|.3f} real digits
+diversity in class     {diversity/before|.3f}   {diversity/after|.3f}   \
+{diversity/real|.3f} real digits
 path KL (nats)             0   {kl/path|.3f}   {kl/ideal|.3f} ideal ({kl/ratio|.2f} x)"""
 _PLAIN = re.compile(r"[^/]* [-\d.]+")
 _COMMAND = re.compile(r"^(python -m experiments\.(\w+) +)\d+(?= )", re.MULTILINE)

@@ -44,12 +44,15 @@ def main() -> None:
     write_json_atomic(FILE, content)
 
 
-def measure(config: Config, seeds: Sequence[int], *, show: bool = False) -> list[dict[str, float]]:
+def measure(
+    config: Config, seeds: Sequence[int], *, number: int = SAMPLES, show: bool = False
+) -> list[dict[str, float]]:
     """Return how far from the optimum the policy of each seed ends.
 
     Args:
         config: of a run whose environment has a known optimum.
         seeds: of the trainings.
+        number: samples of an evaluation.
         show: whether to show progress.
     """
     spec = known_optima.make_spec(config.environment, config.penalty)
@@ -64,7 +67,7 @@ def measure(config: Config, seeds: Sequence[int], *, show: bool = False) -> list
         for k in range(updates):
             states = step(states)
             update(k + 1)
-    evaluate = make_evaluation(task, config.grid_steps(), make_mesh(), number=SAMPLES)
+    evaluate = make_evaluation(task, config.grid_steps(), make_mesh(), number=number)
     rows = []
     for place, seed in enumerate(seeds):
         params = jax.tree.map(lambda leaf, i=place: leaf[i], states.params)

@@ -237,7 +237,7 @@ MISTAKES = {
         ["--model.network", "dit", "--model.patch", "3"],
         "DiT.patch: received 3; it must divide",
     ),
-    "noise rate": (["--model.beta-max", "-1"], "VP.beta_max: received -1.0; it must be above zero"),
+    "noise rate": (["--model.beta-max", "-1"], "beta_max: received -1.0; it must be above zero"),
 }
 
 
@@ -346,8 +346,18 @@ def test_help_names_every_option(capsys):
     assert jax.devices()
 
 
-def test_the_table_over_seeds_is_of_runs_at_their_seeds():
-    """A seed's row does not depend on the seeds beside it; two updates are far from the optimum."""
+def test_the_table_over_seeds_by_hand():
+    rows = [
+        {"w2/tilted": 0.2, "objective": -1.1, "objective/optimal": -1.0},
+        {"w2/tilted": 0.1, "objective": -1.3, "objective/optimal": -1.0},
+    ]
+    found = summarize(rows)
+    assert (found["seeds"], found["w2/least"], found["w2/most"]) == (2, 0.1, 0.2)
+    assert found["objective/missed"] == pytest.approx(0.2)
+
+
+@SLOW
+def test_a_seed_does_not_depend_on_the_seeds_beside_it():
     options = Config(environment="gaussian", algorithm="value_gradient")
     short = dataclasses.replace(
         options,
@@ -356,10 +366,8 @@ def test_the_table_over_seeds_is_of_runs_at_their_seeds():
         update=dataclasses.replace(options.update, minibatches=5),
         optimization=dataclasses.replace(options.optimization, batch=16),
     )
-    both = measure(short, (0, 1))
-    alone = measure(short, (1,))
+    both = measure(short, (0, 1), number=128)
+    alone = measure(short, (1,), number=128)
     assert both[0]["w2/tilted"] != both[1]["w2/tilted"]
     assert both[1]["w2/tilted"] == pytest.approx(alone[0]["w2/tilted"], rel=1e-4)
-    found = summarize(both)
-    assert found["seeds"] == 2 and found["w2/least"] < found["w2/most"]
-    assert found["objective/missed"] > 0.1
+    assert summarize(both)["objective/missed"] > 0.1  # two updates are far from the optimum
