@@ -285,7 +285,7 @@ def test_rotations_by_hand():
     # The slower rotation turns n times over 63 tokens; between low and high the law is linear in n.
     n = 63 * 0.1 / (2 * np.pi)
     none = 1e-9  # the law takes no 0: it is divided by
-    for low, high, kept in ((n, 4, 0), (none, n, 1), (none, 2 * n, 1 / 2), (none, 3 * n, 1 / 3)):
+    for low, high, kept in ((n, 4.0, 0), (none, n, 1), (none, 2 * n, 1 / 2), (none, 3 * n, 1 / 3)):
         slow = kept * 0.1 + (1 - kept) * 0.1 / 8
         scaled = frequencies(Rotary(100.0, 1.0, Llama3Scaling(8.0, low, high, 63)), 4)
         np.testing.assert_allclose(scaled, [1.0, slow])
