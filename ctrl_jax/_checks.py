@@ -272,8 +272,8 @@ def check_annotated(config: Any, owner: str, *, signed: tuple[str, ...] = ()) ->
         kinds = [kind for kind in (int, float) if kind in (hint, *parts)]
         if typing.get_origin(hint) is tuple and kinds and not isinstance(value, tuple | list):
             raise refuse(f"{owner}.{name}", value, "it must be a tuple of numbers", "give one")
-        several = typing.get_origin(hint) is tuple
-        for each in (value if several else (value,)) if kinds else ():
+        several = value if typing.get_origin(hint) is tuple and value is not None else (value,)
+        for each in several if kinds else ():
             check = check_finite if name in signed else check_positive
             (check_count if kinds == [int] else check)(f"{owner}.{name}", each)
 
@@ -359,7 +359,8 @@ def as_float(value: Any) -> Any:
 
 def _is_finite(number: Any) -> bool:
     try:
-        wide = jax.config.jax_enable_x64 or isinstance(number, np.ndarray | np.generic)
+        wide = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
+        wide = wide or isinstance(number, np.ndarray | np.generic)
         return abs(float(number)) <= float(np.finfo(np.float64 if wide else np.float32).max)
     except OverflowError:  # a whole number beyond the largest float
         return False

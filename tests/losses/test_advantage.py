@@ -1,5 +1,7 @@
 """Advantages against double loops and at the two ends of the trace."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -124,6 +126,7 @@ def test_half_precision_has_a_spread(dtype, mean, std):
 
 
 def test_no_example_has_no_spread(unchecked):
-    for none in ([], jnp.zeros(0)):
+    nothing: list[Any] = [[], jnp.zeros(0)]
+    for none in nothing:
         with pytest.raises(ValueError, match=r"values: received float32\[0\]; there must be"):
             advantage.standardized(none)

@@ -100,7 +100,7 @@ def require_same(**arrays: Array) -> None:
             raise refuse(name, value, rule, "give one value for each example, in one type")
 
 
-def check_scalars(check: Callable[[str, object], None], **values: Number) -> None:
+def check_scalars(check: Callable[[str, object], object], **values: Number) -> None:
     """Raise ValueError unless every value is one number that, where known, passes the check."""
     for name, value in values.items():
         if getattr(value, "ndim", 0) or isinstance(value, list | tuple):

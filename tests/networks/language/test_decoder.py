@@ -1,6 +1,7 @@
 """Laws of every decoder: what a token sees, where it stands, and what it is computed with."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -411,4 +412,5 @@ def test_wrong_arguments_are_refused(arguments, message):
 def test_sizes_that_do_not_fit_are_refused(config, changes, message):
     with pytest.raises(ValueError, match=message):
         # Positions check themselves: those are made here.
-        dataclasses.replace(config, **(changes() if callable(changes) else changes))
+        made: Any = changes() if callable(changes) else changes
+        dataclasses.replace(config, **made)
