@@ -43,12 +43,13 @@ def draw_frontier(
         _draw_ideal(axis)
         for k, name in enumerate(names):
             i = list(losses).index(name)
-            color = COLORS.get(name, plt.get_cmap("tab10")(k % 10))
+            color = COLORS.get(name, plt.get_cmap("tab20")(k % 20))
             axis.plot(every[1][i].ravel(), every[0][i].ravel(), ".", color=color, alpha=0.25)
             axis.plot(uniform[1][i], uniform[0][i], "-", color=color, linewidth=1)
+            marker = MARKERS[k % len(MARKERS)]
             sizes = 30 + 70 * np.linspace(1, 0, len(betas))
             axis.scatter(
-                uniform[1][i], uniform[0][i], sizes, color=color, marker=MARKERS[k], label=name
+                uniform[1][i], uniform[0][i], sizes, color=color, marker=marker, label=name
             )
         axis.set(xlabel="KL from the uniform policy (nats)", title=title)
         axis.set_ylim(top=16.7)

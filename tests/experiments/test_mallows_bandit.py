@@ -9,6 +9,7 @@ import pytest
 
 from ctrl_jax.runtime import RunOptions, command
 from experiments.mallows_bandit.__main__ import KNOWN, Config, known, main, summarize, train
+from experiments.mallows_bandit.plots import draw_frontier
 from experiments.mallows_bandit.problem import (
     LOSERS,
     LOSSES,
@@ -169,6 +170,12 @@ def test_every_loss_prefers_what_won():
             continue
         assert int(jnp.argmax(slope)) == 4 and slope[4] > 0 and slope[0] < 0, name
     np.testing.assert_allclose(jnp.sum(slopes, axis=1), 0.0, atol=1e-5)
+
+
+def test_the_picture_has_room_for_every_loss(tmp_path):
+    ends = np.zeros((len(LOSSES), 2, 3)), np.ones((len(LOSSES), 2, 3))
+    draw_frontier(tmp_path / "a.png", LOSSES, (0.1, 1.0), (ends[0][..., 0], ends[1][..., 0]), ends)
+    assert (tmp_path / "a.png").stat().st_size > 1000
 
 
 @pytest.mark.parametrize(
