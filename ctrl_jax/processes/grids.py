@@ -119,13 +119,15 @@ def _by_ratio(
     end = _check(process, steps, end)
     if end == 0:
         raise refuse("end", end, "where no noise is left the ratio is zero", "give a positive time")
+    least = np.finfo(jax.dtypes.canonicalize_dtype(np.float64)).tiny
     # In float64, since the ratio of a contractive process flattens; concrete under jit too.
     with jax.ensure_compile_time_eval(), jax.enable_x64(True):
         exact = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), process)
         ends = _ratios(exact, jnp.asarray([process.latest, end], float))
-        if not np.isfinite(ends).all():
+        # Smaller scales are zero to some devices, and the score of such a state is not a number.
+        if not (np.isfinite(ends).all() and float(1 / ends[0]) > least):
             rule = f"at its `latest` time {process.latest:g} it must keep some of the data"
-            repair = "give it a `latest` before the time at which the scale is zero"
+            repair = "shorten its horizon, or give it a `latest` before the scale is zero"
             raise refuse("process", type(process).__name__, rule, repair)
         found = np.array(exact.time_at(jnp.asarray(spaced(*np.asarray(ends), steps + 1))))
     return _reversed(process, found, end)

@@ -53,7 +53,7 @@ def draw_frontier(
             )
         axis.set(xlabel="KL from the uniform policy (nats)", title=title)
         axis.set_ylim(top=16.7)
-        axis.legend(fontsize=8, loc="lower right")
+        axis.legend(fontsize=7.5, loc="lower right", ncols=1 + (len(names) > 8))
     axes[0].set_ylabel("mean reward")
     note = f"large markers: beta = {betas[0]:g}, small: {betas[-1]:g}, from the uniform policy; "
     figure.suptitle(note + "dots: random starts", fontsize=10)

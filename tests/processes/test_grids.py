@@ -103,3 +103,10 @@ def test_ratios_cannot_reach_the_data(make):
 def test_a_bad_rho_is_named(rho):
     with pytest.raises(ValueError, match=r"rho: received .*; it must be"):
         grids.edm(VP(), 4, rho=rho)
+
+
+def test_a_process_that_keeps_less_of_the_data_than_floats_hold_is_refused():
+    """Its a(T) is 2e-44: zero on some devices, where the samples would not be numbers."""
+    with pytest.raises(ValueError, match=r"keep some of the data; shorten its horizon"):
+        grids.log_snr(VP(0.1, 20.0, horizon=20.0), 10)
+    assert np.isfinite(grids.log_snr(VP(0.1, 20.0, horizon=17.0), 10)).all()
