@@ -133,9 +133,7 @@ class DecoderConfig:
         if self.heads % self.key_heads:
             rule = f"it must divide the {self.heads} heads"
             raise refuse("DecoderConfig.key_heads", self.key_heads, rule, "give a divisor")
-        if isinstance(self.positions, Learned):
-            check_count("DecoderConfig.positions.length", self.positions.length)
-        else:
+        if isinstance(self.positions, Rotary):
             check_rotary("DecoderConfig.positions", self.positions, self.head_width)
         if self.window_positions is not None:
             name = "DecoderConfig.window_positions"
@@ -179,10 +177,8 @@ class DecoderConfig:
 
 def check_rotary(name: str, rotary: Rotary, head_width: int) -> None:
     """Raise ValueError, about `name`, unless a rotation fits heads of this width."""
-    check_positive(f"{name}.base", rotary.base)
-    check_positive(f"{name}.fraction", rotary.fraction)
     scaling, rotated = rotary.scaling, rotated_entries(rotary, head_width)
-    if rotated < 2 or rotated % 2 or rotated > head_width:
+    if rotated < 2 or rotated % 2:
         rule = f"it must rotate an even part, at least 2, of a head of {head_width}"
         raise refuse(f"{name}.fraction", rotary.fraction, rule, "give e.g. 1")
     if scaling is not None:
