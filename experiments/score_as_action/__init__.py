@@ -12,7 +12,7 @@ STUDY = Study(
         "action, close to the ideal trade-off of success against divergence."
     ),
     source="arXiv 2409.08400, sections 3-5; frontier: q = p e^{R/lambda} / Z",
-    minutes=3,
+    minutes=4,
     expected={
         "gold_success/after": ">= 0.9",
         "kl/path": "<= 1.5 x kl/ideal",
