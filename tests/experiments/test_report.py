@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from experiments.papers import PAPERS
-from experiments.report import MOST_BYTES, README, ROOT, fill, keep_picture, page, readme
+from experiments.report import DEMO, MOST_BYTES, README, ROOT, fill, keep_picture, page, readme
 from experiments.study import studies
 from experiments.verdicts import judge
 from tests.runtime.processes import run_python
@@ -50,6 +50,8 @@ def test_every_expectation_and_picture_is_there(study):
 def test_the_readme_is_what_the_results_say():
     text = README.read_text()
     assert readme(text) == text
+    assert fill(DEMO, results("score_as_action")["metrics"]) in text
+    assert readme(text.replace("gold success  ", "gold success 9")) == text
 
 
 def test_the_readme_is_short():
