@@ -7,7 +7,7 @@ The floors, from the mathematics up; each imports only those below it::
     algorithms     (init, step) pairs
     models         what is saved and loaded: process, network, prediction
     pretrained     weights of published networks, from local files
-    data           images and preferences, from local files
+    data           images, preferences and prompts, from local files
     networks       Flax NNX modules, seen from above as callables
     losses         pure: arrays in, one value per example out
     rewards, metrics, environments

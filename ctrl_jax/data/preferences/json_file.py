@@ -1,7 +1,7 @@
 """The records of a file of JSON: an object on each line, or one array of them."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,15 +38,20 @@ def json_records(path: Path, name: str) -> Iterator[tuple[int, str, Any]]:
                 yield number, place, error
 
 
-def parse(text: bytes, place: str) -> Any:
+def parse(text: bytes, place: str, *, whole: Callable[[str], Any] = float) -> Any:
     """Return what a text in JSON says.
+
+    Args:
+        text: in UTF-8.
+        place: where it stands, for errors.
+        whole: what becomes of whole numbers. As floats, one that is too large is infinite; a
+            conversion to integers may overflow later.
 
     Raises:
         ValueError: it is no JSON, not UTF-8, or an object has a key twice.
     """
     try:
-        # Whole numbers become floats: one that is too large is then infinite, not an overflow.
-        return json.loads(text.decode("utf-8"), object_pairs_hook=_unique, parse_int=float)
+        return json.loads(text.decode("utf-8"), object_pairs_hook=_unique, parse_int=whole)
     except UnicodeDecodeError as error:
         raise refuse(place, text[:20], f"it is not UTF-8 ({error.reason})", REPAIR) from error
     except (ValueError, RecursionError) as error:
