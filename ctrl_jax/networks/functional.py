@@ -1,11 +1,67 @@
 """From a Flax NNX module to the two pure callables that algorithms see."""
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from ctrl_jax._typing import Model, Params
+from ctrl_jax.networks.layers.making import Layers
+from ctrl_jax.networks.lora import LoRA, adapt
+
+
+class Network(NamedTuple):
+    """A network as pure functions.
+
+    Fields:
+        init: ``init(key) -> params``, nested dictionaries.
+        apply: ``apply(params, *arguments, method="__call__", **options)``.
+        shapes: the tree of parameters as `jax.ShapeDtypeStruct`.
+    """
+
+    init: Callable[[jax.Array], Params]
+    apply: Callable[..., Any]
+    shapes: Params
+
+
+def as_network(
+    make_module: Callable[[Layers], nnx.Module],
+    *,
+    dtype: DTypeLike = jnp.float32,
+    param_dtype: DTypeLike = jnp.float32,
+    lora: LoRA | None = None,
+) -> Network:
+    """Return a module as pure functions.
+
+    Args:
+        make_module: builds it from what makes its layers.
+        dtype: type of the arithmetic; normalizations and softmaxes are in float32 at least.
+        param_dtype: type of fresh parameters.
+        lora: adapters beside some of the kernels; None for none.
+
+    Raises:
+        ValueError: `lora` names a layer that the network does not have.
+    """
+
+    def make(rngs: nnx.Rngs) -> nnx.Module:
+        module = make_module(Layers(jnp.dtype(dtype), jnp.dtype(param_dtype), rngs))
+        if lora is not None:
+            adapt(module, lora, rngs)
+        return module
+
+    graph, abstract = nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(params=0, lora=1))))
+
+    def init(key: jax.Array) -> Params:
+        streams = nnx.Rngs(params=key, lora=jax.random.fold_in(key, 1))
+        return nnx.to_pure_dict(nnx.state(make(streams)))
+
+    def apply(params: Params, *arguments: Any, method: str = "__call__", **options: Any) -> Any:
+        return getattr(nnx.merge(graph, params), method)(*arguments, **options)
+
+    return Network(init, apply, nnx.to_pure_dict(abstract))
 
 
 def as_model(make_module: Callable[[nnx.Rngs], nnx.Module], *, has_dropout: bool = False) -> Model:

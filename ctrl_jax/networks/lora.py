@@ -4,7 +4,8 @@ An adapted linear layer with kernel W (inputs, outputs) computes
 
     y = x W + (alpha / r) (x A) B,   A (inputs, r) random,  B (r, outputs) zero at first,    (1)
 
-so that the output is unchanged at first. Training moves A and B alone; afterwards
+so that the output is unchanged at first. In a convolution A has the kernel's window and B one of
+1 x 1. Training moves A and B alone; afterwards
 W + (alpha / r) A B is an ordinary kernel. Adapters lie in the tree of parameters beside their
 kernel, as ``lora_a`` and ``lora_b``; `split` takes them out and `combine` puts them back. With
 `base` the parameters of the network without adapters, which is the reference::
@@ -14,30 +15,30 @@ kernel, as ``lora_a`` and ``lora_b``; `split` takes them out and `combine` puts 
 """
 
 import dataclasses
-from typing import Any
 
+import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array
 
 from ctrl_jax._checks import check_count, check_positive, refuse
 from ctrl_jax._typing import Params
-from ctrl_jax.networks.layers.linear import ZERO, Linear, at_least_single
+from ctrl_jax.networks.layers.convolution import Convolution
+from ctrl_jax.networks.layers.linear import Linear, at_least_single
 
-LINEARS = ("query", "key", "value", "out", "gate", "up", "down")
 A, B = "lora_a", "lora_b"
 
 
 @dataclasses.dataclass(frozen=True)
 class LoRA:
-    """Which linear layers are adapted, and how much.
+    """Which linear layers and convolutions are adapted, and how much.
 
     Args:
         rank: r, inner size of an adapter.
         alpha: the adapters' output is multiplied by alpha / rank.
-        targets: names of linear layers, the same in every block.
+        targets: layers by the ends of their paths in the network, such as "query" in every block
+            or "attn1.to_q".
 
     Raises:
-        ValueError: a rank below one, alpha not positive, an unknown layer.
+        ValueError: a rank below one, alpha not positive, no target.
     """
 
     rank: int = 8
@@ -45,12 +46,11 @@ class LoRA:
     targets: tuple[str, ...] = ("query", "value")
 
     def __post_init__(self):
-        unknown = sorted({*self.targets} - {*LINEARS})
         check_count("LoRA.rank", self.rank)
         check_positive("LoRA.alpha", self.alpha)
-        if unknown or not self.targets:
-            rule, repair = "they must be names of linear layers", "give some of "
-            raise refuse("LoRA.targets", self.targets, rule, repair + ", ".join(LINEARS))
+        if not (self.targets and all(isinstance(name, str) and name for name in self.targets)):
+            rule = "they must be names of layers"
+            raise refuse("LoRA.targets", self.targets, rule, "give some, such as query")
 
     @property
     def scale(self) -> float:
@@ -58,30 +58,36 @@ class LoRA:
         return self.alpha / self.rank
 
 
-class AdaptedLinear(Linear):
-    """A linear layer with an adapter (1).
+def adapt(network: nnx.Module, lora: LoRA, rngs: nnx.Rngs) -> None:
+    """Put adapters into a network, in place.
 
     Args:
-        inputs: size of the input.
-        outputs: size of the output.
-        lora: rank and scale.
-        rngs: random streams; the adapter's is ``lora``.
-        **options: of `Linear`.
+        network: whose layers are `Linear` and `Convolution`.
+        lora: which of them, rank and scale.
+        rngs: random streams; that of the adapters is ``lora``.
+
+    Raises:
+        ValueError: the network has no layer of the name of a target.
     """
+    layers = {
+        ".".join(map(str, path)): layer
+        for path, layer in nnx.iter_modules(network)
+        if isinstance(layer, Linear | Convolution)
+    }
+    for target in lora.targets:
+        if not any(_ends(path, target) for path in layers):
+            rule, names = (
+                "the network has no such layer",
+                sorted({p.split(".")[-1] for p in layers}),
+            )
+            raise refuse("LoRA.targets", target, rule, f"give some of {', '.join(names)}")
+    for path, layer in layers.items():
+        if any(_ends(path, target) for target in lora.targets):
+            layer.add_adapter(lora.rank, lora.scale, rngs)
 
-    def __init__(self, inputs: int, outputs: int, *, lora: LoRA, rngs: nnx.Rngs, **options: Any):
-        super().__init__(inputs, outputs, rngs=rngs, **options)
-        self.scale = lora.scale
-        draw = nnx.initializers.normal(inputs**-0.5)
-        self.lora_a = nnx.Param(draw(rngs.lora(), (inputs, lora.rank), self.param_dtype))
-        self.lora_b = nnx.Param(ZERO(rngs.lora(), (lora.rank, outputs), self.param_dtype))
 
-    def __call__(self, inputs: Array) -> Array:
-        """Apply the layer to the last axis."""
-        plain = super().__call__(inputs)
-        flat = inputs.reshape(-1, inputs.shape[-1]).astype(plain.dtype)
-        a, b = (factor[...].astype(plain.dtype) for factor in (self.lora_a, self.lora_b))
-        return plain + (self.scale * (flat @ a @ b)).reshape(plain.shape)
+def _ends(path: str, ending: str) -> bool:
+    return f".{path}".endswith(f".{ending}")
 
 
 def split(params: Params) -> tuple[Params, Params]:
@@ -139,11 +145,13 @@ def merge(params: Params, lora: LoRA) -> Params:
     """
     if A in params:
         kernel, a, b = (params[name] for name in ("kernel", A, B))
-        if a.shape[1] != lora.rank:
-            rule = f"the adapters have rank {a.shape[1]}"
+        if a.shape[-1] != lora.rank:
+            rule = f"the adapters have rank {a.shape[-1]}"
             raise refuse("lora.rank", lora.rank, rule, "give the LoRA they were made with")
         exact = at_least_single(kernel.dtype)
-        merged = kernel.astype(exact) + lora.scale * (a.astype(exact) @ b.astype(exact))
+        # One product for matrices, stacked ones, and convolutions, whose b has a window of 1 x 1.
+        product = jnp.matmul(a.astype(exact), b.astype(exact))
+        merged = kernel.astype(exact) + lora.scale * product
         plain = {name: value for name, value in params.items() if name not in (A, B)}
         return plain | {"kernel": merged.astype(kernel.dtype)}
     return {

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Sharding
 
 from ctrl_jax._checks import refuse
 
@@ -38,11 +39,19 @@ class Source(NamedTuple):
         axes: axis i of the parameter is axis ``axes[i]`` in the file; None for the same order.
         part: where several parameters lie in one array, this one's part; `axes` are then those of
             the part, joined to as many axes as the parameter has.
+        numbers: where the parameter is a stack of several arrays, what stands for the ``{}`` of
+            their keys; `axes` are then those of one of them.
     """
 
     key: str
     axes: tuple[int, ...] | None = None
     part: Part | None = None
+    numbers: tuple[int, ...] | None = None
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The names in the file, one unless the parameter is a stack."""
+        return (self.key,) if self.numbers is None else tuple(map(self.key.format, self.numbers))
 
 
 def fill(
@@ -71,9 +80,15 @@ def fill(
     leaves = named_leaves(target)
     _check_table(table, leaves)
     dtypes = [np.dtype(dtype) for dtype in converted]
-    problems = [_problem(table[path], leaf, arrays, dtypes) for path, leaf in leaves.items()]
-    unused = sorted({*arrays} - {source.key for source in table.values()} - {*ignored})
-    problems = [*filter(None, problems), *(f"{key} is used by no parameter" for key in unused)]
+    problems = [
+        problem
+        for path, leaf in leaves.items()
+        for key in table[path].keys
+        if (problem := _problem(key, table[path], leaf, arrays, dtypes))
+    ]
+    needed = {key for source in table.values() for key in source.keys}
+    unused = sorted({*arrays} - needed - {*ignored})
+    problems += [f"{key} is used by no parameter" for key in unused]
     if problems:
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
         rule = f"they do not fit the network: {'; '.join(problems[:5])}{more}"
@@ -82,7 +97,7 @@ def fill(
     places = [None] * len(leaves) if shardings is None else tree.flatten_up_to(shardings)
     return tree.unflatten(
         [
-            jax.device_put(_take(table[path], leaf, arrays), place)
+            _placed(table[path], leaf, arrays, place)
             for (path, leaf), place in zip(leaves.items(), places, strict=True)
         ]
     )
@@ -103,11 +118,14 @@ def unfill(target: Any, table: Mapping[str, Source]) -> dict[str, np.ndarray]:
     arrays, parts = {}, {}
     for path, source in table.items():
         leaf = np.asarray(leaves[path])
-        array = leaf if source.axes is None else np.transpose(leaf, np.argsort(source.axes))
-        if source.part is None:
-            arrays[source.key] = array
-        else:
-            parts.setdefault(source.key, []).append((source.part, array))
+        for key, one in zip(
+            source.keys, leaf[None] if source.numbers is None else leaf, strict=True
+        ):
+            array = one if source.axes is None else np.transpose(one, np.argsort(source.axes))
+            if source.part is None:
+                arrays[key] = array
+            else:
+                parts.setdefault(key, []).append((source.part, array))
     return arrays | {key: _join(found) for key, found in parts.items()}
 
 
@@ -126,31 +144,52 @@ def _check_table(table: Mapping[str, Source], leaves: Mapping[str, Any]) -> None
 
 
 def _problem(
-    source: Source, leaf: Any, arrays: Mapping[str, np.ndarray], converted: list[np.dtype]
+    key: str,
+    source: Source,
+    leaf: Any,
+    arrays: Mapping[str, np.ndarray],
+    converted: list[np.dtype],
 ) -> str | None:
-    if source.key not in arrays:
-        return f"{source.key} is missing"
-    array = arrays[source.key]
+    if key not in arrays:
+        return f"{key} is missing"
+    array = arrays[key]
     expected = source.part.shape if source.part else _shape_in_file(source, leaf)
     if array.shape != expected:
-        return f"{source.key} has shape {array.shape}, {expected} is needed"
+        return f"{key} has shape {array.shape}, {expected} is needed"
     if array.dtype != leaf.dtype and array.dtype not in converted:
-        return f"{source.key} is {array.dtype}, {leaf.dtype} is needed"
+        return f"{key} is {array.dtype}, {leaf.dtype} is needed"
     return None
 
 
 def _shape_in_file(source: Source, leaf: Any) -> tuple[int, ...]:
-    axes = range(len(leaf.shape)) if source.axes is None else source.axes
-    return tuple(leaf.shape[i] for i in np.argsort(axes))
+    shape = leaf.shape if source.numbers is None else leaf.shape[1:]
+    axes = range(len(shape)) if source.axes is None else source.axes
+    return tuple(shape[i] for i in np.argsort(axes))
 
 
-def _take(source: Source, leaf: Any, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
-    array = arrays[source.key]
+def _placed(source: Source, leaf: Any, arrays: Mapping[str, np.ndarray], place: Any) -> jax.Array:
+    """The leaf on its devices; each is handed its own part, and no more lies in the host."""
+    views = [_view(key, source, leaf, arrays) for key in source.keys]
+
+    def piece(index: Any) -> np.ndarray:
+        # Copies: JAX may share memory, here that of the file.
+        if source.numbers is None:
+            return np.array(views[0][index], leaf.dtype)
+        first, *inner = index
+        return np.stack([np.asarray(view[tuple(inner)], leaf.dtype) for view in views[first]])
+
+    if isinstance(place, Sharding):
+        return jax.make_array_from_callback(leaf.shape, place, piece)
+    return jax.device_put(piece((slice(None),) * len(leaf.shape)), place)
+
+
+def _view(key: str, source: Source, leaf: Any, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    """One array of the file as the parameter sees it, where it lies."""
+    array = arrays[key]
     if source.part is not None:
         part = array.reshape(source.part.view)[:, source.part.start : source.part.stop]
         array = part.reshape(_shape_in_file(source, leaf))
-    array = array if source.axes is None else np.transpose(array, source.axes)
-    return np.array(array, leaf.dtype)  # a copy: JAX may share memory, here that of the file
+    return array if source.axes is None else np.transpose(array, source.axes)
 
 
 def _join(parts: list[tuple[Part, np.ndarray]]) -> np.ndarray:

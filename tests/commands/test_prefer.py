@@ -424,7 +424,7 @@ def test_several_losses_with_weights(files, tmp_path):
         (["--optimization.batch", "64"], "pairs to train on; give"),
         (["--texts.row-length", "20"], "texts.row_length: received 20; a pair takes"),
         (["--adapters.alpha", "2"], "there are no adapters"),
-        (["--adapters.rank", "2", "--adapters.targets", "gates"], "must be names of linear layers"),
+        (["--adapters.rank", "2", "--adapters.targets", "gates"], "the network has no such layer"),
         (["--world.questions", "9"], "--world.questions"),
         (["--texts.max-length", "5"], "no pair is left"),
         (["--texts.evaluation-data", "x", "--texts.held-out", "0.3"], "nothing is held out"),

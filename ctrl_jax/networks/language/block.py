@@ -20,7 +20,6 @@ from ctrl_jax.networks.language.config import DecoderConfig
 from ctrl_jax.networks.layers.attention import attend
 from ctrl_jax.networks.layers.linear import Linear, at_least_single, gradient_turned
 from ctrl_jax.networks.layers.rotary import rotate
-from ctrl_jax.networks.lora import AdaptedLinear, LoRA
 
 ACTIVATIONS = {
     "silu": jax.nn.silu,
@@ -38,18 +37,16 @@ class Linears:
         initial_std: standard deviation of fresh weights.
         dtype: of the arithmetic.
         param_dtype: of fresh weights.
-        lora: adapters beside some of the kernels; None for none.
-        rngs: random streams; that of the adapters is ``lora``.
+        rngs: random streams.
     """
 
     initial_std: float
     dtype: jnp.dtype
     param_dtype: jnp.dtype
-    lora: LoRA | None
     rngs: nnx.Rngs
 
-    def __call__(self, name: str, inputs: int, outputs: int, bias: bool) -> Linear:
-        """Return a layer, with an adapter where its name is among the targets."""
+    def __call__(self, inputs: int, outputs: int, bias: bool) -> Linear:
+        """Return a layer."""
         options = {
             "use_bias": bias,
             "kernel_init": nnx.initializers.normal(self.initial_std),
@@ -59,8 +56,6 @@ class Linears:
         }
         if inputs > outputs:
             options["dot_general"] = _dot_general
-        if self.lora is not None and name in self.lora.targets:
-            return AdaptedLinear(inputs, outputs, lora=self.lora, **options)
         return Linear(inputs, outputs, **options)
 
 
@@ -100,10 +95,10 @@ class Attention(nnx.Module):
         self.scale, self.cap = config.score_scale, config.score_cap
         inner = config.heads * config.head_width
         outer = config.key_heads * config.head_width
-        self.query = linear("query", config.width, inner, config.query_bias)
-        self.key = linear("key", config.width, outer, config.query_bias)
-        self.value = linear("value", config.width, outer, config.query_bias)
-        self.out = linear("out", inner, config.width, config.out_bias)
+        self.query = linear(config.width, inner, config.query_bias)
+        self.key = linear(config.width, outer, config.query_bias)
+        self.value = linear(config.width, outer, config.query_bias)
+        self.out = linear(inner, config.width, config.out_bias)
         self.query_norm, self.key_norm = (
             Norm(width if self.joint else config.head_width, config, linear.param_dtype)
             if config.query_key_norm
@@ -146,9 +141,9 @@ class FeedForward(nnx.Module):
     def __init__(self, config: DecoderConfig, linear: Linears):
         bias = config.feed_forward_bias
         self.activate = ACTIVATIONS[config.activation]
-        self.gate = linear("gate", config.width, config.hidden, bias) if config.gated else None
-        self.up = linear("up", config.width, config.hidden, bias)
-        self.down = linear("down", config.hidden, config.width, bias)
+        self.gate = linear(config.width, config.hidden, bias) if config.gated else None
+        self.up = linear(config.width, config.hidden, bias)
+        self.down = linear(config.hidden, config.width, bias)
 
     def __call__(self, x: Array) -> Array:
         """Apply the network to every token."""

@@ -23,7 +23,7 @@ from ctrl_jax.networks.language.mask import causal_mask, positions_of, text_leng
 from ctrl_jax.networks.layers.linear import gradient_turned
 from ctrl_jax.networks.layers.rotary import Rotary, angles
 from ctrl_jax.networks.layers.rotary_scaling import Lengths, depends_on_length
-from ctrl_jax.networks.lora import LoRA
+from ctrl_jax.networks.lora import LoRA, adapt
 
 
 class LanguageModel(NamedTuple):
@@ -148,13 +148,13 @@ def language_model(
     Raises:
         ValueError: `lora` names a layer that the decoder does not have.
     """
-    if lora is not None and "gate" in lora.targets and not config.gated:
-        raise refuse("LoRA.targets", lora.targets, "this decoder has no gate", "leave it out")
 
     def make(rngs: nnx.Rngs) -> Decoder:
         dtypes = jnp.dtype(dtype), jnp.dtype(param_dtype)
-        linear = Linears(config.initial_std, *dtypes, lora, rngs)
-        return Decoder(config, linear, remat=remat)
+        decoder = Decoder(config, Linears(config.initial_std, *dtypes, rngs), remat=remat)
+        if lora is not None:
+            adapt(decoder, lora, rngs)
+        return decoder
 
     varying = any(rotary and depends_on_length(rotary.scaling) for rotary in config.rotations)
     graph, abstract = nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(params=0, lora=1))))

@@ -18,7 +18,7 @@ from ctrl_jax._typing import Params
 from ctrl_jax.networks.language.block import Linears
 from ctrl_jax.networks.language.config import DecoderConfig, Learned
 from ctrl_jax.networks.language.decoder import Decoder
-from ctrl_jax.networks.lora import LoRA
+from ctrl_jax.networks.lora import LoRA, adapt
 
 
 class KVCache(NamedTuple):
@@ -74,8 +74,11 @@ def make_decoding(
 
     def make() -> Decoder:
         rngs = nnx.Rngs(params=0, lora=1)
-        linear = Linears(config.initial_std, jnp.dtype(dtype), jnp.dtype(dtype), lora, rngs)
-        return Decoder(config, linear, remat=False)
+        linear = Linears(config.initial_std, jnp.dtype(dtype), jnp.dtype(dtype), rngs)
+        decoder = Decoder(config, linear, remat=False)
+        if lora is not None:
+            adapt(decoder, lora, rngs)
+        return decoder
 
     graph, _ = nnx.split(nnx.eval_shape(make))
 

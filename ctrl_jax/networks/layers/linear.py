@@ -17,13 +17,28 @@ class Linear(nnx.Linear):
     """A linear layer that flattens leading axes before the product.
 
     The gradient of a three-dimensional ``x @ w`` is 2.7 times slower on CPU than that of the same
-    product on two axes.
+    product on two axes. With an adapter (`networks.lora`) its output is added.
     """
+
+    lora_a: nnx.Param | None = None
+    lora_b: nnx.Param | None = None
 
     def __call__(self, inputs: Array) -> Array:
         """Apply the layer to the last axis."""
-        flat = super().__call__(inputs.reshape(-1, inputs.shape[-1]))
+        x = inputs.reshape(-1, inputs.shape[-1])
+        flat = super().__call__(x)
+        if self.lora_a is not None and self.lora_b is not None:
+            a, b = (factor[...].astype(flat.dtype) for factor in (self.lora_a, self.lora_b))
+            flat = flat + self.lora_scale * (x.astype(flat.dtype) @ a @ b)
         return flat.reshape(*inputs.shape[:-1], flat.shape[-1])
+
+    def add_adapter(self, rank: int, scale: float, rngs: nnx.Rngs) -> None:
+        """Put an adapter beside the kernel; where kernels are stacked, one beside each."""
+        *stacked, inputs, outputs = self.kernel.shape
+        draw = nnx.initializers.normal(inputs**-0.5)
+        self.lora_scale = scale
+        self.lora_a = nnx.Param(draw(rngs.lora(), (*stacked, inputs, rank), self.param_dtype))
+        self.lora_b = nnx.Param(jnp.zeros((*stacked, rank, outputs), self.param_dtype))
 
 
 def check_sizes(

@@ -1,0 +1,53 @@
+"""How the layers of a network are made: one place for types and random streams."""
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+
+from ctrl_jax.networks.layers.convolution import Convolution
+from ctrl_jax.networks.layers.linear import Linear
+from ctrl_jax.networks.layers.normalization import GroupNorm, LayerNorm, RMSNorm
+
+
+@dataclasses.dataclass(frozen=True)
+class Layers:
+    """Makes layers of one type of arithmetic and one type of weights.
+
+    Args:
+        dtype: of the arithmetic.
+        param_dtype: of fresh weights.
+        rngs: random streams.
+    """
+
+    dtype: jnp.dtype
+    param_dtype: jnp.dtype
+    rngs: nnx.Rngs
+
+    def linear(self, inputs: int, outputs: int, *, bias: bool = True) -> Linear:
+        """Return a linear layer."""
+        return Linear(inputs, outputs, use_bias=bias, **self._types())
+
+    def convolution(self, inputs: int, outputs: int, **options: Any) -> Convolution:
+        """Return a convolution; options are those of `Convolution`."""
+        return Convolution(inputs, outputs, **options, **self._types())
+
+    def embedding(self, rows: int, width: int) -> nnx.Embed:
+        """Return a table of vectors."""
+        return nnx.Embed(rows, width, **self._types())
+
+    def layer_norm(self, width: int, **options: Any) -> LayerNorm:
+        """Return a layer normalization; options are those of `LayerNorm`."""
+        return LayerNorm(width, param_dtype=self.param_dtype, **options)
+
+    def rms_norm(self, width: int, **options: Any) -> RMSNorm:
+        """Return a root-mean-square normalization; options are those of `RMSNorm`."""
+        return RMSNorm(width, param_dtype=self.param_dtype, **options)
+
+    def group_norm(self, channels: int, **options: Any) -> GroupNorm:
+        """Return a normalization of groups of channels; options are those of `GroupNorm`."""
+        return GroupNorm(channels, param_dtype=self.param_dtype, **options)
+
+    def _types(self) -> dict[str, Any]:
+        return {"dtype": self.dtype, "param_dtype": self.param_dtype, "rngs": self.rngs}
