@@ -69,12 +69,33 @@ def read_safetensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     return found
 
 
-def write_safetensors(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray]) -> None:
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
+    """Return the texts that a file holds beside its arrays, by name.
+
+    Args:
+        path: the safetensors file.
+
+    Raises:
+        ValueError: the file is missing, of another format, truncated or damaged.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise refuse("weights", str(path), "there is no such file", "check the path")
+    found = _read_header(path, path.stat().st_size)[0].get("__metadata__", {})
+    return {k: v for k, v in found.items() if isinstance(v, str)} if isinstance(found, dict) else {}
+
+
+def write_safetensors(
+    path: str | os.PathLike[str],
+    arrays: Mapping[str, np.ndarray],
+    metadata: Mapping[str, str] | None = None,
+) -> None:
     """Write arrays to a file, which appears whole or not at all.
 
     Args:
         path: the file; one that exists is replaced.
         arrays: by name.
+        metadata: texts beside them, by name.
 
     Raises:
         ValueError: the format has no name for the dtype of an array.
@@ -90,8 +111,8 @@ def write_safetensors(path: str | os.PathLike[str], arrays: Mapping[str, np.ndar
         header[name] = {"dtype": names[array.dtype], "shape": array.shape, "data_offsets": place}
         end += array.nbytes
     raw = [np.ascontiguousarray(array).reshape(-1).view(np.uint8) for array in arrays.values()]
-    metadata = {"format": "pt", SEAL: _seal(header, *raw)}
-    text = json.dumps({"__metadata__": metadata, **header}).encode()
+    texts = {**(metadata or {}), "format": "pt", SEAL: _seal(header, *raw)}
+    text = json.dumps({"__metadata__": texts, **header}).encode()
     text += b" " * (-len(text) % 8)
     path = Path(path)
     unfinished = path.with_name(f"{path.name}.unfinished")

@@ -1,0 +1,1 @@
+"""Pipelines of pictures in the layout of diffusers: folders in, folders out."""
