@@ -9,7 +9,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from ctrl_jax._typing import Model, Params
-from ctrl_jax.networks.layers.making import Layers
+from ctrl_jax.networks.layers.making import Layers, Streams
 from ctrl_jax.networks.lora import LoRA, adapt
 
 
@@ -46,17 +46,17 @@ def as_network(
         ValueError: `lora` names a layer that the network does not have.
     """
 
-    def make(rngs: nnx.Rngs) -> nnx.Module:
-        module = make_module(Layers(jnp.dtype(dtype), jnp.dtype(param_dtype), rngs))
+    def make(key: jax.Array) -> nnx.Module:
+        streams = Streams(key, jax.random.fold_in(key, 1))
+        module = make_module(Layers(jnp.dtype(dtype), jnp.dtype(param_dtype), streams))
         if lora is not None:
-            adapt(module, lora, rngs)
+            adapt(module, lora, streams)
         return module
 
-    graph, abstract = nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(params=0, lora=1))))
+    graph, abstract = nnx.split(nnx.eval_shape(lambda: make(jax.random.key(0))))
 
     def init(key: jax.Array) -> Params:
-        streams = nnx.Rngs(params=key, lora=jax.random.fold_in(key, 1))
-        return nnx.to_pure_dict(nnx.state(make(streams)))
+        return nnx.to_pure_dict(nnx.state(make(key)))
 
     def apply(params: Params, *arguments: Any, method: str = "__call__", **options: Any) -> Any:
         return getattr(nnx.merge(graph, params), method)(*arguments, **options)

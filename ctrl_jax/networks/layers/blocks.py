@@ -13,6 +13,18 @@ import jax.numpy as jnp
 from flax import nnx
 
 
+def recompute(block: Any, *arguments: Any) -> Any:
+    """Return ``block(*arguments)``; what it computes is computed again in the backward pass.
+
+    Args:
+        block: a module.
+        *arguments: what it is applied to, arrays or None.
+    """
+    graph, state = nnx.split(block)
+    call = jax.checkpoint(lambda state, *arguments: nnx.merge(graph, state)(*arguments))
+    return call(state, *arguments)
+
+
 class Blocks(nnx.Module):
     """Blocks that are applied one after the other.
 

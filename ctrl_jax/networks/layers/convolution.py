@@ -12,6 +12,7 @@ Pictures are (batch, height, width, channels), the layout of a TPU, and of a GPU
 """
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -101,7 +102,7 @@ class Convolution(nnx.Module):
         kernel_init=KERNEL_INIT,
         dtype=None,
         param_dtype=jnp.float32,
-        rngs: nnx.Rngs,
+        rngs: Any,
     ):
         self.dtype, self.param_dtype, self.stride = dtype, param_dtype, stride
         self.padding = padding or (((size - 1) // 2, size // 2),) * 2
@@ -121,7 +122,7 @@ class Convolution(nnx.Module):
             y = y + self.lora_scale * _matmul(inner, self.lora_b[...].astype(dtype))
         return y + bias.astype(dtype)[None, None, None]
 
-    def add_adapter(self, rank: int, scale: float, rngs: nnx.Rngs) -> None:
+    def add_adapter(self, rank: int, scale: float, rngs: Any) -> None:
         """Put an adapter beside the kernel; where kernels are stacked, one beside each."""
         *window, inputs, outputs = self.kernel.shape
         draw = nnx.initializers.normal((window[-1] * window[-2] * inputs) ** -0.5)

@@ -32,7 +32,7 @@ class Linear(nnx.Linear):
             flat = flat + self.lora_scale * (x.astype(flat.dtype) @ a @ b)
         return flat.reshape(*inputs.shape[:-1], flat.shape[-1])
 
-    def add_adapter(self, rank: int, scale: float, rngs: nnx.Rngs) -> None:
+    def add_adapter(self, rank: int, scale: float, rngs: Any) -> None:
         """Put an adapter beside the kernel; where kernels are stacked, one beside each."""
         *stacked, inputs, outputs = self.kernel.shape
         draw = nnx.initializers.normal(inputs**-0.5)

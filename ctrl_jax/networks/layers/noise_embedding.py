@@ -1,10 +1,11 @@
 r"""What a score network is told about the noise: an embedding of one number per example.
 
-    positional (1706.03762):  [sin(u w_k), cos(u w_k)],  w_k = 10000^{-k / (n - 1)}, k < n     (1)
+    positional (1706.03762):  [sin(u w_k), cos(u w_k)],  w_k = 10000^{-k / (n - s)}, k < n     (1)
     Fourier    (2006.10739):  [sin(2 pi u W_k), cos(2 pi u W_k)],  W_k ~ N(0, scale^2), fixed   (2)
 
-Each is followed by two linear layers. Source: Song et al. 2011.13456, appendix H: (1) of the time,
-counted from 0 to 999, for DDPM++; (2) of the log of the noise's standard deviation for NCSN++.
+with s = 1; some networks have another shift s, or the cosines first. Each is followed by two linear
+layers. Source: Song et al. 2011.13456, appendix H: (1) of the time, counted from 0 to 999, for
+DDPM++; (2) of the log of the noise's standard deviation for NCSN++.
 """
 
 import math
@@ -19,11 +20,21 @@ from ctrl_jax.networks.layers.linear import Linear
 SPREAD = nnx.initializers.variance_scaling(1.0, "fan_avg", "uniform")
 
 
-def positional_features(u: Float[Array, " rows"], size: int) -> Float[Array, "rows {size}"]:
-    """Return (1) of `size` features, an even number of at least 4."""
-    rates = jnp.exp(-math.log(10000.0) * jnp.arange(size // 2) / (size // 2 - 1))
+def positional_features(
+    u: Float[Array, " rows"], size: int, *, shift: float = 1.0, cosines_first: bool = False
+) -> Float[Array, "rows {size}"]:
+    """Return (1).
+
+    Args:
+        u: numbers.
+        size: how many features, an even number above 2 s.
+        shift: s.
+        cosines_first: whether the cosines come first.
+    """
+    rates = jnp.exp(-math.log(10000.0) * jnp.arange(size // 2) / (size // 2 - shift))
     angles = u[:, None] * rates[None].astype(u.dtype)
-    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1)
+    halves = [jnp.sin(angles), jnp.cos(angles)]
+    return jnp.concatenate(halves[::-1] if cosines_first else halves, axis=1)
 
 
 def fourier_features(

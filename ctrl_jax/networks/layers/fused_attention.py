@@ -1,0 +1,35 @@
+"""Attention of pictures and texts without a mask, in the form that is fused where there is one.
+
+`jax.nn.dot_product_attention` takes the fused form of a GPU only where it is told to: the products
+of all pairs of tokens then never lie in memory (2205.14135), which at 64 x 64 latents are 0.5 GB in
+every layer. That form is of half precision, and has no forward mode (`jax.jvp`).
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+HALF = (jnp.bfloat16, jnp.float16)
+WIDEST = 128  # head that every generation of GPUs fuses
+
+
+def dot_product(
+    query: Float[Array, "batch tokens heads width"],
+    key: Float[Array, "batch seen heads width"],
+    value: Float[Array, "batch seen heads width"],
+) -> Float[Array, "batch tokens heads width"]:
+    """Return softmax(query key^T / sqrt(width)) value of each head, the softmax in float32.
+
+    Args:
+        query: of the tokens that look.
+        key: of the tokens that are seen.
+        value: of the same.
+    """
+    width = query.shape[-1]
+    fits = query.dtype in HALF and width % 8 == 0 and width <= WIDEST
+    if fits and jax.default_backend() == "gpu":
+        try:
+            return jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
+        except (RuntimeError, NotImplementedError, ValueError):
+            pass  # a GPU that is too old, or of another make
+    return jax.nn.dot_product_attention(query, key, value)

@@ -1,0 +1,163 @@
+r"""The convolutional network of Stable Diffusion 1, 2 and XL.
+
+Latents go down through resolutions of half the size each, and up again. Every block on the way up
+also reads what one on the way down computed; residual blocks are told the time, and transformers
+read the text. Layers have the names that they have in diffusers' files, so that
+`pretrained.diffusers.unet_table` is a rule, and adapters are put where users name them: ``to_q``,
+``to_k``, ``to_v``, ``to_out.0``, ``proj_in``, ``conv1`` ...
+
+Source: Rombach et al. 2112.10752; Podell et al. 2307.01952 (XL).
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from ctrl_jax._checks import refuse
+from ctrl_jax.networks.functional import Network, as_network
+from ctrl_jax.networks.layers.activations import ACTIVATIONS
+from ctrl_jax.networks.layers.linear import at_least_single
+from ctrl_jax.networks.layers.making import Layers
+from ctrl_jax.networks.layers.noise_embedding import positional_features
+from ctrl_jax.networks.lora import LoRA
+from ctrl_jax.networks.text_to_image.time_embedding import TimestepEmbedding
+from ctrl_jax.networks.text_to_image.unet_config import UNetConfig
+from ctrl_jax.networks.text_to_image.unet_levels import DownLevel, MiddleLevel, Parts, UpLevel
+
+
+def unet(
+    config: UNetConfig,
+    *,
+    dtype: DTypeLike = jnp.float32,
+    param_dtype: DTypeLike = jnp.float32,
+    lora: LoRA | None = None,
+    remat: bool = False,
+    stacked: bool = True,
+) -> Network:
+    """Return a UNet as pure functions.
+
+    ``apply(params, sample, timestep, encoder_hidden_states, added=None)`` is
+    `UNet2DCondition.__call__`.
+
+    Args:
+        config: its description.
+        dtype: type of the arithmetic; normalizations and softmaxes are in float32 at least.
+        param_dtype: type of fresh parameters.
+        lora: adapters beside some of the kernels; None for none.
+        remat: whether blocks are computed again in the backward pass, which then keeps their inputs
+            alone.
+        stacked: whether transformer blocks that are alike are stacked and scanned.
+
+    Raises:
+        ValueError: `lora` names a layer that the network does not have.
+    """
+    return as_network(
+        lambda layers: UNet2DCondition(layers, config, remat=remat, stacked=stacked),
+        dtype=dtype,
+        param_dtype=param_dtype,
+        lora=lora,
+    )
+
+
+class UNet2DCondition(nnx.Module):
+    """A UNet whose transformers read a text.
+
+    Args:
+        layers: makes its layers.
+        config: its description.
+        remat: whether blocks are computed again in the backward pass.
+        stacked: whether transformer blocks that are alike are stacked and scanned.
+    """
+
+    def __init__(
+        self, layers: Layers, config: UNetConfig, *, remat: bool = False, stacked: bool = True
+    ):
+        parts = Parts(layers, config, stacked, remat)
+        channels, added = config.channels, config.added
+        self.config, self.dtype = config, layers.dtype
+        self.conv_in = layers.convolution(config.in_channels, channels[0], size=config.in_size)
+        self.time_embedding = TimestepEmbedding(
+            layers, channels[0], config.embedding, config.activation
+        )
+        self.add_embedding = (
+            None if added is None else TimestepEmbedding(layers, added.width, config.embedding)
+        )
+        levels = range(len(channels))
+        self.down_blocks = nnx.List([DownLevel(parts, i, channels[max(i - 1, 0)]) for i in levels])
+        self.mid_block = MiddleLevel(parts) if config.middle else None
+        self.up_blocks = nnx.List(
+            [UpLevel(parts, i, channels[min(i + 1, levels[-1])]) for i in reversed(levels)]
+        )
+        self.conv_norm_out = layers.group_norm(
+            channels[0], groups=config.groups, epsilon=config.epsilon
+        )
+        self.conv_out = layers.convolution(channels[0], config.out_channels, size=config.out_size)
+
+    def __call__(
+        self,
+        sample: Float[Array, "batch h w inputs"],
+        timestep: Any,
+        encoder_hidden_states: Float[Array, "batch tokens context"],
+        *,
+        added: tuple[Array, Array] | None = None,
+    ) -> Float[Array, "batch h w outputs"]:
+        """Return the prediction, in the dtype of the arithmetic.
+
+        Args:
+            sample: noisy latents.
+            timestep: the time, as the model counts it, () or (batch,).
+            encoder_hidden_states: the text's tokens.
+            added: where the config has them, a vector of the text (batch, width) and numbers about
+                the picture (batch, numbers).
+
+        Raises:
+            ValueError: a shape that does not fit, or `added` missing or given in vain.
+        """
+        self._check(sample, encoder_hidden_states, added)
+        embedding = self._embed(timestep, added)
+        text = encoder_hidden_states.astype(self.dtype)
+        x = sample.astype(self.dtype)
+        x = self.conv_in(2 * x - 1 if self.config.centered else x)
+        kept = [x]
+        for level in self.down_blocks:
+            kept += level(kept[-1], embedding, text)
+        x = kept[-1]
+        if self.mid_block is not None:
+            x = self.mid_block(x, embedding, text)
+        for level in self.up_blocks:
+            x = level(x, kept, embedding, text)
+        return self.conv_out(ACTIVATIONS[self.config.activation](self.conv_norm_out(x)))
+
+    def _embed(self, timestep: Any, added: tuple[Array, Array] | None) -> Array:
+        """A row for each picture, or one for all."""
+        embedding = self.time_embedding(self._features(timestep, self.config.channels[0]))
+        if self.add_embedding is None or self.config.added is None or added is None:
+            return embedding
+        vector, numbers = added
+        features = self._features(numbers, self.config.added.number_width)
+        features = features.reshape(vector.shape[0], -1)
+        both = jnp.concatenate([vector.astype(self.dtype), features], axis=-1)
+        return embedding + self.add_embedding(both)
+
+    def _features(self, numbers: Any, size: int) -> Array:
+        numbers = jnp.reshape(jnp.asarray(numbers), (-1,))
+        shift, first = self.config.frequency_shift, self.config.cosines_first
+        exact = numbers.astype(at_least_single(numbers.dtype))  # angles need their digits
+        features = positional_features(exact, size, shift=shift, cosines_first=first)
+        return features.astype(self.dtype)
+
+    def _check(self, sample: Array, text: Array, added: tuple[Array, Array] | None) -> None:
+        inputs, context = self.config.in_channels, self.config.context
+        if sample.ndim != 4 or sample.shape[-1] != inputs:
+            rule = f"it must be (batch, h, w, {inputs})"
+            raise refuse("sample", sample, rule, "give latents with their channels last")
+        if text.ndim != 3 or text.shape[::2] != (sample.shape[0], context):
+            rule = f"it must be ({sample.shape[0]}, tokens, {context})"
+            raise refuse("encoder_hidden_states", text, rule, "encode the prompts for this model")
+        if (added is None) != (self.config.added is None):
+            rule = "this model embeds " + ("none" if added else "a vector and numbers")
+            repair = "leave it out" if added else "give (text_embeds, time_ids)"
+            raise refuse("added", added and "two arrays", rule, repair)
