@@ -1,7 +1,16 @@
 """Reward callables: R(x, *conditions), one value per example."""
 
+from ctrl_jax.rewards.jpeg import jpeg_size, soft_jpeg_size
 from ctrl_jax.rewards.learned import learned, standardized
 from ctrl_jax.rewards.preprocessing import Preprocessing, read_preprocessing
 from ctrl_jax.rewards.resize import resize
 
-__all__ = ["Preprocessing", "learned", "read_preprocessing", "resize", "standardized"]
+__all__ = [
+    "Preprocessing",
+    "jpeg_size",
+    "learned",
+    "read_preprocessing",
+    "resize",
+    "soft_jpeg_size",
+    "standardized",
+]

@@ -14,7 +14,8 @@ from jaxtyping import Array, Float
 
 from ctrl_jax._records import read_json
 from ctrl_jax.pretrained.record_entries import Entries
-from ctrl_jax.rewards.resize import Kernel, as_bytes, resize
+from ctrl_jax.rewards.pictures import as_bytes, read_pictures
+from ctrl_jax.rewards.resize import Kernel, resize
 
 FILE, NESTED = "preprocessor_config.json", "processor_config.json"
 KERNELS: dict[int, Kernel] = {2: "bilinear", 3: "bicubic"}  # by Pillow's numbers
@@ -50,8 +51,15 @@ class Preprocessing(NamedTuple):
     std: tuple[float, ...]
 
     def __call__(self, pictures: Float[Array, "batch h w 3"]) -> Float[Array, "batch rows cols 3"]:
-        """Return what the tower sees of pictures in [0, 1], rounded as in files."""
-        pictures = as_bytes(pictures)
+        """Return what the tower sees of pictures in [0, 1], rounded as in files.
+
+        Args:
+            pictures: what lies beyond [0, 1] is cut.
+
+        Raises:
+            ValueError: they have another shape, or are whole numbers.
+        """
+        pictures = as_bytes(read_pictures("pictures", pictures))
         height, width = self._before_crop(*pictures.shape[1:3])
         pictures = resize(pictures, height, width, kernel=self.kernel)
         top, left = (height - self.height) // 2, (width - self.width) // 2

@@ -15,12 +15,12 @@ Source: Keys 1981 (equation 15); Pillow's Resample.c.
 
 from typing import Literal
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from ctrl_jax._checks import check_choice, check_count
+from ctrl_jax.rewards.pictures import whole
 
 Kernel = Literal["bilinear", "bicubic"]
 
@@ -53,18 +53,8 @@ def resize(
         (rows, height, "vh,bhwc->bvwc"),
     ):
         weights = jnp.asarray(_weights(before, after, kernel), pictures.dtype)
-        levels = _whole(jnp.einsum(form, weights, levels, precision="highest"))
+        levels = whole(jnp.einsum(form, weights, levels, precision="highest"))
     return levels / 255.0
-
-
-def as_bytes(pictures: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Return pictures in [0, 1] as a file of bytes holds them; derivatives see the cut alone."""
-    return _whole(255.0 * pictures) / 255.0
-
-
-def _whole(levels: Float[Array, "..."]) -> Float[Array, "..."]:
-    cut = jnp.clip(levels, 0.0, 255.0)
-    return cut + jax.lax.stop_gradient(jnp.floor(cut + 0.5) - cut)
 
 
 def _weights(before: int, after: int, kernel: Kernel) -> Float[np.ndarray, "after before"]:
