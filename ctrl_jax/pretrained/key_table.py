@@ -118,9 +118,8 @@ def unfill(target: Any, table: Mapping[str, Source]) -> dict[str, np.ndarray]:
     arrays, parts = {}, {}
     for path, source in table.items():
         leaf = np.asarray(leaves[path])
-        for key, one in zip(
-            source.keys, leaf[None] if source.numbers is None else leaf, strict=True
-        ):
+        ones = [leaf] if source.numbers is None else list(leaf)
+        for key, one in zip(source.keys, ones, strict=True):
             array = one if source.axes is None else np.transpose(one, np.argsort(source.axes))
             if source.part is None:
                 arrays[key] = array

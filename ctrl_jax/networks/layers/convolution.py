@@ -21,6 +21,7 @@ from jaxtyping import Array, Float
 
 KERNEL_INIT = nnx.initializers.lecun_normal()
 Padding = tuple[tuple[int, int], tuple[int, int]]
+UNPADDED: Padding = ((0, 0), (0, 0))
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2, 3))
@@ -73,7 +74,7 @@ def convolve_by_products(
 
 
 class Convolution(nnx.Module):
-    """A convolution with bias; with an adapter (`networks.lora`) its output is added.
+    """A convolution; with an adapter (`networks.lora`) its output is added.
 
     Args:
         inputs: channels of the input.
@@ -82,6 +83,7 @@ class Convolution(nnx.Module):
         stride: between windows.
         padding: zeros before and after the rows and the columns; by default as many as keep the
             size at stride 1.
+        use_bias: whether a bias is added.
         kernel_init: draws the kernel (size, size, inputs, outputs).
         dtype: of the arithmetic; that of input and kernel by default.
         param_dtype: of fresh parameters.
@@ -99,6 +101,7 @@ class Convolution(nnx.Module):
         size: int = 3,
         stride: int = 1,
         padding: Padding | None = None,
+        use_bias: bool = True,
         kernel_init=KERNEL_INIT,
         dtype=None,
         param_dtype=jnp.float32,
@@ -109,18 +112,18 @@ class Convolution(nnx.Module):
         self.kernel = nnx.Param(
             kernel_init(rngs.params(), (size, size, inputs, outputs), param_dtype)
         )
-        self.bias = nnx.Param(jnp.zeros(outputs, param_dtype))
+        self.bias = nnx.Param(jnp.zeros(outputs, param_dtype)) if use_bias else None
 
     def __call__(self, x: Array) -> Array:
         """Apply the convolution to (batch, h, w, inputs)."""
-        kernel, bias = self.kernel[...], self.bias[...]
+        kernel = self.kernel[...]
         dtype = self.dtype or jnp.promote_types(x.dtype, kernel.dtype)
         x = x.astype(dtype)
         y = self._convolve(x, kernel.astype(dtype))
         if self.lora_a is not None and self.lora_b is not None:
             inner = self._convolve(x, self.lora_a[...].astype(dtype))
             y = y + self.lora_scale * _matmul(inner, self.lora_b[...].astype(dtype))
-        return y + bias.astype(dtype)[None, None, None]
+        return y if self.bias is None else y + self.bias[...].astype(dtype)[None, None, None]
 
     def add_adapter(self, rank: int, scale: float, rngs: Any) -> None:
         """Put an adapter beside the kernel; where kernels are stacked, one beside each."""
@@ -134,7 +137,21 @@ class Convolution(nnx.Module):
     def _convolve(self, x: Array, kernel: Array) -> Array:
         if kernel.shape[:2] == (1, 1) and self.stride == 1:
             return _matmul(x, kernel)
+        if kernel.shape[:2] == (self.stride, self.stride) and self.padding == UNPADDED:
+            return _matmul_of_patches(x, kernel)
         return convolve(x, kernel, self.stride, self.padding)
+
+
+def _matmul_of_patches(x: Array, kernel: Array) -> Array:
+    """A convolution whose windows do not overlap: one product of patches, fast everywhere."""
+    batch, height, width, channels = x.shape
+    rows, columns = kernel.shape[:2]
+    down, right = height // rows, width // columns
+    patches = x[:, : down * rows, : right * columns]
+    patches = patches.reshape(batch, down, rows, right, columns, channels).swapaxes(2, 3)
+    return (
+        patches.reshape(batch * down * right, -1) @ kernel.reshape(-1, kernel.shape[-1])
+    ).reshape(batch, down, right, -1)
 
 
 def _matmul(x: Array, kernel: Array) -> Array:

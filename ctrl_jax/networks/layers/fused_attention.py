@@ -1,9 +1,11 @@
-"""Attention of pictures and texts without a mask, in the form that is fused where there is one.
+"""Attention of pictures and texts, in the form that is fused where there is one.
 
 `jax.nn.dot_product_attention` takes the fused form of a GPU only where it is told to: the products
 of all pairs of tokens then never lie in memory (2205.14135), which at 64 x 64 latents are 0.5 GB in
 every layer. That form is of half precision, and has no forward mode (`jax.jvp`).
 """
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +19,7 @@ def dot_product(
     query: Float[Array, "batch tokens heads width"],
     key: Float[Array, "batch seen heads width"],
     value: Float[Array, "batch seen heads width"],
+    **options: Any,
 ) -> Float[Array, "batch tokens heads width"]:
     """Return softmax(query key^T / sqrt(width)) value of each head, the softmax in float32.
 
@@ -24,12 +27,36 @@ def dot_product(
         query: of the tokens that look.
         key: of the tokens that are seen.
         value: of the same.
+        **options: of `jax.nn.dot_product_attention`, such as a mask, with which it is not fused.
     """
+    options = {
+        name: value for name, value in options.items() if value is not None and value is not False
+    }
     width = query.shape[-1]
     fits = query.dtype in HALF and width % 8 == 0 and width <= WIDEST
-    if fits and jax.default_backend() == "gpu":
+    if fits and not options and jax.default_backend() == "gpu":
         try:
             return jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
         except (RuntimeError, NotImplementedError, ValueError):
             pass  # a GPU that is too old, or of another make
-    return jax.nn.dot_product_attention(query, key, value)
+    return jax.nn.dot_product_attention(query, key, value, **options)
+
+
+def attend_heads(
+    query: Float[Array, "batch tokens inner"],
+    key: Float[Array, "batch seen inner"],
+    value: Float[Array, "batch seen inner"],
+    heads: int,
+    **options: Any,
+) -> Float[Array, "batch tokens inner"]:
+    """Return the same of heads that lie side by side.
+
+    Args:
+        query: of the tokens that look.
+        key: of the tokens that are seen.
+        value: of the same.
+        heads: how many there are.
+        **options: of `jax.nn.dot_product_attention`, such as a mask, with which it is not fused.
+    """
+    parts = (x.reshape(*x.shape[:2], heads, -1) for x in (query, key, value))
+    return dot_product(*parts, **options).reshape(query.shape)
