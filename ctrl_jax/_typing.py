@@ -16,7 +16,22 @@ ScoreFn = Callable[..., Array]
 """``score_fn(t, x, *conditions)`` returns an array of x's shape; t is the forward time."""
 
 RewardFn = Callable[..., Array]
-"""``reward_fn(x, *conditions)`` returns one reward per example, shape ``(batch,)``."""
+"""``reward_fn(x, *conditions)`` returns one reward per example, shape ``(batch,)``.
+
+One with a method ``scored(x, *conditions)`` says with it how its `Rewards` come about.
+"""
+
+
+class Rewards(NamedTuple):
+    """Rewards of a batch with what they are made of.
+
+    Fields:
+        values: what counts, one value per example, shape (batch,).
+        parts: by name, values of each example that are shown beside, shape (batch,) each.
+    """
+
+    values: Array
+    parts: dict[str, Array] = {}  # noqa: RUF012
 
 
 class Model(NamedTuple):

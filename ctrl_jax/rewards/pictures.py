@@ -26,7 +26,8 @@ def read_pictures(name: str, pictures: object) -> Float[Array, "batch h w 3"]:
     if pictures.ndim != 4 or pictures.shape[-1] != 3 or 0 in pictures.shape[1:]:
         rule = "its shape must be (batch, height, width, 3)"
         raise refuse(name, pictures, rule, "move the channels last, and add a batch axis")
-    return jnp.asarray(pictures, jnp.promote_types(pictures.dtype, jnp.float32))
+    half = jnp.finfo(pictures.dtype).bits < 32
+    return jnp.asarray(pictures, jnp.float32 if half else pictures.dtype)
 
 
 def as_bytes(pictures: Float[Array, "..."]) -> Float[Array, "..."]:

@@ -80,7 +80,8 @@ class Control(Algorithm):
         step: ``learn(state, rollout, rewards)`` of ``rollout = collect(state, batch)`` and of the
             rewards of the problem; one pure function.
         collect: ``rollout = collect(state, batch)``, the trajectories of a batch.
-        learn: ``state, metrics = learn(state, rollout, rewards)``, the state as `collect` saw it.
+        learn: ``state, metrics = learn(state, rollout, rewards)``, the state as `collect` saw it;
+            rewards (batch,), or `Rewards` whose parts appear in the metrics.
     """
 
     collect: Callable[[RunState, Batch], Any]
@@ -165,7 +166,8 @@ def make_control(
 
     def learn(state: RunState, rollout: Rollout, rewards) -> tuple[RunState, Metrics]:
         key, _, policy_key, value_key = jax.random.split(state.key, 4)
-        rewards = mask_rewards(rewards, rollout.states[-1], rollout.batch)
+        scored = mask_rewards(rewards, rollout.states[-1], rollout.batch)
+        rewards = scored.values
         learners, evaluated = dict(state.learners), None
         if critic is not None:
             at = surrogate.gradient_at
@@ -196,13 +198,13 @@ def make_control(
         if "rewards" in learners:
             learners["rewards"] = Learner(keep_if(finite, memory, before), ())
         kl = jnp.sum(rollout.kl, axis=0)
-        metrics |= counted | path_metrics(problem, rewards, kl, rollout.ok, rollout.batch)
+        metrics |= counted | path_metrics(problem, scored, kl, rollout.ok, rollout.batch)
         state, counts = finish(state, key, learners, finite, decay=update.average_decay)
         return state, metrics | counts
 
     def step(state: RunState, batch: Batch) -> tuple[RunState, Metrics]:
         rollout = collect(state, batch)
-        return learn(state, rollout, problem.rewards(rollout))
+        return learn(state, rollout, problem.scored(rollout))
 
     return Control(init, step, collect, learn)
 

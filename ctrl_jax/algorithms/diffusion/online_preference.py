@@ -144,7 +144,8 @@ def make_online_preference(
         first, second = rollouts
         batch, ends = first.batch, (first.states[-1], second.states[-1])
         one, two = (mask_rewards(r, x, batch) for r, x in zip(rewards, ends, strict=True))
-        first_wins = annotator(annotator_key, one, two, batch)
+        scored = jax.tree.map(lambda *pair: jnp.stack(pair, axis=1), one, two)
+        first_wins = annotator(annotator_key, one.values, two.values, batch)
         log_ratios = partial(_log_ratios, problem, policy_model, state.reference, batch)
 
         def objective(params):
@@ -164,14 +165,14 @@ def make_online_preference(
         metrics = {name: values[0] for name, values in history.items()}
         kl = jnp.stack([jnp.sum(rollout.kl, axis=0) for rollout in rollouts], axis=1)
         ok = jnp.stack([rollout.ok for rollout in rollouts], axis=1)
-        metrics |= path_metrics(problem, jnp.stack([one, two], axis=1), kl, ok, batch)
+        metrics |= path_metrics(problem, scored, kl, ok, batch)
         decay = config.average_decay
         state, counts = finish(state, key, {"policy": learner}, jnp.all(finite), decay=decay)
         return state, metrics | counts
 
     def step(state: RunState, batch: Batch) -> tuple[RunState, Metrics]:
         rollouts = collect(state, batch)
-        return learn(state, rollouts, [problem.rewards(rollout) for rollout in rollouts])
+        return learn(state, rollouts, [problem.scored(rollout) for rollout in rollouts])
 
     return Control(init, step, collect, learn)
 

@@ -21,7 +21,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from ctrl_jax._checks import check_non_negative, check_shape, refuse
 from ctrl_jax._numerics import all_each, expand
-from ctrl_jax._typing import Model, Params, RewardFn
+from ctrl_jax._typing import Model, Params, RewardFn, Rewards
 from ctrl_jax.algorithms.base import Metrics, weighted_mean
 from ctrl_jax.processes import LinearProcess
 from ctrl_jax.solvers import ExponentialEuler, GaussianSolver, Kernel, girsanov, simulate
@@ -103,6 +103,14 @@ class DiffusionControl(eqx.Module):
 
     def rewards(self, rollout: "Rollout") -> Float[Array, " batch"]:
         """Return the rewards of the ends of trajectories, zero for padding.
+
+        Raises:
+            ValueError: there is no `reward_fn`, or it does not return one value per example.
+        """
+        return self.scored(rollout).values
+
+    def scored(self, rollout: "Rollout") -> Rewards:
+        """Return the same with the parts that the rewards are made of, where there are any.
 
         Raises:
             ValueError: there is no `reward_fn`, or it does not return one value per example.
@@ -220,47 +228,54 @@ def check_start(owner: str, shape: Any, start_std: Any) -> None:
         check_non_negative(f"{owner}.start_std", start_std)
 
 
-def terminal_rewards(reward_fn: RewardFn | None, x: Array, batch: Batch) -> Float[Array, " batch"]:
-    """Return the rewards of end states, checked for shape."""
+def terminal_rewards(reward_fn: RewardFn | None, x: Array, batch: Batch) -> Rewards:
+    """Return the rewards of end states with their parts, checked for shape."""
     if reward_fn is None:
         rule = "the rewards of this problem come from outside"
         raise refuse("reward_fn", None, rule, "give one, or call collect and learn")
-    return mask_rewards(reward_fn(x, *batch.conditions), x, batch)
+    scored = getattr(reward_fn, "scored", reward_fn)
+    return mask_rewards(scored(x, *batch.conditions), x, batch)
 
 
-def mask_rewards(rewards: ArrayLike, x: Array, batch: Batch) -> Float[Array, " batch"]:
+def mask_rewards(rewards: ArrayLike | Rewards, x: Array, batch: Batch) -> Rewards:
     """Return rewards of end states in their type, zero for padding.
 
     Raises:
         ValueError: there is not one reward per example.
     """
-    shape, expected = jnp.shape(rewards), batch.weights.shape
-    if shape != expected:
-        rule = f"a reward function must return one value per example, shape {expected}"
-        repair = "sum or average the remaining axes in it"
-        raise refuse("the rewards' shape", shape, rule, repair)
-    # What a reward says of a padding row is nobody's business, NaN included.
-    return jnp.where(batch.weights > 0, jnp.asarray(rewards, x.dtype), 0.0)
+    expected = batch.weights.shape
+
+    def masked(rewards):
+        if (shape := jnp.shape(rewards)) != expected:
+            rule = f"a reward function must return one value per example, shape {expected}"
+            repair = "sum or average the remaining axes in it"
+            raise refuse("the rewards' shape", shape, rule, repair)
+        # What a reward says of a padding row is nobody's business, NaN included.
+        return jnp.where(batch.weights > 0, jnp.asarray(rewards, x.dtype), 0.0)
+
+    found = rewards if isinstance(rewards, Rewards) else Rewards(jnp.asarray(rewards))
+    parts = {name: masked(part) for name, part in found.parts.items()}
+    return Rewards(masked(found.values), parts)
 
 
-def reward_metrics(
-    rewards: Float[Array, "batch ..."], ok: Bool[Array, "batch ..."], batch: Batch
-) -> Metrics:
-    """Return mean and standard deviation of the rewards, and whether all was finite."""
-    mean = weighted_mean(rewards, batch.weights)
-    spread = weighted_mean((rewards - mean) ** 2, batch.weights)
-    return {
-        "reward/mean": mean,
-        "reward/std": jnp.sqrt(spread),
+def reward_metrics(rewards: Rewards, ok: Bool[Array, "batch ..."], batch: Batch) -> Metrics:
+    """Return mean and standard deviation of rewards and parts, and whether all was finite."""
+    metrics = {}
+    for name, values in {"": rewards.values, **rewards.parts}.items():
+        which = f"reward/{name}/" if name else "reward/"
+        mean = weighted_mean(values, batch.weights)
+        spread = weighted_mean((values - mean) ** 2, batch.weights)
+        metrics |= {f"{which}mean": mean, f"{which}std": jnp.sqrt(spread)}
+    return metrics | {
         "states/finite": jnp.all(all_each(ok) | (batch.weights == 0)),
         # Of a state that is not finite the reward may say anything.
-        "reward/finite": jnp.all(jnp.isfinite(rewards) | ~ok),
+        "reward/finite": jnp.all(jnp.isfinite(rewards.values) | ~ok),
     }
 
 
 def path_metrics(
     problem: DiffusionControl,
-    rewards: Float[Array, "batch ..."],
+    rewards: Rewards,
     kl: Float[Array, "batch ..."],
     ok: Bool[Array, "batch ..."],
     batch: Batch,

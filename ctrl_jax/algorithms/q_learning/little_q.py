@@ -21,9 +21,9 @@ import optax
 from jaxtyping import Array
 
 from ctrl_jax._checks import check_choice, check_count, check_decay, check_fraction, check_unused
-from ctrl_jax._typing import Model
+from ctrl_jax._typing import Model, Rewards
 from ctrl_jax.algorithms.base import Algorithm, Metrics, RunState, finish, start, weighted_mean
-from ctrl_jax.algorithms.diffusion.problem import Batch, reward_metrics
+from ctrl_jax.algorithms.diffusion.problem import Batch, reward_metrics, terminal_rewards
 from ctrl_jax.algorithms.q_learning.episodes import Episodes, penalty_rates
 from ctrl_jax.algorithms.q_learning.problem import RewardDirection
 from ctrl_jax.algorithms.q_learning.residuals import ActorCritic, Estimator
@@ -110,6 +110,10 @@ def _episode_metrics(problem: RewardDirection, episodes: Episodes, batch: Batch)
     paid = penalty_rates(steps.rate, moved, moved.actions)
     noise = problem.temperature * moved.states[0, 0].size * jnp.sum(steps.dt) / 2
     penalty = weighted_mean(steps.dt @ paid, batch.weights) - noise
-    metrics = reward_metrics(episodes.values / problem.weight, episodes.ok, batch)
+    rewards = Rewards(episodes.values / problem.weight)
+    if hasattr(problem.reward_fn, "scored"):  # the parts are asked for again, at the very end
+        parts = terminal_rewards(problem.reward_fn, episodes.last, batch).parts
+        rewards = rewards._replace(parts=parts)
+    metrics = reward_metrics(rewards, episodes.ok, batch)
     objective = problem.weight * metrics["reward/mean"] - penalty
     return metrics | {"penalty/path": penalty, "objective": objective}

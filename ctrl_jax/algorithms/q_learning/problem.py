@@ -148,7 +148,7 @@ class RewardDirection(eqx.Module):
 
     def end_values(self, x: Array, batch: Batch) -> Float[Array, " batch"]:
         """Return w h of end states."""
-        return self.weight * terminal_rewards(self.reward_fn, x, batch)
+        return self.weight * terminal_rewards(self.reward_fn, x, batch).values
 
 
 def known_score(score_fn: ScoreFn) -> EstimateFn:

@@ -9,6 +9,7 @@ import pytest
 
 from ctrl_jax.algorithms import Batch, PreferenceUpdate, make_online_preference
 from ctrl_jax.losses import preference
+from ctrl_jax.rewards import weighted
 from ctrl_jax.solvers import EulerMaruyama
 from tests.algorithms.diffusion.steering import (
     CURVATURE,
@@ -55,6 +56,16 @@ def test_at_the_pretrained_policy_every_log_ratio_is_exactly_zero(loss_fn, expec
     assert float(metrics["rewards/margins"]) == float(metrics["rewards/chosen"]) == 0.0
     np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-6)
     assert float(metrics["kl/path"]) < 1e-8
+
+
+def test_parts_of_a_reward_are_in_the_metrics():
+    problem = make_setting(6, end=1e-3, solver=EulerMaruyama()).problem
+    reward = weighted({"near": (lambda x: x[:, 0], 2.0), "far": (lambda x: x[:, 0] ** 2, -1.0)})
+    problem = eqx.tree_at(lambda p: p.reward_fn, problem, reward)
+    algorithm = make_online_preference(problem, affine_policy(problem), cosine(3e-2, 8), dpo)
+    state = jax.eval_shape(algorithm.init, jax.random.key(0))
+    metrics = jax.eval_shape(algorithm.step, state, one_prompt(4))[1]
+    assert {"reward/mean", "reward/near/mean", "reward/far/std"} < metrics.keys()
 
 
 def train(loss_fn, *, updates, batch, steps=24, rate=3e-2):

@@ -28,6 +28,7 @@ from ctrl_jax.algorithms.diffusion.actor_critic import generalized_advantage
 from ctrl_jax.algorithms.diffusion.ddpo import standardize
 from ctrl_jax.algorithms.diffusion.policy_update import clipped
 from ctrl_jax.processes import grids
+from ctrl_jax.rewards import weighted
 from ctrl_jax.solvers import ExponentialEuler
 from tests.algorithms.diffusion.steering import (
     CURVATURE,
@@ -231,6 +232,27 @@ def test_two_programs_with_rewards_between_them_are_one(name):
             assert found.pop("ratio/rollout_deviation") < 1e-4
         chex.assert_trees_all_close(metrics, expected, rtol=1e-4, atol=1e-5)
     chex.assert_trees_all_close(without_keys(one), without_keys(two), rtol=1e-4, atol=1e-5)
+
+
+def parts_of_a_reward():
+    """Of 6 rows; what is said of padding does not count."""
+    known = jnp.where(jnp.arange(BATCH) < 6, 1.0, jnp.nan)
+    return weighted({"near": (lambda x: -(x[:, 0] ** 2), 2.0), "one": (lambda x: known, 0.5)})
+
+
+def test_parts_of_a_reward_are_in_the_metrics():
+    problem = with_reward(parts_of_a_reward())
+    algorithm, batch = build("dpok", problem), Batch(jnp.asarray([1.0] * 6 + [0.0] * 2))
+    state = algorithm.init(jax.random.key(5))
+    rollout = jax.jit(algorithm.collect)(state, batch)
+    _, metrics = jax.jit(algorithm.step)(state, batch)
+    near = -(np.asarray(rollout.states[-1][:6, 0], float) ** 2)
+    expected = {"near/mean": near.mean(), "near/std": near.std(), "one/mean": 1.0, "one/std": 0.0}
+    expected |= {"mean": 2 * near.mean() + 0.5, "std": 2 * near.std()}
+    found = {name: metrics[f"reward/{name}"] for name in expected}
+    chex.assert_trees_all_close(found, expected, rtol=1e-4, atol=1e-6)
+    outside = jax.eval_shape(algorithm.learn, state, rollout, problem.scored(rollout))[1]
+    assert outside.keys() == metrics.keys()
 
 
 def test_rewards_from_outside_are_checked_and_padding_has_none():

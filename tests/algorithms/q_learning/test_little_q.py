@@ -6,6 +6,7 @@ sampling noise (`oracles.chains`). The score is exact here; estimates are in `te
 
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +17,7 @@ from ctrl_jax._typing import Model
 from ctrl_jax.algorithms import Batch, QLearningConfig, RewardDirection, make_q_learning
 from ctrl_jax.algorithms.q_learning.episodes import run_episodes
 from ctrl_jax.processes import grids
+from ctrl_jax.rewards import weighted
 from ctrl_jax.solvers import ExponentialEuler
 from tests.algorithms.diffusion.steering import (
     CURVATURE,
@@ -53,6 +55,16 @@ def build(problem, *, updates=150, rate=3e-2, value_rate=1e-1, **options):
     policy, value = smooth_policy(environment().score), smooth_value()
     adam, value_adam = (cosine(r, updates * per_update) for r in (rate, value_rate))
     return policy, make_q_learning(problem, policy, value, adam, value_adam, config)
+
+
+@pytest.mark.parametrize("online", [False, True])
+def test_parts_of_a_reward_are_in_the_metrics(online):
+    reward = weighted({"near": (lambda x: x[:, 0], 2.0), "far": (lambda x: x[:, 0] ** 2, -1.0)})
+    problem = eqx.tree_at(lambda p: p.reward_fn, make_direction(3), reward)
+    algorithm = build(problem, updates=1, online=online)[1]
+    state = jax.eval_shape(algorithm.init, jax.random.key(0))
+    metrics = jax.eval_shape(algorithm.step, state, one_prompt(4))[1]
+    assert {"reward/mean", "reward/near/mean", "reward/far/std"} < metrics.keys()
 
 
 def train(problem, *, updates=150, batch=256, **options):
