@@ -41,6 +41,8 @@ class Preprocessing(NamedTuple):
         kernel: of the resizing.
         mean: of each channel, taken off.
         std: of each channel, divided by.
+        padded: whether all of a picture is shown instead, its longer side brought to `height`, and
+            black beside it.
     """
 
     height: int
@@ -49,6 +51,7 @@ class Preprocessing(NamedTuple):
     kernel: Kernel
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    padded: bool = False
 
     def __call__(self, pictures: Float[Array, "batch h w 3"]) -> Float[Array, "batch rows cols 3"]:
         """Return what the tower sees of pictures in [0, 1], rounded as in files.
@@ -62,8 +65,13 @@ class Preprocessing(NamedTuple):
         pictures = as_bytes(read_pictures("pictures", pictures))
         height, width = self._before_crop(*pictures.shape[1:3])
         pictures = resize(pictures, height, width, kernel=self.kernel)
-        top, left = (height - self.height) // 2, (width - self.width) // 2
-        pictures = pictures[:, top : top + self.height, left : left + self.width]
+        if self.padded:
+            rows, columns = self.height - height, self.width - width
+            around = [(0, 0), *((n // 2, n - n // 2) for n in (rows, columns)), (0, 0)]
+            pictures = jnp.pad(pictures, around)
+        else:
+            top, left = (height - self.height) // 2, (width - self.width) // 2
+            pictures = pictures[:, top : top + self.height, left : left + self.width]
         mean, std = (
             jnp.asarray(values, pictures.dtype).reshape(1, 1, 1, 3)
             for values in (self.mean, self.std)
@@ -71,6 +79,9 @@ class Preprocessing(NamedTuple):
         return (pictures - mean) / std
 
     def _before_crop(self, rows: int, columns: int) -> tuple[int, int]:
+        if self.padded:
+            scale = self.height / max(rows, columns)
+            return round(rows * scale), round(columns * scale)
         if self.shortest is None:
             return self.height, self.width
         longest = int(self.shortest * max(rows, columns) / min(rows, columns))

@@ -13,7 +13,7 @@ from ctrl_jax._typing import RewardFn, Rewards
 NAME = re.compile(r"[\w.-]+")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Weighted:
     r"""The reward R = \sum_i w_i R_i, as `weighted` makes it.
 

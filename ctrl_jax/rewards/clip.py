@@ -1,0 +1,326 @@
+r"""Rewards of published models that see a picture through a tower of CLIP (2103.00020).
+
+With both embeddings of length one, i of the picture and e of its prompt, they are
+
+    CLIP score     scale max(<i, e>, 0)                                                    (1)
+    PickScore      exp(s) <i, e>,  s of the file: CLIP-H trained on 500 000 choices        (2)
+    HPS v2         <i, e>: CLIP-H trained on 800 000 choices                               (3)
+    aesthetic      A i + b: five linear layers in a row, fitted to marks from 1 to 10       (4)
+
+Folders are local, as transformers saves them; nothing is downloaded. The prompts' tower is in
+memory while `PictureReward.encode` runs, and at no other time.
+Source: Hessel et al. 2104.08718, Kirstain et al. 2305.01569, Wu et al. 2306.09341; Schuhmann's
+improved aesthetic predictor (2022).
+"""
+
+import dataclasses
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from ctrl_jax._checks import check_positive, refuse
+from ctrl_jax._errors import RunWarning
+from ctrl_jax._records import read_json
+from ctrl_jax._typing import Params
+from ctrl_jax.data.preferences.tokenizer import Tokenizer, load_tokenizer
+from ctrl_jax.networks.functional import Network
+from ctrl_jax.networks.text_to_image.clip import clip_text, clip_vision
+from ctrl_jax.networks.text_to_image.clip_config import CLIPTextConfig
+from ctrl_jax.pretrained.diffusers.clip import (
+    clip_arrays,
+    clip_table,
+    read_clip,
+    read_clip_vision,
+)
+from ctrl_jax.pretrained.key_table import fill
+from ctrl_jax.pretrained.safetensors_file import read_safetensors
+from ctrl_jax.pretrained.weight_files import read_weights
+from ctrl_jax.rewards.preprocessing import Preprocessing, read_preprocessing
+
+FLOATS = (np.float32, np.float16, jnp.bfloat16)
+TOGETHER = 64  # texts encoded at once
+HEAD = (0, 2, 4, 6, 7)  # numbers of its layers in the file; between them was dropout
+PICKLES = (".pth", ".pt", ".bin", ".ckpt")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PictureReward:
+    """A reward of pictures, with its parameters.
+
+    As a function, ``reward(pictures, *conditions)``, it holds them fixed. Large ones are better
+    arguments of what is compiled than constants in it: there, take `apply` and `params`.
+
+    Args:
+        params: of the tower of pictures and of what follows it.
+        apply: ``apply(params, pictures, embeddings)`` returns one value per example, differentiable
+            in the pictures, which are (batch, h, w, 3) in [0, 1]; pure. Without `encode` there is
+            no third argument.
+        encode: ``encode(texts)`` returns the embeddings of prompts, (texts, width), each of length
+            one: to be made once and given as condition. None where the prompt plays no part.
+    """
+
+    params: Params
+    apply: Callable[..., Array]
+    encode: Callable[[Sequence[str]], Array] | None = None
+
+    def __call__(
+        self, pictures: Float[Array, "batch h w 3"], *conditions: Array
+    ) -> Float[Array, " batch"]:
+        """Return one value per example.
+
+        Args:
+            pictures: in [0, 1].
+            *conditions: the embeddings of their prompts, (batch, width); nothing that is given is
+                looked at where the prompt plays no part.
+        """
+        conditions = conditions if self.encode is not None else ()
+        return self.apply(self.params, pictures, *conditions)
+
+
+def clip_score(
+    folder: str | os.PathLike[str], *, scale: float = 100.0, dtype: DTypeLike = jnp.float32
+) -> PictureReward:
+    """Return the CLIP score (1): how well a picture matches its prompt.
+
+    Args:
+        folder: of any CLIP model: config.json, weights, preprocessor_config.json and tokenizer.
+        scale: 100 by default, as torchmetrics and most tables have it; 2.5 in the paper.
+        dtype: type of the towers' arithmetic and weights.
+
+    Raises:
+        ValueError: the folder lacks a file, holds another model, or has an entry that is not
+            understood; of `apply`, pictures or embeddings of another shape.
+
+    Source: Hessel et al. 2021 (2104.08718), equation 1.
+    """
+    check_positive("clip_score.scale", scale)
+    tower = _load_tower(folder, dtype)
+
+    def apply(params, pictures, embeddings):
+        return scale * jnp.maximum(_cosines(tower.embed(params, pictures), embeddings), 0.0)
+
+    return PictureReward(tower.params, apply, partial(_encode, Path(folder), dtype))
+
+
+def pick_score(folder: str | os.PathLike[str], *, dtype: DTypeLike = jnp.float32) -> PictureReward:
+    """Return PickScore (2): which picture people choose for a prompt; around 20 for good ones.
+
+    A difference of one is a choice of the better one with odds e to 1. Some training code divides
+    it by 26.
+
+    Args:
+        folder: of PickScore_v1, with the preprocessor_config.json and the tokenizer of
+            CLIP-ViT-H-14-laion2B-s32B-b79K where it has none.
+        dtype: type of the towers' arithmetic and weights.
+
+    Raises:
+        ValueError: the folder lacks a file, holds another model, or has an entry that is not
+            understood; of `apply`, pictures or embeddings of another shape.
+
+    Source: Kirstain et al. 2023 (2305.01569), section 3, and their published code.
+    """
+    tower = _load_tower(folder, dtype)
+    if tower.log_scale is None:
+        rule = "its weights hold no logit_scale, which PickScore multiplies by"
+        raise refuse("folder", str(folder), rule, "give the folder of both towers, a CLIPModel")
+
+    def apply(params, pictures, embeddings):
+        cosines = _cosines(tower.embed(params["vision"], pictures), embeddings)
+        return jnp.exp(params["log_scale"]) * cosines
+
+    params = {"vision": tower.params, "log_scale": tower.log_scale}
+    return PictureReward(params, apply, partial(_encode, Path(folder), dtype))
+
+
+def hps(folder: str | os.PathLike[str], *, dtype: DTypeLike = jnp.float32) -> PictureReward:
+    """Return the Human Preference Score v2 (3); around 0.28, which tables show times 100.
+
+    Pictures that are no squares are shown whole on black, as in the published code.
+
+    Args:
+        folder: of HPS v2 or v2.1 in transformers' format, a `CLIPModel`, with the
+            preprocessor_config.json and the tokenizer of CLIP-ViT-H-14-laion2B-s32B-b79K.
+        dtype: type of the towers' arithmetic and weights.
+
+    Raises:
+        ValueError: the folder lacks a file, holds another model, or has an entry that is not
+            understood; of `apply`, pictures or embeddings of another shape.
+
+    Source: Wu et al. 2023 (2306.09341), section 4, and their published code.
+    """
+    tower = _load_tower(folder, dtype, padded=True)
+
+    def apply(params, pictures, embeddings):
+        return _cosines(tower.embed(params, pictures), embeddings)
+
+    return PictureReward(tower.params, apply, partial(_encode, Path(folder), dtype))
+
+
+def aesthetic(
+    folder: str | os.PathLike[str],
+    head: str | os.PathLike[str],
+    *,
+    dtype: DTypeLike = jnp.float32,
+) -> PictureReward:
+    """Return the aesthetic score (4): how people would mark a picture, from 1 to 10.
+
+    The head's file holds `layers.N.weight` and `layers.N.bias` for N = 0, 2, 4, 6, 7. Whoever has
+    it as sac+logos+ava1-l14-linearMSE.pth converts it once, where that file is trusted::
+
+        state = torch.load("sac+logos+ava1-l14-linearMSE.pth", weights_only=True)
+        safetensors.torch.save_file(state, "aesthetic.safetensors")
+
+    Args:
+        folder: of the CLIP model that it was fitted to, clip-vit-large-patch14; texts play no part.
+        head: the safetensors file of the five layers.
+        dtype: type of the tower's arithmetic and weights; the head is in float32.
+
+    Raises:
+        ValueError: folder or file lacks something, holds another model, or has an entry that is not
+            understood; of `apply`, pictures of another shape.
+
+    Source: Schuhmann 2022, improved-aesthetic-predictor; as a reward Black et al. 2305.13301.
+    """
+    tower = _load_tower(folder, dtype)
+    layers = _read_head(head, tower.width)
+
+    def apply(params, pictures):
+        x = tower.embed(params["vision"], pictures)
+        for layer in params["head"]:
+            x = jnp.matmul(x, layer["kernel"], precision="highest") + layer["bias"][None]
+        return x[:, 0]
+
+    return PictureReward({"vision": tower.params, "head": layers}, apply)
+
+
+class Tower(NamedTuple):
+    """A tower of pictures.
+
+    Fields:
+        params: its weights.
+        embed: ``embed(params, pictures)`` returns embeddings (batch, width) of length one.
+        width: of an embedding.
+        log_scale: the logarithm of what cosines are multiplied by; None where the file has none.
+    """
+
+    params: Params
+    embed: Callable[[Params, Array], Array]
+    width: int
+    log_scale: Array | None
+
+
+def _load_tower(folder: str | os.PathLike[str], dtype: DTypeLike, *, padded: bool = False) -> Tower:
+    record = read_json(
+        Path(folder) / "config.json", name="folder", repair="give the folder of a CLIP model"
+    )
+    config = read_clip_vision(record)
+    if config.projection is None:
+        rule = "its pictures have no projection, and so no embedding beside that of a text"
+        raise refuse("folder", str(folder), rule, "give that of a CLIPModel")
+    preprocessing = read_preprocessing(folder)
+    sides = preprocessing.height, preprocessing.width
+    if sides != (config.image, config.image):
+        rule = f"the tower takes pictures of {config.image} by {config.image}"
+        repair = "give the preprocessor_config.json of this model"
+        raise refuse("folder: the size after preprocessing", sides, rule, repair)
+    preprocessing = preprocessing._replace(padded=padded)
+    network = clip_vision(config, dtype=dtype, param_dtype=dtype)
+    arrays = read_weights(folder)
+    scale = arrays.get("logit_scale")
+    return Tower(
+        _weights(network, clip_arrays(arrays, "vision")),
+        partial(_embed, network, preprocessing),
+        config.projection,
+        None if scale is None else jnp.asarray(scale, jnp.float32).reshape(()),
+    )
+
+
+def _weights(network: Network, arrays: dict[str, np.ndarray]) -> Params:
+    return fill(network.shapes, clip_table(network.shapes), arrays, converted=FLOATS)
+
+
+def _embed(
+    network: Network, preprocessing: Preprocessing, params: Params, pictures: Array
+) -> Float[Array, "batch width"]:
+    return _of_length_one(network.apply(params, preprocessing(pictures)).embedding)
+
+
+def _of_length_one(x: Array) -> Array:
+    exact = x.astype(jnp.float32)
+    return exact / jnp.linalg.norm(exact, axis=-1, keepdims=True)
+
+
+def _cosines(pictures: Array, texts: Array) -> Float[Array, " batch"]:
+    if texts.shape != pictures.shape:
+        rule = f"there must be one of each picture's prompt, shape {pictures.shape}"
+        raise refuse("embeddings", texts, rule, "gather what encode returns by prompt")
+    return jnp.sum(pictures * texts.astype(pictures.dtype), axis=-1)
+
+
+def _encode(folder: Path, dtype: DTypeLike, texts: Sequence[str]) -> Float[Array, "texts width"]:
+    """Return the embeddings of texts, with the tower as long as it takes."""
+    if isinstance(texts, str):
+        raise refuse("texts", texts, "it must be a list of texts", "give [text]")
+    config = read_clip(read_json(folder / "config.json", name="folder")).text
+    tokens = _tokens(load_tokenizer(folder), list(texts), config)
+    network = clip_text(config, dtype=dtype, param_dtype=dtype)
+    params = _weights(network, clip_arrays(read_weights(folder), "text"))
+    embed = jax.jit(lambda params, tokens: _of_length_one(network.apply(params, tokens).embedding))
+    together = min(TOGETHER, len(tokens))
+    filled = np.concatenate([tokens, tokens[:1].repeat(-len(tokens) % max(together, 1), axis=0)])
+    parts = [embed(params, filled[i : i + together]) for i in range(0, len(tokens), together or 1)]
+    found = jnp.concatenate(parts) if parts else jnp.zeros((0, config.projection or 0))
+    return found[: len(tokens)]
+
+
+def _tokens(tokenizer: Tokenizer, texts: list[str], config: CLIPTextConfig) -> np.ndarray:
+    """Tokens (texts, positions), filled up behind the end, where nothing is seen."""
+    ids = tokenizer(texts, add_special_tokens=True)["input_ids"] if texts else []
+    tokens = np.zeros((len(ids), config.positions), np.int32)
+    cut = []
+    for i, row in enumerate(ids):
+        if len(row) > config.positions:
+            cut.append(texts[i])
+            row = [*row[: config.positions - 1], row[-1]]
+        if not row or max(row) >= config.vocabulary or config.end not in (None, row[-1]):
+            rule = f"a text must end with the token {config.end}, of {config.vocabulary}"
+            raise refuse(f"the tokens of {texts[i]!r}", row, rule, "save this model's tokenizer")
+        tokens[i, : len(row)] = row
+        tokens[i, len(row) :] = row[-1]
+    if cut:
+        text = f"{len(cut)} of {len(texts)} prompts are cut to {config.positions} tokens: "
+        warnings.warn(text + "; ".join(cut), RunWarning, stacklevel=3)
+    return tokens
+
+
+def _read_head(path: str | os.PathLike[str], width: int) -> list[dict[str, Array]]:
+    if Path(path).suffix in PICKLES:
+        rule = "files of PyTorch's own format can run code, and are not read"
+        repair = "convert it where it is trusted, as help(rewards.aesthetic) shows"
+        raise refuse("head", str(path), rule, repair)
+    arrays: dict[str, Any] = dict(read_safetensors(path))
+    names = [f"layers.{i}.{part}" for i in HEAD for part in ("weight", "bias")]
+    if sorted(arrays) != sorted(names):
+        rule = f"it must hold {', '.join(names)}"
+        raise refuse("head", sorted(arrays), rule, "give the five linear layers")
+    layers, inputs = [], width
+    for i in HEAD:
+        weight, bias = (arrays[f"layers.{i}.{part}"] for part in ("weight", "bias"))
+        outputs = 1 if i == HEAD[-1] else len(bias)
+        if weight.shape != (outputs, inputs) or bias.shape != (outputs,):
+            rule = f"weight and bias must be ({outputs}, {inputs}) and ({outputs},)"
+            repair = "give the head of this very CLIP model"
+            raise refuse(f"head: layers.{i}", (weight.shape, bias.shape), rule, repair)
+        kernel = jnp.asarray(np.array(weight, np.float32).T)
+        layers.append({"kernel": kernel, "bias": jnp.asarray(np.array(bias, np.float32))})
+        inputs = outputs
+    return layers
