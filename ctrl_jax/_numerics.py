@@ -25,7 +25,7 @@ def constant(value: Any, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
     return jnp.full(t.shape, value, t.dtype)
 
 
-def expand(coefficient: Float[Array, "..."], x: Array) -> Array:
+def expand(coefficient: Float[Array, "..."] | float, x: Array) -> Array:
     """Append axes to `coefficient` (shape ``()`` or ``(batch,)``) until it broadcasts over `x`."""
     coefficient = jnp.asarray(coefficient)
     return coefficient.reshape(coefficient.shape + (1,) * (jnp.ndim(x) - coefficient.ndim))

@@ -105,7 +105,8 @@ def of_steps(
 
     Args:
         rate: (gain/std)^2 of each step, ``kl_rate`` of the Gaussian step; g^2 dr as dr -> 0.
-        noise: standard normals that moved the states.
+        noise: standard normals that moved the states; their negatives where the gain is negative,
+            as for networks that predict the noise.
         driving: the score that made the paths (that of the reference for its own samples).
         score: the model's score along them.
         reference: the reference's score along them.

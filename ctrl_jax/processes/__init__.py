@@ -5,6 +5,7 @@ from ctrl_jax.processes import parameterization as parameterization
 from ctrl_jax.processes.base import LinearProcess, Marginal, ReverseSDE
 from ctrl_jax.processes.edm import EDM
 from ctrl_jax.processes.ou import OU, ContractiveOU
+from ctrl_jax.processes.prediction import Prediction
 from ctrl_jax.processes.ratio_score import DataPoints, RatioScore, score_from_points
 from ctrl_jax.processes.rectified_flow import RectifiedFlow
 from ctrl_jax.processes.schedules import CosineSchedule, LinearSchedule, NoiseSchedule
@@ -27,6 +28,7 @@ __all__ = [
     "LinearSchedule",
     "Marginal",
     "NoiseSchedule",
+    "Prediction",
     "RatioScore",
     "RectifiedFlow",
     "ReverseSDE",

@@ -20,6 +20,7 @@ the SDE of noise level l,
     dX = [-b X + (1 + l^2) / 2 \sigma^2 s(T-r, X)] dr + l \sigma dB,                  (4)
 
 has the same marginals whatever l >= 0: l = 1 is the reversal of (1), l = 0 the probability flow.
+Whatever a network predicts in place of the score drives the same equation (`prediction`).
 
 Source: arXiv 2402.07487, sections 2-3.
 """
@@ -38,6 +39,14 @@ from ctrl_jax._checks import check_non_negative, refuse
 from ctrl_jax._door import at_the_door
 from ctrl_jax._numerics import expand, square_root, times
 from ctrl_jax._typing import ScoreFn
+from ctrl_jax.processes.prediction import (
+    Prediction,
+    check_prediction,
+    read_data,
+    read_drift,
+    read_noise,
+    read_score,
+)
 
 _FIRST = 1e-12  # time that `time_at` finds, in units of the last
 
@@ -80,8 +89,15 @@ class LinearProcess(eqx.Module):
         """
         return 1e-3 * self.horizon
 
-    def forward_time(self, r: Float[Array, "*t"]) -> Float[Array, "*t"]:
-        """Return the forward time T - r of a reverse time, never after `latest`."""
+    def forward_time(
+        self, r: Float[Array, "*t"], prediction: Prediction = "score"
+    ) -> Float[Array, "*t"]:
+        """Return the forward time T - r of a reverse time, as it is read for a prediction.
+
+        Args:
+            r: reverse times.
+            prediction: what is asked there: `RectifiedFlow` reads scores at `latest` at the latest.
+        """
         return self.horizon - times(r)
 
     def rates(self, t: Float[Array, "*t"]) -> tuple[Marginal, Marginal]:
@@ -166,18 +182,21 @@ class LinearProcess(eqx.Module):
         scale, std = self.marginal(t)
         return expand(scale, x_0) * x_0 + expand(std, x_0) * noise, noise
 
-    def reverse(self, score_fn: ScoreFn, *, noise_level: float = 1.0) -> "ReverseSDE":
+    def reverse(
+        self, score_fn: ScoreFn, *, noise_level: float = 1.0, prediction: Prediction = "score"
+    ) -> "ReverseSDE":
         """Return the reverse-time SDE (4) that a score drives.
 
         Args:
             score_fn: ``score_fn(t, x)``, t the forward time; its result must have x's shape, or the
                 first evaluation raises a ValueError.
             noise_level: l of (4): 1 for the reversal of the process, 0 for its probability flow.
+            prediction: what `score_fn` returns, "score", "noise", "data", "v" or "flow".
 
         Raises:
-            ValueError: the noise level is negative or not finite.
+            ValueError: the noise level is negative or not finite, or the prediction is not known.
         """
-        return ReverseSDE(self, _of_one_shape(score_fn), noise_level)
+        return ReverseSDE(self, _of_one_shape(score_fn), noise_level, prediction)
 
 
 def end_of_rate(horizon: Any, rate: Any) -> Any:
@@ -221,16 +240,22 @@ class ReverseSDE(eqx.Module):
 
     Args:
         process: the forward process.
-        score_fn: ``score_fn(t, x)``, t the forward time.
+        predict: ``predict(t, x)``, t the forward time: the score, or what `prediction` says.
         noise_level: l of (4), zero or above; every level has the same marginals.
+        prediction: what `predict` returns, "score", "noise", "data", "v" or "flow".
 
     Raises:
-        ValueError: the noise level is negative, not finite or traced.
+        ValueError: the noise level is negative, not finite or traced, or the prediction is not
+            known.
     """
 
     process: LinearProcess
-    score_fn: ScoreFn
+    predict: ScoreFn
     noise_level: float = eqx.field(default=1.0, static=True, converter=_level)
+    prediction: Prediction = eqx.field(default="score", static=True)
+
+    def __check_init__(self):
+        check_prediction(self.prediction)
 
     @property
     def stochastic(self) -> bool:
@@ -238,22 +263,40 @@ class ReverseSDE(eqx.Module):
         return self.noise_level > 0
 
     def probability_flow(self) -> "ReverseSDE":
-        """Return the probability-flow ODE, the level 0, of the same process and score."""
-        return ReverseSDE(self.process, self.score_fn, 0.0)
+        """Return the probability-flow ODE, the level 0, of the same process and prediction."""
+        return ReverseSDE(self.process, self.predict, 0.0, self.prediction)
+
+    def forward_time(self, r: Float[Array, "*t"]) -> Float[Array, "*t"]:
+        """Return the forward time of a reverse time, as its prediction is asked there."""
+        return self.process.forward_time(r, self.prediction)
+
+    def score_fn(self, t: Float[Array, "*t"], x: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Return the score that the prediction stands for, at forward time t > 0."""
+        return read_score(self.process, t, self.prediction).of(x, self.predict(t, x))
+
+    def data(self, t: Float[Array, "*t"], x: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Return the data that the prediction stands for."""
+        return read_data(self.process, t, self.prediction).of(x, self.predict(t, x))
+
+    def noise(self, t: Float[Array, "*t"], x: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Return the noise that the prediction stands for."""
+        return read_noise(self.process, t, self.prediction).of(x, self.predict(t, x))
 
     @at_the_door
     def drift(self, r: Float[Array, "*t"], x: Float[Array, "..."]) -> Float[Array, "..."]:
         """Return the drift of (4) at reverse time r."""
         _check_times(r, x)
-        t = self.process.forward_time(r)
-        gain = (1 + self.noise_level**2) / 2 * self.process.diffusion(t) ** 2
-        return expand(gain, x) * self.score_fn(t, x) - self.process.drift(t, x)
+        t = self.forward_time(r)
+        read = read_drift(self.process, t, self.prediction, self.noise_level)
+        return expand(read.state, x) * x + expand(read.action, x) * self.predict(t, x)
 
     @at_the_door
     def diffusion(self, r: Float[Array, "*t"]) -> Float[Array, "*t"]:
         """Return the diffusion coefficient l sigma at reverse time r, zero for the flow."""
-        sigma = self.process.diffusion(self.process.forward_time(r))
-        return self.noise_level * sigma if self.stochastic else jnp.zeros_like(sigma)
+        t = self.forward_time(r)
+        return (
+            self.noise_level * self.process.diffusion(t) if self.stochastic else jnp.zeros_like(t)
+        )
 
 
 def _check_times(t: Array, x: Array) -> None:

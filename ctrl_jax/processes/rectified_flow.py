@@ -4,11 +4,12 @@ r"""Rectified flow: data and noise mixed along straight lines.
     b = -1 / (T - t),   \sigma^2 = 2 t / (T (T - t)),   u = dx/dt = (\epsilon - x_0) / T.    (2)
 
 At the horizon a = 0: the state is pure noise, its score is -x whatever the data, and b and \sigma
-have no bound. The flow u still tells of the data there, but written as a score,
-s = -(x + (T - t) u) T / t, it no longer does. Whatever works with scores therefore reads the state
-at the horizon as one at the time T (1 - 2^{-12}), `latest`. For data N(m, s^2) the start N(0, 1)
-then misses the mean of the law at that time by 2^{-12} m, which the sampler turns into an error of
-2^{-12} m s at its end, and float32 keeps four digits of the data in the first step.
+have no bound. The flow u still tells of the data there, and with ``prediction="flow"`` (or "data"
+or "v") a sampler starts at the horizon itself. Written as a score, s = -(x + (T - t) u) T / t, it
+no longer tells: whatever works with scores or noises reads the state at the horizon as one at the
+time T (1 - 2^{-12}), `latest`. For data N(m, s^2) the start N(0, 1) then misses the mean of the law
+at that time by 2^{-12} m, which the sampler turns into an error of 2^{-12} m s at its end, and
+float32 keeps four digits of the data in the first step.
 
 Source: Liu, Gong and Liu 2023 (arXiv 2209.03003); Lipman et al. 2023 (2210.02747);
 Esser et al. 2024 (2403.03206), section 2.
@@ -24,6 +25,7 @@ from ctrl_jax._checks import as_float, check_all_positive
 from ctrl_jax._door import at_the_door
 from ctrl_jax._numerics import times
 from ctrl_jax.processes.base import LinearProcess, Marginal
+from ctrl_jax.processes.prediction import BLIND, Prediction
 
 
 class RectifiedFlow(LinearProcess):
@@ -48,9 +50,17 @@ class RectifiedFlow(LinearProcess):
         """T (1 - 2^{-12}): at the horizon itself the score does not depend on the data."""
         return self.horizon * (1 - 2.0**-12)
 
-    def forward_time(self, r: Float[Array, "*t"]) -> Float[Array, "*t"]:
-        """Return the forward time T - r of a reverse time, at most `latest`."""
-        return jnp.minimum(self.horizon - times(r), self.latest)
+    def forward_time(
+        self, r: Float[Array, "*t"], prediction: Prediction = "score"
+    ) -> Float[Array, "*t"]:
+        """Return the forward time T - r of a reverse time, at most `latest` for score and noise.
+
+        Args:
+            r: reverse times.
+            prediction: what is asked there.
+        """
+        t = self.horizon - times(r)
+        return jnp.minimum(t, self.latest) if prediction in BLIND else t
 
     @at_the_door
     def marginal(self, t: Float[Array, "*t"]) -> Marginal:

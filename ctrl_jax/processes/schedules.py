@@ -43,6 +43,20 @@ class NoiseSchedule(eqx.Module):
         """
         return 1e-3 * self.horizon
 
+    @property
+    def vanishes(self) -> bool:
+        """Whether B has no bound at the horizon (zero terminal SNR), where `fall` stays finite."""
+        return False
+
+    @property
+    def latest(self) -> Any:
+        """The last time at which something of the data is left: the horizon, unless it vanishes."""
+        return self.horizon
+
+    def fall(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
+        """Return beta e^{-B/2} / 2, the rate at which the scale e^{-B/2} falls."""
+        return self.rate(t) * jnp.exp(-self.integral(t) / 2) / 2
+
     @abc.abstractmethod
     def rate(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
         """Return beta(t), per unit of time."""
@@ -191,13 +205,16 @@ class ScheduledProcess(LinearProcess):
 
     schedule: NoiseSchedule
     sign: ClassVar[int]
+    may_vanish: ClassVar[bool] = False
 
     def __check_init__(self):
+        if self.may_vanish and self.schedule.vanishes:
+            return
         end = jnp.asarray(self.horizon, float)
         total = self.schedule.integral(end)
         if self.sign < 0 and not isinstance(total, Tracer) and not math.isfinite(total):
             rule = "its B at the horizon is infinite, which leaves nothing of the data (zero SNR)"
-            repair = "let B end at a finite value, as a table whose last beta is 0.9999 does"
+            repair = "let B end at a finite value, or take VP with a table whose last beta is 1"
             name = f"{type(self).__name__}.schedule"
             raise refuse(name, type(self.schedule).__name__, rule, repair)
         sizes = self.marginal(end).std ** 2, self.diffusion(end) ** 2
@@ -212,6 +229,11 @@ class ScheduledProcess(LinearProcess):
     def end(self) -> Any:
         """The forward time at which sampling ends unless it is told; the schedule's."""
         return self.schedule.end
+
+    @property
+    def latest(self) -> Any:
+        """The last time at which the score tells of the data; the schedule's."""
+        return self.schedule.latest
 
     @classmethod
     def cosine(cls, offset: float = 0.008, *, beta_max: float = 999.0, horizon: float = 1.0):

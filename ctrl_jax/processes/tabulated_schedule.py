@@ -13,17 +13,26 @@ sampler's steps see (1) only: they are those of the discrete process.
     scaled linear:   \sqrt{\beta_k} evenly spaced                (Rombach et al. 2022),      (3)
     squared cosine:  \beta_k = min(1 - f((k + 1) / N) / f(k / N), \beta_max),
                      f(u) = cos^2((u + .008) / 1.008 \pi / 2)    (Nichol, Dhariwal 2021).    (4)
+
+A last beta of 1 leaves nothing of the signal (zero terminal SNR, for `VP`): over the last step not
+B is straight but the scale a = e^{-B/2}, down to 0. Any table becomes such a one by
+
+    a_k <- (a_k - a_{N-1}) a_0 / (a_0 - a_{N-1})                  (Lin et al. 2023, alg. 1).  (5)
+
+Discrete samplers that ask between the steps have straight lines of the noise-to-signal ratio
+n = \sqrt{e^B - 1} there (``between="ratio"``), as k-diffusion's do.
 """
 
+import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ctrl_jax._checks import check_all_positive, check_count, refuse
+from ctrl_jax._checks import check_all_positive, check_choice, check_count, refuse
 from ctrl_jax._door import at_the_door, read_real
 from ctrl_jax._numerics import times
 from ctrl_jax.processes.schedules import NoiseSchedule
@@ -34,30 +43,44 @@ class TabulatedSchedule(NoiseSchedule):
 
     Args:
         betas: share of the variance that each step replaces by noise, shape (N,), in (0, 1),
-            concrete.
+            concrete; the last may be 1.
         horizon: T, in the process's unit of time.
+        between: what has straight lines between the steps, "integral" for B or "ratio" for n.
 
     Raises:
-        ValueError: betas is no vector, one of them is outside (0, 1), the horizon is not positive.
+        ValueError: betas is no vector, one of them is outside (0, 1), the horizon is not positive,
+            or a last beta of 1 comes with ``between="ratio"``.
     """
 
     integrals: tuple[float, ...] = eqx.field(static=True, repr=False)  # B at the knots, 0 first
     horizon: float
+    between: Literal["integral", "ratio"] = eqx.field(static=True)
 
-    def __init__(self, betas: Sequence[float] | np.ndarray | Array, *, horizon: float = 1.0):
+    def __init__(
+        self,
+        betas: Sequence[float] | np.ndarray | Array,
+        *,
+        horizon: float = 1.0,
+        between: Literal["integral", "ratio"] = "integral",
+    ):
         check_all_positive("TabulatedSchedule", horizon=horizon)
+        check_choice("between", between, ("integral", "ratio"))
         betas = np.asarray(betas, np.float64)
         if betas.ndim != 1 or betas.size == 0:
             raise refuse("betas", betas.shape, "they must be a vector", "give one per step")
         outside = ~((betas > 0) & (betas < 1))
+        outside[-1] &= betas[-1] != 1
         if outside.any():
             k = int(outside.argmax())
             repair = "give the share of the variance that the step replaces"
-            if betas[k] == 1:
-                repair = "a beta of 1 (zero terminal SNR) has no B: give one just below, as 0.9999"
-            raise refuse(f"betas[{k}]", betas[k], "each must lie in (0, 1)", repair)
-        self.integrals = (0.0, *np.cumsum(-np.log1p(-betas)).tolist())
-        self.horizon = horizon
+            rule = "each must lie in (0, 1), and the last may be 1"
+            raise refuse(f"betas[{k}]", betas[k], rule, repair)
+        with np.errstate(divide="ignore"):
+            self.integrals = (0.0, *np.cumsum(-np.log1p(-betas)).tolist())
+        self.horizon, self.between = horizon, between
+        if self.vanishes and between == "ratio":
+            rule = "the ratio has no bound at a last beta of 1"
+            raise refuse("between", between, rule, 'give "integral", or a last beta below 1')
 
     @classmethod
     def linear(
@@ -85,6 +108,34 @@ class TabulatedSchedule(NoiseSchedule):
         signal = np.cos((np.arange(steps + 1) / steps + 0.008) / 1.008 * np.pi / 2) ** 2
         return cls(np.minimum(1 - signal[1:] / signal[:-1], beta_max), horizon=horizon)
 
+    def of_zero_terminal_snr(self) -> "TabulatedSchedule":
+        """Return the schedule (5), on which nothing of the signal is left after the last step.
+
+        Raises:
+            ValueError: there is one step only.
+
+        Source: Lin et al. 2023 (arXiv 2305.08891), algorithm 1.
+        """
+        if self.steps < 2:
+            raise refuse("number of betas", 1, "its first step is its last", "give two or more")
+        scale = np.exp(-np.asarray(self.integrals[1:]) / 2)
+        scale = (scale - scale[-1]) * scale[0] / (scale[0] - scale[-1])
+        signal = np.concatenate([[1.0], scale**2])
+        return TabulatedSchedule(1 - signal[1:] / signal[:-1], horizon=self.horizon)
+
+    @property
+    def vanishes(self) -> bool:
+        """Whether the last beta is 1."""
+        return self.integrals[-1] == math.inf
+
+    @property
+    def latest(self) -> Any:
+        """The horizon; for a last beta of 1 the time of scale 2^{-12}, or of half the last step."""
+        if not self.vanishes:
+            return self.horizon
+        share = min(0.5, 2.0**-12 * math.exp(self.integrals[-2] / 2))
+        return self.horizon * (1 - share / self.steps)
+
     @property
     def steps(self) -> int:
         """N, the number of discrete steps."""
@@ -101,18 +152,59 @@ class TabulatedSchedule(NoiseSchedule):
 
     @at_the_door
     def rate(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
-        """Return beta(t), constant over each step."""
+        """Return beta(t), constant over each step but for those of straight lines of another."""
         t = times(t)
-        k = jnp.clip((t * (self.steps / self.horizon)).astype(int), 0, self.steps - 1)
-        rates = jnp.diff(jnp.asarray(self.integrals, t.dtype)) * (self.steps / self.horizon)
-        return rates[k]
+        place, k = self._place(t)
+        per_time = self.steps / self.horizon
+        if self.between == "ratio":
+            knots = jnp.asarray(self._ratios(), t.dtype)
+            slope, ratio = jnp.diff(knots)[k], jnp.interp(place, self._numbers(t), knots)
+            return 2 * ratio * slope / (1 + ratio**2) * per_time
+        rates = jnp.diff(jnp.asarray(self._finite(), t.dtype)) * per_time
+        if not self.vanishes:
+            return rates[k]
+        return jnp.where(k == self.steps - 1, 2 * per_time / (self.steps - place), rates[k])
 
     @at_the_door
     def integral(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
         """Return B(t) of (1)."""
         t = times(t)
         # Half precision cannot tell a thousand steps apart.
-        wide = t.dtype if jnp.finfo(t.dtype).bits >= 32 else jnp.float32
-        knots, values = jnp.arange(self.steps + 1, dtype=wide), jnp.asarray(self.integrals, wide)
-        place = t.astype(wide) * (self.steps / self.horizon)
-        return jnp.interp(place, knots, values).astype(t.dtype)
+        wide = t.astype(t.dtype if jnp.finfo(t.dtype).bits >= 32 else jnp.float32)
+        place, k = self._place(wide)
+        if self.between == "ratio":
+            ratio = jnp.interp(place, self._numbers(wide), jnp.asarray(self._ratios(), wide.dtype))
+            return jnp.log1p(ratio**2).astype(t.dtype)
+        values = jnp.asarray(self._finite(), wide.dtype)
+        found = jnp.interp(place, self._numbers(wide), values)
+        if self.vanishes:
+            last = k == self.steps - 1
+            left = jnp.where(last, self.steps - place, 1.0)
+            found = jnp.where(last, values[-2] - 2 * jnp.log(left), found)
+        return found.astype(t.dtype)
+
+    @at_the_door
+    def fall(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
+        """Return beta e^{-B/2} / 2, constant over a last step to nothing."""
+        if not self.vanishes:
+            return super().fall(t)
+        t = times(t)
+        last = self._place(t)[1] == self.steps - 1
+        before = super().fall(jnp.where(last, 0.0, t))
+        scale = math.exp(-self.integrals[-2] / 2)
+        return jnp.where(last, scale * self.steps / self.horizon, before)
+
+    def _place(self, t: Array) -> tuple[Array, Array]:
+        """Return the place in units of steps, and the step."""
+        place = t * (self.steps / self.horizon)
+        return place, jnp.clip(place.astype(int), 0, self.steps - 1)
+
+    def _numbers(self, t: Array) -> Array:
+        return jnp.arange(self.steps + 1, dtype=t.dtype)
+
+    def _finite(self) -> tuple[float, ...]:
+        """B at the knots, the one before the last again in the place of an infinite last one."""
+        return (*self.integrals[:-1], self.integrals[-2]) if self.vanishes else self.integrals
+
+    def _ratios(self) -> np.ndarray:
+        return np.sqrt(np.expm1(self.integrals))

@@ -5,7 +5,9 @@ With a noise rate \beta and its integral B (`schedules`), \sigma^2 = \beta and
     VP:              b = -\beta/2,  a = e^{-B/2},  v = 1 - e^{-B};                       (1)
     contractive VP:  b = +\beta/2,  a = e^{B/2},   v = e^B - 1.                          (2)
 
-The signal is never lost in (2): its noise-to-signal ratio tends to 1, not to infinity.
+The signal is never lost in (2): its noise-to-signal ratio tends to 1, not to infinity. In (1) it
+may be lost at the horizon, on a schedule whose B has no bound there (zero terminal SNR): samplers
+then start at pure noise itself, with a network that predicts v, the flow or the data.
 
 Source: Song et al. 2021; arXiv 2402.07487, section 2; arXiv 2401.13115, section 3.
 """
@@ -50,6 +52,15 @@ class VP(_OfUnitRate):
     """
 
     sign = -1
+    may_vanish = True
+
+    def rates(self, t: Float[Array, "*t"]) -> tuple[Marginal, Marginal]:
+        """Return the marginal and its derivative in time, finite at a = 0 too."""
+        if not self.schedule.vanishes:
+            return super().rates(t)
+        scale, std = marginal = self.marginal(t)
+        fall = self.schedule.fall(t)
+        return marginal, Marginal(-fall, scale * fall / std)
 
     def __init__(
         self,

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from ctrl_jax._checks import check_all_positive, check_count, check_end, check_shape
 from ctrl_jax._door import at_the_door
 from ctrl_jax._typing import ScoreFn
-from ctrl_jax.processes import LinearProcess
+from ctrl_jax.processes import LinearProcess, Prediction
 
 
 class AdaptiveSamples(NamedTuple):
@@ -41,6 +41,7 @@ def sample_adaptive(
     *,
     end: float | None = None,
     tolerance: float = 1e-5,
+    prediction: Prediction = "score",
     conditions: tuple[Array, ...] = (),
 ) -> AdaptiveSamples:
     """Draw samples by the probability flow from the process's prior, with adaptive steps.
@@ -53,6 +54,7 @@ def sample_adaptive(
         end: forward time at which the flow ends, in the process's unit, in [0, horizon); by
             default `process.end`.
         tolerance: relative and absolute error that a step may make.
+        prediction: what `score_fn` returns, "score", "noise", "data", "v" or "flow".
         conditions: arrays with leading axis batch, handed to `score_fn`.
 
     Returns:
@@ -64,7 +66,15 @@ def sample_adaptive(
     check_shape(shape)
     start_key, _ = jax.random.split(key)
     x_0 = process.prior_std() * jax.random.normal(start_key, shape)
-    found = flow(process, score_fn, x_0, end=end, tolerance=tolerance, conditions=conditions)
+    found = flow(
+        process,
+        score_fn,
+        x_0,
+        end=end,
+        tolerance=tolerance,
+        prediction=prediction,
+        conditions=conditions,
+    )
     return found._replace(states=process.unscale(found.states))
 
 
@@ -77,6 +87,7 @@ def flow(
     tolerance: float = 1e-5,
     solver: diffrax.AbstractSolver | None = None,
     max_steps: int = 4096,
+    prediction: Prediction = "score",
     conditions: tuple[Array, ...] = (),
 ) -> AdaptiveSamples:
     """Carry states at the horizon down the probability flow to forward time `end`.
@@ -89,6 +100,7 @@ def flow(
         tolerance: relative and absolute error that a step may make.
         solver: a diffrax ODE solver with an error estimate; `Tsit5` by default.
         max_steps: attempted steps after which an example is given up (`ok` is false).
+        prediction: what `score_fn` returns, as in `sample_adaptive`.
         conditions: arrays with leading axis batch, handed to `score_fn`.
 
     Raises:
@@ -101,7 +113,9 @@ def flow(
 
     def one(x, *condition):
         batched = [c[None] for c in condition]
-        sde = process.reverse(lambda t, y: score_fn(t, y, *batched)).probability_flow()
+        sde = process.reverse(
+            lambda t, y: score_fn(t, y, *batched), noise_level=0.0, prediction=prediction
+        )
 
         def field(r, y, args):
             return sde.drift(r, y[None])[0]

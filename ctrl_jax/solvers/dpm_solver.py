@@ -1,7 +1,7 @@
 r"""DPM-Solver++(2M): two steps, data prediction, log-SNR time.
 
-With \lambda = log(a / \sqrt v) and the data prediction D = (x + v s) / a the probability flow of
-every linear process is, exactly,
+With \lambda = log(a / \sqrt v) and the data prediction D = (x + v s) / a, read of whatever is
+predicted (`processes.prediction`), the probability flow of every linear process is, exactly,
 
     x' = (\sqrt{v'} / \sqrt v) x + \sqrt{v'} \int_\lambda^{\lambda'} e^l D_l dl.             (1)
 
@@ -11,7 +11,8 @@ the step before, of length h_-, gives second order, with h = \lambda' - \lambda:
     x' = (\sqrt{v'} / \sqrt v) x - a' (e^{-h} - 1) [D + (h / 2 h_-) (D - D_-)].              (2)
 
 The first step has no D_-, and the last, whose h is unbounded as t -> 0, does without it: both are
-first order, which costs no order over the whole. Source: Lu et al. 2022 (DPM-Solver++), alg. 2.
+first order, which costs no order over the whole. So is the second from a = 0, where \lambda has no
+bound. Source: Lu et al. 2022 (DPM-Solver++), alg. 2.
 """
 
 from typing import NamedTuple
@@ -56,11 +57,9 @@ class DPMSolverPP2M(ReverseSolver):
     def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
         """Take one step; its state is the `Previous` of the next one."""
         check_flow(self, args)
-        process, t = args.process, args.process.forward_time(t0)
-        (scale, std), (scale_next, std_next) = (
-            process.marginal(s) for s in (t, process.forward_time(t1))
-        )
-        data = (y0 + std**2 * args.score_fn(t, y0)) / scale
+        t, t_next = args.forward_time(t0), args.forward_time(t1)
+        (scale, std), (scale_next, std_next) = (args.process.marginal(s) for s in (t, t_next))
+        data = args.data(t, y0)
         log_snr = _log_snr(args, jnp.asarray(t0))
         # e^{-h} by the ratio itself: h is infinite where no noise is left.
         shrink = (std_next / scale_next) / (std / scale)
@@ -80,5 +79,5 @@ class DPMSolverPP2M(ReverseSolver):
 
 
 def _log_snr(sde: ReverseSDE, r: Array) -> Array:
-    scale, std = sde.process.marginal(sde.process.forward_time(r))
+    scale, std = sde.process.marginal(sde.forward_time(r))
     return jnp.log(scale / std)

@@ -1,11 +1,13 @@
 r"""One Gaussian step of a sampler, with the score as the action.
 
 A step of a stochastic sampler of the reversal of a linear SDE is a Gaussian transition whose mean
-is affine in the state and in the score,
+is affine in the state and in the score, or in whatever else the network predicts
+(`processes.prediction`),
 
     x_{i+1} = state_gain_i x_i + action_gain_i a_i + std_i z_i,   z_i ~ N(0, I),         (1)
 
-with a_i = s(t_i, x_i). Reading the step's own noise as the exploration of a Gaussian policy,
+with a_i = s(t_i, x_i), or the prediction there. Reading the step's own noise as the exploration of
+a Gaussian policy,
 
     a ~ N(mu(t_i, x_i), (std_i / action_gain_i)^2 I),                                   (2)
 
@@ -15,7 +17,8 @@ divergence are those of the transition. With rate_i = (action_gain_i / std_i)^2 
     KL(mu || mu') = rate_i |mu - mu'|^2 / 2,                                            (3)
 
 the discrete form of Girsanov's g^2 |mu - mu'|^2 dt / 2 (2409.08400): exact for the chain, not only
-as dt -> 0.
+as dt -> 0. Predictions being affine in each other, ratio and divergence of two networks are the
+same whichever of them they make.
 """
 
 import abc
@@ -28,7 +31,7 @@ from jaxtyping import Array, Float
 
 from ctrl_jax._door import at_the_door
 from ctrl_jax._numerics import expand, sum_each
-from ctrl_jax.processes import LinearProcess
+from ctrl_jax.processes import LinearProcess, Prediction
 
 
 class Kernel(NamedTuple):
@@ -36,7 +39,7 @@ class Kernel(NamedTuple):
 
     Fields:
         state_gain: of the state before the step.
-        action_gain: of the action, the score as a rule.
+        action_gain: of the action, the score or what the network predicts.
         std: standard deviation of the step's noise.
     """
 
@@ -68,7 +71,7 @@ class Kernel(NamedTuple):
 
 
 class GaussianSolver(diffrax.AbstractItoSolver):
-    """Interface of the diffrax solvers whose steps are Gaussian and affine in the score."""
+    """Interface of the diffrax solvers whose steps are Gaussian and affine in the prediction."""
 
     @abc.abstractmethod
     def kernel(
@@ -78,6 +81,7 @@ class GaussianSolver(diffrax.AbstractItoSolver):
         r_1: Float[Array, "*steps"],
         *,
         noise_level: float = 1.0,
+        prediction: Prediction = "score",
     ) -> Kernel:
         """Return the coefficients of the step from reverse time r_0 to r_1.
 
@@ -86,6 +90,7 @@ class GaussianSolver(diffrax.AbstractItoSolver):
             r_0: reverse times of the starts, shape () or (steps,).
             r_1: reverse times of the ends.
             noise_level: l of the `ReverseSDE` that is stepped.
+            prediction: what the action is, "score", "noise", "data", "v" or "flow".
         """
 
 

@@ -8,9 +8,12 @@ the prior, and the log-density along it changes by minus the divergence of f:
 
 The divergence is the trace of the score's Jacobian (`exact`, d Jacobian-vector products), or
 Hutchinson's unbiased estimate of it, E z^T (ds/dx) z over random signs z (`hutchinson`), one draw
-of which is kept along the whole flow. The linear part is integrated exactly: \int b = log a. What
-is found is the density of the *model*, the law that the flow makes of the prior \pi; it integrates
-to one, and it is the density of the data if the score is exact and \pi is the law at the horizon.
+of which is kept along the whole flow. The linear part is integrated exactly: \int b = log a. A
+network that predicts something else has another linear part, whose integral is known too
+(`processes.prediction`, (2)), and one that tells of the data up to the horizon is followed up to
+it. What is found is the density of the *model*, the law that the flow makes of the prior \pi; it
+integrates to one, and it is the density of the data if the score is exact and \pi is the law at the
+horizon.
 Source: Song et al. 2021, section 4.3 and appendix D.2; Chen et al. 2018, eq. 8.
 """
 
@@ -33,7 +36,8 @@ from ctrl_jax._checks import (
 )
 from ctrl_jax._door import at_the_door
 from ctrl_jax._typing import ScoreFn
-from ctrl_jax.processes import LinearProcess
+from ctrl_jax.processes import LinearProcess, Prediction
+from ctrl_jax.processes.prediction import BLIND, log_growth, read_flow
 from ctrl_jax.solvers.adaptive import solve
 from ctrl_jax.solvers.gaussian_step import gaussian_log_prob
 from ctrl_jax.solvers.jacobian_trace import Field, exact, projected, rademacher
@@ -82,6 +86,7 @@ def log_likelihood(
     key: Array | None = None,
     prior_log_prob: Callable[[Array], Array] | None = None,
     settings: Settings | None = None,
+    prediction: Prediction = "score",
     conditions: tuple[Array, ...] = (),
 ) -> Likelihood:
     """Return the log-density of each example under the model.
@@ -95,6 +100,7 @@ def log_likelihood(
         prior_log_prob: log-density at the horizon, ``prior_log_prob(x)`` of shape (batch,) for x of
             x_0's shape; N(0, prior_std()^2 I) by default.
         settings: of the numerical solution, `Settings()` by default.
+        prediction: what `score_fn` returns, "score", "noise", "data", "v" or "flow".
         conditions: arrays with leading axis batch, handed to `score_fn`.
 
     Returns:
@@ -112,20 +118,20 @@ def log_likelihood(
     at_data = process.marginal(jnp.asarray(0.0)).scale
     x_0 = x_0 * at_data.astype(x_0.dtype)
     begin = 1e-2 * process.end if settings.begin is None else settings.begin * process.horizon
+    last = process.latest if prediction in BLIND else process.horizon
 
     def one(x, probes, condition):
         batched = [c[None] for c in condition]
-
-        score = process.reverse(lambda t, y: score_fn(t, y, *batched)).score_fn
+        sde = process.reverse(lambda t, y: score_fn(t, y, *batched), prediction=prediction)
 
         def field(r, state, args):
             t, (y, _) = begin + r, state
-            half = process.diffusion(t) ** 2 / 2
-            value, trace = _with_divergence(partial(score, t), y[None], probes)
-            return process.drift(t, y) - half * value[0], -half * trace[0]
+            read = read_flow(process, t, prediction)
+            value, trace = _with_divergence(partial(sde.predict, t), y[None], probes)
+            return read.state * y + read.action * value[0], read.action * trace[0]
 
-        length, start = process.latest - begin, (x, jnp.zeros((), x.dtype))
-        return solve(field, start, length, settings.tolerance, None, settings.max_steps)
+        start = (x, jnp.zeros((), x.dtype))
+        return solve(field, start, last - begin, settings.tolerance, None, settings.max_steps)
 
     probes = None if key is None else _signs(key, settings.probes, x_0)
     (latent, change), steps, ok = jax.vmap(one, in_axes=(0, 1, 0))(x_0, probes, conditions)
@@ -134,7 +140,8 @@ def log_likelihood(
         prior = gaussian_log_prob(latent / std, std)
     else:
         prior = prior_log_prob(latent)
-    growth = _log_growth(process, begin) + jnp.log(at_data)
+    ends = (log_growth(process, jnp.asarray(t), prediction) for t in (last, begin))
+    growth = next(ends) - next(ends) + jnp.log(at_data)
     return Likelihood(prior + change + x_0[0].size * growth, latent, steps, ok)
 
 
@@ -170,12 +177,6 @@ def _signs(key: Array, probes: int, x: Array) -> Array:
     """Return signs of shape (probes, batch, ...)."""
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(probes))
     return jax.vmap(lambda k: rademacher(k, x))(keys)
-
-
-def _log_growth(process: LinearProcess, begin: float) -> Array:
-    """Return the integral of b from `begin` to the latest time, of log a."""
-    scales = [process.marginal(jnp.asarray(t)).scale for t in (process.latest, begin)]
-    return jnp.log(scales[0]) - jnp.log(scales[1])
 
 
 def _check(divergence, key, settings):

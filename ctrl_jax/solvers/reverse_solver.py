@@ -10,11 +10,14 @@ from typing import Any, ClassVar
 
 import diffrax
 import equinox as eqx
+import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array
 
 from ctrl_jax._checks import refuse
 from ctrl_jax.processes import ReverseSDE
+from ctrl_jax.processes.prediction import BLIND
 from ctrl_jax.solvers.brownian import StepNoise
 
 SDE_SOLVERS = (diffrax.AbstractItoSolver, diffrax.AbstractStratonovichSolver, diffrax.AbstractSRK)
@@ -55,6 +58,36 @@ def check_flow(solver: ReverseSolver, sde: ReverseSDE) -> None:
         rule = f"{type(solver).__name__} solves the probability flow whatever the level"
         repair = "leave it out, or take EulerMaruyama() or ExponentialEuler()"
         raise refuse("noise_level", sde.noise_level, rule, repair)
+
+
+def check_first_time(sde: ReverseSDE, solver: diffrax.AbstractSolver, grid: Array) -> None:
+    """Raise ValueError if a first step is from where nothing of the data is left, and is none.
+
+    Args:
+        sde: what is solved.
+        solver: by which solver.
+        grid: in reverse time.
+    """
+    process, latest = sde.process, sde.process.latest
+    if any(isinstance(value, Tracer) for value in (grid, latest, process.horizon)):
+        return
+    if not latest < process.horizon:
+        return
+    with jax.ensure_compile_time_eval():
+        start = sde.forward_time(grid[0])
+        scale = process.marginal(start).scale
+        if isinstance(scale, Tracer) or scale > 0:
+            return
+        start = float(start)
+    where = f"at the forward time {start:g} nothing of the data is left (zero SNR)"
+    later = f"start the grid at {float(process.horizon - latest):g} or later"
+    if sde.prediction in BLIND:
+        rule = f"{where}, and it does not tell of them"
+        raise refuse("prediction", sde.prediction, rule, f"predict v, flow or data, or {later}")
+    if sde.stochastic and not isinstance(solver, ReverseSolver):
+        rule = f"{where}, and the SDE has no finite step from there"
+        repair = f"take ExponentialEuler() or the noise level 0, or {later}"
+        raise refuse("solver", type(solver).__name__, rule, repair)
 
 
 def stepped(y0: Array, y1: Array, state: Any = None) -> tuple:

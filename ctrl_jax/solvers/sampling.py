@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 from ctrl_jax._checks import check_all_positive, check_shape
 from ctrl_jax._door import at_the_door
 from ctrl_jax._typing import ScoreFn
-from ctrl_jax.processes import LinearProcess, grids
+from ctrl_jax.processes import LinearProcess, Prediction, grids
 from ctrl_jax.solvers.exponential_euler import ExponentialEuler
 from ctrl_jax.solvers.reverse_solver import SDE_SOLVERS
 from ctrl_jax.solvers.simulation import simulate
@@ -25,6 +25,7 @@ def sample(
     solver: diffrax.AbstractSolver | None = None,
     noise_level: float | None = None,
     start_std: Float[Array, ""] | float | None = None,
+    prediction: Prediction = "score",
     conditions: tuple[Array, ...] = (),
 ) -> Float[Array, "batch ..."]:
     """Draw samples by simulating the reversal of `process` from its prior.
@@ -42,6 +43,7 @@ def sample(
             process; by default 0 with solvers that are for ODEs only, else 1. `diffrax.Euler` and
             `diffrax.Heun` serve both.
         start_std: standard deviation of the start, `process.prior_std()` by default.
+        prediction: what `score_fn` returns, "score", "noise", "data", "v" or "flow".
         conditions: arrays with leading axis batch, handed to `score_fn`.
 
     Returns:
@@ -58,7 +60,9 @@ def sample(
     solver = solver or ExponentialEuler()
     if noise_level is None:
         noise_level = 1.0 if isinstance(solver, SDE_SOLVERS) else 0.0
-    sde = process.reverse(lambda t, x: score_fn(t, x, *conditions), noise_level=noise_level)
+    sde = process.reverse(
+        lambda t, x: score_fn(t, x, *conditions), noise_level=noise_level, prediction=prediction
+    )
     start_std = process.prior_std() if start_std is None else start_std
     check_all_positive("sample", start_std=start_std)
     x_0 = start_std * jax.random.normal(start_key, shape)

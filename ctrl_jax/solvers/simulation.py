@@ -22,7 +22,7 @@ from ctrl_jax._numerics import all_each
 from ctrl_jax.processes import ReverseSDE
 from ctrl_jax.solvers.brownian import BrownianPath, StepNoise, step_noise
 from ctrl_jax.solvers.gaussian_step import GaussianSolver, gaussian_log_prob
-from ctrl_jax.solvers.reverse_solver import check_sde_solver, on_grid
+from ctrl_jax.solvers.reverse_solver import check_first_time, check_sde_solver, on_grid
 
 
 class Path(NamedTuple):
@@ -85,6 +85,8 @@ def simulate(
     stochastic = getattr(sde, "stochastic", True)
     _check(x_0, grid, given, save)
     _check_times(sde, grid)
+    if isinstance(sde, ReverseSDE):
+        check_first_time(sde, solver, grid)
     grid = grid.astype(x_0.dtype)
     _check_solver(solver, stochastic)
     solver = on_grid(solver, grid)
@@ -141,7 +143,9 @@ def _has_density(solver) -> bool:
 
 
 def _log_prob(solver, sde, r_0, r_1, noise):
-    kernel = solver.kernel(sde.process, r_0, r_1, noise_level=sde.noise_level)
+    kernel = solver.kernel(
+        sde.process, r_0, r_1, noise_level=sde.noise_level, prediction=sde.prediction
+    )
     return gaussian_log_prob(noise, kernel.std)
 
 

@@ -76,7 +76,9 @@ class StochasticHeun(ReverseSolver):
         """Raise the noise-to-signal ratio, then step down from it."""
         check_flow(self, args)
         process, noise = args.process, noise_of(terms)
-        t, t_next, x = process.forward_time(t0), process.forward_time(t1), y0
+        # Where a = 0 the ratio has no bound: like scores, it is read no later than `latest`.
+        t = jnp.minimum(process.forward_time(t0), process.latest)
+        t_next, x = process.forward_time(t1), y0
         if self.s_churn > 0 and noise is not None:
             t, x = self._churn(process, t, x, noise)
         return stepped(y0, heun_step(process, args.score_fn, x, t, t_next))

@@ -210,12 +210,12 @@ def test_nothing_left_of_the_data_is_said(unchecked):
     """Of a schedule, of a table, and of a process of one's own; the repairs work."""
     with pytest.raises(ValueError, match=r"VP.schedule: received 'ZeroTerminal'; .*zero SNR"):
         VP(schedule=ZeroTerminal())
-    betas = np.linspace(0.1, 1.0, 10)
-    with pytest.raises(ValueError, match=r"betas\[9\]: .*zero terminal SNR.* as 0.9999"):
-        TabulatedSchedule(betas)
-    betas[-1] = 0.9999
-    process = VP(schedule=TabulatedSchedule(betas))
-    assert np.isfinite(grids.log_snr(process, 5)).all()
+    ending = TabulatedSchedule(np.linspace(0.1, 1.0, 10))
+    with pytest.raises(ValueError, match=r"SubVP.schedule: .*zero SNR.* or take VP with a table"):
+        SubVP(schedule=ending)
+    with pytest.raises(ValueError, match=r"between: received 'ratio'; .* no bound"):
+        TabulatedSchedule([0.1, 1.0], between="ratio")
+    assert np.isfinite(grids.log_snr(VP(schedule=ending), 5)).all()
     with pytest.raises(ValueError, match="process: received 'OwnZeroTerminal'; at its `latest`"):
         grids.log_snr(OwnZeroTerminal(), 5)
 

@@ -76,7 +76,8 @@ def test_the_betas_of_the_named_schedules():
 @pytest.mark.parametrize(
     ("betas", "message"),
     [
-        ([0.1, 1.0], r"betas\[1\]: received 1.0; each must lie in \(0, 1\); a beta of 1"),
+        ([0.1, 1.0, 0.1], r"betas\[1\]: received 1.0; each must lie in \(0, 1\), and the last may"),
+        ([0.1, 1.1], r"betas\[1\]: received 1.1; .*; give the share of the variance"),
         ([0.0, 0.1], r"betas\[0\]: received 0.0; .*; give the share of the variance"),
         (np.ones((1, 1)) / 2, r"betas: received \(1, 1\); they must be a vector"),
     ],

@@ -22,7 +22,7 @@ import optax
 from jaxtyping import Array, Float
 
 from ctrl_jax._checks import check_decay, check_positive
-from ctrl_jax._numerics import expand, mean_each
+from ctrl_jax._numerics import mean_each
 from ctrl_jax._typing import Model
 from ctrl_jax.algorithms.base import (
     Algorithm,
@@ -37,7 +37,8 @@ from ctrl_jax.algorithms.base import (
     weighted_means,
 )
 from ctrl_jax.losses import path_log_ratio
-from ctrl_jax.processes import LinearProcess
+from ctrl_jax.processes import LinearProcess, Prediction
+from ctrl_jax.processes.prediction import check_prediction, read_noise
 
 PairLoss = Callable[[Array, Array, "PairBatch"], Array]
 """``loss(log_ratio_chosen, log_ratio_rejected, batch)`` returns one loss per pair, for instance
@@ -68,6 +69,7 @@ def make_offline_preference(
     *,
     sample_times: Callable[[Array, int], Array],
     nats: float | Array = 1.0,
+    prediction: Prediction = "score",
     average_decay: float = 0.0,
 ) -> Algorithm:
     """Return preference optimization on pairs of data; its batch is a `PairBatch`.
@@ -77,18 +79,21 @@ def make_offline_preference(
 
     Args:
         process: the forward process.
-        model: the score model; its ``init`` returns the pretrained parameters.
+        model: the score model, or one of what `prediction` says; its ``init`` returns the
+            pretrained parameters.
         optimizer: of the model.
         loss_fn: ``loss_fn(log_ratio_chosen, log_ratio_rejected, batch)`` returns one loss per
             pair, for instance ``lambda w, l, batch: preference.dpo(w, l, beta=2000.0)``.
         sample_times: ``sample_times(key, batch)`` returns forward times (batch,).
         nats: unit of the log-ratios; 1 is that of Diffusion-DPO, whose betas are in the thousands.
+        prediction: what the model returns, "score", "noise", "data", "v" or "flow".
         average_decay: decay per step of the moving average of the parameters; 0 for none.
 
     Source: Wallace et al. 2023 (arXiv 2311.12908).
     """
 
     check_positive("nats", nats)
+    check_prediction(prediction)
     check_decay("average_decay", average_decay)
 
     def init(key: Array) -> RunState:
@@ -101,10 +106,15 @@ def make_offline_preference(
         (x_w, noise), (x_l, _) = (
             process.sample_marginal(noise_key, x, t) for x in (batch.chosen, batch.rejected)
         )
-        std = process.marginal(t).std
+        read = read_noise(process, t, prediction)
+
+        def error(params, x):
+            """Return the mean square of eps - eps_theta, one value per example."""
+            predicted = read.of(x, model.apply(params, t, x, *batch.conditions))
+            return mean_each(jnp.square(noise - predicted))
 
         def errors(params):
-            return [_noise_error(model, params, t, std, x, noise, batch) for x in (x_w, x_l)]
+            return [error(params, x) for x in (x_w, x_l)]
 
         reference = errors(state.reference)
 
@@ -121,9 +131,3 @@ def make_offline_preference(
         return state, metrics | weighted_means(pair_metrics(*ratios), batch.weights)
 
     return Algorithm(init, step)
-
-
-def _noise_error(model: Model, params, t, std, x, noise, batch: PairBatch):
-    """Return the mean square of eps + std s, one value per example."""
-    score = model.apply(params, t, x, *batch.conditions)
-    return mean_each(jnp.square(noise + expand(std, x) * score))

@@ -29,6 +29,7 @@ import optax
 from jaxtyping import Array, Bool, Float
 
 from ctrl_jax._checks import check_count, check_decay
+from ctrl_jax._numerics import expand
 from ctrl_jax._typing import Model
 from ctrl_jax.algorithms.base import (
     Metrics,
@@ -196,9 +197,10 @@ def _log_ratios(
 
     times = problem.forward_times()[:-1]
     score, reference = along_path(scores, times, rollout.states[:-1])
-    terms = path_log_ratio.of_steps(
-        problem.kernel().kl_rate, rollout.noise, rollout.actions, score, reference
-    )
+    kernel = problem.kernel()
+    # Where the gain is negative, the noise in units of the action is the negative.
+    noise = expand(jnp.sign(kernel.action_gain), rollout.noise) * rollout.noise
+    terms = path_log_ratio.of_steps(kernel.kl_rate, noise, rollout.actions, score, reference)
     rho = jnp.sum(terms, axis=0)
     # At the pretrained policy the sign of rounding would choose a side of the exact link's jump.
     rounding = jnp.where(jnp.abs(rho) < ROUNDING, rho, 0.0)

@@ -1,13 +1,15 @@
 r"""The control problem of 2409.08400: a sampler steered by its score, under a path penalty.
 
 The reversal of a linear process is simulated on a fixed grid by a solver whose steps are Gaussian,
-with the score a = mu(t, x, c) of a policy as its action, from x_0 ~ N(0, start_std^2). Maximize
+with the score a = mu(t, x, c) of a policy as its action, from x_0 ~ N(0, start_std^2). (Or with
+whatever else the policy predicts, noise, data, v or flow: ratios and divergences do not depend on
+it.) Maximize
 
     E[R(x_n, c)] - lambda E \sum_i KL_i(x_i),   KL_i = rate_i |mu - s_pre|^2 / 2,        (1)
 
-with s_pre the reference (pretrained) score and rate_i from `solvers.gaussian_step`. `roll_out`
-draws the trajectories of one batch and what every algorithm needs of them; what their ends are
-worth is asked afterwards, here or by anybody else.
+with s_pre the reference (pretrained) score, or its prediction, and rate_i from
+`solvers.gaussian_step`. `roll_out` draws the trajectories of one batch and what every algorithm
+needs of them; what their ends are worth is asked afterwards, here or by anybody else.
 """
 
 from typing import Any, NamedTuple
@@ -19,12 +21,13 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
-from ctrl_jax._checks import check_non_negative, check_shape, refuse
+from ctrl_jax._checks import check_non_negative, check_positive, check_shape, refuse
 from ctrl_jax._numerics import all_each, expand
 from ctrl_jax._typing import Model, Params, RewardFn, Rewards
 from ctrl_jax.algorithms.base import Metrics, weighted_mean
-from ctrl_jax.processes import LinearProcess
+from ctrl_jax.processes import LinearProcess, Prediction
 from ctrl_jax.solvers import ExponentialEuler, GaussianSolver, Kernel, girsanov, simulate
+from ctrl_jax.solvers.reverse_solver import check_first_time
 
 
 class Batch(NamedTuple):
@@ -48,7 +51,8 @@ class DiffusionControl(eqx.Module):
 
     Args:
         process: the forward process.
-        reference: the pretrained score; ``reference.init`` returns its parameters.
+        reference: the pretrained score, or what `prediction` says; ``reference.init`` returns its
+            parameters.
         reward_fn: R(x, *conditions), one value per example; None where all rewards come from
             outside, between `Control.collect` and `Control.learn`.
         shape: shape of one example.
@@ -56,10 +60,14 @@ class DiffusionControl(eqx.Module):
         penalty: lambda >= 0, in units of the reward per nat.
         solver: a solver with Gaussian steps.
         start_std: standard deviation of the start law; the process's prior by default.
+        prediction: what reference and policies return: "score", "noise", "data", "v" or "flow".
+        noise_level: l of the `ReverseSDE` that is stepped, above zero; 1 is the reversal of the
+            process. `ExponentialEuler` multiplies its eta by it.
 
     Raises:
-        ValueError: the solver's steps have no density, the grid is not increasing, or the penalty
-            is negative.
+        ValueError: the solver's steps have no density, the grid is not increasing, the penalty is
+            negative, the prediction is not known, or nothing is left of the data where the grid
+            starts and the prediction does not tell of them.
     """
 
     process: LinearProcess
@@ -70,6 +78,8 @@ class DiffusionControl(eqx.Module):
     penalty: Float[Array, ""] | float
     solver: GaussianSolver = eqx.field(default_factory=ExponentialEuler)
     start_std: Float[Array, ""] | float | None = None
+    prediction: Prediction = eqx.field(default="score", static=True)
+    noise_level: float = eqx.field(default=1.0, static=True)
 
     def __check_init__(self):
         if not isinstance(self.solver, GaussianSolver) or getattr(self.solver, "eta", 1.0) == 0:
@@ -82,6 +92,11 @@ class DiffusionControl(eqx.Module):
         check_increasing("DiffusionControl.grid", self.grid)
         check_start("DiffusionControl", self.shape, self.start_std)
         check_non_negative("DiffusionControl.penalty", self.penalty)
+        check_positive("DiffusionControl.noise_level", self.noise_level)
+        sde = self.process.reverse(
+            lambda t, x: x, noise_level=self.noise_level, prediction=self.prediction
+        )
+        check_first_time(sde, self.solver, self.grid)
 
     @property
     def steps(self) -> int:
@@ -90,11 +105,17 @@ class DiffusionControl(eqx.Module):
 
     def kernel(self) -> Kernel:
         """Return the coefficients of every step, each of shape (steps,)."""
-        return self.solver.kernel(self.process, self.grid[:-1], self.grid[1:])
+        return self.solver.kernel(
+            self.process,
+            self.grid[:-1],
+            self.grid[1:],
+            noise_level=self.noise_level,
+            prediction=self.prediction,
+        )
 
     def forward_times(self) -> Float[Array, " points"]:
         """Return the forward time of each grid point."""
-        return self.process.forward_time(self.grid)
+        return self.process.forward_time(self.grid, self.prediction)
 
     def start(self, key: Array, batch: Batch) -> Float[Array, "batch ..."]:
         """Draw where the trajectories of a batch start; padding starts at the origin."""
@@ -125,8 +146,8 @@ class Rollout(NamedTuple):
         batch: what was asked for.
         states: (steps + 1, batch, ...); the last are the ends that are rewarded.
         noise: standard normals of the steps, (steps, batch, ...).
-        actions: the score that made each step, (steps, batch, ...).
-        reference: the reference score at the same states.
+        actions: the score that made each step, or the prediction, (steps, batch, ...).
+        reference: that of the reference at the same states.
         kl: divergence of each step from the reference, (steps, batch), in nats.
         ok: whether every state of the example is finite, (batch,).
     """
@@ -155,7 +176,7 @@ def roll_out(
     Args:
         key: PRNG key; the noise of an example depends on the key, the step and its row only.
         problem: the control problem.
-        policy: the acting score model.
+        policy: the acting model, of the problem's prediction.
         params: its parameters.
         reference_params: parameters of ``problem.reference``.
         batch: weights and conditions, leading axis batch.
@@ -166,7 +187,11 @@ def roll_out(
     """
     start_key, path_key = jax.random.split(key)
     x_0 = problem.start(start_key, batch) if x_0 is None else x_0
-    sde = problem.process.reverse(lambda t, x: policy.apply(params, t, x, *batch.conditions))
+    sde = problem.process.reverse(
+        lambda t, x: policy.apply(params, t, x, *batch.conditions),
+        noise_level=problem.noise_level,
+        prediction=problem.prediction,
+    )
     path = simulate(path_key, sde, x_0, problem.grid, solver=problem.solver, save="path")
     assert path.noise is not None
 
