@@ -10,6 +10,7 @@ import pytest
 
 from ctrl_jax.networks.lora import LoRA
 from ctrl_jax.networks.text_to_image.clip import clip, clip_text, clip_vision
+from ctrl_jax.networks.text_to_image.t5 import buckets_of, t5
 from ctrl_jax.pretrained.diffusers.clip import (
     clip_arrays,
     clip_table,
@@ -17,21 +18,27 @@ from ctrl_jax.pretrained.diffusers.clip import (
     read_clip_text,
     read_clip_vision,
 )
+from ctrl_jax.pretrained.diffusers.t5 import read_t5, t5_arrays, t5_table
 from ctrl_jax.pretrained.key_table import fill, unfill
 from tests.oracles import towers
 from tests.oracles.named_weights import direction, named_weight
 
 STORED = json.loads(towers.STORED.read_text())["values"]
-READERS = {"text": (read_clip_text, clip_text), "vision": (read_clip_vision, clip_vision)}
-NAMES = [name for name in towers.RECORDS if not name.startswith("t5")]
+KINDS = {
+    "text": (read_clip_text, clip_text, clip_table),
+    "vision": (read_clip_vision, clip_vision, clip_table),
+    "both": (read_clip, clip, clip_table),
+    "t5": (read_t5, t5, t5_table),
+}
 
 
 @cache
 def network_of(name, **options):
     """A record's network, its key table and its named weights."""
-    read, build = READERS.get(name.split()[0], (read_clip, clip))
+    read, build, table_of = KINDS[name.split()[0]]
     network = build(read(towers.RECORDS[name]), **options)
-    return network, clip_table(network.shapes), params_of(network, clip_table(network.shapes))
+    table = table_of(network.shapes)
+    return network, table, params_of(network, table)
 
 
 def params_of(network, table):
@@ -46,11 +53,14 @@ def outputs(name, network, params):
         return {"logits": network.apply(params, tokens, jnp.asarray(towers.PICTURES))}
     if name.startswith("vision"):
         return network.apply(params, jnp.asarray(towers.PICTURES))._asdict()
+    if name.startswith("t5"):
+        states = network.apply(params, tokens), network.apply(params, tokens, mask)
+        return dict(zip(("hidden", "masked"), states, strict=True))
     masked = network.apply(params, tokens, mask).hidden
     return {"masked": masked} | network.apply(params, tokens)._asdict()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", towers.RECORDS)
 def test_outputs_and_gradients_are_those_of_transformers(name):
     network, table, params = network_of(name)
     stored = STORED[name]
@@ -75,6 +85,8 @@ def test_outputs_and_gradients_are_those_of_transformers(name):
         np.testing.assert_allclose(slope, expected, rtol=1e-4, atol=1e-3, err_msg=key)
 
 
+XXL = {"d_model": 4096, "d_ff": 10240, "num_layers": 24, "num_heads": 64}
+XXL |= {"feed_forward_proj": "gated-gelu"}
 SMALL = towers.RECORDS["text with projection"]
 
 
@@ -146,6 +158,7 @@ def test_full_sizes_are_those_of_the_published_models():
             clip_vision(read_clip_vision(h14 | {"projection_dim": 1024}, projected=True)),
             632_076_800,
         ),
+        (t5(read_t5(XXL)), 4_762_310_656),
     ):
         assert sum(leaf.size for leaf in jax.tree.leaves(network.shapes)) == count
 
@@ -173,6 +186,10 @@ def test_old_and_new_names_of_files_are_read():
         (read_clip_text, SMALL | {"model_type": "bert"}, "model_type: received 'bert'"),
         (read_clip_vision, towers.VISION | {"image_size": [12, 12]}, "image_size: received"),
         (read_clip_vision, towers.VISION | {"image_size": 13}, "patch: received 4"),
+        (read_t5, towers.T5 | {"feed_forward_proj": "gated-silu"}, "feed_forward_proj: received"),
+        (read_t5, towers.T5 | {"relative_attention_num_buckets": 6}, "num_buckets: received 6"),
+        (read_t5, towers.T5 | {"relative_attention_max_distance": 2}, "max_distance: received 2"),
+        (read_t5, towers.T5 | {"model_type": "umt5"}, "model_type: received 'umt5'"),
         (
             read_clip,
             towers.RECORDS["both"] | {"text_config": SMALL | {"rope_theta": 2}},
@@ -195,3 +212,20 @@ def test_inputs_of_other_shapes_are_refused():
         text.apply(params, tokens[:, :5], tokens[:, :4] == 0)
     with pytest.raises(ValueError, match=r"pictures: received .*\(batch, 12, 12, 3\)"):
         vision.apply(vision_params, jnp.zeros((1, 12, 8, 3)))
+
+
+def test_names_of_t5_are_read_once_or_twice_but_not_two_tables():
+    table = np.arange(6.0).reshape(3, 2)
+    for names in (("shared",), ("encoder.embed_tokens",), ("shared", "encoder.embed_tokens")):
+        arrays = {f"{name}.weight": table.copy() for name in names}
+        found = t5_arrays(arrays | {"decoder.x": table, "lm_head.weight": table})
+        assert found.keys() == {"shared.weight"}
+    with pytest.raises(ValueError, match="it is another table of tokens than shared"):
+        t5_arrays(arrays | {"shared.weight": table + 1})
+
+
+def test_buckets_of_distances():
+    """By hand from 32 buckets up to 128: 0 to 7 alone, then 8 ln(d / 8) / ln 16 more, rounded."""
+    distances = np.array([0, -1, 1, -7, 7, -8, -11, -12, 16, -127, -128, 500])
+    expected = [0, 1, 17, 7, 23, 8, 8, 9, 26, 15, 15, 31]
+    assert buckets_of(distances, buckets=32, longest=128).tolist() == expected
