@@ -114,8 +114,9 @@ def clip_arrays(arrays: Mapping[str, Any], part: str | None = None) -> dict[str,
 
 def _part(entries: Entries, part: str, projection: int) -> Entries:
     """The entries of one tower in those of both."""
-    record = entries.get(f"{part}_config", dict, {}) | entries.get(f"{part}_config_dict", dict, {})
-    # The towers' own entry is not read: transformers takes that of both.
+    usual = entries.get(f"{part}_config", dict, {})
+    record = entries.get(f"{part}_config_dict", dict, None) or usual  # the latter whole, if any
+    # The towers' own size is not read: transformers takes that of both.
     return Entries({**record, "projection_dim": projection}, f"{entries.name}: {part}_config")
 
 

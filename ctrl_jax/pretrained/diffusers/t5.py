@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ctrl_jax._checks import refuse
-from ctrl_jax.networks.text_to_image.t5 import T5Config
+from ctrl_jax.networks.text_to_image.t5 import T5_ACTIVATIONS, T5Config
 from ctrl_jax.pretrained.key_table import Source
 from ctrl_jax.pretrained.language.bookkeeping import USUAL, is_bookkeeping
 from ctrl_jax.pretrained.record_entries import Entries
@@ -67,18 +67,16 @@ def read_t5(record: Mapping[str, Any], *, name: str = "config.json") -> T5Config
 
 
 def _feed_forward(entries: Entries) -> tuple[bool, Any]:
-    """Whether the network is gated, and its activation, by the one entry that decides it.
-
-    What ``is_gated_act`` and ``dense_act_fn`` say follows from it, and is not read by transformers.
-    """
+    """Whether the network is gated, and its activation, by one entry unless others overrule it."""
     kind = entries.get("feed_forward_proj", str, "relu")
-    entries.asked |= {"is_gated_act", "dense_act_fn"}
-    known = {"relu": (False, "relu"), "gelu_new": (False, "gelu_new")}
-    known |= {"gated-gelu": (True, "gelu_new"), "gated-gelu_new": (True, "gelu_new")}
-    known |= {"gated-relu": (True, "relu")}
-    if kind not in known:
-        raise entries.refuse("feed_forward_proj", kind, f"it must be one of {', '.join(known)}")
-    return known[kind]
+    gate, _, usual = kind.rpartition("-")
+    usual = "gelu_new" if kind == "gated-gelu" else usual
+    activation = entries.get("dense_act_fn", str, usual)
+    if gate not in ("", "gated") or activation not in T5_ACTIVATIONS:
+        key = "feed_forward_proj" if activation == usual else "dense_act_fn"
+        rule = f"the activation must be one of {', '.join(T5_ACTIVATIONS)}, after gated- or alone"
+        raise entries.refuse(key, entries.record[key], rule)
+    return entries.get("is_gated_act", bool, bool(gate)), activation
 
 
 def t5_table(shapes: Any) -> dict[str, Source]:
