@@ -16,7 +16,7 @@ from functools import partial
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from ctrl_jax._checks import check_annotated, check_choice, refuse
 from ctrl_jax.networks.functional import Network, as_network
@@ -38,7 +38,7 @@ class AutoencoderConfig:
         in_channels: of the pictures that are encoded.
         out_channels: of those that are decoded.
         latent_channels: of the latents.
-        channels: inside, from the finest resolution on.
+        widths: channels inside, from the finest resolution on.
         blocks: residual blocks of each resolution of the encoder; the decoder has one more.
         groups: of channels that are normalized together.
         activation: silu, swish, mish, gelu or relu.
@@ -48,7 +48,7 @@ class AutoencoderConfig:
         scaling_factor: of (1).
         shift_factor: of (1).
         upcast: whether float16 is too narrow for it, so that float32 stands in for it.
-        picture_size: height and width that the model was made for.
+        sample_size: height and width of the pictures that it was made for.
 
     Raises:
         ValueError: sizes that do not fit each other.
@@ -57,7 +57,7 @@ class AutoencoderConfig:
     in_channels: int = 3
     out_channels: int = 3
     latent_channels: int = 4
-    channels: tuple[int, ...] = (128, 256, 512, 512)
+    widths: tuple[int, ...] = (128, 256, 512, 512)
     blocks: int = 2
     groups: int = 32
     activation: str = "silu"
@@ -67,20 +67,20 @@ class AutoencoderConfig:
     scaling_factor: float = 0.18215
     shift_factor: float = 0.0
     upcast: bool = True
-    picture_size: tuple[int, int] = (512, 512)
+    sample_size: int = 512
 
     def __post_init__(self):
         check_annotated(self, "AutoencoderConfig", signed=("shift_factor",))
         check_choice("AutoencoderConfig.activation", self.activation, tuple(ACTIVATIONS))
-        for number in self.channels or (1,):
+        for number in self.widths:
             if number % self.groups:
-                rule = f"they must divide the channels, {number}"
+                rule = f"they must divide the widths, here {number}"
                 raise refuse("AutoencoderConfig.groups", self.groups, rule, "give a divisor")
 
     @property
-    def reduction(self) -> int:
+    def factor(self) -> int:
         """How many pixels of a picture's side are one of its latents'."""
-        return 2 ** (len(self.channels) - 1)
+        return 2 ** (len(self.widths) - 1)
 
 
 def autoencoder(
@@ -115,7 +115,7 @@ def autoencoder(
     )
 
 
-def scale_latents(config: AutoencoderConfig, latents: Array) -> Array:
+def scaled(config: AutoencoderConfig, latents: Array) -> Array:
     """Return latents as the network of a model sees them, (1).
 
     Args:
@@ -125,7 +125,7 @@ def scale_latents(config: AutoencoderConfig, latents: Array) -> Array:
     return (latents - config.shift_factor) * config.scaling_factor
 
 
-def unscale_latents(config: AutoencoderConfig, latents: Array) -> Array:
+def unscaled(config: AutoencoderConfig, latents: Array) -> Array:
     """Return latents as the autoencoder knows them, the inverse of (1).
 
     Args:
@@ -156,26 +156,26 @@ class AutoencoderKL(nnx.Module):
             layers.convolution(width, width, size=1) if config.post_quantized else None
         )
 
-    def encode(self, pictures: Float[Array, "batch h w inputs"]) -> tuple[Array, Array]:
+    def encode(self, pictures: Array) -> tuple[Array, Array]:
         """Return mean and log-variance of the latents, (batch, h / f, w / f, channels) each.
 
         Args:
-            pictures: in [-1, 1], of a height and a width that `reduction`, f, divides.
+            pictures: (batch, h, w, channels) in [-1, 1]; the config's `factor`, f, divides h and w.
         """
         self._check("pictures", pictures, self.config.in_channels)
-        if any(side % self.config.reduction for side in pictures.shape[1:3]):
-            rule = f"height and width must be multiples of {self.config.reduction}"
+        if any(side % self.config.factor for side in pictures.shape[1:3]):
+            rule = f"height and width must be multiples of {self.config.factor}"
             raise refuse("pictures", pictures, rule, "crop or pad them")
         both = self.encoder(pictures.astype(self.dtype))
         both = both if self.quant_conv is None else self.quant_conv(both)
         mean, log_variance = jnp.split(both, 2, axis=-1)
         return mean, jnp.clip(log_variance, *LOG_VARIANCES)
 
-    def decode(self, latents: Float[Array, "batch h w inputs"]) -> Array:
+    def decode(self, latents: Array) -> Array:
         """Return pictures, in [-1, 1] about, of f times the height and width of their latents.
 
         Args:
-            latents: as the autoencoder knows them.
+            latents: (batch, h, w, channels) as the autoencoder knows them.
         """
         self._check("latents", latents, self.config.latent_channels)
         x = latents.astype(self.dtype)
@@ -232,7 +232,7 @@ class Middle(nnx.Module):
     """Two residual blocks at the coarsest resolution, and attention between them or none."""
 
     def __init__(self, layers: Layers, config: AutoencoderConfig, resnet: partial):
-        width = config.channels[-1]
+        width = config.widths[-1]
         self.resnets = nnx.List([resnet(width, width) for _ in range(2)])
         self.attentions = (
             nnx.List([PictureAttention(layers, width, groups=config.groups)])
@@ -252,7 +252,7 @@ class Encoder(nnx.Module):
     """From pictures to mean and log-variance."""
 
     def __init__(self, layers: Layers, config: AutoencoderConfig, remat: bool):
-        resnet, channels = _resnets(layers, config), config.channels
+        resnet, channels = _resnets(layers, config), config.widths
         self.conv_in = layers.convolution(config.in_channels, channels[0])
         resizes = [*(Downsample(layers, width, around=False) for width in channels[:-1]), None]
         rows = zip((channels[0], *channels[:-1]), channels, resizes, strict=True)
@@ -278,7 +278,7 @@ class Decoder(nnx.Module):
     """From latents to pictures."""
 
     def __init__(self, layers: Layers, config: AutoencoderConfig, remat: bool):
-        resnet, channels = _resnets(layers, config), config.channels[::-1]
+        resnet, channels = _resnets(layers, config), config.widths[::-1]
         self.conv_in = layers.convolution(config.latent_channels, channels[0])
         self.mid_block = Middle(layers, config, resnet)
         resizes = [*(Upsample(layers, width) for width in channels[:-1]), None]

@@ -39,8 +39,7 @@ def unet(
 ) -> Network:
     """Return a UNet as pure functions.
 
-    ``apply(params, sample, timestep, encoder_hidden_states, added=None)`` is
-    `UNet2DCondition.__call__`.
+    ``apply(params, sample, timestep, encoder_hidden_states)`` is `UNet2DCondition.__call__`.
 
     Args:
         config: its description.
@@ -76,48 +75,51 @@ class UNet2DCondition(nnx.Module):
         self, layers: Layers, config: UNetConfig, *, remat: bool = False, stacked: bool = True
     ):
         parts = Parts(layers, config, stacked, remat)
-        channels, added = config.channels, config.added
+        widths, added = config.widths, config.added
         self.config, self.dtype = config, layers.dtype
-        self.conv_in = layers.convolution(config.in_channels, channels[0], size=config.in_size)
+        self.conv_in = layers.convolution(config.in_channels, widths[0], size=config.in_size)
         self.time_embedding = TimestepEmbedding(
-            layers, channels[0], config.embedding, config.activation
+            layers, widths[0], config.embedding, config.activation
         )
-        self.add_embedding = (
+        self.add_embedding: Any = (
             None if added is None else TimestepEmbedding(layers, added.width, config.embedding)
         )
-        levels = range(len(channels))
-        self.down_blocks = nnx.List([DownLevel(parts, i, channels[max(i - 1, 0)]) for i in levels])
+        levels = range(len(widths))
+        self.down_blocks = nnx.List([DownLevel(parts, i, widths[max(i - 1, 0)]) for i in levels])
         self.mid_block = MiddleLevel(parts) if config.middle else None
         self.up_blocks = nnx.List(
-            [UpLevel(parts, i, channels[min(i + 1, levels[-1])]) for i in reversed(levels)]
+            [UpLevel(parts, i, widths[min(i + 1, levels[-1])]) for i in reversed(levels)]
         )
         self.conv_norm_out = layers.group_norm(
-            channels[0], groups=config.groups, epsilon=config.epsilon
+            widths[0], groups=config.groups, epsilon=config.epsilon
         )
-        self.conv_out = layers.convolution(channels[0], config.out_channels, size=config.out_size)
+        self.conv_out = layers.convolution(widths[0], config.out_channels, size=config.out_size)
 
     def __call__(
         self,
-        sample: Float[Array, "batch h w inputs"],
+        sample: Array,
         timestep: Any,
-        encoder_hidden_states: Float[Array, "batch tokens context"],
-        *,
-        added: tuple[Array, Array] | None = None,
+        encoder_hidden_states: Array,
+        text_embeds: Array | None = None,
+        time_ids: Array | None = None,
     ) -> Float[Array, "batch h w outputs"]:
         """Return the prediction, in the dtype of the arithmetic.
 
         Args:
-            sample: noisy latents.
+            sample: noisy latents (batch, h, w, channels).
             timestep: the time, as the model counts it, () or (batch,).
-            encoder_hidden_states: the text's tokens.
-            added: where the config has them, a vector of the text (batch, width) and numbers about
-                the picture (batch, numbers).
+            encoder_hidden_states: the text's tokens (batch, tokens, context).
+            text_embeds: a vector of the text (batch, width), where the config has `added`.
+            time_ids: numbers about the picture (batch, numbers), there too: for XL its height and
+                width in pixels, those cut away above and at the left, and the height and width it
+                should have.
 
         Raises:
-            ValueError: a shape that does not fit, or `added` missing or given in vain.
+            ValueError: a shape that does not fit, or an argument missing or given in vain.
         """
-        self._check(sample, encoder_hidden_states, added)
-        embedding = self._embed(timestep, added)
+        self._check(sample, encoder_hidden_states)
+        self._check_added(text_embeds, time_ids)
+        embedding = self._embed(timestep, text_embeds, time_ids)
         text = encoder_hidden_states.astype(self.dtype)
         x = sample.astype(self.dtype)
         x = self.conv_in(2 * x - 1 if self.config.centered else x)
@@ -131,12 +133,11 @@ class UNet2DCondition(nnx.Module):
             x = level(x, kept, embedding, text)
         return self.conv_out(ACTIVATIONS[self.config.activation](self.conv_norm_out(x)))
 
-    def _embed(self, timestep: Any, added: tuple[Array, Array] | None) -> Array:
+    def _embed(self, timestep: Any, vector: Array | None, numbers: Array | None) -> Array:
         """A row for each picture, or one for all."""
-        embedding = self.time_embedding(self._features(timestep, self.config.channels[0]))
-        if self.add_embedding is None or self.config.added is None or added is None:
+        embedding = self.time_embedding(self._features(timestep, self.config.widths[0]))
+        if self.config.added is None or vector is None or numbers is None:
             return embedding
-        vector, numbers = added
         features = self._features(numbers, self.config.added.number_width)
         features = features.reshape(vector.shape[0], -1)
         both = jnp.concatenate([vector.astype(self.dtype), features], axis=-1)
@@ -149,7 +150,7 @@ class UNet2DCondition(nnx.Module):
         features = positional_features(exact, size, shift=shift, cosines_first=first)
         return features.astype(self.dtype)
 
-    def _check(self, sample: Array, text: Array, added: tuple[Array, Array] | None) -> None:
+    def _check(self, sample: Array, text: Array) -> None:
         inputs, context = self.config.in_channels, self.config.context
         if sample.ndim != 4 or sample.shape[-1] != inputs:
             rule = f"it must be (batch, h, w, {inputs})"
@@ -157,7 +158,17 @@ class UNet2DCondition(nnx.Module):
         if text.ndim != 3 or text.shape[::2] != (sample.shape[0], context):
             rule = f"it must be ({sample.shape[0]}, tokens, {context})"
             raise refuse("encoder_hidden_states", text, rule, "encode the prompts for this model")
-        if (added is None) != (self.config.added is None):
-            rule = "this model embeds " + ("none" if added else "a vector and numbers")
-            repair = "leave it out" if added else "give (text_embeds, time_ids)"
-            raise refuse("added", added and "two arrays", rule, repair)
+
+    def _check_added(self, vector: Array | None, numbers: Array | None) -> None:
+        added = self.config.added
+        for name, given in (("text_embeds", vector), ("time_ids", numbers)):
+            if (given is None) != (added is None):
+                rule = "this model embeds no such thing" if added is None else "it must be given"
+                repair = "leave it out" if added is None else "encode the prompts for this model"
+                raise refuse(name, given, rule, repair)
+        if added is not None and vector is not None and numbers is not None:
+            width = vector.shape[-1] + added.number_width * numbers.shape[-1]
+            if vector.ndim != 2 or numbers.ndim != 2 or width != added.width:
+                rule = f"with {added.number_width} features of each of time_ids it has {width} "
+                rule += f"entries, and the model embeds {added.width}"
+                raise refuse("text_embeds", vector, rule, "encode the prompts for this model")

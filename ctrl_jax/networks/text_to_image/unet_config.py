@@ -32,7 +32,7 @@ class UNetConfig:
     Args:
         in_channels: of the latents.
         out_channels: of the prediction.
-        channels: inside.
+        widths: channels inside.
         blocks: residual blocks on the way down; on the way up there is one more.
         down_attention: whether a transformer follows each residual block on the way down.
         up_attention: the same on the way up.
@@ -49,12 +49,12 @@ class UNetConfig:
         middle_scale: divides the sums of the residual blocks between both ways.
         in_size: side of the first convolution's window, odd.
         out_size: side of the last one's.
-        time_width: of the time's embedding; None for four times the first channels.
+        time_width: of the time's embedding; None for four times the first width.
         cosines_first: whether the cosines of the time come before its sines.
         frequency_shift: s in equation (1) of `noise_embedding`.
         added: what is embedded beside the time; None for nothing.
         centered: whether the latents x are read as 2 x - 1.
-        latent_size: height and width that the model was made for; None where it does not say.
+        sample_size: height and width of the latents that it was made for.
 
     Raises:
         ValueError: sizes that do not fit each other.
@@ -62,7 +62,7 @@ class UNetConfig:
 
     in_channels: int = 4
     out_channels: int = 4
-    channels: tuple[int, ...] = (320, 640, 1280, 1280)
+    widths: tuple[int, ...] = (320, 640, 1280, 1280)
     blocks: tuple[int, ...] = (2, 2, 2, 2)
     down_attention: tuple[bool, ...] = (True, True, True, False)
     up_attention: tuple[bool, ...] = (False, True, True, True)
@@ -83,7 +83,7 @@ class UNetConfig:
     frequency_shift: float = 0.0
     added: AddedConditions | None = None
     centered: bool = False
-    latent_size: tuple[int, int] | None = (64, 64)
+    sample_size: int = 64
 
     def __post_init__(self):
         check_annotated(self, "UNetConfig", signed=("frequency_shift",))
@@ -93,24 +93,34 @@ class UNetConfig:
             if getattr(self, name) % 2 == 0:
                 rule = "it must be odd, so that the picture keeps its size"
                 raise refuse(f"UNetConfig.{name}", getattr(self, name), rule, "give 3")
-        if self.channels[0] % 2 or not 0 <= self.frequency_shift < self.channels[0] // 2:
-            rule = f"channels begin with {self.channels[0]}: an even number above twice the shift"
+        if self.widths[0] % 2 or not 0 <= self.frequency_shift < self.widths[0] // 2:
+            rule = f"the widths begin with {self.widths[0]}: an even number above twice the shift"
             raise refuse("UNetConfig.frequency_shift", self.frequency_shift, rule, "give 0")
 
     def _check_levels(self) -> None:
-        levels = len(self.channels)
+        levels = len(self.widths)
         per_level = ("blocks", "down_attention", "up_attention", "heads", "depth")
         for name in (*per_level, "only_cross_attention"):
             if len(getattr(self, name)) != levels or not levels:
                 rule = f"there must be one for each of {levels} resolutions, and at least one"
                 raise refuse(f"UNetConfig.{name}", getattr(self, name), rule, "give as many")
-        for number, heads in zip(self.channels, self.heads, strict=True):
+        for number, heads in zip(self.widths, self.heads, strict=True):
             for name, part in (("groups", self.groups), ("heads", heads)):
                 if number % part:
-                    rule = f"they must divide the channels, {number}"
+                    rule = f"they must divide the widths, here {number}"
                     raise refuse(f"UNetConfig.{name}", part, rule, "give a divisor")
+
+    @property
+    def channels(self) -> int:
+        """Channels of the latents."""
+        return self.in_channels
+
+    @property
+    def multiple(self) -> int:
+        """What height and width of the latents must be multiples of: they may be any."""
+        return 1
 
     @property
     def embedding(self) -> int:
         """Width of the time's embedding."""
-        return self.time_width or 4 * self.channels[0]
+        return self.time_width or 4 * self.widths[0]

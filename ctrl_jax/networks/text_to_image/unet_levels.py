@@ -52,7 +52,7 @@ class Parts:
         """Return a transformer of one of the resolutions, counted from the finest."""
         return SpatialTransformer(
             self.layers,
-            self.config.channels[level],
+            self.config.widths[level],
             heads=self.config.heads[level],
             context=self.config.context,
             depth=self.config.depth[level],
@@ -75,7 +75,7 @@ class Level(nnx.Module):
     """
 
     def __init__(self, parts: Parts, level: int, inputs: Iterable[int], *, attention: bool):
-        outputs, self.remat = parts.config.channels[level], parts.remat
+        outputs, self.remat = parts.config.widths[level], parts.remat
         self.resnets = nnx.List([parts.resnet(number, outputs) for number in inputs])
         only = parts.config.only_cross_attention[level]
         self.attentions = (
@@ -101,10 +101,10 @@ class DownLevel(Level):
 
     def __init__(self, parts: Parts, level: int, inputs: int):
         config = parts.config
-        outputs = config.channels[level]
+        outputs = config.widths[level]
         several = [inputs, *[outputs] * (config.blocks[level] - 1)]
         super().__init__(parts, level, several, attention=config.down_attention[level])
-        last = level == len(config.channels) - 1
+        last = level == len(config.widths) - 1
         self.downsamplers = (
             None if last else nnx.List([Downsample(parts.layers, outputs, around=True)])
         )
@@ -123,7 +123,7 @@ class MiddleLevel(nnx.Module):
 
     def __init__(self, parts: Parts):
         config, self.remat = parts.config, parts.remat
-        width = config.channels[-1]
+        width = config.widths[-1]
         self.resnets = nnx.List([parts.resnet(width, width, config.middle_scale) for _ in range(2)])
         # What only reads the text elsewhere reads the picture too here.
         self.attentions = nnx.List([parts.transformer(-1, only_cross=False)])
@@ -146,9 +146,9 @@ class UpLevel(Level):
 
     def __init__(self, parts: Parts, level: int, inputs: int):
         config = parts.config
-        outputs, number = config.channels[level], config.blocks[level]
+        outputs, number = config.widths[level], config.blocks[level]
         # The last of those kept is of the finer resolution, or of the first convolution.
-        kept = [*[outputs] * number, config.channels[max(level - 1, 0)]]
+        kept = [*[outputs] * number, config.widths[max(level - 1, 0)]]
         several = [a + b for a, b in zip([inputs, *[outputs] * number], kept, strict=True)]
         super().__init__(parts, level, several, attention=config.up_attention[-1 - level])
         self.upsamplers = nnx.List([Upsample(parts.layers, outputs)]) if level else None
