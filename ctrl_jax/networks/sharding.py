@@ -9,7 +9,8 @@ layer's weights are gathered when it is their turn.
 A table says it for one kind of network: the end of a parameter's dotted path, as a regular
 expression, and an axis of the mesh or None for each of its axes; the first line that fits counts.
 An axis of the mesh that does not divide its axis of the parameter, such as 50257 tokens, takes
-another one if it divides that, and none otherwise.
+another one if it divides that, and none otherwise. Where blocks alike are stacked, a line is of one
+of them, and their own axis stays whole: every device takes part in every block.
 """
 
 import re
@@ -22,26 +23,59 @@ from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 from ctrl_jax._checks import refuse
 
 DATA, MODEL = "data", "model"
+STACK = re.compile(r"\d+-\d+")  # names of `layers.blocks`
 Rule = tuple[str | None, ...]
 Rules = Mapping[str, Rule]
 
 LARGEST: Rule = ("largest",)
 """Over ``data``, on the largest axis that it divides; for parameters of any rank."""
 
-FIRST, SECOND = r"(query|key|value|gate|up)\.", r"(out|down)\."
+
+def pairs(first: str, second: str) -> Rules:
+    """Return the lines of products that are divided inside.
+
+    Args:
+        first: names of the layers that are divided by outputs, joined by ``|``.
+        second: of those after them, divided by inputs.
+    """
+    first, second = rf"({first})\.", rf"({second})\."
+    return {
+        first + "kernel": (DATA, MODEL),
+        first + "bias": (MODEL,),
+        first + "lora_a": (DATA, None),
+        first + "lora_b": (None, MODEL),
+        second + "kernel": (MODEL, DATA),
+        second + "lora_a": (MODEL, None),
+        second + "lora_b": (None, DATA),
+    }
+
+
 DECODER: Rules = {
-    FIRST + "kernel": (DATA, MODEL),
-    FIRST + "bias": (MODEL,),
-    FIRST + "lora_a": (DATA, None),
-    FIRST + "lora_b": (None, MODEL),
-    SECOND + "kernel": (MODEL, DATA),
-    SECOND + "lora_a": (MODEL, None),
-    SECOND + "lora_b": (None, DATA),
+    **pairs("query|key|value|gate|up", "out|down"),
     "tokens": (MODEL, DATA),
     "positions": (None, DATA),
     "head": (DATA, MODEL),
 }
 """Of `language_model`."""
+
+CLIP: Rules = {
+    **pairs("q_proj|k_proj|v_proj|fc1", "out_proj|fc2"),
+    r"token_embedding\.embedding": (MODEL, DATA),
+    "kernel|embedding": LARGEST,
+}
+"""Of `clip`, `clip_text` and `clip_vision`."""
+
+T5: Rules = {
+    **pairs("q|k|v|wi|wi_0|wi_1", "o|wo"),
+    r"shared\.embedding": (MODEL, DATA),
+}
+"""Of `t5`."""
+
+MMDIT: Rules = {
+    **pairs(r"to_[qkv]|add_[qkv]_proj|net\.0\.proj", r"to_out\.0|to_add_out|net\.2"),
+    "kernel|pos_embed": LARGEST,
+}
+"""Of `mmdit`; what makes shifts, scales and gates is divided over ``data`` alone."""
 
 SCORE: Rules = {"kernel|embedding|positions": LARGEST}
 """Of `MLP`, `DiT`, `UNet` and `NCSNpp`, whose products are too narrow to be divided inside: kernels
@@ -58,7 +92,7 @@ def partition_specs(
             network's parameters; all else is replicated. Abstract arrays will do.
         mesh: with axes ``data`` and ``model``.
         fully: whether parameters are divided over ``data`` too.
-        rules: the network's table: `DECODER`, `SCORE`, or one of the same form.
+        rules: the network's table: `DECODER`, `SCORE`, `MMDIT`, or one of the same form.
 
     Raises:
         ValueError: the mesh lacks an axis.
@@ -70,15 +104,18 @@ def partition_specs(
     endings = [(re.compile(rf"(.*\.)?({ending})"), rule) for ending, rule in rules.items()]
 
     def spec(path, leaf) -> PartitionSpec:
-        name = ".".join(map(_name, path))
+        names = [*map(_name, path)]
+        name, stacks = ".".join(names), sum(map(bool, map(STACK.fullmatch, names)))
         rule = next((rule for ending, rule in endings if ending.fullmatch(name)), ())
+        shape = leaf.shape[stacks:]
         if rule == LARGEST:
-            sizes = [size if size % mesh.shape[DATA] == 0 else 0 for size in leaf.shape]
+            sizes = [size if size % mesh.shape[DATA] == 0 else 0 for size in shape]
             at = max(range(len(sizes)), key=sizes.__getitem__, default=0)
             rule = tuple(DATA if i == at and size else None for i, size in enumerate(sizes))
-        if len(rule) != len(leaf.shape):
+        if len(rule) != len(shape):
             return PartitionSpec()
-        return _fit([axis if axis in used else None for axis in rule], leaf.shape, mesh)
+        placed = _fit([axis if axis in used else None for axis in rule], shape, mesh)
+        return PartitionSpec(*[None] * stacks, *placed)
 
     return jax.tree_util.tree_map_with_path(spec, tree)
 
@@ -87,7 +124,9 @@ def _name(part: Any) -> str:
     return str(next((getattr(part, kind) for kind in ("key", "name") if hasattr(part, kind)), ""))
 
 
-def _fit(rule: list[str | None], shape: tuple[int, ...], mesh: Mesh | AbstractMesh):
+def _fit(
+    rule: list[str | None], shape: tuple[int, ...], mesh: Mesh | AbstractMesh
+) -> list[str | None]:
     placed: list[str | None] = [
         axis if axis and size % mesh.shape[axis] == 0 else None
         for axis, size in zip(rule, shape, strict=True)
@@ -97,4 +136,4 @@ def _fit(rule: list[str | None], shape: tuple[int, ...], mesh: Mesh | AbstractMe
         fits = [i for i in free if axis and shape[i] % mesh.shape[axis] == 0]
         if axis and axis not in placed and fits:
             placed[fits[0]] = axis
-    return PartitionSpec(*placed)
+    return placed

@@ -9,6 +9,7 @@ from ctrl_jax.networks import (
     DecoderConfig,
     DiT,
     Learned,
+    LoRA,
     NCSNpp,
     NCSNppConfig,
     UNet,
@@ -16,7 +17,9 @@ from ctrl_jax.networks import (
     count_parameters,
     language_model,
 )
-from ctrl_jax.networks.sharding import SCORE, partition_specs
+from ctrl_jax.networks.sharding import MMDIT, SCORE, partition_specs
+from ctrl_jax.networks.text_to_image.mmdit import mmdit
+from ctrl_jax.networks.text_to_image.mmdit_config import MMDiTConfig
 from tests.runtime.processes import run_python
 
 
@@ -111,6 +114,36 @@ def test_other_meshes_are_refused(shapes):
         ValueError, match=r"mesh: received \('rows', 'model'\); it must have 'data'"
     ):
         partition_specs(shapes, abstract(2, 2, ("rows", "model")))
+
+
+def test_a_stack_of_blocks_is_divided_as_each_of_them_is():
+    """By hand: a block's axes as its line says, and the stack's own, which 2 divides, whole."""
+    config = MMDiTConfig(4, 4, 2, 3, 4, 4, 12, 8, 4, 2)
+    mesh = abstract(2, 2)
+    for stacked, name, before in ((True, "0-1", (None,)), (False, "0", ())):
+        shapes = mmdit(config, stacked=stacked, lora=LoRA(2, targets=("to_q",))).shapes
+        specs = partition_specs(shapes, mesh, fully=True, rules=MMDIT)["transformer_blocks"]
+        block = specs[name]
+        for layer, rule in (
+            (block["attn"]["to_q"]["kernel"], ("data", "model")),
+            (block["attn"]["to_q"]["lora_a"], ("data", None)),
+            (block["attn"]["to_q"]["lora_b"], (None, "model")),
+            (block["attn"]["to_q"]["bias"], ("model",)),
+            (block["attn"]["to_out"][0]["kernel"], ("model", "data")),
+            (block["ff_context"]["net"][0]["proj"]["kernel"], ("data", "model")),
+            (block["ff"]["net"][2]["kernel"], ("model", "data")),
+            (block["norm1"]["linear"]["kernel"], (None, "data")),
+        ):
+            assert layer == PartitionSpec(*before, *rule)
+        assert block["attn"]["to_out"][0]["bias"] == PartitionSpec()
+
+
+def test_four_devices_agree_with_one_about_networks_of_pictures():
+    status, out, err = run_python(
+        "-m", "tests.networks.sharded_text_to_image", JAX_NUM_CPU_DEVICES="4"
+    )
+    assert status == 0, err[-4000:]
+    assert out.strip().endswith("agreed")
 
 
 def test_eight_devices_agree_with_one():
