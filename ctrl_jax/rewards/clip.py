@@ -13,9 +13,7 @@ Source: Hessel et al. 2104.08718, Kirstain et al. 2305.01569, Wu et al. 2306.093
 improved aesthetic predictor (2022).
 """
 
-import dataclasses
 import os
-import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -28,10 +26,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from ctrl_jax._checks import check_positive, refuse
-from ctrl_jax._errors import RunWarning
 from ctrl_jax._records import read_json
 from ctrl_jax._typing import Params
-from ctrl_jax.data.preferences.tokenizer import Tokenizer, load_tokenizer
+from ctrl_jax.data.preferences.tokenizer import load_tokenizer
 from ctrl_jax.networks.functional import Network
 from ctrl_jax.networks.text_to_image.clip import clip_text, clip_vision
 from ctrl_jax.networks.text_to_image.clip_config import CLIPTextConfig
@@ -44,46 +41,14 @@ from ctrl_jax.pretrained.diffusers.clip import (
 from ctrl_jax.pretrained.key_table import fill
 from ctrl_jax.pretrained.safetensors_file import read_safetensors
 from ctrl_jax.pretrained.weight_files import read_weights
+from ctrl_jax.rewards.picture_reward import PictureReward
 from ctrl_jax.rewards.preprocessing import Preprocessing, read_preprocessing
+from ctrl_jax.rewards.prompt_tokens import prompt_tokens
 
 FLOATS = (np.float32, np.float16, jnp.bfloat16)
 TOGETHER = 64  # texts encoded at once
 HEAD = (0, 2, 4, 6, 7)  # numbers of its layers in the file; between them was dropout
 PICKLES = (".pth", ".pt", ".bin", ".ckpt")
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class PictureReward:
-    """A reward of pictures, with its parameters.
-
-    As a function, ``reward(pictures, *conditions)``, it holds them fixed. Large ones are better
-    arguments of what is compiled than constants in it: there, take `apply` and `params`.
-
-    Args:
-        params: of the tower of pictures and of what follows it.
-        apply: ``apply(params, pictures, embeddings)`` returns one value per example, differentiable
-            in the pictures, which are (batch, h, w, 3) in [0, 1]; pure. Without `encode` there is
-            no third argument.
-        encode: ``encode(texts)`` returns the embeddings of prompts, (texts, width), each of length
-            one: to be made once and given as condition. None where the prompt plays no part.
-    """
-
-    params: Params
-    apply: Callable[..., Array]
-    encode: Callable[[Sequence[str]], Array] | None = None
-
-    def __call__(
-        self, pictures: Float[Array, "batch h w 3"], *conditions: Array
-    ) -> Float[Array, " batch"]:
-        """Return one value per example.
-
-        Args:
-            pictures: in [0, 1].
-            *conditions: the embeddings of their prompts, (batch, width); nothing that is given is
-                looked at where the prompt plays no part.
-        """
-        conditions = conditions if self.encode is not None else ()
-        return self.apply(self.params, pictures, *conditions)
 
 
 def clip_score(
@@ -268,10 +233,8 @@ def _cosines(pictures: Array, texts: Array) -> Float[Array, " batch"]:
 
 def _encode(folder: Path, dtype: DTypeLike, texts: Sequence[str]) -> Float[Array, "texts width"]:
     """Return the embeddings of texts, with the tower as long as it takes."""
-    if isinstance(texts, str):
-        raise refuse("texts", texts, "it must be a list of texts", "give [text]")
     config = read_clip(read_json(folder / "config.json", name="folder")).text
-    tokens = _tokens(load_tokenizer(folder), list(texts), config)
+    tokens = _filled(prompt_tokens(load_tokenizer(folder), texts, config.positions), config)
     network = clip_text(config, dtype=dtype, param_dtype=dtype)
     params = _weights(network, clip_arrays(read_weights(folder), "text"))
     embed = jax.jit(lambda params, tokens: _of_length_one(network.apply(params, tokens).embedding))
@@ -282,23 +245,15 @@ def _encode(folder: Path, dtype: DTypeLike, texts: Sequence[str]) -> Float[Array
     return found[: len(tokens)]
 
 
-def _tokens(tokenizer: Tokenizer, texts: list[str], config: CLIPTextConfig) -> np.ndarray:
+def _filled(rows: list[list[int]], config: CLIPTextConfig) -> np.ndarray:
     """Tokens (texts, positions), filled up behind the end, where nothing is seen."""
-    ids = tokenizer(texts, add_special_tokens=True)["input_ids"] if texts else []
-    tokens = np.zeros((len(ids), config.positions), np.int32)
-    cut = []
-    for i, row in enumerate(ids):
-        if len(row) > config.positions:
-            cut.append(texts[i])
-            row = [*row[: config.positions - 1], row[-1]]
+    tokens = np.zeros((len(rows), config.positions), np.int32)
+    for i, row in enumerate(rows):
         if not row or max(row) >= config.vocabulary or config.end not in (None, row[-1]):
-            rule = f"a text must end with the token {config.end}, of {config.vocabulary}"
-            raise refuse(f"the tokens of {texts[i]!r}", row, rule, "save this model's tokenizer")
+            rule = f"they must end with {config.end}, below {config.vocabulary}"
+            raise refuse("the tokens of a text", row, rule, "save this model's tokenizer there")
+        tokens[i] = row[-1]
         tokens[i, : len(row)] = row
-        tokens[i, len(row) :] = row[-1]
-    if cut:
-        text = f"{len(cut)} of {len(texts)} prompts are cut to {config.positions} tokens: "
-        warnings.warn(text + "; ".join(cut), RunWarning, stacklevel=3)
     return tokens
 
 

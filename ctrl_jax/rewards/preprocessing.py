@@ -19,6 +19,8 @@ from ctrl_jax.rewards.resize import Kernel, resize
 
 FILE, NESTED = "preprocessor_config.json", "processor_config.json"
 KERNELS: dict[int, Kernel] = {2: "bilinear", 3: "bicubic"}  # by Pillow's numbers
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 USUAL = {
     "image_processor_type",
     "feature_extractor_type",
