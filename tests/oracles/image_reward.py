@@ -73,8 +73,9 @@ def seen():
     """The pictures as the tower sees them."""
     from transformers import CLIPImageProcessorPil
 
-    sizes = {"size": {"shortest_edge": IMAGE}, "crop_size": {"height": IMAGE, "width": IMAGE}}
-    return CLIPImageProcessorPil(**sizes)(list(pictures()), return_tensors="pt")["pixel_values"]
+    side = {"height": IMAGE, "width": IMAGE}
+    processor = CLIPImageProcessorPil(size={"shortest_edge": IMAGE}, crop_size=side)
+    return processor(list(pictures()), return_tensors="pt")["pixel_values"]
 
 
 def values():
