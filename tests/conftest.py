@@ -30,6 +30,15 @@ MOST_RESIDENT = 2.5  # gigabytes of a worker between two files, on a machine tha
 PURE_FLOORS = {"processes", "solvers", "losses", "rewards", "metrics", "environments"}
 
 
+def pytest_collection_finish() -> None:
+    """What is imported by now stays, and every trace makes much garbage that lives briefly.
+
+    Python's collector looks through the first in vain, and too often at the second.
+    """
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def rank_promotion_raises() -> Iterator[None]:
     # One scope for all: the setting is part of jit's cache key, so a state made in a wider fixture
