@@ -23,15 +23,19 @@ CACHE = Path("runs/pretrained")
 
 
 def pretrain(config: Config, images: np.ndarray, study: Conduct) -> Params:
-    """Train the base model, or take it from the run's folder or from an equal earlier run."""
+    """Train the base model, or take it from the run's folder or from an equal earlier run.
+
+    On the host in every case: where arrays lie is part of what is compiled, and a run that goes on
+    would compile its step again, perhaps to other bits.
+    """
     name = fingerprint(config, images, study)
     here, cached = study.folder / f"pretrained-{name}", CACHE / name
     if config.pretraining.reuse and (model := _found(cached)) is not None:
         if jax.process_index() == 0:
             _copy(cached, here)
-        return model.params
+        return jax.device_get(model.params)
     if (model := _found(here)) is not None:
-        return model.params
+        return jax.device_get(model.params)
     params = _train_score(config, images, f"pretraining-{name}", study)
     save_model(here, config.model, images.shape[1:], params, precision=config.run.arithmetic)
     if config.pretraining.reuse and jax.process_index() == 0:
