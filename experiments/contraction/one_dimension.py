@@ -135,13 +135,14 @@ def _bounds(process: LinearProcess, size: float) -> list[list[float]]:
     """Return the bound of theorem 1, (starts, errors), for the exact reverse SDE."""
     exact, prior = _start_laws(process)
     offsets = [0.0, float(np.hypot(*(exact - prior)))]
-    return [
-        [_bound(process, Error(*values), offset) for values in settings(size).values()]
-        for offset in offsets
-    ]
+    errors = Error(*jnp.asarray(list(settings(size).values()), jnp.float32).T)
+    return np.asarray(_bound(process, errors, jnp.asarray(offsets, jnp.float32))).tolist()
 
 
-def _bound(process: LinearProcess, error: Error, offset: float) -> float:
+@jax.jit
+@partial(jax.vmap, in_axes=(None, None, 0))
+@partial(jax.vmap, in_axes=(None, 0, None))
+def _bound(process: LinearProcess, error: Error, offset):
     def variance(t):
         scale, std = process.marginal(t)
         return (scale * STD) ** 2 + std**2
@@ -150,13 +151,12 @@ def _bound(process: LinearProcess, error: Error, offset: float) -> float:
         of_score = error.relative / jnp.sqrt(variance(t))
         return abs(error.absolute + error.noise / process.marginal(t).std + of_score)
 
-    found = wasserstein_bound(
+    return wasserstein_bound(
         process,
         initial_error=offset,
         score_error=score_error,
         lipschitz=lambda t: -(1 + error.relative) / variance(t),
     )
-    return float(found)
 
 
 def measure_point(config: Config) -> list[Measurement]:
@@ -173,21 +173,26 @@ def measure_point(config: Config) -> list[Measurement]:
 
 
 def _point_distances(config: Config, process, steps: int, bias: float) -> np.ndarray:
+    # One unit of time, so that dt = 1 / steps, whatever the horizon of the process.
+    grid = process.horizon - 1.0 + jnp.linspace(0.0, 1.0, steps + 1)
+    keys = jax.random.split(jax.random.key(config.run.seed + 1), POINT_SEEDS)
+    return np.asarray(_to_the_point(process, grid, bias, keys, config.samples))
+
+
+@partial(jax.jit, static_argnames="samples")
+def _to_the_point(process: LinearProcess, grid, bias, keys, samples: int):
+    """All seeds in one program; the process and the bias are traced."""
+
     def score_fn(t, x):
         scale, std = process.marginal(t)
         return (scale * POINT + bias - x) / std**2
 
-    # One unit of time, so that dt = 1 / steps, whatever the horizon of the process.
-    horizon = process.horizon
-    grid = horizon - 1.0 + jnp.linspace(0.0, 1.0, steps + 1)
-
     def distance(key):
         start_key, path_key = jax.random.split(key)
         std = process.marginal(jnp.asarray(1.0)).std
-        x_0 = std * jax.random.normal(start_key, (config.samples,))
+        x_0 = std * jax.random.normal(start_key, (samples,))
         sde = process.reverse(score_fn)
         path = simulate(path_key, sde, x_0, grid, solver=EulerMaruyama(), remat=False)
         return jnp.sqrt(jnp.mean((jnp.clip(path.states, -2.0, 0.0) - POINT) ** 2))
 
-    keys = jax.random.split(jax.random.key(config.run.seed + 1), POINT_SEEDS)
-    return np.asarray(jax.jit(jax.vmap(distance))(keys))
+    return jax.vmap(distance)(keys)
