@@ -16,7 +16,6 @@ from ctrl_jax.algorithms import (
     make_score_pretraining,
     uniform_times,
 )
-from ctrl_jax.networks import ValueMLP, as_model
 from ctrl_jax.processes import RectifiedFlow, grids
 from ctrl_jax.processes import parameterization as parameterization
 
@@ -61,7 +60,10 @@ def test_ppo_moves_the_flow_towards_the_reward_from_a_ratio_of_one():
     grid = grids.log_snr(PROCESS, 8)
     assert float(grid[0]) == 0.0
     problem = DiffusionControl(PROCESS, policy, lambda x: x[:, 0], (1,), grid, 0.1)
-    value = as_model(lambda rngs: ValueMLP((1,), width=8, depth=1, embedding=8, rngs=rngs))
+    value = Model(
+        lambda key: {"slope": jnp.zeros(()), "level": jnp.zeros(())},
+        lambda params, t, x: params["slope"] * x[:, 0] + params["level"],
+    )
     algorithm = make_ppo(
         problem,
         policy,

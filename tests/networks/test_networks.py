@@ -27,26 +27,27 @@ def agree(a, b):
     np.testing.assert_allclose(a, b, rtol=0, atol=1e-4 * np.abs(b).max())
 
 
-def perturbed(params, key=0):
-    """Parameters away from the zero start: every leaf moved by noise."""
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(key), len(leaves))
-    return tree.unflatten(
-        [
-            p + 0.3 * jax.random.normal(k, p.shape, p.dtype)
-            for p, k in zip(leaves, keys, strict=True)
-        ]
-    )
+def perturbed(params):
+    """Parameters away from the zero start: every leaf moved by noise of NumPy, which compiles
+    nothing. Of arrays or of their shapes, which are moved from zero."""
+    generator = np.random.default_rng(0)
+
+    def moved(p):
+        noise = 0.3 * generator.standard_normal(p.shape).astype(p.dtype)
+        return noise if isinstance(p, jax.ShapeDtypeStruct) else p + noise
+
+    return jax.tree.map(moved, params)
 
 
 def start(model):
-    """Parameters as they start and perturbed ones, made by one compiled function."""
+    """Parameters as they start, and perturbed ones."""
+    initial = jax.tree.map(np.asarray, jax.jit(model.init)(jax.random.key(0)))
+    return initial, perturbed(initial)
 
-    def both(key):
-        params = model.init(key)
-        return params, perturbed(params)
 
-    return jax.jit(both)(jax.random.key(0))
+def parameters(model):
+    """Parameters that are noise alone: nothing is compiled to draw them."""
+    return perturbed(jax.eval_shape(model.init, jax.random.key(0)))
 
 
 class Made(NamedTuple):
@@ -65,9 +66,8 @@ def made(request):
     labeled = as_model(lambda rngs: make(classes=3, rngs=rngs))
     x = np.random.default_rng(1).normal(size=(BATCH, *shape)).astype(np.float32)
     return [
-        Made(model=model, initial=initial, params=params, x=x, apply=jax.jit(model.apply))
-        for model in (plain, labeled)
-        for initial, params in [start(model)]
+        Made(plain, *start(plain), x, jax.jit(plain.apply)),
+        Made(labeled, None, parameters(labeled), x, jax.jit(labeled.apply)),
     ]
 
 
@@ -119,20 +119,15 @@ def test_labels_condition_the_output(labeled):
 def test_parameters_are_a_vmappable_pytree_of_the_key(plain):
     model, x = plain.model, plain.x
 
-    @jax.jit
-    def drawn(keys):
-        batch = jax.vmap(model.init)(keys)
-        moved = jax.vmap(perturbed)(batch)
-        out = jax.vmap(model.apply, in_axes=(0, None, None))(moved, jnp.asarray(T), jnp.asarray(x))
-        return batch, moved, out
-
     keys = jnp.stack([jax.random.key(k) for k in (3, 0)])
-    batch, moved, out = jax.tree.map(np.asarray, drawn(keys))
+    batch = jax.tree.map(np.asarray, jax.jit(jax.vmap(model.init))(keys))
+    moved = perturbed(batch)
+    out = jax.jit(jax.vmap(model.apply, in_axes=(0, None, None)))(moved, T, x)
     one = plain.initial  # of the second key
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a[1], b, rtol=1e-6, atol=1e-7), batch, one)
     assert any((a[0] != a[1]).any() for a in jax.tree.leaves(batch))
     assert count_parameters(one) == sum(leaf.size for leaf in jax.tree.leaves(one)) > 100
-    agree(out[1], plain.apply(jax.tree.map(lambda a: a[1], moved), T, x))
+    agree(np.asarray(out)[1], plain.apply(jax.tree.map(lambda a: a[1], moved), T, x))
 
 
 def test_gradients_reach_every_parameter(labeled):
@@ -150,7 +145,7 @@ def test_gradients_reach_every_parameter(labeled):
 def test_an_mlp_takes_images():
     model = as_model(lambda rngs: MLP(IMAGE, width=8, depth=1, embedding=8, rngs=rngs))
     x = np.ones((BATCH, *IMAGE), np.float32)
-    assert jax.jit(model.apply)(start(model)[1], np.float32(0.3), x).shape == x.shape
+    assert jax.jit(model.apply)(parameters(model), np.float32(0.3), x).shape == x.shape
 
 
 def test_patches_round_trip():
@@ -194,11 +189,10 @@ def test_times_are_seen_relative_to_the_horizon():
     x = np.random.default_rng(1).normal(size=(BATCH, 3)).astype(np.float32)
 
     @jax.jit
-    def both(key, x):
-        params = perturbed(short.init(key))
+    def both(params, x):
         return [m.apply(params, jnp.asarray(t), x) for m, t in ((short, 0.25), (long, 0.75))]
 
-    np.testing.assert_allclose(*both(jax.random.key(0), x), rtol=1e-4)
+    np.testing.assert_allclose(*both(parameters(short), x), rtol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -209,5 +203,6 @@ def test_times_are_seen_relative_to_the_horizon():
     ],
 )
 def test_bad_sizes_are_named(options, message):
+    sizes = {"patch": 2, "width": 16, "heads": 2, **options}
     with pytest.raises(ValueError, match=message):
-        DiT(IMAGE, rngs=nnx.Rngs(0), **{"patch": 2, "width": 16, "heads": 2, **options})
+        nnx.eval_shape(lambda: DiT(IMAGE, rngs=nnx.Rngs(0), **sizes))
