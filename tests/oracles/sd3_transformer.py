@@ -61,18 +61,26 @@ def make(record):
     return load_named(SD3Transformer2DModel.from_config(record))
 
 
+def predict(module, inputs=None):
+    """The output (batch, h, w, channels)."""
+    import torch
+
+    inputs = inputs or {name: torch.from_numpy(array) for name, array in INPUTS.items()}
+    return module(
+        hidden_states=inputs["latents"].permute(0, 3, 1, 2),
+        encoder_hidden_states=inputs["text"],
+        pooled_projections=inputs["pooled"],
+        timestep=inputs["times"],
+    ).sample.permute(0, 2, 3, 1)
+
+
 def values(record):
     """The output, and the slopes of all parameters and of the inputs."""
     import torch
 
     module = make(record)
     inputs = {name: torch.from_numpy(array).requires_grad_() for name, array in INPUTS.items()}
-    out = module(
-        hidden_states=inputs["latents"].permute(0, 3, 1, 2),
-        encoder_hidden_states=inputs["text"],
-        pooled_projections=inputs["pooled"],
-        timestep=inputs["times"],
-    ).sample.permute(0, 2, 3, 1)
+    out = predict(module, inputs)
     (out * torch.from_numpy(direction("out", tuple(out.shape)))).sum().backward()
     found = slopes(module) | {
         name: float((x.grad.numpy() * direction(name, tuple(x.shape))).sum())

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ctrl_jax.networks.text_to_image.mmdit_config import MMDiTConfig
+from ctrl_jax.pretrained.diffusers.bookkeeping import USUAL, is_note
 from ctrl_jax.pretrained.key_table import Source
-from ctrl_jax.pretrained.language.bookkeeping import is_bookkeeping
 from ctrl_jax.pretrained.record_entries import Entries
 from ctrl_jax.pretrained.torch_names import torch_table
 
@@ -51,7 +51,7 @@ def read_mmdit(record: Mapping[str, Any], *, name: str = "config.json") -> MMDiT
     if inner != config.width:
         rule = f"it must be num_attention_heads * attention_head_dim = {config.width}"
         raise entries.refuse("caption_projection_dim", inner, rule)
-    entries.finish(set(), is_bookkeeping)
+    entries.finish(USUAL, is_note)
     return config
 
 
