@@ -55,6 +55,16 @@ class MMDiTConfig:
             check_choice("MMDiTConfig.query_key_norm", self.query_key_norm, ("rms",))
 
     @property
+    def multiple(self) -> int:
+        """What height and width of the latents must be multiples of."""
+        return self.patch
+
+    @property
+    def sample_size(self) -> int:
+        """Side of the latents that the model was made for."""
+        return self.base * self.patch
+
+    @property
     def width(self) -> int:
         """Size of a hidden state."""
         return self.heads * self.head_width

@@ -138,7 +138,7 @@ def adapters_of(
             raise refuse(f"lora: {part}.{name}", factors.a.shape, rule, "give the model it is of")
         path, number = place
         kernel = leaves[f"{path}.kernel"]
-        node = _node(tree, path)
+        node = _node(tree, path, shapes)
         if A not in node:
             stacked = kernel.shape[:1] if table[f"{path}.kernel"].numbers else ()
             shape = kernel.shape[len(stacked) :]
@@ -262,9 +262,11 @@ def _with_prefix(name: str) -> str:
     return name.removeprefix(prefix) if name.startswith(prefix) else prefix + name
 
 
-def _node(tree: Params, path: str) -> Params:
+def _node(tree: Params, path: str, like: Any) -> Params:
+    """The dictionary at a path, made where it is missing, under the keys of a tree like it."""
     for name in path.split("."):
-        tree = tree.setdefault(int(name) if name.isdecimal() else name, {})
+        key = name if name in like else int(name)
+        tree, like = tree.setdefault(key, {}), like[key]
     return tree
 
 
