@@ -1,4 +1,8 @@
-"""The records of small pipelines of every kind, as diffusers 0.42 saves them, and tokenizers."""
+"""Small pipelines of every kind without their weights: records as diffusers has them, tokenizers.
+
+Vocabularies are the letters and a few words. Nothing here needs another package, so that whatever
+can read a folder of diffusers can be asked what it makes of one.
+"""
 
 import json
 import string
@@ -242,8 +246,13 @@ PIPELINES = {
 """`joint_attention_dim` is d_model, as in every published model of this kind."""
 
 
-def write_folder(folder: Path, kind: str) -> Path:
-    """Write everything of a pipeline but its weights."""
+def write_records(folder: Path, kind: str) -> Path:
+    """Write everything of a small pipeline but its weights, and return its folder.
+
+    Args:
+        folder: created; there must be none yet.
+        kind: "sd1", "sd2", "sdxl" or "sd3".
+    """
     index, records = PIPELINES[kind]
     folder.mkdir(parents=True)
     _write(folder / "model_index.json", index)
@@ -264,7 +273,13 @@ def _parts(index):
 
 
 def write_clip_tokenizer(folder: Path, pad: str, longest: int = 16) -> None:
-    """Write letters, a few joined ones, and the words that begin and end a text."""
+    """Write a tokenizer of letters, a few joined ones, and the words that begin and end a text.
+
+    Args:
+        folder: created.
+        pad: the word that fills a text up.
+        longest: number of tokens of a text.
+    """
     letters = [*string.ascii_lowercase]
     joined = ["ca", "cat</w>", "do", "dog</w>", "re", "red</w>"]
     words = ["<|startoftext|>", "<|endoftext|>", "!", *letters, *(f"{c}</w>" for c in letters)]
@@ -281,7 +296,13 @@ def write_clip_tokenizer(folder: Path, pad: str, longest: int = 16) -> None:
 
 
 def write_t5_tokenizer(folder: Path, pad: str, longest: int = 32) -> None:
-    """Write a unigram tokenizer of letters as `tokenizer.json`."""
+    """Write a tokenizer of letters and two words, as T5's.
+
+    Args:
+        folder: created.
+        pad: the word that fills a text up; T5 has its own.
+        longest: number of tokens of a text.
+    """
     words = [["<pad>", 0.0], ["</s>", 0.0], ["<unk>", 0.0], ["▁", -2.0]]
     words += [[c, -3.0] for c in string.ascii_lowercase] + [["▁a", -2.5], ["▁cat", -3.0]]
     special = [

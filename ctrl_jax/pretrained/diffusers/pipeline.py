@@ -1,0 +1,483 @@
+r"""Text-to-image pipelines from the folders of diffusers, as pure functions.
+
+A folder of Stable Diffusion 1, 2, XL, 3 or 3.5 holds ``model_index.json`` and a folder for every
+part. What comes of it is a model like any other of this library: a process, a network of the noisy
+latents, and conditions::
+
+    pipeline = load_pipeline("stable-diffusion-v1-5")
+    conditions = pipeline.encode(["a red apple left of a blue car"])
+    latents = solvers.sample(
+        jax.random.key(0),
+        pipeline.process,
+        pipeline.predict_fn(),
+        (1, *pipeline.shape()),
+        grid=pipeline.scheduler.grid(30),
+        prediction=pipeline.prediction,
+        conditions=conditions,
+    )
+    pictures = pipeline.decode(latents)
+
+Latents are (batch, height / 8, width / 8, channels), pictures (batch, height, width, 3) in [0, 1].
+Nothing is downloaded, unpickled or executed.
+"""
+
+import dataclasses
+import functools
+import os
+import typing
+import warnings
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from ctrl_jax._checks import check_choice, check_count, refuse
+from ctrl_jax._errors import RunWarning
+from ctrl_jax._records import read_json
+from ctrl_jax._typing import Model, Params, ScoreFn
+from ctrl_jax.data.preferences.tokenizer import load_tokenizer
+from ctrl_jax.data.prompts import distinct
+from ctrl_jax.networks.lora import LoRA, combine, merge
+from ctrl_jax.networks.lora import split as lora_split
+from ctrl_jax.networks.sharding import CLIP, MMDIT, SCORE, T5
+from ctrl_jax.networks.text_to_image.autoencoder import autoencoder, scaled, unscaled
+from ctrl_jax.networks.text_to_image.clip import clip_text
+from ctrl_jax.networks.text_to_image.mmdit import mmdit
+from ctrl_jax.networks.text_to_image.t5 import t5
+from ctrl_jax.networks.text_to_image.unet import unet
+from ctrl_jax.pretrained.diffusers import lora_file
+from ctrl_jax.pretrained.diffusers.autoencoder import (
+    autoencoder_arrays,
+    autoencoder_table,
+    read_autoencoder,
+)
+from ctrl_jax.pretrained.diffusers.clip import clip_arrays, clip_table, read_clip_text
+from ctrl_jax.pretrained.diffusers.mmdit import mmdit_table, read_mmdit
+from ctrl_jax.pretrained.diffusers.parts import DIFFUSERS, MODEL, Kind, Part, load_part, read_part
+from ctrl_jax.pretrained.diffusers.scheduler import Scheduler, read_scheduler
+from ctrl_jax.pretrained.diffusers.t5 import read_t5, t5_arrays, t5_table
+from ctrl_jax.pretrained.diffusers.text_encoding import (
+    LONGEST_T5,
+    STABLE_DIFFUSION,
+    THREE,
+    XL,
+    Conditions,
+    TextEncoding,
+    tokenize,
+)
+from ctrl_jax.pretrained.diffusers.unet import read_unet, unet_table
+from ctrl_jax.processes import LinearProcess, Prediction, parameterization
+
+INDEX = "model_index.json"
+AUTOENCODER_NAME, SCHEDULER = "vae", "scheduler"
+CLIP_TEXT = Kind(
+    read_clip_text, clip_text, clip_table, lambda found: clip_arrays(found, "text"), MODEL, CLIP
+)
+KINDS = {
+    "UNet2DConditionModel": Kind(read_unet, unet, unet_table, dict, DIFFUSERS, SCORE),
+    "SD3Transformer2DModel": Kind(read_mmdit, mmdit, mmdit_table, dict, DIFFUSERS, MMDIT),
+    "AutoencoderKL": Kind(
+        read_autoencoder,
+        autoencoder,
+        autoencoder_table,
+        autoencoder_arrays,
+        DIFFUSERS,
+        SCORE,
+    ),
+    "CLIPTextModel": CLIP_TEXT,
+    "CLIPTextModelWithProjection": CLIP_TEXT,
+    "T5EncoderModel": Kind(read_t5, t5, t5_table, t5_arrays, MODEL, T5),
+}
+
+
+class PipelineKind(typing.NamedTuple):
+    """A class of pipelines: its network of the noisy latents, how it reads prompts, its parts.
+
+    Fields:
+        denoiser: name of the network that makes the pictures.
+        encoding: of prompts.
+        optional: text encoders that may be absent.
+    """
+
+    denoiser: str
+    encoding: TextEncoding
+    optional: tuple[str, ...] = ()
+
+
+PIPELINES = {
+    "StableDiffusionPipeline": PipelineKind("unet", STABLE_DIFFUSION),
+    "StableDiffusionXLPipeline": PipelineKind("unet", XL),
+    "StableDiffusion3Pipeline": PipelineKind("transformer", THREE, ("text_encoder_3",)),
+}
+SCORES = {
+    "noise": parameterization.from_noise,
+    "data": parameterization.from_data,
+    "v": parameterization.from_v,
+    "flow": parameterization.from_flow,
+}
+LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder")
+OPTIONS = {"requires_safety_checker", "force_zeros_for_empty_prompt", "add_watermarker"}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pipeline:
+    """A text-to-image pipeline; use `load_pipeline`.
+
+    Attributes:
+        folder: that it was read from.
+        index: the content of model_index.json.
+        kind: which networks it has, and how it reads prompts.
+        parts: its networks by name: the denoiser, "vae" and the text encoders.
+        params: their weights by name.
+        scheduler: the process, what the network predicts, and the usual grids and solver.
+        tokenizers: by name.
+        lora: the adapters that parts have beside their kernels, by name.
+    """
+
+    folder: Path
+    index: Mapping[str, Any]
+    kind: PipelineKind
+    parts: Mapping[str, Part]
+    params: Mapping[str, Params]
+    scheduler: Scheduler
+    tokenizers: Mapping[str, Any]
+    lora: Mapping[str, LoRA] = dataclasses.field(default_factory=dict)
+
+    @property
+    def process(self) -> LinearProcess:
+        """The forward process of the latents."""
+        return self.scheduler.process
+
+    @property
+    def prediction(self) -> Prediction:
+        """What the denoiser predicts: "noise", "data", "v" or "flow"."""
+        return self.scheduler.prediction
+
+    @property
+    def denoiser(self) -> Part:
+        """The network of the noisy latents."""
+        return self.parts[self.kind.denoiser]
+
+    @property
+    def pixels(self) -> int:
+        """Side of the square of pixels that one latent stands for."""
+        return self.parts[AUTOENCODER_NAME].config.factor
+
+    def shape(self, height: int | None = None, width: int | None = None) -> tuple[int, int, int]:
+        """Return the shape (h, w, channels) of the latents of one picture.
+
+        Args:
+            height: of the picture in pixels; the model's own by default.
+            width: of the picture in pixels; the model's own by default.
+
+        Raises:
+            ValueError: a size is no multiple of what one latent of the denoiser stands for.
+        """
+        config = self.denoiser.config
+        unit = self.pixels * config.multiple
+        for name, size in (("height", height), ("width", width)):
+            if size is not None and (check_count(name, size) or size % unit):
+                rule = f"it must be a multiple of {unit} pixels"
+                raise refuse(name, size, rule, f"give {max(size // unit, 1) * unit}")
+        rows, columns = (
+            config.sample_size if size is None else size // self.pixels for size in (height, width)
+        )
+        return rows, columns, config.channels
+
+    def model(self) -> Model:
+        """Return the denoiser as a `Model`: ``apply(params, t, x, *conditions)`` is its prediction.
+
+        Times are the process's own, conditions those of `encode`.
+        """
+        network, shown = self.denoiser.network, self.scheduler.shown
+
+        def apply(params: Params, t: Array, x: Array, *conditions: Array) -> Array:
+            return network.apply(params, x, shown(t), *conditions).astype(x.dtype)
+
+        return Model(network.init, apply)
+
+    def predict_fn(self, params: Params | None = None) -> Callable[..., Array]:
+        """Return ``predict(t, x, *conditions)``, the denoiser's own `prediction`.
+
+        Args:
+            params: of the denoiser; the pipeline's by default.
+        """
+        params = self.params[self.kind.denoiser] if params is None else params
+        return functools.partial(self.model().apply, params)
+
+    def score_fn(self, params: Params | None = None) -> ScoreFn:
+        """Return ``score_fn(t, x, *conditions)``, the score that the denoiser's prediction means.
+
+        Args:
+            params: of the denoiser; the pipeline's by default.
+        """
+        return SCORES[self.prediction](self.process, self.predict_fn(params))
+
+    def encode(
+        self,
+        prompts: Sequence[str | None],
+        *,
+        height: int | None = None,
+        width: int | None = None,
+        params: Mapping[str, Params] | None = None,
+    ) -> Conditions:
+        """Return the conditions of prompts, arrays with leading axis prompts.
+
+        Each distinct prompt is encoded once.
+
+        Args:
+            prompts: texts; None for the absence of one, which is "" or, where model_index.json says
+                so, zeros.
+            height: of the pictures in pixels; the model's own by default.
+            width: of the pictures in pixels; the model's own by default.
+            params: of the text encoders by name; the pipeline's by default.
+
+        Warns:
+            RunWarning: prompts that are cut.
+
+        Raises:
+            ValueError: there is no prompt, or one is no text.
+        """
+        for number, prompt in enumerate(prompts):
+            if not isinstance(prompt, str | None):
+                raise refuse(f"prompts[{number}]", prompt, "it must be a text", "give one")
+        if isinstance(prompts, str) or not len(prompts):
+            raise refuse("prompts", prompts, "it must list texts", 'give some, such as ["a cat"]')
+        texts, index = distinct(["" if prompt is None else prompt for prompt in prompts])
+        rows, columns, _ = self.shape(height, width)
+        ids = {
+            name: tokenize(self.tokenizers[tokenizer], texts, self._longest(name))
+            for name, tokenizer in self.kind.encoding.encoders.items()
+            if name in self.parts
+        }
+        params = self.params if params is None else params
+        weights = {name: params[name] for name in ids}
+        size = (rows * self.pixels, columns * self.pixels)
+        found = self._encoded(weights, ids, size)
+        conditions = tuple(array[index] for array in found)
+        if not self.index.get("force_zeros_for_empty_prompt"):
+            return conditions
+        given = np.asarray([prompt is not None for prompt in prompts])
+        # What the picture's size says stays: it is no part of the text.
+        return tuple(
+            jnp.where(given[(...,) + (None,) * (array.ndim - 1)], array, 0) if i < 2 else array
+            for i, array in enumerate(conditions)
+        )
+
+    def decode(
+        self, latents: Float[Array, "batch h w channels"], params: Params | None = None
+    ) -> Float[Array, "batch height width 3"]:
+        """Return the pictures of latents, in [0, 1].
+
+        Args:
+            latents: as the denoiser makes them.
+            params: of the autoencoder; the pipeline's by default.
+        """
+        params = self.params[AUTOENCODER_NAME] if params is None else params
+        return self._decoded(params, latents)
+
+    def encode_pictures(
+        self, pictures: Float[Array, "batch height width 3"], params: Params | None = None
+    ) -> Float[Array, "batch h w channels"]:
+        """Return the latents of pictures in [0, 1], the mean of their law.
+
+        Args:
+            pictures: height and width multiples of `pixels`.
+            params: of the autoencoder; the pipeline's by default.
+        """
+        params = self.params[AUTOENCODER_NAME] if params is None else params
+        return self._latents(params, pictures)
+
+    def adapt(self, key: Array, lora: LoRA, part: str | None = None) -> "Pipeline":
+        """Return the pipeline with fresh adapters beside kernels of one network.
+
+        Args:
+            key: PRNG key of the adapters.
+            lora: rank, scale, and the layers by the ends of their names, such as "to_q".
+            part: the network; the denoiser by default.
+
+        Raises:
+            ValueError: the network has no such layer, or has adapters already.
+        """
+        name = part or self.kind.denoiser
+        check_choice("part", name, tuple(self.parts))
+        if name in self.lora:
+            raise refuse("part", name, "it has adapters", "merge them first, or train those")
+        network = self.parts[name].make(lora)
+        # Compiled, so that the weights that are not looked at are never drawn.
+        adapters = jax.jit(lambda key: lora_split(network.init(key))[0])(key)
+        return self._with(name, lora, adapters)
+
+    def with_lora(
+        self, file: str | os.PathLike[str], *, merged: bool = True, scale: float = 1.0
+    ) -> "Pipeline":
+        """Return the pipeline with the adapters of a file of diffusers, PEFT or kohya.
+
+        Args:
+            file: safetensors, or a folder with ``pytorch_lora_weights.safetensors``.
+            merged: whether they are added to the kernels; beside them otherwise, to be trained on.
+            scale: that they are multiplied by.
+
+        Raises:
+            ValueError: the file is missing, damaged or of another form, or does not fit.
+        """
+        pipeline = self
+        for part, layers in lora_file.read_lora(file).items():
+            name = part or self.kind.denoiser
+            if name not in self.parts:
+                rule = f"the pipeline has {', '.join(self.parts)}"
+                raise refuse("lora", f"adapters of {name}", rule, "give the model that it is of")
+            of = self.parts[name]
+            lora, adapters = lora_file.adapters_of(name, layers, of.plain.shapes, of.table)
+            lora = dataclasses.replace(lora, alpha=lora.alpha * scale)
+            if merged:
+                whole = merge(combine(adapters, self.params[name]), lora)
+                pipeline = dataclasses.replace(pipeline, params={**pipeline.params, name: whole})
+            else:
+                pipeline = pipeline._with(name, lora, jax.tree.map(jnp.asarray, adapters))
+        return pipeline
+
+    def _with(self, name: str, lora: LoRA, adapters: Params) -> "Pipeline":
+        part = self.parts[name]._replace(network=self.parts[name].make(lora))
+        params = combine(adapters, self.params[name])
+        return dataclasses.replace(
+            self,
+            parts={**self.parts, name: part},
+            params={**self.params, name: params},
+            lora={**self.lora, name: lora},
+        )
+
+    def _longest(self, encoder: str) -> int:
+        """How many tokens of a text an encoder is given."""
+        if encoder == "text_encoder_3":
+            return LONGEST_T5
+        length = self.tokenizers[self.kind.encoding.encoders[encoder]].model_max_length
+        return min(length, self.parts[encoder].config.positions)
+
+    @functools.cached_property
+    def _encoded(self):
+        encode, parts = self.kind.encoding.encode, self.parts
+        return jax.jit(lambda params, ids, size: encode(parts, params, ids, size), static_argnums=2)
+
+    @functools.cached_property
+    def _decoded(self):
+        part = self.parts[AUTOENCODER_NAME]
+
+        def decode(params, latents):
+            found = part.network.apply(params, unscaled(part.config, latents), method="decode")
+            return jnp.clip(found.astype(latents.dtype) / 2 + 0.5, 0, 1)
+
+        return jax.jit(decode)
+
+    @functools.cached_property
+    def _latents(self):
+        part = self.parts[AUTOENCODER_NAME]
+
+        def encode(params, pictures):
+            mean, _ = part.network.apply(params, 2 * pictures - 1, method="encode")
+            return scaled(part.config, mean.astype(pictures.dtype))
+
+        return jax.jit(encode)
+
+
+def load_pipeline(
+    folder: str | os.PathLike[str],
+    *,
+    dtype: DTypeLike = jnp.float32,
+    param_dtype: DTypeLike = jnp.float32,
+    variant: str | None = None,
+    without: Collection[str] = (),
+    solver: str | None = None,
+    remat: bool = False,
+    mesh: Mesh | None = None,
+    fully: bool = False,
+) -> Pipeline:
+    """Return the pipeline of a folder of diffusers.
+
+    Args:
+        folder: of Stable Diffusion 1.x, 2.x, XL, 3 or 3.5.
+        dtype: type of the arithmetic; normalizations and softmaxes are in float32 at least.
+        param_dtype: type of the weights; those of the files are converted to it.
+        variant: of the weight files, such as fp16.
+        without: text encoders to leave out: ``text_encoder_3`` of Stable Diffusion 3, whose states
+            are then zeros.
+        solver: "ddim", "ddpm" or "ancestral", "euler", "euler_ancestral" or "dpmpp": as if the
+            folder's scheduler were exchanged for that of diffusers; its own by default.
+        remat: whether the denoiser's blocks are computed again in the backward pass.
+        mesh: with axes ``data`` and ``model``, over which the weights are divided as they are read;
+            None for the default device.
+        fully: whether they are divided over ``data`` too.
+
+    Warns:
+        RunWarning: parts and entries that are read over, such as a safety checker.
+
+    Raises:
+        ValueError: a file is missing, truncated or damaged, the pipeline is of another kind, a
+            record says what is not understood, or weights do not fit it.
+    """
+    folder = Path(folder)
+    repair = "give the folder that diffusers' save_pretrained wrote"
+    index = read_json(folder / INDEX, name="model", repair=repair)
+    kind, networks, tokenizers = _read_index(index, without)
+    options = {"dtype": dtype, "param_dtype": param_dtype}
+    parts, params = {}, {}
+    for name, class_name in networks.items():
+        more = {"remat": remat} if name == kind.denoiser else {}
+        parts[name] = read_part(folder / name, KINDS[class_name], **options, **more)
+    record = read_json(folder / SCHEDULER / "scheduler_config.json", name="model", repair=repair)
+    scheduler = read_scheduler(record, solver=solver)
+    found = {name: load_tokenizer(folder / name) for name in tokenizers}
+    for name, part in parts.items():
+        params[name] = load_part(
+            folder / name, part, param_dtype=param_dtype, variant=variant, mesh=mesh, fully=fully
+        )
+    return Pipeline(folder, index, kind, parts, params, scheduler, found)
+
+
+def _read_index(
+    index: Mapping[str, Any], without: Collection[str]
+) -> tuple[PipelineKind, dict[str, str], list[str]]:
+    """The kind of a pipeline, its networks with their classes, and its tokenizers."""
+    name = index.get("_class_name")
+    if name not in PIPELINES:
+        rule, repair = f"it must be {', '.join(PIPELINES)}", "give a folder of one of these"
+        raise refuse(f"{INDEX}: _class_name", name, rule, repair)
+    kind = PIPELINES[name]
+    unknown = sorted({*without} - {*kind.optional})
+    if unknown:
+        rule = f"{name} can do without {', '.join(kind.optional) or 'none'}"
+        raise refuse("without", unknown[0], rule, "leave it out")
+    given = {k: v for k, v in index.items() if isinstance(v, list)}
+    absent = {k for k, v in given.items() if not any(v)} | {*without}
+    needed = {kind.denoiser, AUTOENCODER_NAME, SCHEDULER}
+    needed |= {*kind.encoding.encoders} - {*kind.optional}
+    missing = sorted(k for k in needed if k in absent or k not in given)
+    if missing:
+        rule = f"{name} needs {', '.join(missing)}"
+        raise refuse(INDEX, sorted(given), rule, "give the folder of the whole pipeline")
+    encoders = {k: v for k, v in kind.encoding.encoders.items() if k in given and k not in absent}
+    known = needed | {*encoders, *kind.encoding.encoders.values()}
+    over = sorted(set(given) - absent - known)
+    for part in over:
+        if part not in LEFT_OUT:
+            rule = "this part is not understood here, and may change the pictures"
+            raise refuse(f"{INDEX}: {part}", given[part], rule, "give a pipeline without it")
+    if over:
+        text = f"{INDEX}: {', '.join(over)} left out; pictures are not checked or filtered here"
+        warnings.warn(text, RunWarning, stacklevel=3)
+    for key in sorted(index.keys() - given.keys() - OPTIONS):
+        if not key.startswith("_") and index[key] is not None:
+            rule = "this entry is not understood here, and may change the pictures"
+            raise refuse(f"{INDEX}: {key}", index[key], rule, "take it out if it does not")
+    networks = {part: given[part][1] for part in (kind.denoiser, AUTOENCODER_NAME, *encoders)}
+    for part, class_name in networks.items():
+        if class_name not in KINDS:
+            rule = f"it must be one of {', '.join(KINDS)}"
+            raise refuse(f"{INDEX}: {part}", class_name, rule, "give another pipeline")
+    return kind, networks, [*encoders.values()]

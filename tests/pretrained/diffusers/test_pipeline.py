@@ -1,0 +1,69 @@
+"""Whole pipelines against diffusers: from prompts to pictures, and back to a folder."""
+
+import dataclasses
+import json
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ctrl_jax.pretrained.diffusers.pipeline import load_pipeline
+from ctrl_jax.pretrained.diffusers.scheduler import read_scheduler
+from ctrl_jax.solvers import BrownianPath, ExponentialEuler, guidance, simulate
+from tests.oracles import pipelines as oracle
+from tests.pretrained.diffusers.pipelines import write_pipeline
+
+pytest.importorskip("transformers")
+
+STORED = json.loads(oracle.STORED.read_text())["values"]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("pipelines")
+    return cache(lambda kind: write_pipeline(root / kind, kind))
+
+
+def load(folders, name):
+    kind, scheduler, changes, eta = oracle.CASES[name]
+    without = ("text_encoder_3",) if "without" in name else ()
+    pipeline = load_pipeline(folders(kind), without=without)
+    if scheduler is not None:
+        record = json.loads((folders(kind) / "scheduler/scheduler_config.json").read_text())
+        read = read_scheduler(record | changes, solver=oracle.SOLVERS[scheduler])
+        if eta:
+            read = dataclasses.replace(read, solver=ExponentialEuler(eta))
+        pipeline = dataclasses.replace(pipeline, scheduler=read)
+    return pipeline, eta
+
+
+@pytest.mark.filterwarnings("ignore:.*longer than the 16 tokens")
+@pytest.mark.parametrize("name", oracle.CASES)
+def test_latents_and_pictures_are_those_of_diffusers(name, folders):
+    pipeline, eta = load(folders, name)
+    conditions = pipeline.encode(oracle.PROMPTS, height=16, width=16)
+    null = pipeline.encode([oracle.negative_of(name)] * 2, height=16, width=16)
+    grid = pipeline.scheduler.grid(oracle.STEPS)
+
+    @jax.jit
+    def draw(params, start, noise):
+        predict = guidance.classifier_free(pipeline.predict_fn(params), oracle.GUIDANCE, null)
+        sde = pipeline.process.reverse(
+            lambda t, x: predict(t, x, *conditions),
+            noise_level=float(eta > 0),
+            prediction=pipeline.prediction,
+        )
+        path = BrownianPath(grid, noise, noise) if eta else grid
+        return simulate(
+            jax.random.key(0), sde, start, path, solver=pipeline.scheduler.solver
+        ).states
+
+    start = pipeline.scheduler.start_std * jnp.asarray(oracle.LATENTS)
+    latents = draw(pipeline.params[pipeline.kind.denoiser], start, jnp.asarray(oracle.NOISE))
+    stored = STORED[name]
+    scale = np.abs(stored["latents"]).max()
+    np.testing.assert_allclose(latents.reshape(-1), stored["latents"], rtol=0, atol=1e-4 * scale)
+    pixels = pipeline.decode(latents)[:, ::5, ::5].reshape(-1)
+    np.testing.assert_allclose(pixels, stored["pixels"], rtol=0, atol=1e-3)
