@@ -1,87 +1,127 @@
-"""`ctrl-jax sample`: draw samples from a trained diffusion model, as a picture and as arrays."""
+"""`ctrl-jax sample`: draw samples from a run, or pictures of prompts from a diffusers folder."""
 
 import dataclasses
 import time
 from pathlib import Path
 from typing import Annotated, Literal
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 import tyro
 
-from ctrl_jax._checks import check_seed
-from ctrl_jax.models import SteeringSpec
-from ctrl_jax.processes import grids
+from ctrl_jax._checks import check_choice, check_finite, check_seed, check_unused
+from ctrl_jax.commands.sampling.of_pipeline import Drawing, draw_of_pipeline
+from ctrl_jax.commands.sampling.of_run import SOLVERS, draw_of_run
 from ctrl_jax.runtime import check_count, command, refuse
-from ctrl_jax.runtime.run.figures import draw_histograms, draw_images
-from ctrl_jax.runtime.saved_models import load_model
-from ctrl_jax.solvers import EulerMaruyama, ExponentialEuler, sample
+
+OF_PIPELINE = (
+    "prompts",
+    "lora",
+    "negative",
+    "guidance",
+    "guidance_interval",
+    "height",
+    "width",
+    "batch",
+    "precision",
+    "variant",
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Draw samples from a run and write samples.png and samples.npz into it.
+    """Draw samples from a run, or pictures of prompts from a text-to-image model.
+
+    Of a run: ctrl-jax sample RUN, samples.png and samples.npz. Of a folder that diffusers saves of
+    Stable Diffusion 1.x, 2.x, XL, 3 or 3.5: ctrl-jax sample --model FOLDER --prompts prompts.txt, a
+    PNG for each prompt and number, a sheet of them, and pictures.jsonl that says which is which.
 
     Args:
         run: folder of a finished run of score_as_action or cifar10.
-        number: samples to draw.
-        solver: ancestral and euler_maruyama are stochastic; ddim is the probability flow.
-        solver_steps: steps of the sampler; those of training by default.
-        seed: seed of the noise.
-        out: folder for the files; RUN/samples by default.
+        model: folder of a text-to-image pipeline.
+        prompts: .txt, a prompt on each line, or .jsonl with prompt and, where wanted,
+            negative_prompt.
+        lora: files of adapters (diffusers, PEFT, kohya), added to the weights one after the other.
+        number: samples of a run, 64 by default; pictures of each prompt, 1 by default.
+        negative: what pictures are guided away from where the prompt says nothing else.
+        guidance: scale of classifier-free guidance; 1 for none.
+        guidance_interval: first and last of the forward times that are guided, in the process's
+            unit; all by default.
+        solver: of a run: ancestral (the default) and euler_maruyama are stochastic, ddim is the
+            probability flow. Of a pipeline, by default as its scheduler says: ddim, euler (the
+            same, with its last step to the data), dpmpp (DPM-Solver++ 2M), ancestral and
+            euler_ancestral (stochastic).
+        solver_steps: steps of the sampler; those of training, or 30 of a pipeline, by default.
+        height: of the pictures, in pixels; the model's own by default.
+        width: of the pictures, in pixels; the model's own by default.
+        batch: pictures drawn at a time.
+        precision: of weights and arithmetic.
+        variant: of the weight files, such as fp16; the plain ones, or the only ones, by default.
+        seed: of the noise; a picture depends on the seed and its place alone.
+        out: folder for the files; RUN/samples or pictures by default.
     """
 
-    run: Annotated[str, tyro.conf.Positional]
-    number: int = 64
-    solver: Literal["ancestral", "ddim", "euler_maruyama"] = "ancestral"
-    solver_steps: int | None = None
+    run: Annotated[str | None, tyro.conf.Positional] = None
+    model: str | None = None
+    prompts: str | None = None
+    lora: tuple[str, ...] = ()
+    number: int | None = None
+    negative: str | None = None
+    guidance: float = 5.0
+    guidance_interval: tuple[float, float] | None = None
+    solver: str | None = None
+    solver_steps: Annotated[int | None, tyro.conf.arg(aliases=["--steps"])] = None
+    height: int | None = None
+    width: int | None = None
+    batch: int = 4
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    variant: str | None = None
     seed: int = 0
     out: str | None = None
 
     def validate(self) -> None:
         """Raise ValueError for an option out of range."""
-        check_count("number", self.number)
+        if (self.run is None) == (self.model is None):
+            given = "neither" if self.run is None else "both"
+            repair = "ctrl-jax sample RUN, or ctrl-jax sample --model FOLDER --prompts FILE"
+            raise refuse("RUN and --model", given, "one of them is drawn from", repair)
+        for name in ("number", "height", "width", "batch"):
+            if getattr(self, name) is not None:
+                check_count(name, getattr(self, name))
         check_seed("seed", self.seed)
+        check_finite("guidance", self.guidance)
         if self.solver_steps is not None:
             check_count("solver_steps", self.solver_steps, least=2)
+        if self.run is not None:
+            check_unused(
+                self, OF_PIPELINE, "a run has no use for it", "give --model, or leave it out"
+            )
+            if self.solver is not None:
+                check_choice("solver", self.solver, tuple(SOLVERS))
+        elif self.prompts is None:
+            raise refuse("prompts", None, "pictures are of prompts", "give --prompts FILE")
 
 
 def main(config: Config) -> Path:
     """Draw the samples and return the folder they were written to."""
     began = time.monotonic()
-    model = load_model(config.run)
-    steps = config.solver_steps or int(model.notes.get("solver_steps", 50))
-    out = Path(config.out) if config.out else Path(config.run) / "samples"
+    beside = "pictures" if config.run is None else f"{config.run}/samples"
+    out = Path(config.out or beside)
     if out.exists() and not out.is_dir():
         raise refuse("out", config.out, "it must be a folder", "give another --out")
-    solvers = {
-        "ancestral": ExponentialEuler(),
-        "ddim": ExponentialEuler(eta=0.0),
-        "euler_maruyama": EulerMaruyama(),
-    }
-    # The analytic environments start from the law of noised nothing at the horizon.
-    at_horizon = model.process.marginal(jnp.asarray(model.process.horizon)).std
-    start_std = at_horizon if isinstance(model.spec, SteeringSpec) else None
-    samples = sample(
-        jax.random.key(config.seed),
-        model.process,
-        model.score_fn,
-        (config.number, *model.shape),
-        grid=grids.quadratic(model.process, steps, end=model.spec.end),
-        solver=solvers[config.solver],
-        start_std=start_std,
-    )
-    out.mkdir(parents=True, exist_ok=True)
-    samples = np.asarray(samples, np.float32)
-    if len(model.shape) == 3:
-        np.savez(out / "samples.npz", images=samples)
-        draw_images(out / "samples.png", samples)
+    if config.run is not None:
+        files = draw_of_run(
+            config.run,
+            out,
+            number=config.number or 64,
+            solver=config.solver or "ancestral",
+            solver_steps=config.solver_steps,
+            seed=config.seed,
+        )
     else:
-        np.savez(out / "samples.npz", samples=samples)
-        draw_histograms(out / "samples.png", {"samples": samples[:, 0]})
-    seconds = time.monotonic() - began
-    print(f"{config.number} samples in {seconds:.1f} s: {out / 'samples.png'}, samples.npz")
+        names = {field.name for field in dataclasses.fields(Drawing)}
+        options = {name: value for name, value in vars(config).items() if name in names}
+        options |= {"number": config.number or 1, "solver_steps": config.solver_steps or 30}
+        files = draw_of_pipeline(Drawing(**options), out)
+    print(f"{', '.join(files)} in {time.monotonic() - began:.1f} s: {out}")
     return out
 
 

@@ -20,9 +20,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ctrl_jax._checks import check_choice, check_count
-from ctrl_jax.rewards.pictures import read_pictures, whole
+from ctrl_jax.rewards.pictures import whole
 
-LARGEST = 2**15
 Kernel = Literal["bilinear", "bicubic"]
 
 
@@ -42,12 +41,10 @@ def resize(
         kernel: "bicubic" or "bilinear".
 
     Raises:
-        ValueError: `pictures` are none, a size is no whole number above zero, or the kernel is of
-            another name.
+        ValueError: a size is no whole number above zero, or the kernel is of another name.
     """
-    pictures = read_pictures("pictures", pictures, channels=None)
-    check_count("height", height, most=LARGEST)
-    check_count("width", width, most=LARGEST)
+    check_count("height", height)
+    check_count("width", width)
     check_choice("kernel", kernel, ("bilinear", "bicubic"))
     rows, columns = pictures.shape[1:3]
     levels = 255.0 * pictures
