@@ -116,7 +116,7 @@ class Inpainting(ReverseSolver):
                 "a probability flow has no noise to replace with",
                 "simulate the reverse SDE with the solver ExponentialEuler(eta=0.0)",
             )
-        times = args.process.forward_time(t0), args.process.forward_time(t1)
+        times = args.forward_time(t0), args.forward_time(t1)
         y = y0
         for number in range(self.passes):
             own = noise.substep(self.passes + number)

@@ -129,7 +129,8 @@ def make_control(
 
     Args:
         problem: what to control.
-        policy_model: the acting score; its ``init`` returns the pretrained parameters.
+        policy_model: the acting model, of the problem's prediction; its ``init`` returns the
+            pretrained parameters.
         optimizer: of the policy.
         surrogate: what the policy descends.
         advantage_fn: the advantage of every step; None for a surrogate that reads none.

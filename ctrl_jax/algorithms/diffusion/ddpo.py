@@ -86,7 +86,8 @@ def make_ddpo(
 
     Args:
         problem: what to control; its penalty must be 0, which DDPO has no place for.
-        policy_model: the acting score; its ``init`` returns the pretrained parameters.
+        policy_model: the acting model, of the problem's prediction; its ``init`` returns the
+            pretrained parameters.
         optimizer: of the policy.
         clip: half-width of the interval for the ratio of a step.
         statistics: keep mean and spread of each prompt over the steps; by default they are those of

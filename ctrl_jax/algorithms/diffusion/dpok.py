@@ -31,7 +31,8 @@ def make_dpok(
 
     Args:
         problem: what to control.
-        policy_model: the acting score; its ``init`` returns the pretrained parameters.
+        policy_model: the acting model, of the problem's prediction; its ``init`` returns the
+            pretrained parameters.
         optimizer: of the policy.
         clip: half-width of the interval for the ratio of a step.
         update: how the policy learns from a batch.

@@ -115,7 +115,8 @@ def make_online_preference(
 
     Args:
         problem: what to control; its penalty counts in the metric "objective" only.
-        policy_model: the acting score; its ``init`` returns the pretrained parameters.
+        policy_model: the acting model, of the problem's prediction; its ``init`` returns the
+            pretrained parameters.
         optimizer: of the policy.
         loss_fn: ``loss_fn(log_ratio_chosen, log_ratio_rejected, batch)`` returns one loss per pair,
             for instance ``lambda w, l, batch: preference.dpo(w, l, beta=0.1)``.

@@ -37,8 +37,8 @@ class Transitions(NamedTuple):
         kernel: coefficients of each step.
         states: state before the step.
         noise: the standard normal that moved it.
-        actions: the rollout's own score.
-        reference: the reference score.
+        actions: the rollout's own predictions.
+        reference: those of the reference.
         advantages: estimate of q dt, (batch, steps).
         gradients: value gradient at the next state; None where no loss needs it.
         weights: (batch,).
@@ -90,7 +90,7 @@ class Surrogate(NamedTuple):
 
     Fields:
         loss: ``loss(rows, score, log_ratio)`` returns one number per row of `Transitions`, from the
-            policy's score there and its log-ratio (1).
+            policy's prediction there and its log-ratio (1).
         clip: where it clips ratios, for the metric ppo/clip_fraction; None where it does not.
         gradient_at: where it needs the gradient of V(t_{i+1}, .), as ``rows.gradients``: at the
             next state x_{i+1}, or at its conditional mean m_i. With "mean" the noise that this
@@ -182,7 +182,7 @@ def update_policy(
 
     Args:
         key: PRNG key of the minibatches.
-        model: the policy's score model.
+        model: the policy's model.
         learner: its parameters and optimizer state.
         optimizer: optax transformation.
         transitions: what was stored at rollout.

@@ -36,7 +36,8 @@ def make_ppo(
 
     Args:
         problem: what to control.
-        policy_model: the acting score; its ``init`` returns the pretrained parameters.
+        policy_model: the acting model, of the problem's prediction; its ``init`` returns the
+            pretrained parameters.
         optimizer: of the policy.
         critic: value network.
         trace: in [0, 1], decay of the advantage: 0 trusts the value, 1 the trajectory.

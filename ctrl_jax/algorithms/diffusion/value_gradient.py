@@ -26,7 +26,8 @@ def make_value_gradient(
 
     Args:
         problem: what to control.
-        policy_model: the acting score; its ``init`` returns the pretrained parameters.
+        policy_model: the acting model, of the problem's prediction; its ``init`` returns the
+            pretrained parameters.
         optimizer: of the policy.
         critic: value network, differentiable in the state.
         update: how the policy learns from a batch.
