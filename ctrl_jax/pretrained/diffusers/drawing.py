@@ -59,7 +59,9 @@ def make_drawing(
             return model.apply(params, t, x, *conditions)
 
         if scale != 1:
-            predict = guidance.classifier_free(predict, scale, null)
+            predict = guidance.classifier_free(
+                predict, scale, null, interval=interval, passes=passes
+            )
         starts, paths = jax.vmap(jax.random.split, out_axes=1)(keys)
         x_0 = scheduler.start_std * jax.vmap(lambda key: jax.random.normal(key, shape))(starts)
         sde = pipeline.process.reverse(
