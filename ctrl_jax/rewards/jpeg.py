@@ -125,15 +125,16 @@ def jpeg_size(pictures: Float[Array, "batch h w 3"], quality: int = 95) -> Float
         quality: from 1 to 100, as in Pillow; 95 in the literature.
 
     Returns:
-        Within a percent of ``Image.save(file, "JPEG", quality=quality)``, shape (batch,); its
-        derivative is 0.
+        Within a percent of ``Image.save(file, "JPEG", quality=quality)``, shape (batch,); NaN of
+        pictures that hold one. Its derivative is 0.
 
     Raises:
         ValueError: `pictures` are none, or there is no such quality.
     """
     luma, blue, red = map(_bits, _planes(pictures, quality))
     bits = luma + blue + red
-    return jax.lax.stop_gradient((jnp.ceil(bits / 8) * STUFFED + HEADER) / 1000)
+    size = (jnp.ceil(bits / 8) * STUFFED + HEADER) / 1000
+    return jax.lax.stop_gradient(jnp.where(jnp.isnan(pictures).any((1, 2, 3)), jnp.nan, size))
 
 
 def soft_jpeg_size(
@@ -204,7 +205,10 @@ def _numbers(plane: Float[Array, "batch h w"], code: Code, quality: int) -> Floa
     numbers += jax.lax.stop_gradient(eighths - numbers)
     scale = 5000 // quality if quality < 50 else 200 - 2 * quality
     table = np.clip((np.array(code.table) * scale + 50) // 100, 1, 255)
-    numbers = numbers.reshape(batch, -1, 64) / jnp.asarray(table, plane.dtype)[None, None]
+    numbers = (
+        numbers.reshape(batch, height * width // 64, 64)
+        / jnp.asarray(table, plane.dtype)[None, None]
+    )
     return numbers[..., _zigzag()]
 
 

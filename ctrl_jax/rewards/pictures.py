@@ -8,12 +8,15 @@ from jaxtyping import Array, Float
 from ctrl_jax._checks import refuse
 
 
-def read_pictures(name: str, pictures: object) -> Float[Array, "batch h w 3"]:
+def read_pictures(
+    name: str, pictures: object, *, channels: int | None = 3
+) -> Float[Array, "batch h w channels"]:
     """Return pictures in float32 at least.
 
     Args:
         name: what errors call them.
         pictures: an array.
+        channels: how many they have; None for any.
 
     Raises:
         ValueError: they have another shape, or are whole numbers.
@@ -23,8 +26,8 @@ def read_pictures(name: str, pictures: object) -> Float[Array, "batch h w 3"]:
     ):
         rule = "it must be an array of floating numbers in [0, 1]"
         raise refuse(name, pictures, rule, "divide bytes by 255.0")
-    if pictures.ndim != 4 or pictures.shape[-1] != 3 or 0 in pictures.shape[1:]:
-        rule = "its shape must be (batch, height, width, 3)"
+    if pictures.ndim != 4 or 0 in pictures.shape[1:] or channels not in (None, pictures.shape[-1]):
+        rule = f"its shape must be (batch, height, width, {channels or 'channels'})"
         raise refuse(name, pictures, rule, "move the channels last, and add a batch axis")
     half = jnp.finfo(pictures.dtype).bits < 32
     return jnp.asarray(pictures, jnp.float32 if half else pictures.dtype)

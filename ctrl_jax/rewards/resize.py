@@ -20,8 +20,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ctrl_jax._checks import check_choice, check_count
-from ctrl_jax.rewards.pictures import whole
+from ctrl_jax.rewards.pictures import read_pictures, whole
 
+LARGEST = 2**15
 Kernel = Literal["bilinear", "bicubic"]
 
 
@@ -41,10 +42,12 @@ def resize(
         kernel: "bicubic" or "bilinear".
 
     Raises:
-        ValueError: a size is no whole number above zero, or the kernel is of another name.
+        ValueError: `pictures` are none, a size is no whole number above zero, or the kernel is of
+            another name.
     """
-    check_count("height", height)
-    check_count("width", width)
+    pictures = read_pictures("pictures", pictures, channels=None)
+    check_count("height", height, most=LARGEST)
+    check_count("width", width, most=LARGEST)
     check_choice("kernel", kernel, ("bilinear", "bicubic"))
     rows, columns = pictures.shape[1:3]
     levels = 255.0 * pictures

@@ -5,7 +5,10 @@ Classifier-free guidance samples with
     s_w = s(t, x) + w (s(t, x, c) - s(t, x)),                                                (1)
 
 w = 0 the unconditional score, w = 1 the conditional one (Ho and Salimans 2022, with w - 1 their
-weight). For w not 0 or 1 it is not the score of any noised law, not even for Gaussian data.
+weight). For w not 0 or 1 it is not the score of any noised law, not even for Gaussian data. What a
+network predicts is affine in the score, so (1) of its predictions is the prediction that s_w stands
+for, whichever it makes. It is most of use at medium noise: outside an interval of times w = 1
+(Kynkaanniemi et al. 2024, arXiv 2404.07724).
 
 Inpainting by replacement keeps known coordinates y: after every step to forward time t they are
 overwritten by a(t) y + \sqrt{v(t)} z, their law at that time, fresh z each time. One such pass
@@ -19,9 +22,13 @@ and step down once more, `passes` times) lets the others adapt: as the passes gr
 shrink the law at the end tends to the conditional one. Source: Lugmayr et al. 2022, algorithm 1.
 """
 
+from typing import Literal
+
 import diffrax
 import equinox as eqx
+import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
 from ctrl_jax._checks import check_count, check_finite, refuse
@@ -35,34 +42,103 @@ from ctrl_jax.solvers.reverse_solver import ReverseSolver, check_sde_solver, noi
 
 @at_the_door
 def classifier_free(
-    score_fn: ScoreFn, scale: Float[Array, "*b"] | float, null: tuple[Array, ...]
+    score_fn: ScoreFn,
+    scale: Float[Array, "*b"] | float,
+    null: tuple[Array, ...] | None,
+    *,
+    passes: Literal[1, 2] = 1,
+    interval: tuple[float, float] | None = None,
 ) -> ScoreFn:
-    """Return the guided score function (1), which evaluates `score_fn` twice.
+    """Return the guided score function (1), which asks `score_fn` with and without conditions.
+
+    It is a score function like any other: given to `sample` and to the models of a
+    `DiffusionControl`, the rollout, the ratio and the divergence are all of guided scores.
 
     Args:
-        score_fn: ``score_fn(t, x, *conditions)``.
-        scale: w in (1), shape () or (batch,).
-        null: for each condition the value that stands for its absence, of the condition's shape
-            without the batch.
+        score_fn: ``score_fn(t, x, *conditions)``: a score or any other prediction.
+        scale: w in (1), shape () or (batch,). Control lays rows out anew: there it is one number.
+        null: for each condition what stands for its absence: one value of the condition's shape
+            without the batch, or one per example (negative prompts). With None the guided function
+            takes the conditions twice, ``guided(t, x, *conditions, *without)``, so that negative
+            prompts go with their rows, as control needs.
+        passes: 1 to ask for both at once, in a batch twice as large; 2 to ask one after the other,
+            which needs less memory. On a CPU the first is as fast or faster where batches are
+            small, by up to a quarter with the gradient.
+        interval: first and last forward time at which there is guidance; before and after, the
+            conditional prediction alone, and where t is one time of the whole batch nothing else is
+            computed. Always by default.
 
     Raises:
-        ValueError: `null` is empty; when called, there is not one condition for each of its values.
+        ValueError: `null` is empty, the interval is none, or passes is not 1 or 2; when called,
+            there is not one condition for each value of `null`.
     """
-    if not null:
+    if null is not None and not null:
         raise refuse("classifier_free.null", null, "it must hold a value", "give one per condition")
-
+    if passes not in (1, 2):
+        raise refuse("classifier_free.passes", passes, "it must be 1 or 2", "leave it out")
     if jnp.ndim(scale) == 0:
         check_finite("classifier_free.scale", scale)
+    _check_interval(interval)
 
     def guided(t, x, *conditions):
-        if len(conditions) != len(null):
-            rule = f"null has {len(null)} values"
-            raise refuse("number of conditions", len(conditions), rule, "give one for each")
-        absent = [jnp.broadcast_to(n, c.shape) for n, c in zip(null, conditions, strict=True)]
-        without = score_fn(t, x, *absent)
-        return without + expand(jnp.asarray(scale), x) * (score_fn(t, x, *conditions) - without)
+        given, absent = _absent(null, conditions)
+
+        def both():
+            if passes == 2:
+                return score_fn(t, x, *absent), score_fn(t, x, *given)
+            # Row beside row, so that no row leaves its device.
+            at = _doubled(t, t) if jnp.ndim(t) else t
+            found = score_fn(at, _doubled(x, x), *map(_doubled, absent, given))
+            pairs = found.reshape(-1, 2, *found.shape[1:])
+            return pairs[:, 0], pairs[:, 1]
+
+        def extrapolated():
+            without, with_them = both()
+            return without + expand(jnp.asarray(scale), x) * (with_them - without)
+
+        if interval is None:
+            return extrapolated()
+        within = (interval[0] <= t) & (t <= interval[1])
+        if jnp.ndim(t) == 0:
+            return jax.lax.cond(within, extrapolated, lambda: score_fn(t, x, *given))
+        without, with_them = both()
+        moved = expand(jnp.asarray(scale), x) * (with_them - without)
+        on = expand(within.astype(x.dtype), x) > 0
+        return jnp.where(on, without + moved, with_them)
 
     return guided
+
+
+def _absent(null, conditions):
+    """Return the conditions, and what stands for their absence, in their shapes."""
+    if null is None:
+        half, odd = divmod(len(conditions), 2)
+        if odd or not half:
+            rule = "with null=None they come twice, those wanted and those that are not"
+            raise refuse("number of conditions", len(conditions), rule, "give an even number")
+        return conditions[:half], conditions[half:]
+    if len(conditions) != len(null):
+        rule = f"null has {len(null)} values"
+        raise refuse("number of conditions", len(conditions), rule, "give one for each")
+    shaped = [jnp.broadcast_to(n, c.shape) for n, c in zip(null, conditions, strict=True)]
+    return conditions, shaped
+
+
+def _doubled(one: Array, other: Array) -> Array:
+    """Return rows of two arrays in turn."""
+    return jnp.stack([one, other], axis=1).reshape(-1, *one.shape[1:])
+
+
+def _check_interval(interval) -> None:
+    if interval is None:
+        return
+    name = "classifier_free.interval"
+    if not isinstance(interval, tuple) or len(interval) != 2:
+        raise refuse(name, interval, "it must be two forward times", "give (first, last)")
+    for time in interval:
+        check_finite(name, time)
+    if not any(isinstance(time, Tracer) for time in interval) and interval[0] > interval[1]:
+        raise refuse(name, interval, "the first must not exceed the last", "exchange them")
 
 
 class Inpainting(ReverseSolver):

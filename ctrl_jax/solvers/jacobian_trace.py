@@ -42,6 +42,8 @@ def exact(
         ValueError: at_once is below 1.
     """
     check_count("at_once", at_once)
+    if not x.shape[0]:
+        return field(x), jnp.zeros(0, x.dtype)
     value, push = jax.linearize(field, x)
     size = x[0].size
     basis = jnp.eye(size, dtype=x.dtype).reshape(size, 1, *x.shape[1:])

@@ -193,7 +193,7 @@ def some_processes() -> Iterator[Call]:
         processes.score_from_points,
         fixed(
             process=vp,
-            t=Number(0.4),
+            t=Values(np.float32(0.4)),  # at 0 the score of points is not finite
             x=Values(POINTS),
             points=Values(POINTS),
             floor=Number(0.0),
@@ -1036,6 +1036,19 @@ def some_algorithms() -> Iterator[Call]:
         "rewards.standardized",
         rewards.standardized,
         fixed(reward_fn=lambda x: x[:, 0], scores=Values(np.array([0.3, 0.7, 0.1], np.float32))),
+    )
+    yield Call(
+        "rewards.weighted",
+        lambda weight, x: rewards.weighted({"first": (lambda x: x[:, 0], weight)})(x),
+        fixed(weight=Number(0.5), x=POINTS),
+    )
+    picture = Values(np.linspace(0, 1, 96, dtype=np.float32).reshape(1, 4, 8, 3))
+    for size in (rewards.jpeg_size, rewards.soft_jpeg_size):
+        yield Call(size.__name__, size, fixed(pictures=picture, quality=Count(95)))
+    yield Call(
+        "resize",
+        rewards.resize,
+        fixed(pictures=picture, height=Count(5), width=Count(3), kernel=Choice("bicubic")),
     )
 
 

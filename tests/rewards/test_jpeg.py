@@ -60,6 +60,12 @@ def test_a_photograph_and_its_copies():
     assert found[0] == found[2]
 
 
+def test_a_picture_that_is_no_number_has_no_size():
+    pictures = scaled(np.stack([china(), flower()])[:, :16, :16]).at[0, 3, 4, 1].set(jnp.nan)
+    for size in (SIZE(pictures, 95), SOFT(pictures, 95)):
+        np.testing.assert_array_equal(jnp.isnan(size), [True, False])
+
+
 def noisy():
     crops = [image[i : i + 48, j : j + 48] for image in (china(), flower()) for i, j in PLACES]
     noise = np.random.default_rng(0).normal(size=(len(crops), 48, 48, 3))

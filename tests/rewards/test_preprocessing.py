@@ -116,3 +116,9 @@ def test_a_folder_without(tmp_path):
         read_preprocessing(tmp_path)
     with pytest.raises(ValueError, match=r"height: received 0; .*at least 1"):
         resize(jnp.zeros((1, 4, 4, 3)), 0, 4)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_bytes_are_no_pictures():
+    with pytest.raises(ValueError, match=r"pictures: received uint8\[1, 4, 4, 1\]; .*divide bytes"):
+        resize(np.zeros((1, 4, 4, 1), np.uint8), 2, 2)  # pyright: ignore[reportArgumentType]

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ctrl_jax.processes import parameterization as parameterization
 from ctrl_jax.solvers import ExponentialEuler, Inpainting, guidance, simulate
 from tests.oracles.samplers import replacement_law
 from tests.solvers.gaussian import LINE, PROCESS, exact_score, uniform_grid
@@ -18,26 +19,78 @@ def conditional_score(t, x, label):
     return exact_score(t, x - label[:, None])
 
 
-def test_guidance_is_an_extrapolation():
+@pytest.mark.parametrize("passes", [1, 2])
+def test_guidance_is_an_extrapolation(passes):
     x, t, label = jax.random.normal(KEY, (4, 3)), jnp.asarray(0.4), jnp.arange(4.0)
     null = (jnp.asarray(-1.0),)
     with_label = conditional_score(t, x, label)
     without = conditional_score(t, x, jnp.full(4, -1.0))
     for scale, expected in ((0.0, without), (1.0, with_label), (3.0, 3 * with_label - 2 * without)):
-        guided = guidance.classifier_free(conditional_score, scale, null)
-        np.testing.assert_allclose(guided(t, x, label), expected, rtol=1e-4, atol=1e-5)
+        guided = guidance.classifier_free(conditional_score, scale, null, passes=passes)
+        for times in (t, jnp.full(4, t)):
+            np.testing.assert_allclose(guided(times, x, label), expected, rtol=1e-4, atol=1e-5)
     scales = jnp.asarray([0.0, 1.0, 0.0, 1.0])
-    guided = guidance.classifier_free(conditional_score, scales, null)(t, x, label)
+    guided = guidance.classifier_free(conditional_score, scales, null, passes=passes)(t, x, label)
     expected = jnp.where(scales[:, None] == 1, with_label, without)
     np.testing.assert_allclose(guided, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_guidance_names_conditions_that_do_not_match():
+@pytest.mark.parametrize("passes", [1, 2])
+def test_negative_prompts_are_one_per_example_and_go_with_their_rows(passes):
+    x, t = jax.random.normal(KEY, (4, 3)), jnp.asarray([0.1, 0.4, 0.4, 0.9])
+    label, negative = jnp.arange(4.0), -jnp.arange(4.0)
+    expected = 3 * conditional_score(t, x, label) - 2 * conditional_score(t, x, negative)
+    fixed = guidance.classifier_free(conditional_score, 3.0, (negative,), passes=passes)
+    np.testing.assert_allclose(fixed(t, x, label), expected, rtol=1e-4, atol=1e-5)
+    guided = guidance.classifier_free(conditional_score, 3.0, None, passes=passes)
+    order = jnp.asarray([2, 0, 3, 1])
+    found = guided(t[order], x[order], label[order], negative[order])
+    np.testing.assert_allclose(found, expected[order], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("passes", [1, 2])
+def test_outside_an_interval_there_is_the_conditional_score_alone(passes):
+    x, t, label = jax.random.normal(KEY, (4, 3)), jnp.asarray([0.1, 0.3, 0.6, 0.9]), jnp.arange(4.0)
+    make = guidance.classifier_free
+    null, inside = (jnp.asarray(-1.0),), jnp.asarray([False, True, True, False])[:, None]
+    guided = make(conditional_score, 3.0, null, passes=passes, interval=(0.3, 0.6))
+    always = make(conditional_score, 3.0, null, passes=passes)(t, x, label)
+    alone = conditional_score(t, x, label)
+    expected = jnp.where(inside, always, alone)
+    np.testing.assert_array_equal(guided(t, x, label), expected)
+    for row in range(4):  # where there is one time of all rows
+        one = guided(t[row], x[row : row + 1], label[row : row + 1])
+        np.testing.assert_allclose(one[0], expected[row], rtol=1e-5)
+
+
+def test_guidance_of_a_prediction_is_that_of_the_score():
+    """Whatever the network predicts."""
+    x, t, label = jax.random.normal(KEY, (4, 3)), jnp.asarray(0.4), jnp.arange(4.0)
+    null = (jnp.asarray(-1.0),)
+    expected = guidance.classifier_free(conditional_score, 3.0, null)(t, x, label)
+    for name in ("noise", "data", "v", "flow"):
+        network = getattr(parameterization, f"to_{name}")(PROCESS, conditional_score)
+        guided = guidance.classifier_free(network, 3.0, null)
+        found = getattr(parameterization, f"from_{name}")(PROCESS, guided)(t, x, label)
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4, err_msg=name)
+
+
+def test_guidance_names_conditions_that_do_not_match(unchecked):
     with pytest.raises(ValueError, match=r"null: received \(\); it must hold a value"):
         guidance.classifier_free(conditional_score, 2.0, ())
-    guided = guidance.classifier_free(conditional_score, 2.0, (jnp.asarray(0.0),))
+    null = (jnp.asarray(0.0),)
+    guided = guidance.classifier_free(conditional_score, 2.0, null)
     with pytest.raises(ValueError, match=r"conditions: received 0; null has 1 values"):
         guided(jnp.asarray(0.5), jnp.ones((2, 3)))
+    with pytest.raises(ValueError, match=r"conditions: received 1; .* they come twice"):
+        guidance.classifier_free(conditional_score, 2.0, None)(
+            jnp.asarray(0.5), jnp.ones((2, 3)), jnp.ones(2)
+        )
+    with pytest.raises(ValueError, match=r"passes: received 3; it must be 1 or 2; leave it out"):
+        guidance.classifier_free(conditional_score, 2.0, null, passes=3)  # pyright: ignore[reportArgumentType]
+    for interval, message in (((0.5, 0.1), "exchange them"), ((0.5,), "two forward times")):
+        with pytest.raises(ValueError, match=rf"interval: received .*{message}"):
+            guidance.classifier_free(conditional_score, 2.0, null, interval=interval)  # pyright: ignore[reportArgumentType]
 
 
 def plane_score(t, x):

@@ -80,3 +80,8 @@ def test_gradients_pass_through():
 def test_no_products_are_refused():
     with pytest.raises(ValueError, match=r"at_once: received 0; it must be a whole"):
         jacobian_trace.exact(linear, jnp.ones((1, 6)), at_once=0)
+
+
+def test_an_empty_batch_has_no_divergence():
+    value, trace = jacobian_trace.exact(lambda x: -x, jnp.zeros((0, 2)))
+    assert value.shape == (0, 2) and trace.shape == (0,)
