@@ -8,6 +8,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from ctrl_jax.networks import MLP, DecoderConfig, LoRA, Rotary, as_model, language_model
 from ctrl_jax.networks.sharding import SCORE, partition_specs
+from tests.networks.language.decoders import moved
 
 assert jax.device_count() == 8
 config = DecoderConfig(34, 32, 1, 8, 2, 4, 48, Rotary(), query_bias=True)
@@ -16,17 +17,8 @@ lora = LoRA(2, targets=("query", "out", "down"))
 model = language_model(config, dtype=float, param_dtype=float, lora=lora)
 
 
-@jax.jit
-def start(key):
-    """Every parameter moved by noise: adapters away from zero, logits of size one."""
-    leaves, tree = jax.tree.flatten(model.init(key))
-    keys = jax.random.split(key, len(leaves))
-    noise = [0.2 * jax.random.normal(k, leaf.shape) for k, leaf in zip(keys, leaves, strict=True)]
-    return tree.unflatten([leaf + n for leaf, n in zip(leaves, noise, strict=True)])
-
-
-params = start(jax.random.key(0))
-tokens = jax.random.randint(jax.random.key(1), (8, 6), 0, config.vocabulary)
+params = moved(model)  # adapters away from zero, logits of size one
+tokens = jnp.asarray(np.random.default_rng(1).integers(0, config.vocabulary, (8, 6)))
 
 
 def loss(params, tokens):

@@ -69,9 +69,15 @@ def test_a_steering_policy_is_loaded_with_its_environment(tmp_path):
     process, score_fn = load(tmp_path)
     assert process.horizon == 3.0
     t, x = jnp.asarray([0.5, 2.0]), jnp.asarray([[0.3], [-1.0]])
-    np.testing.assert_array_equal(score_fn(t, x), spec.model().apply(params, t, x))
-    untrained = spec.model().apply(spec.model().init(jax.random.key(0)), t, x)
-    np.testing.assert_allclose(untrained, spec.environment().score(t, x), rtol=1e-6)
+
+    @jax.jit
+    def scores(key, t, x):
+        applied = [spec.model().apply(p, t, x) for p in (params, spec.model().init(key))]
+        return score_fn(t, x), *applied, spec.environment().score(t, x)
+
+    loaded, trained, untrained, exact = scores(jax.random.key(0), t, x)
+    np.testing.assert_array_equal(loaded, trained)
+    np.testing.assert_allclose(untrained, exact, rtol=1e-6)
 
 
 def test_a_model_of_another_format_is_told(tmp_path):

@@ -38,10 +38,10 @@ METHODS = {"cpg": 120, "sqrt_kl": 80, "linear_kl": 80, "clipped": 80}
 """And their updates."""
 
 
-def solve(name, environment, start, horizon):
+def solve(name, environment, start, horizon, dt=0.02):
     """Policies (seeds, updates) and metrics of a whole training."""
     updates, d = METHODS[name], environment.state_dimension
-    algorithm = make(name, problem_of(environment, horizon=horizon), start, updates)
+    algorithm = make(name, problem_of(environment, dt, horizon), start, updates)
     run = jax.jit(jax.vmap(lambda key: train(algorithm, key, updates, BATCH, d)))
     return run(jax.random.split(jax.random.key(0), SEEDS))[1]
 
@@ -54,7 +54,7 @@ def last_policy(policies):
 @pytest.fixture(scope="module", params=METHODS)
 def trained(request):
     """Name, policies (seeds, updates) and metrics on O1."""
-    params, metrics = solve(request.param, o1(), O1_START, 4.0)
+    params, metrics = solve(request.param, o1(), O1_START, 4.0, dt=0.04)
     return request.param, scalar(params), metrics
 
 

@@ -11,6 +11,7 @@ from ctrl_jax._typing import Model
 from ctrl_jax.algorithms import Critic, PolicyUpdate, make_ppo, roll_out
 from ctrl_jax.networks import MLP, ValueMLP, as_model
 from tests.algorithms.diffusion.steering import make_setting, one_prompt
+from tests.networks.drawn import drawn
 
 DEVICES, LOCAL, STEPS = 8, 13, 6  # 13 rows a device, 104 in all: numbers that nothing else has
 BATCH = DEVICES * LOCAL
@@ -20,7 +21,9 @@ mesh = jax.make_mesh((DEVICES,), ("data",), axis_types=(AxisType.Auto,))
 rows, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("data",), ()))
 
 problem = make_setting(STEPS).problem
-network = as_model(lambda rngs: MLP((1,), width=16, depth=1, embedding=8, horizon=3.0, rngs=rngs))
+network = drawn(
+    as_model(lambda rngs: MLP((1,), width=16, depth=1, embedding=8, horizon=3.0, rngs=rngs))
+)
 value = as_model(
     lambda rngs: ValueMLP((1,), width=16, depth=1, embedding=8, horizon=3.0, rngs=rngs)
 )
@@ -31,7 +34,7 @@ def apply(params, t, x):
 
 
 policy = Model(network.init, apply)
-critic, update = Critic(value, optax.adam(1e-3)), PolicyUpdate(minibatches=2)
+critic, update = Critic(drawn(value), optax.adam(1e-3)), PolicyUpdate(minibatches=2)
 algorithm = make_ppo(problem, policy, optax.adam(1e-3), critic, update=update)
 
 state, batch = algorithm.init(jax.random.key(0)), one_prompt(BATCH)

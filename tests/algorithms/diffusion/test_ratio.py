@@ -5,7 +5,6 @@ Swapping the network changes no line of the algorithm: the table is one of model
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 import pytest
 
@@ -14,6 +13,7 @@ from ctrl_jax.algorithms import Batch, Critic, DiffusionControl, PolicyUpdate, m
 from ctrl_jax.networks import MLP, DiT, ValueMLP, as_model
 from ctrl_jax.processes import VP, grids
 from ctrl_jax.processes import parameterization as parameterization
+from tests.networks.drawn import drawn
 
 pytestmark = pytest.mark.usefixtures("optimized")
 
@@ -23,28 +23,13 @@ PROCESS = VP()
 
 def score_model(make) -> Model:
     """A network that predicts the velocity, away from its zero start, as a score."""
-    network = as_model(make)
+    network = drawn(as_model(make))
 
     def apply(params, t, x, *conditions):
         predict = parameterization.from_v(PROCESS, lambda *a: network.apply(params, *a))
         return predict(t, x, *conditions)
 
-    return Model(drawn(network), apply)
-
-
-def drawn(network: Model):
-    """An `init` of noise from NumPy, with the spread of a network's: nothing is compiled for it."""
-
-    def init(key):
-        generator = np.random.default_rng(0)
-
-        def draw(leaf):
-            fan_in = leaf.shape[0] if leaf.ndim > 1 else 100
-            return jnp.asarray(generator.standard_normal(leaf.shape) / fan_in**0.5, leaf.dtype)
-
-        return jax.tree.map(draw, jax.eval_shape(network.init, jax.random.key(0)))
-
-    return init
+    return Model(network.init, apply)
 
 
 MODELS = {
@@ -94,6 +79,5 @@ def test_the_ratio_starts_at_exactly_one_beside_a_critic():
     value = as_model(
         lambda rngs: ValueMLP(SHAPE, width=8, depth=1, embedding=8, classes=CLASSES, rngs=rngs)
     )
-    value = value._replace(init=drawn(value))
-    update, critic = PolicyUpdate(minibatches=5, epochs=2), Critic(value, optax.adam(1e-3))
+    update, critic = PolicyUpdate(minibatches=5, epochs=2), Critic(drawn(value), optax.adam(1e-3))
     check(make_ppo(problem_with(policy), policy, optax.adam(1e-3), critic, update=update))
