@@ -77,6 +77,30 @@ MMDIT: Rules = {
 }
 """Of `mmdit`; what makes shifts, scales and gates is divided over ``data`` alone."""
 
+RESNETS: Rules = {
+    r"conv1\.kernel": (None, None, DATA, MODEL),
+    r"conv1\.lora_a": (None, None, DATA, None),
+    r"conv1\.lora_b": (None, None, None, MODEL),
+    r"time_emb_proj\.kernel": (DATA, MODEL),
+    r"time_emb_proj\.lora_a": (DATA, None),
+    r"time_emb_proj\.lora_b": (None, MODEL),
+    r"(conv1|time_emb_proj)\.bias|resnets\.\d+\.norm2\.(scale|bias)": (MODEL,),
+    r"conv2\.kernel": (None, None, MODEL, DATA),
+    r"conv2\.lora_a": (None, None, MODEL, None),
+    r"conv2\.lora_b": (None, None, None, DATA),
+}
+"""Of residual blocks of pictures, whose two convolutions are a pair."""
+
+UNET: Rules = {
+    **pairs(r"to_[qkv]|net\.0\.proj", r"to_out\.0|net\.2"),
+    **RESNETS,
+    "kernel": LARGEST,
+}
+"""Of `unet`."""
+
+AUTOENCODER: Rules = {**RESNETS, "kernel": LARGEST}
+"""Of `autoencoder`, whose attention has one head, which is not divided."""
+
 SCORE: Rules = {"kernel|embedding|positions": LARGEST}
 """Of `MLP`, `DiT`, `UNet` and `NCSNpp`, whose products are too narrow to be divided inside: kernels
 and tables over ``data``; biases, scales and frequencies are few and replicated."""
@@ -92,7 +116,7 @@ def partition_specs(
             network's parameters; all else is replicated. Abstract arrays will do.
         mesh: with axes ``data`` and ``model``.
         fully: whether parameters are divided over ``data`` too.
-        rules: the network's table: `DECODER`, `SCORE`, `MMDIT`, or one of the same form.
+        rules: the network's table: `DECODER`, `SCORE`, `UNET`, or one of the same form.
 
     Raises:
         ValueError: the mesh lacks an axis.

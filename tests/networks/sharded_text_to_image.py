@@ -6,12 +6,15 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from ctrl_jax.networks.lora import LoRA
-from ctrl_jax.networks.sharding import CLIP, MMDIT, T5, partition_specs
+from ctrl_jax.networks.sharding import AUTOENCODER, CLIP, MMDIT, T5, UNET, partition_specs
+from ctrl_jax.networks.text_to_image.autoencoder import AutoencoderConfig, autoencoder
 from ctrl_jax.networks.text_to_image.clip import clip_text
 from ctrl_jax.networks.text_to_image.clip_config import CLIPTextConfig
 from ctrl_jax.networks.text_to_image.mmdit import mmdit
 from ctrl_jax.networks.text_to_image.mmdit_config import MMDiTConfig
 from ctrl_jax.networks.text_to_image.t5 import T5Config, t5
+from ctrl_jax.networks.text_to_image.unet import unet
+from ctrl_jax.networks.text_to_image.unet_config import UNetConfig
 from tests.oracles.named_weights import named_weight
 
 assert jax.device_count() == 4
@@ -23,12 +26,27 @@ latents, text, pooled = (
     for key, shape in zip(keys[1:], ((4, 4, 4, 4), (4, 5, 12), (4, 8)), strict=True)
 )
 lora = LoRA(2, targets=("to_q", "to_out.0", "net.2"))
+one_level = {"widths": (8,), "blocks": (1,), "down_attention": (True,), "up_attention": (False,)}
+one_level |= {"heads": (2,), "depth": (2,), "only_cross_attention": (False,), "context": 12}
+picture = AutoencoderConfig(3, 3, 4, (8, 8), 1, groups=4)
 CASES = (
     (
         mmdit(MMDiTConfig(4, 4, 2, 3, 4, 4, 12, 8, 4, 2, (0, 1), "rms"), lora=lora),
         MMDIT,
         (latents, jnp.linspace(10.0, 900.0, 4), text, pooled),
         ("transformer_blocks", "0-1", "ff", "net", 2, "kernel"),
+    ),
+    (
+        unet(UNetConfig(**one_level, groups=4)),
+        UNET,
+        (latents, jnp.linspace(10.0, 90.0, 4), text),
+        ("mid_block", "attentions", 0, "transformer_blocks", "0-1", "ff", "net", 2, "kernel"),
+    ),
+    (
+        autoencoder(picture),
+        AUTOENCODER,
+        (latents,),
+        ("decoder", "mid_block", "resnets", 0, "conv2", "kernel"),
     ),
     (
         clip_text(texts),
@@ -45,8 +63,9 @@ CASES = (
 )
 for network, rules, inputs, path in CASES:
 
-    def loss(params, *inputs, network=network):
-        out = jax.tree.leaves(network.apply(params, *inputs))[0]
+    def loss(params, *inputs, network=network, rules=rules):
+        method = "decode" if rules is AUTOENCODER else "__call__"
+        out = jax.tree.leaves(network.apply(params, *inputs, method=method))[0]
         return jnp.mean(jnp.square(out)), out
 
     params = jax.tree_util.tree_map_with_path(
@@ -54,7 +73,8 @@ for network, rules, inputs, path in CASES:
         network.shapes,
     )
     # The others differ in what one pass shows.
-    of = jax.grad(loss, has_aux=True) if rules is MMDIT else loss
+    differentiated = rules in (MMDIT, UNET)
+    of = jax.grad(loss, has_aux=True) if differentiated else loss
     gradient, expected = jax.jit(of)(params, *inputs)
     mesh = jax.make_mesh((2, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
     specs = partition_specs(params, mesh, fully=True, rules=rules)
@@ -65,9 +85,10 @@ for network, rules, inputs, path in CASES:
     for name in path:
         leaf = leaf[name]
     held = leaf.addressable_shards[0].data
-    assert held.shape[0] == 2 and held.size == leaf.size // 4, (path, held.shape)
+    # The two blocks of a stack, or the rows of a window, stay together.
+    assert held.shape[0] == leaf.shape[0] and held.size == leaf.size // 4, (path, held.shape)
 
-    both = jax.jit(of, out_shardings=(places if rules is MMDIT else None, None))
+    both = jax.jit(of, out_shardings=(places if differentiated else None, None))
     both = both.lower(placed, *rows).compile()
     assert "all-reduce" in (both.as_text() or "")
     found_gradient, found = both(placed, *rows)

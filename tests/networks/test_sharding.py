@@ -17,7 +17,8 @@ from ctrl_jax.networks import (
     count_parameters,
     language_model,
 )
-from ctrl_jax.networks.sharding import MMDIT, SCORE, partition_specs
+from ctrl_jax.networks.sharding import AUTOENCODER, MMDIT, SCORE, partition_specs
+from ctrl_jax.networks.text_to_image.autoencoder import AutoencoderConfig, autoencoder
 from ctrl_jax.networks.text_to_image.mmdit import mmdit
 from ctrl_jax.networks.text_to_image.mmdit_config import MMDiTConfig
 from tests.runtime.processes import run_python
@@ -136,6 +137,21 @@ def test_a_stack_of_blocks_is_divided_as_each_of_them_is():
         ):
             assert layer == PartitionSpec(*before, *rule)
         assert block["attn"]["to_out"][0]["bias"] == PartitionSpec()
+
+
+def test_a_residual_block_is_divided_inside():
+    """By hand: the first convolution by outputs, the second by inputs, what is between alike."""
+    config = AutoencoderConfig(3, 3, 4, (8, 8), 1, groups=4)
+    specs = partition_specs(
+        autoencoder(config).shapes, abstract(2, 2), fully=True, rules=AUTOENCODER
+    )
+    block = specs["encoder"]["mid_block"]["resnets"][0]
+    assert block["conv1"]["kernel"] == PartitionSpec(None, None, "data", "model")
+    assert block["conv1"]["bias"] == block["norm2"]["scale"] == PartitionSpec("model")
+    assert block["conv2"]["kernel"] == PartitionSpec(None, None, "model", "data")
+    assert block["conv2"]["bias"] == block["norm1"]["scale"] == PartitionSpec()
+    attention = specs["encoder"]["mid_block"]["attentions"][0]
+    assert attention["to_q"]["kernel"] == PartitionSpec("data", None)
 
 
 def test_four_devices_agree_with_one_about_networks_of_pictures():
