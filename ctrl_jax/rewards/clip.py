@@ -71,7 +71,7 @@ def clip_score(
     tower = _load_tower(folder, dtype)
 
     def apply(params, pictures, embeddings):
-        return scale * jnp.maximum(_cosines(tower.embed(params, pictures), embeddings), 0.0)
+        return scale * jnp.maximum(_cosines(tower, params, pictures, embeddings), 0.0)
 
     return PictureReward(tower.params, apply, partial(_encode, Path(folder), dtype))
 
@@ -99,7 +99,7 @@ def pick_score(folder: str | os.PathLike[str], *, dtype: DTypeLike = jnp.float32
         raise refuse("folder", str(folder), rule, "give the folder of both towers, a CLIPModel")
 
     def apply(params, pictures, embeddings):
-        cosines = _cosines(tower.embed(params["vision"], pictures), embeddings)
+        cosines = _cosines(tower, params["vision"], pictures, embeddings)
         return jnp.exp(params["log_scale"]) * cosines
 
     params = {"vision": tower.params, "log_scale": tower.log_scale}
@@ -125,7 +125,7 @@ def hps(folder: str | os.PathLike[str], *, dtype: DTypeLike = jnp.float32) -> Pi
     tower = _load_tower(folder, dtype, padded=True)
 
     def apply(params, pictures, embeddings):
-        return _cosines(tower.embed(params, pictures), embeddings)
+        return _cosines(tower, params, pictures, embeddings)
 
     return PictureReward(tower.params, apply, partial(_encode, Path(folder), dtype))
 
@@ -224,11 +224,13 @@ def _of_length_one(x: Array) -> Array:
     return exact / jnp.linalg.norm(exact, axis=-1, keepdims=True)
 
 
-def _cosines(pictures: Array, texts: Array) -> Float[Array, " batch"]:
-    if texts.shape != pictures.shape:
-        rule = f"there must be one of each picture's prompt, shape {pictures.shape}"
+def _cosines(tower: Tower, params: Params, pictures: Array, texts: Array) -> Float[Array, " batch"]:
+    shape = (len(pictures), tower.width)
+    if texts.shape != shape:
+        rule = f"there must be one of each picture's prompt, shape {shape}"
         raise refuse("embeddings", texts, rule, "gather what encode returns by prompt")
-    return jnp.sum(pictures * texts.astype(pictures.dtype), axis=-1)
+    found = tower.embed(params, pictures)
+    return jnp.sum(found * texts.astype(found.dtype), axis=-1)
 
 
 def _encode(folder: Path, dtype: DTypeLike, texts: Sequence[str]) -> Float[Array, "texts width"]:
