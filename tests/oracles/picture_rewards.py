@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from tests.oracles.named_weights import load_named, named_weight
+from tests.oracles.pipelines import small_records
 from tests.oracles.towers import TEXT, VISION
-from tests.pretrained.diffusers.records import write_clip_tokenizer
 
 STORED = Path(__file__).with_suffix(".json")
 RECORD = {
@@ -54,7 +54,7 @@ def head():
 
 def write_files(folder):
     """Write everything of the folder but its weights."""
-    write_clip_tokenizer(folder, "<|endoftext|>", longest=12)
+    small_records["write_clip_tokenizer"](folder, "<|endoftext|>", longest=12)
     (folder / "config.json").write_text(json.dumps(RECORD))
     (folder / "preprocessor_config.json").write_text(json.dumps(PREPROCESSING))
     return folder
