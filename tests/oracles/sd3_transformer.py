@@ -32,7 +32,7 @@ RECORDS = {
     "sd3": SD3,
     "sd3.5": SD3
     | {
-        "num_layers": 5,
+        "num_layers": 4,
         "dual_attention_layers": [0, 1],
         "qk_norm": "rms_norm",
         "pos_embed_max_size": 6,
