@@ -167,9 +167,7 @@ def write_lora(
         ValueError: there is no adapter.
     """
     arrays: dict[str, np.ndarray] = {}
-    told: dict[str, Any] = {}
     for part, (lora, tree, table) in adapters.items():
-        names: list[str] = []
         for leaf_path, leaf in named_leaves(tree).items():
             path_of, _, last = leaf_path.rpartition(".")
             source = table[f"{path_of}.kernel"]
@@ -182,12 +180,10 @@ def write_lora(
                 layer = key.removesuffix(".weight")
                 axes = (1, 0) if one.ndim == 2 else (3, 2, 0, 1)
                 arrays[f"{part}.{layer}.lora_{letter}.weight"] = np.transpose(one, axes)
-                names.append(layer)
-        told |= {f"{part}.r": lora.rank, f"{part}.lora_alpha": lora.rank}
-        told[f"{part}.target_modules"] = sorted({*names})
     if not arrays:
         raise refuse("lora", str(path), "there is no adapter to write", "adapt a network first")
-    write_safetensors(path, arrays, {METADATA: json.dumps(told, sort_keys=True)})
+    # Without metadata: readers then take alpha for the rank, whatever they call the layers.
+    write_safetensors(path, arrays)
 
 
 def _parsed(path: Path, key: str) -> tuple[str, str, str]:
