@@ -12,8 +12,8 @@ from ctrl_jax._typing import Params
 class PictureReward:
     """A reward of pictures, with its parameters.
 
-    As a function, ``reward(pictures, *conditions)``, it holds them fixed. Large ones are better
-    arguments of what is compiled than constants in it: there, take `apply` and `params`.
+    As a function, ``reward(pictures, *conditions)``, it holds them fixed. With `apply` a compiled
+    program takes them as an argument, placed on a mesh like any others.
 
     Args:
         params: of the tower of pictures and of what follows it.
