@@ -30,6 +30,7 @@ from ctrl_jax.networks.layers.linear import Linear, at_least_single
 from ctrl_jax.networks.layers.making import Layers
 from ctrl_jax.networks.lora import LoRA
 from ctrl_jax.networks.text_to_image.clip_config import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
+from ctrl_jax.networks.text_to_image.text_tokens import check_tokens
 
 TowerConfig = CLIPTextConfig | CLIPVisionConfig
 
@@ -359,17 +360,6 @@ def clip(
     """
     make = partial(CLIP, config, remat=remat, stacked=stacked)
     return as_network(make, dtype=dtype, param_dtype=param_dtype, lora=lora)
-
-
-def check_tokens(tokens: Array, mask: Array | None, longest: int | None = None) -> None:
-    """Raise ValueError unless tokens are integers (batch, tokens), and their mask fits."""
-    if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
-        raise refuse("tokens", tokens, "they must be integers (batch, tokens)", "tokenize the text")
-    if longest is not None and tokens.shape[1] > longest:
-        raise refuse("tokens", tokens, f"the model has {longest} positions", "cut the text")
-    if mask is not None and (mask.shape != tokens.shape or mask.dtype != bool):
-        rule = f"it must be booleans {tokens.shape}"
-        raise refuse("mask", mask, rule, "give true at every token that is seen")
 
 
 def _projection(config: TowerConfig, make: Layers) -> Linear | None:

@@ -29,7 +29,7 @@ from ctrl_jax.networks.layers.fused_attention import attend_heads
 from ctrl_jax.networks.layers.linear import at_least_single
 from ctrl_jax.networks.layers.making import Layers
 from ctrl_jax.networks.lora import LoRA
-from ctrl_jax.networks.text_to_image.clip import check_tokens
+from ctrl_jax.networks.text_to_image.text_tokens import check_tokens
 
 Activation = Literal["relu", "gelu_new"]
 T5_ACTIVATIONS = ("relu", "gelu_new")

@@ -115,7 +115,7 @@ def clip_arrays(arrays: Mapping[str, Any], part: str | None = None) -> dict[str,
 def _part(entries: Entries, part: str, projection: int) -> Entries:
     """The entries of one tower in those of both."""
     usual = entries.get(f"{part}_config", dict, {})
-    record = entries.get(f"{part}_config_dict", dict, None) or usual  # the latter whole, if any
+    record = entries.get(f"{part}_config_dict", dict, usual)  # which replaces all of the former
     # The towers' own size is not read: transformers takes that of both.
     return Entries({**record, "projection_dim": projection}, f"{entries.name}: {part}_config")
 
