@@ -55,6 +55,12 @@ def read_weights(
         return read_safetensors(folder / single)
     if (folder / index).is_file():
         return _read_index(folder, index)
+    if not parts and variant is not None:
+        present = _some(
+            sorted(p.name for p in folder.glob("*") if WEIGHTS.search(p.name)) or ["none"]
+        )
+        rule = f"of weights {folder} holds {present}"
+        raise refuse("variant", variant, rule, "give a variant that is there, or leave it out")
     if not parts:
         raise _nothing(folder, single, index)
     _check_all(folder, parts)

@@ -45,7 +45,7 @@ from ctrl_jax.data.preferences.tokenizer import load_tokenizer
 from ctrl_jax.data.prompts import distinct
 from ctrl_jax.networks.lora import LoRA, combine, merge
 from ctrl_jax.networks.lora import split as lora_split
-from ctrl_jax.networks.sharding import CLIP, MMDIT, SCORE, T5
+from ctrl_jax.networks.sharding import AUTOENCODER, CLIP, MMDIT, T5, UNET
 from ctrl_jax.networks.text_to_image.autoencoder import autoencoder, scaled, unscaled
 from ctrl_jax.networks.text_to_image.clip import clip_text
 from ctrl_jax.networks.text_to_image.mmdit import mmdit
@@ -80,7 +80,7 @@ CLIP_TEXT = Kind(
     read_clip_text, clip_text, clip_table, lambda found: clip_arrays(found, "text"), MODEL, CLIP
 )
 KINDS = {
-    "UNet2DConditionModel": Kind(read_unet, unet, unet_table, dict, DIFFUSERS, SCORE),
+    "UNet2DConditionModel": Kind(read_unet, unet, unet_table, dict, DIFFUSERS, UNET),
     "SD3Transformer2DModel": Kind(read_mmdit, mmdit, mmdit_table, dict, DIFFUSERS, MMDIT),
     "AutoencoderKL": Kind(
         read_autoencoder,
@@ -88,7 +88,7 @@ KINDS = {
         autoencoder_table,
         autoencoder_arrays,
         DIFFUSERS,
-        SCORE,
+        AUTOENCODER,
     ),
     "CLIPTextModel": CLIP_TEXT,
     "CLIPTextModelWithProjection": CLIP_TEXT,

@@ -14,6 +14,7 @@ from ctrl_jax.pretrained.diffusers.scheduler import read_scheduler
 from ctrl_jax.solvers import BrownianPath, ExponentialEuler, guidance, simulate
 from tests.oracles import pipelines as oracle
 from tests.pretrained.diffusers.pipelines import write_pipeline
+from tests.runtime.processes import run_python
 
 pytest.importorskip("transformers")
 
@@ -67,3 +68,11 @@ def test_latents_and_pictures_are_those_of_diffusers(name, folders):
     np.testing.assert_allclose(latents.reshape(-1), stored["latents"], rtol=0, atol=1e-4 * scale)
     pixels = pipeline.decode(latents)[:, ::5, ::5].reshape(-1)
     np.testing.assert_allclose(pixels, stored["pixels"], rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["sd1", "sd3"])
+def test_four_devices_agree_with_one(kind):
+    script = "tests.pretrained.diffusers.sharded_pipeline"
+    status, out, err = run_python("-m", script, kind, JAX_NUM_CPU_DEVICES="4")
+    assert status == 0, err[-4000:]
+    assert out.strip().endswith("agreed")
