@@ -41,7 +41,7 @@ from ctrl_jax.runtime import MeshOptions, RunWarning, command, make_mesh, state_
 from tests.commands.byte_model import Bytes, write_data, write_model
 from tests.experiments.killed import check_killed_run
 from tests.oracles import mallows
-from tests.runtime.processes import free_port, run_python, start_python
+from tests.runtime.processes import LIMIT, free_port, run_python, start_python
 
 pytestmark = pytest.mark.usefixtures("bytes_for_all")
 TINY = """
@@ -245,7 +245,7 @@ def test_two_processes_agree_with_one(files, finished, tmp_path):
     line += ["--coordinator", f"127.0.0.1:{port}"]
     both = [start_python(*line, "--process-id", str(n)) for n in range(2)]
     for process in both:
-        _, err = process.communicate(timeout=300)
+        _, err = process.communicate(timeout=LIMIT)
         assert process.returncode == 0, err[-2000:]
     metrics = json.loads((out / "results.json").read_text())["metrics"]
     for name, value in finished[1]["metrics"].items():

@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from tests.runtime.processes import environment
+from tests.runtime.processes import LIMIT, environment
 
 
 def check_killed_run(line: list[str], out: Path, step: int, finished: Path) -> None:
@@ -25,7 +25,7 @@ def check_killed_run(line: list[str], out: Path, step: int, finished: Path) -> N
     variables = environment(JAX_DISABLE_MOST_OPTIMIZATIONS=str(quick))  # as `finished` was compiled
     place = {"cwd": out.parent, "env": variables}
     process = subprocess.Popen(line, stderr=subprocess.DEVNULL, **place)
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + LIMIT
     while not (out / "checkpoints" / str(step)).exists():
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)

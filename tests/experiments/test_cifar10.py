@@ -26,7 +26,7 @@ from experiments.cifar10.likelihood import mean_bits_per_dim
 from experiments.cifar10.sampling import to_floats, to_pixels
 from tests.experiments.tiny import TINY_CIFAR10
 from tests.pretrained.inception_weights import random_weights, write_safetensors
-from tests.runtime.processes import free_port, start_python
+from tests.runtime.processes import LIMIT, free_port, start_python
 
 ROOT = Path(__file__).parents[2]
 
@@ -89,7 +89,7 @@ def test_eight_devices_agree_with_one(finished, tmp_path):
         capture_output=True,
         text=True,
         check=False,
-        timeout=580,
+        timeout=LIMIT,
     )
     assert done.returncode == 0, done.stderr[-4000:]
     assert json.loads((tmp_path / "a" / "config.json").read_text())["mesh"]["devices"] == 8
@@ -119,7 +119,7 @@ def test_two_processes_do_what_one_does(finished, tmp_path, monkeypatch):
     line += ["--processes", "2", "--coordinator", f"127.0.0.1:{free_port()}", "--process-id"]
     processes = [start_python(*line, str(rank)) for rank in range(2)]
     for process in processes:
-        _, err = process.communicate(timeout=590)
+        _, err = process.communicate(timeout=LIMIT)
         assert process.returncode == 0, err
     one, two = (read_metrics(f / "metrics.jsonl") for f in (finished[0], tmp_path / "two"))
     losses = [[row["loss"] for row in rows] for rows in (one, two)]

@@ -24,7 +24,7 @@ from experiments.score_as_action.over_seeds import measure, summarize
 from tests.algorithms.diffusion.steering import EXACT
 from tests.experiments.killed import check_killed_run
 from tests.experiments.tiny import TINY, TINY_ANALYTIC
-from tests.runtime.processes import free_port, start_python
+from tests.runtime.processes import LIMIT, free_port, start_python
 
 REQUIRED = {
     "gold_success/before",
@@ -167,7 +167,7 @@ def test_two_processes_do_what_two_devices_do(tmp_path, monkeypatch):
     processes = [start_python(*together, str(rank)) for rank in range(2)]
     alone = start_python(*line, "--out", "one", JAX_NUM_CPU_DEVICES="2")
     for process in (*processes, alone):
-        _, err = process.communicate(timeout=400)
+        _, err = process.communicate(timeout=LIMIT)
         assert process.returncode == 0, err
     one, two = (json.loads(Path(name, "results.json").read_text()) for name in ("one", "two"))
     assert one["metrics"]["kl/path"] > 0

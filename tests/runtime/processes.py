@@ -8,6 +8,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 TOY = Path(__file__).with_name("toy.py")
+LIMIT = 900
+"""Seconds that a process may take: none takes two minutes alone, but a machine may be shared."""
 
 
 def environment(**variables: str) -> dict[str, str]:
@@ -30,7 +32,7 @@ def start_python(*args: str, **variables: str) -> subprocess.Popen[str]:
 def run_python(*args: str, **variables: str) -> tuple[int, str, str]:
     """Runs a Python process to its end: status, stdout, stderr."""
     process = start_python(*args, **variables)
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=LIMIT)
     return process.returncode, out, err
 
 
