@@ -93,13 +93,13 @@ REACHED = {
 
 
 @pytest.mark.parametrize(
-    "loss_fn",
-    [REACHED["dpo"], pytest.param(REACHED["theta"], marks=pytest.mark.slow)],
+    ("loss_fn", "batch"),
+    [(REACHED["dpo"], 1024), pytest.param(REACHED["theta"], 2048, marks=pytest.mark.slow)],
     ids=list(REACHED),
 )
-def test_the_optimum_of_the_penalized_problem_is_reached(loss_fn):
+def test_the_optimum_of_the_penalized_problem_is_reached(loss_fn, batch):
     """A chain of 24 steps, its law and objective from moments, without sampling noise."""
-    setting, state, metrics, tables = train(loss_fn, updates=300, batch=2048)
+    setting, state, metrics, tables = train(loss_fn, updates=300, batch=batch)
     best = chains.optimum(setting.chain, setting.goal)
     value = chains.objective(setting.chain, setting.goal, START_VARIANCE, *best)
     achieved = chains.objective(setting.chain, setting.goal, START_VARIANCE, *tables)
