@@ -52,7 +52,11 @@ PICKLES = (".pth", ".pt", ".bin", ".ckpt")
 
 
 def clip_score(
-    folder: str | os.PathLike[str], *, scale: float = 100.0, dtype: DTypeLike = jnp.float32
+    folder: str | os.PathLike[str],
+    *,
+    scale: float = 100.0,
+    dtype: DTypeLike = jnp.float32,
+    remat: bool = False,
 ) -> PictureReward:
     """Return the CLIP score (1): how well a picture matches its prompt.
 
@@ -60,6 +64,8 @@ def clip_score(
         folder: of any CLIP model: config.json, weights, preprocessor_config.json and tokenizer.
         scale: 100 by default, as torchmetrics and most tables have it; 2.5 in the paper.
         dtype: type of the towers' arithmetic and weights.
+        remat: whether the tower's blocks are computed again for the derivative in the pictures:
+            less than half the memory, one more pass forward.
 
     Raises:
         ValueError: the folder lacks a file, holds another model, or has an entry that is not
@@ -68,7 +74,7 @@ def clip_score(
     Source: Hessel et al. 2021 (2104.08718), equation 1.
     """
     check_positive("clip_score.scale", scale)
-    tower = _load_tower(folder, dtype)
+    tower = _load_tower(folder, dtype, remat)
 
     def apply(params, pictures, embeddings):
         return scale * jnp.maximum(_cosines(tower, params, pictures, embeddings), 0.0)
@@ -76,7 +82,9 @@ def clip_score(
     return PictureReward(tower.params, apply, partial(_encode, Path(folder), dtype))
 
 
-def pick_score(folder: str | os.PathLike[str], *, dtype: DTypeLike = jnp.float32) -> PictureReward:
+def pick_score(
+    folder: str | os.PathLike[str], *, dtype: DTypeLike = jnp.float32, remat: bool = False
+) -> PictureReward:
     """Return PickScore (2): which picture people choose for a prompt; around 20 for good ones.
 
     A difference of one is a choice of the better one with odds e to 1. Some training code divides
@@ -86,6 +94,8 @@ def pick_score(folder: str | os.PathLike[str], *, dtype: DTypeLike = jnp.float32
         folder: of PickScore_v1, with the preprocessor_config.json and the tokenizer of
             CLIP-ViT-H-14-laion2B-s32B-b79K where it has none.
         dtype: type of the towers' arithmetic and weights.
+        remat: whether the tower's blocks are computed again for the derivative in the pictures:
+            less than half the memory, one more pass forward.
 
     Raises:
         ValueError: the folder lacks a file, holds another model, or has an entry that is not
@@ -93,7 +103,7 @@ def pick_score(folder: str | os.PathLike[str], *, dtype: DTypeLike = jnp.float32
 
     Source: Kirstain et al. 2023 (2305.01569), section 3, and their published code.
     """
-    tower = _load_tower(folder, dtype)
+    tower = _load_tower(folder, dtype, remat)
     if tower.log_scale is None:
         rule = "its weights hold no logit_scale, which PickScore multiplies by"
         raise refuse("folder", str(folder), rule, "give the folder of both towers, a CLIPModel")
@@ -106,7 +116,9 @@ def pick_score(folder: str | os.PathLike[str], *, dtype: DTypeLike = jnp.float32
     return PictureReward(params, apply, partial(_encode, Path(folder), dtype))
 
 
-def hps(folder: str | os.PathLike[str], *, dtype: DTypeLike = jnp.float32) -> PictureReward:
+def hps(
+    folder: str | os.PathLike[str], *, dtype: DTypeLike = jnp.float32, remat: bool = False
+) -> PictureReward:
     """Return the Human Preference Score v2 (3); around 0.28, which tables show times 100.
 
     Pictures that are no squares are shown whole on black, as in the published code.
@@ -115,6 +127,8 @@ def hps(folder: str | os.PathLike[str], *, dtype: DTypeLike = jnp.float32) -> Pi
         folder: of HPS v2 or v2.1 in transformers' format, a `CLIPModel`, with the
             preprocessor_config.json and the tokenizer of CLIP-ViT-H-14-laion2B-s32B-b79K.
         dtype: type of the towers' arithmetic and weights.
+        remat: whether the tower's blocks are computed again for the derivative in the pictures:
+            less than half the memory, one more pass forward.
 
     Raises:
         ValueError: the folder lacks a file, holds another model, or has an entry that is not
@@ -122,7 +136,7 @@ def hps(folder: str | os.PathLike[str], *, dtype: DTypeLike = jnp.float32) -> Pi
 
     Source: Wu et al. 2023 (2306.09341), section 4, and their published code.
     """
-    tower = _load_tower(folder, dtype, padded=True)
+    tower = _load_tower(folder, dtype, remat, padded=True)
 
     def apply(params, pictures, embeddings):
         return _cosines(tower, params, pictures, embeddings)
@@ -135,6 +149,7 @@ def aesthetic(
     head: str | os.PathLike[str],
     *,
     dtype: DTypeLike = jnp.float32,
+    remat: bool = False,
 ) -> PictureReward:
     """Return the aesthetic score (4): how people would mark a picture, from 1 to 10.
 
@@ -148,6 +163,8 @@ def aesthetic(
         folder: of the CLIP model that it was fitted to, clip-vit-large-patch14; texts play no part.
         head: the safetensors file of the five layers.
         dtype: type of the tower's arithmetic and weights; the head is in float32.
+        remat: whether the tower's blocks are computed again for the derivative in the pictures:
+            less than half the memory, one more pass forward.
 
     Raises:
         ValueError: folder or file lacks something, holds another model, or has an entry that is not
@@ -155,7 +172,7 @@ def aesthetic(
 
     Source: Schuhmann 2022, improved-aesthetic-predictor; as a reward Black et al. 2305.13301.
     """
-    tower = _load_tower(folder, dtype)
+    tower = _load_tower(folder, dtype, remat)
     layers = _read_head(head, tower.width)
 
     def apply(params, pictures):
@@ -183,7 +200,9 @@ class Tower(NamedTuple):
     log_scale: Array | None
 
 
-def _load_tower(folder: str | os.PathLike[str], dtype: DTypeLike, *, padded: bool = False) -> Tower:
+def _load_tower(
+    folder: str | os.PathLike[str], dtype: DTypeLike, remat: bool, *, padded: bool = False
+) -> Tower:
     record = read_json(
         Path(folder) / "config.json", name="folder", repair="give the folder of a CLIP model"
     )
@@ -198,7 +217,7 @@ def _load_tower(folder: str | os.PathLike[str], dtype: DTypeLike, *, padded: boo
         repair = "give the preprocessor_config.json of this model"
         raise refuse("folder: the size after preprocessing", sides, rule, repair)
     preprocessing = preprocessing._replace(padded=padded)
-    network = clip_vision(config, dtype=dtype, param_dtype=dtype)
+    network = clip_vision(config, dtype=dtype, param_dtype=dtype, remat=remat)
     arrays = read_weights(folder)
     scale = arrays.get("logit_scale")
     return Tower(

@@ -40,7 +40,7 @@ SAYS_NOTHING = USUAL | {"initializer_range", "type_vocab_size", "encoder_width"}
 
 
 def image_reward(
-    folder: str | os.PathLike[str], *, dtype: DTypeLike = jnp.float32
+    folder: str | os.PathLike[str], *, dtype: DTypeLike = jnp.float32, remat: bool = False
 ) -> PictureReward:
     """Return ImageReward (1): how people rate a picture for a prompt; between -2 and 2.
 
@@ -54,6 +54,8 @@ def image_reward(
     Args:
         folder: of the three; `encode` returns tokens (texts, 35), of which longer prompts are cut.
         dtype: type of the arithmetic and weights; the head is in float32.
+        remat: whether blocks are computed again for the derivative in the pictures: less than half
+            the memory, one more pass forward.
 
     Raises:
         ValueError: the folder lacks a file, holds another model, or has an entry that is not
@@ -64,7 +66,7 @@ def image_reward(
     record = read_json(Path(folder) / FILE, name="folder", repair="give that of ImageReward")
     arrays = read_weights(folder)
     config, pad = _read_config(Entries(record, FILE), arrays)
-    network = image_reward_network(config, dtype=dtype, param_dtype=dtype)
+    network = image_reward_network(config, dtype=dtype, param_dtype=dtype, remat=remat)
     ignored = [key for key in arrays if key.startswith(UNUSED)]
     table = torch_table(network.shapes)
     params = fill(network.shapes, table, arrays, ignored=ignored, converted=FLOATS)

@@ -63,13 +63,22 @@ def test_rewards_are_those_of_transformers(rewards):
     np.testing.assert_allclose(fixed(PICTURES, TEXTS), STORED["aesthetic"], rtol=1e-5, atol=1e-5)
 
 
-def test_a_sum_of_them_follows_its_gradient(rewards):
-    reward = weighted({"pick": (rewards["pick"], 1.0), "aesthetic": (rewards["aesthetic"], 2.0)})
-    values, slope = jax.jit(
-        lambda x: (reward(x, TEXTS), jax.grad(lambda x: jnp.sum(reward(x, TEXTS)))(x))
+def test_a_sum_of_them_follows_its_gradient(folder, rewards):
+    """With the blocks computed again it is the same."""
+    pick, marks = rewards["pick"], rewards["aesthetic"]
+    reward = weighted({"pick": (pick, 1.0), "aesthetic": (marks, 2.0)})
+    again = pick_score(folder, remat=True)
+    other = weighted({"pick": (again, 1.0), "aesthetic": (marks, 2.0)})
+
+    def slope_of(reward):
+        return jax.grad(lambda x: jnp.sum(reward(x, TEXTS)))
+
+    values, slope, same = jax.jit(
+        lambda x: (reward(x, TEXTS), slope_of(reward)(x), slope_of(other)(x))
     )(PICTURES)
     expected = np.asarray(STORED["pick"]) + 2 * np.asarray(STORED["aesthetic"])
     np.testing.assert_allclose(values, expected, rtol=1e-4)
+    np.testing.assert_allclose(slope, same, rtol=1e-4, atol=1e-5)
     moved = jax.jit(reward)(PICTURES + 0.1 * jnp.sign(slope), TEXTS)
     assert (moved > values + 0.01).all()
 
