@@ -65,10 +65,10 @@ RECORDS = {
         "attention_head_dim": [2, 3],
         "cross_attention_dim": [6, 6],
         "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
-        "only_cross_attention": [True, False],
+        "only_cross_attention": [False, True],
         "projection_class_embeddings_input_dim": 29,
         "transformer_layers_per_block": [1, 2],
-        "up_block_types": ["CrossAttnUpBlock2D"] * 2,
+        "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
         "use_linear_projection": True,
     },
     "unet without middle": UNET
@@ -91,6 +91,8 @@ RECORDS = {
         "use_quant_conv": False,
     },
 }
+# Whose gradients are not stored: others have the same parts.
+FORWARD = ("unet of Stable Diffusion 1", "autoencoder of Stable Diffusion 3")
 # One odd side: the way up then has to meet the sizes of the way down.
 SIDES = {"unet of Stable Diffusion 1": (5, 6)}
 TIMES = np.array([3.0, 20.5], np.float32)
@@ -189,11 +191,15 @@ def rows(array):
 def stored(name):
     """What is stored of a record."""
     found = computed(name)
-    kept = {
-        part: {key: np.round(rows(array), 6).tolist() for key, array in found[part].items()}
-        for part in ("outputs", "inputs")
-    }
-    return kept | {"slopes": {key: float(f"{slope:.6g}") for key, slope in found["slopes"].items()}}
+    kept = {"outputs": _rounded(found["outputs"])}
+    if name in FORWARD:
+        return kept
+    found_slopes = {key: float(f"{slope:.6g}") for key, slope in found["slopes"].items()}
+    return kept | {"inputs": _rounded(found["inputs"]), "slopes": found_slopes}
+
+
+def _rounded(arrays):
+    return {key: np.round(rows(array), 6).tolist() for key, array in arrays.items()}
 
 
 if __name__ == "__main__":

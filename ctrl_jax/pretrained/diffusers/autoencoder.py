@@ -25,6 +25,9 @@ ASSUMED = {
     "up_block_types": [UP],
     "scaling_factor": 0.18215,
     "norm_num_groups": 32,
+    "mid_block_add_attention": True,
+    "use_quant_conv": True,
+    "use_post_quant_conv": True,
 }
 OLD = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 OLD_NAME = re.compile(rf"(.*\.attentions\.\d+)\.({'|'.join(OLD)})\.(weight|bias)")
@@ -53,9 +56,9 @@ def read_autoencoder(record: Mapping[str, Any], *, name: str = "config.json") ->
         blocks=entries.count("layers_per_block", 1),
         groups=entries.count("norm_num_groups"),
         activation=read_activation(entries),
-        attention=entries.get("mid_block_add_attention", bool, True),
-        quantized=entries.get("use_quant_conv", bool, True),
-        post_quantized=entries.get("use_post_quant_conv", bool, True),
+        attention=entries.get("mid_block_add_attention", bool),
+        quantized=entries.get("use_quant_conv", bool),
+        post_quantized=entries.get("use_post_quant_conv", bool),
         scaling_factor=entries.positive("scaling_factor"),
         shift_factor=entries.get("shift_factor", float, 0.0),
         upcast=entries.get("force_upcast", bool, True),

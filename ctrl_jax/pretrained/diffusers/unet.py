@@ -19,13 +19,14 @@ CLASS = "UNet2DConditionModel"
 DOWN = {"DownBlock2D": False, "CrossAttnDownBlock2D": True}
 UP = {"UpBlock2D": False, "CrossAttnUpBlock2D": True}
 MIDDLE = "UNetMidBlock2DCrossAttn"
-# What the class takes where an entry is absent.
+# What the class takes where an entry is absent; null is something else.
 ASSUMED = {
     "down_block_types": [*["CrossAttnDownBlock2D"] * 3, "DownBlock2D"],
     "up_block_types": ["UpBlock2D", *["CrossAttnUpBlock2D"] * 3],
     "mid_block_type": MIDDLE,
     "block_out_channels": [320, 640, 1280, 1280],
     "norm_num_groups": 32,
+    "flip_sin_to_cos": True,
 }
 ONLY = {
     "class_embeddings_concat": False,
@@ -175,7 +176,7 @@ def _times(entries: Entries) -> dict[str, Any]:
         )
     return {
         "time_width": entries.count("time_embedding_dim", None),
-        "cosines_first": entries.get("flip_sin_to_cos", bool, True),
+        "cosines_first": entries.get("flip_sin_to_cos", bool),
         "frequency_shift": entries.get("freq_shift", float, 0.0),
         "added": added,
     }
