@@ -30,7 +30,7 @@ STEPS, MINIBATCHES = 48, 4
 SLOW = pytest.mark.slow
 
 
-def train(name, *, penalty, updates, batch=512, rate=3e-2, steps=STEPS, **options):
+def train(name, *, penalty, updates, batch, rate=3e-2, steps=STEPS, **options):
     setting = make_setting(steps, end=1e-3, penalty=penalty, solver=EulerMaruyama())
     policy, value = affine_policy(setting.problem), quadratic_value(setting.problem)
     optimizer, update = cosine(rate, updates * MINIBATCHES), PolicyUpdate(minibatches=MINIBATCHES)
@@ -64,7 +64,10 @@ def test_the_chains_optimum_is_close_to_that_of_continuous_time():
     ["ppo", "value_gradient", *(pytest.param(n, marks=SLOW) for n in ("policy_gradient", "dpok"))],
 )
 def test_the_optimum_is_reached(name):
-    setting, policy, value, state, metrics, tables = train(name, penalty=2.5, updates=UPDATES[name])
+    updates, batch = BUDGETS[name]
+    setting, policy, value, state, metrics, tables = train(
+        name, penalty=2.5, updates=updates, batch=batch
+    )
     exact = EXACT.mean_value()
     means, variances = chains.laws(setting.chain, 0.0, START_VARIANCE, *tables)
     distance = chains.wasserstein(means[-1], variances[-1], *LIMIT)
@@ -88,7 +91,13 @@ def test_the_optimum_is_reached(name):
         assert abs(float(start.mean()) / exact - 1) < 0.02
 
 
-UPDATES = {"ppo": 70, "value_gradient": 70, "policy_gradient": 120, "dpok": 150}
+BUDGETS = {
+    "ppo": (70, 512),
+    "value_gradient": (70, 256),
+    "policy_gradient": (120, 512),
+    "dpok": (150, 512),
+}
+"""Updates, and the trajectories of each."""
 
 
 @pytest.mark.parametrize("name", ["ddpo", pytest.param("ppo", marks=pytest.mark.slow)])
