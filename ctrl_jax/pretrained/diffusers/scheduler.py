@@ -12,6 +12,8 @@ flows are a `RectifiedFlow`, whose times are made denser where the noise is by a
 
     t <- s t / (1 + (s - 1) t).                                                               (2)
 
+DPM-Solver++ of flows (``use_flow_sigmas``) starts just before the horizon, and shows whole numbers.
+
 A file of one scheduler may be read for the solver of another: then an entry means what it means to
 that one, and what is absent is its default. Where `timesteps` do not lie a whole number of times
 apart, DDIM as published steps from k to k - N // steps, and calls that state the one of the next of
@@ -79,7 +81,6 @@ MULTISTEP = {
     "use_exponential_sigmas": False,
     "use_beta_sigmas": False,
     "use_lu_lambdas": False,
-    "use_flow_sigmas": False,
     "final_sigmas_type": "zero",
 }
 FLOW = {
@@ -102,6 +103,7 @@ KINDS = {
     "EulerAncestralDiscreteScheduler": Kind(ExponentialEuler(1.0), "linspace", "ratio"),
     "DPMSolverMultistepScheduler": Kind(DPMSolverPP2M(), "linspace", entries=MULTISTEP),
 }
+MULTISTEP_CLASS = "DPMSolverMultistepScheduler"
 FLOWS = "FlowMatchEulerDiscreteScheduler"
 SUBSTITUTED = "PNDMScheduler"
 CLASSES = (*KINDS, FLOWS, SUBSTITUTED)
@@ -148,9 +150,20 @@ OF_OTHERS = {
     "time_shift_type",
     "timestep_spacing",
     "use_dynamic_shifting",
+    "use_flow_sigmas",
     *EULER,
     *MULTISTEP,
     *FLOW,
+}
+
+OF_BETAS = {
+    "beta_end",
+    "beta_schedule",
+    "beta_start",
+    "lambda_min_clipped",
+    "rescale_betas_zero_snr",
+    "trained_betas",
+    "variance_type",
 }
 
 
@@ -221,7 +234,11 @@ def read_scheduler(record: Mapping[str, Any], *, solver: str | None = None) -> S
         return _flow(entries, solver)
     if solver is not None:
         check_choice("solver", solver, tuple(SOLVERS))
-        return _discrete(entries, SOLVERS[solver])
+    name = of_class if solver is None else SOLVERS[solver]
+    if name == MULTISTEP_CLASS and entries.get("use_flow_sigmas", bool, False):
+        return _flow_multistep(entries)
+    if solver is not None:
+        return _discrete(entries, name)
     if of_class == SUBSTITUTED:
         note = f"{FILE}: PNDM's steps are not implemented, DDIM's are taken"
         warnings.warn(note, RunWarning, stacklevel=2)
@@ -267,9 +284,8 @@ def _discrete(entries: Entries, name: str) -> Scheduler:
 
 def _indices(name: str, spacing: str, number: int, steps: int, offset: int) -> np.ndarray:
     """Return the decreasing discrete steps that a scheduler shows its network."""
-    multistep = name == "DPMSolverMultistepScheduler"
     # DPM-Solver's are one more, whose last is left out.
-    spaced = steps + 1 if multistep else steps
+    spaced = steps + 1 if name == MULTISTEP_CLASS else steps
     if spacing == "linspace":
         found = np.linspace(0, number - 1, spaced)
         found = found if KINDS[name].between == "ratio" else found.round()
@@ -330,7 +346,7 @@ def _check_variance(entries: Entries, name: str) -> None:
 def _check_clipped_lambda(entries: Entries, name: str) -> None:
     entries.asked.add("lambda_min_clipped")
     found = entries.record.get("lambda_min_clipped")
-    if name == "DPMSolverMultistepScheduler" and found not in (None, -math.inf, "-inf"):
+    if name == MULTISTEP_CLASS and found not in (None, -math.inf, "-inf"):
         rule = "only minus infinity is implemented"
         raise entries.refuse("lambda_min_clipped", found, rule, "take the entry out")
 
@@ -348,12 +364,37 @@ def _flow(entries: Entries, solver: str | None) -> Scheduler:
         raise entries.refuse("shift_terminal", found, "only null is implemented")
     entries.finish(OF_OTHERS)
 
-    def shifted(t):
-        return shift * t / (1 + (shift - 1) * t)
-
     def times(steps: int) -> np.ndarray:
         # The least time has been shifted before.
-        return np.append(shifted(np.linspace(1.0, shifted(1 / number), steps)), 0.0)
+        least = _shifted(1 / number, shift)
+        return np.append(_shifted(np.linspace(1.0, least, steps), shift), 0.0)
 
     taken = FLOW_SOLVERS[solver or "euler"]
     return Scheduler(FLOWS, RectifiedFlow(), "flow", taken, 1.0, lambda t: number * t, times)
+
+
+def _flow_multistep(entries: Entries) -> Scheduler:
+    for key, value in MULTISTEP.items():
+        entries.expect(key, value)
+    entries.expect("use_dynamic_shifting", False)
+    number = entries.count("num_train_timesteps", 1000, most=10**6)
+    shift = entries.positive("flow_shift", 1.0)
+    prediction = entries.get("prediction_type", str, "epsilon")
+    if prediction != "flow_prediction":
+        rule = "with use_flow_sigmas only 'flow_prediction' is implemented"
+        raise entries.refuse("prediction_type", prediction, rule)
+    entries.finish(OF_OTHERS | OF_BETAS)
+
+    def times(steps: int) -> np.ndarray:
+        return _shifted(1 - np.linspace(1 / number, 1.0, steps + 1), shift)
+
+    def shown(t):
+        # A whole number may have lost its last digit.
+        return jnp.floor(number * t + 1e-3)
+
+    return Scheduler(MULTISTEP_CLASS, RectifiedFlow(), "flow", DPMSolverPP2M(), 1.0, shown, times)
+
+
+def _shifted(t: Any, shift: float) -> Any:
+    """Return times of (2)."""
+    return shift * t / (1 + (shift - 1) * t)

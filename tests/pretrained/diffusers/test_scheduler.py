@@ -169,6 +169,10 @@ REFUSED = {
         **oracle.FLOW,
         "use_dynamic_shifting": True,
     },
+    "prediction_type: received 'epsilon'; with use_flow_sigmas only": {
+        "_class_name": "DPMSolverMultistepScheduler",
+        "use_flow_sigmas": True,
+    },
     "shift_terminal: received 0.02; only null": {**oracle.FLOW, "shift_terminal": 0.02},
 }
 
