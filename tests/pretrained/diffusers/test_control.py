@@ -1,0 +1,86 @@
+"""A pipeline's network steered by a reward of its pictures, adapters trained, guidance within."""
+
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from ctrl_jax._typing import Model
+from ctrl_jax.algorithms import Batch, DiffusionControl, PolicyUpdate, make_dpok
+from ctrl_jax.networks.lora import LoRA, combine, split
+from ctrl_jax.pretrained import load_pipeline
+from ctrl_jax.solvers import ExponentialEuler, guidance
+from tests.pretrained.diffusers.pipelines import write_pipeline
+
+pytest.importorskip("transformers")
+pytestmark = pytest.mark.filterwarnings("ignore:.*PNDM")
+SIZE = {"height": 8, "width": 8}
+
+
+@pytest.fixture(scope="module")
+def load(tmp_path_factory):
+    root = tmp_path_factory.mktemp("pipelines")
+    return cache(lambda kind: load_pipeline(write_pipeline(root / kind, kind)))
+
+
+@pytest.mark.usefixtures("optimized")
+@pytest.mark.parametrize("kind", [pytest.param("sd1", marks=pytest.mark.slow), "sd3"])
+def test_a_step_of_dpok_trains_the_adapters_at_a_ratio_of_exactly_one(kind, load):
+    pipeline = load(kind).adapt(jax.random.key(0), LoRA(2, 2.0, ("to_q", "to_v")))
+    adapters, base = split(pipeline.params[pipeline.kind.denoiser])
+    model = pipeline.model()
+
+    def predict(adapters, t, x, *conditions):
+        def plain(t, x, *conditions):
+            return model.apply(combine(adapters, base), t, x, *conditions)
+
+        return guidance.classifier_free(plain, 3.0, None)(t, x, *conditions)
+
+    conditions = pipeline.encode(["a cat"] * 4, **SIZE)
+    batch = Batch(jnp.ones(4), (*conditions, *pipeline.encode([None] * 4, **SIZE)))
+    policy = Model(lambda key: adapters, predict)
+
+    def redness(x, *conditions):
+        pictures = pipeline.decode(x)
+        return jnp.mean(pictures[..., 0] - pictures[..., 1], axis=(1, 2))
+
+    problem = DiffusionControl(
+        pipeline.process,
+        policy,
+        redness,
+        pipeline.shape(**SIZE),
+        pipeline.scheduler.grid(4),
+        0.1,
+        solver=ExponentialEuler(1.0),
+        prediction=pipeline.prediction,
+    )
+    update = PolicyUpdate(minibatches=2)
+    dpok = make_dpok(problem, policy, optax.adam(1e-2), update=update)
+    state, metrics = jax.jit(dpok.step)(dpok.init(jax.random.key(0)), batch)
+    assert float(metrics["ratio/max_deviation"]) == 0.0
+    assert abs(float(metrics["kl/path"])) < 1e-3  # the adapters begin at nothing
+    assert bool(metrics["states/finite"]) and float(metrics["reward/std"]) > 0
+    moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), state.policy.params, adapters)
+    assert max(jax.tree.leaves(moved)) > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["sd2", "sd3"])
+def test_the_score_is_what_the_prediction_means(kind, load):
+    """x = a d + s n, so that the score at data and noise of the prediction's own is -n / s."""
+    pipeline = load(kind)
+    conditions = pipeline.encode(["a cat"] * 2, **SIZE)
+    x = jax.random.normal(jax.random.key(1), (2, *pipeline.shape(**SIZE)))
+    t = jnp.asarray([0.3, 0.9]) * pipeline.process.horizon
+
+    @jax.jit
+    def both(params):
+        predicted = pipeline.predict_fn(params)(t, x, *conditions)
+        return predicted, pipeline.score_fn(params)(t, x, *conditions)
+
+    predicted, score = both(pipeline.params[pipeline.kind.denoiser])
+    a, s = (part.reshape(2, 1, 1, 1) for part in pipeline.process.marginal(t))
+    noise = s * x + a * predicted if kind == "sd2" else x + a * predicted
+    np.testing.assert_allclose(score, -noise / s, rtol=1e-4, atol=1e-4)
