@@ -288,7 +288,7 @@ class ReverseSDE(eqx.Module):
         _check_times(r, x)
         t = self.forward_time(r)
         read = read_drift(self.process, t, self.prediction, self.noise_level)
-        return expand(read.state, x) * x + expand(read.action, x) * self.predict(t, x)
+        return expand(read.action, x) * self.predict(t, x) + expand(read.state, x) * x
 
     @at_the_door
     def diffusion(self, r: Float[Array, "*t"]) -> Float[Array, "*t"]:
