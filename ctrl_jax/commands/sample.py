@@ -14,6 +14,7 @@ from ctrl_jax.runtime import check_count, command, refuse
 
 OF_PIPELINE = (
     "prompts",
+    "prompt",
     "lora",
     "negative",
     "guidance",
@@ -39,6 +40,7 @@ class Config:
         model: folder of a text-to-image pipeline.
         prompts: .txt, a prompt on each line, or .jsonl with prompt and, where wanted,
             negative_prompt.
+        prompt: prompts themselves, in place of a file.
         lora: files of adapters (diffusers, PEFT, kohya), added to the weights one after the other.
         number: samples of a run, 64 by default; pictures of each prompt, 1 by default.
         negative: what pictures are guided away from where the prompt says nothing else.
@@ -62,6 +64,7 @@ class Config:
     run: Annotated[str | None, tyro.conf.Positional] = None
     model: str | None = None
     prompts: str | None = None
+    prompt: tuple[str, ...] = ()
     lora: tuple[str, ...] = ()
     number: int | None = None
     negative: str | None = None
@@ -96,8 +99,10 @@ class Config:
             )
             if self.solver is not None:
                 check_choice("solver", self.solver, tuple(SOLVERS))
-        elif self.prompts is None:
-            raise refuse("prompts", None, "pictures are of prompts", "give --prompts FILE")
+        elif (self.prompts is None) != bool(self.prompt):
+            given = "both" if self.prompt else "neither"
+            rule, repair = "pictures are of one of them", "give --prompts FILE or --prompt TEXT"
+            raise refuse("--prompts and --prompt", given, rule, repair)
 
 
 def main(config: Config) -> Path:

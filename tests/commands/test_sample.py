@@ -71,7 +71,9 @@ def test_what_is_refused_leaves_no_folder(options, message, model, tmp_path, cap
     [
         ([], "RUN and --model: received 'neither'"),
         (["run", "--model", "m"], "RUN and --model: received 'both'"),
-        (["--model", "m"], "prompts: received None"),
+        (["--model", "m"], "--prompts and --prompt: received 'neither'"),
+        (["--model", "m", "--prompts", "p", "--prompt", "a"], "received 'both'"),
+        (["--model", "m", "--guidance-scale", "3"], "perhaps --guidance"),
         (["run", "--guidance", "3"], "a run has no use for it"),
         (["run", "--solver", "dpmpp"], "solver: received 'dpmpp'"),
         (["--model", "nowhere", "--prompts", "p.txt"], "prompts: received 'p.txt'; it cannot be"),

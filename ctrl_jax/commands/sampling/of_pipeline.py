@@ -27,7 +27,8 @@ class Drawing:
     """What is drawn, of `ctrl-jax sample --model`."""
 
     model: str
-    prompts: str
+    prompts: str | None
+    prompt: tuple[str, ...]
     lora: tuple[str, ...]
     number: int
     negative: str | None
@@ -50,7 +51,9 @@ def draw_of_pipeline(drawing: Drawing, out: Path) -> list[str]:
         drawing: the options.
         out: folder for the files.
     """
-    prompts = read_prompts(drawing.prompts, name="prompts")
+    prompts = tuple(map(Prompt, drawing.prompt))
+    if drawing.prompts is not None:
+        prompts = read_prompts(drawing.prompts, name="prompts")
     dtype = jnp.dtype(drawing.precision)
     pipeline = load_pipeline(
         drawing.model,
