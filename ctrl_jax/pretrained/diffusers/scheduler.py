@@ -161,6 +161,7 @@ OF_BETAS = {
     "beta_schedule",
     "beta_start",
     "lambda_min_clipped",
+    "prediction_type",
     "rescale_betas_zero_snr",
     "trained_betas",
     "variance_type",
@@ -362,7 +363,7 @@ def _flow(entries: Entries, solver: str | None) -> Scheduler:
     if entries.get("shift_terminal", float, 0.0) != 0:
         found = entries.record["shift_terminal"]
         raise entries.refuse("shift_terminal", found, "only null is implemented")
-    entries.finish(OF_OTHERS)
+    entries.finish(OF_OTHERS | OF_BETAS)
 
     def times(steps: int) -> np.ndarray:
         # The least time has been shifted before.

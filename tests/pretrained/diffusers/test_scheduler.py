@@ -189,7 +189,9 @@ def test_what_another_scheduler_would_not_read_is_read_over():
         {**oracle.DDIM, "clip_sample": True, "variance_type": "fixed_large"}, solver="euler"
     )
     read_scheduler({**oracle.DDIM, "use_karras_sigmas": True, "lambda_min_clipped": -5.1})
-    read_scheduler({**oracle.FLOW, "base_shift": 0.5, "time_shift_type": "exponential"})
+    read_scheduler(
+        {**oracle.FLOW, "beta_start": 0.1, "base_shift": 0.5, "time_shift_type": "exponential"}
+    )
     read_scheduler(json.loads('{"lambda_min_clipped": -Infinity}') | oracle.DDIM, solver="dpmpp")
 
 
