@@ -20,12 +20,13 @@ B is straight but the scale a = e^{-B/2}, down to 0. Any table becomes such a on
     a_k <- (a_k - a_{N-1}) a_0 / (a_0 - a_{N-1})                  (Lin et al. 2023, alg. 1).  (5)
 
 Discrete samplers that ask between the steps have straight lines of the noise-to-signal ratio
-n = \sqrt{e^B - 1} there (``between="ratio"``), as k-diffusion's do.
+n = \sqrt{e^B - 1} there (``between="ratio"``), as k-diffusion's do, or of its logarithm where times
+are found by it (``between="log_ratio"``; before the first step of n itself).
 """
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -37,6 +38,8 @@ from ctrl_jax._door import at_the_door, read_real
 from ctrl_jax._numerics import times
 from ctrl_jax.processes.schedules import NoiseSchedule
 
+Between = Literal["integral", "ratio", "log_ratio"]
+
 
 class TabulatedSchedule(NoiseSchedule):
     """The schedule (1) through the betas of a discrete process.
@@ -45,26 +48,27 @@ class TabulatedSchedule(NoiseSchedule):
         betas: share of the variance that each step replaces by noise, shape (N,), in (0, 1),
             concrete; the last may be 1.
         horizon: T, in the process's unit of time.
-        between: what has straight lines between the steps, "integral" for B or "ratio" for n.
+        between: what has straight lines between the steps, "integral" for B, "ratio" for n or
+            "log_ratio" for its logarithm.
 
     Raises:
         ValueError: betas is no vector, one of them is outside (0, 1), the horizon is not positive,
-            or a last beta of 1 comes with ``between="ratio"``.
+            or a last beta of 1 comes with another than ``between="integral"``.
     """
 
     integrals: tuple[float, ...] = eqx.field(static=True, repr=False)  # B at the knots, 0 first
     horizon: float
-    between: Literal["integral", "ratio"] = eqx.field(static=True)
+    between: Between = eqx.field(static=True)
 
     def __init__(
         self,
         betas: Sequence[float] | np.ndarray | Array,
         *,
         horizon: float = 1.0,
-        between: Literal["integral", "ratio"] = "integral",
+        between: Between = "integral",
     ):
         check_all_positive("TabulatedSchedule", horizon=horizon)
-        check_choice("between", between, ("integral", "ratio"))
+        check_choice("between", between, get_args(Between))
         betas = np.asarray(betas, np.float64)
         if betas.ndim != 1 or betas.size == 0:
             raise refuse("betas", betas.shape, "they must be a vector", "give one per step")
@@ -78,7 +82,7 @@ class TabulatedSchedule(NoiseSchedule):
         with np.errstate(divide="ignore"):
             self.integrals = (0.0, *np.cumsum(-np.log1p(-betas)).tolist())
         self.horizon, self.between = horizon, between
-        if self.vanishes and between == "ratio":
+        if self.vanishes and between != "integral":
             rule = "the ratio has no bound at a last beta of 1"
             raise refuse("between", between, rule, 'give "integral", or a last beta below 1')
 
@@ -156,9 +160,8 @@ class TabulatedSchedule(NoiseSchedule):
         t = times(t)
         place, k = self._place(t)
         per_time = self.steps / self.horizon
-        if self.between == "ratio":
-            knots = jnp.asarray(self._ratios(), t.dtype)
-            slope, ratio = jnp.diff(knots)[k], jnp.interp(place, self._numbers(t), knots)
+        if self.between != "integral":
+            ratio, slope = self._ratio(place, k)
             return 2 * ratio * slope / (1 + ratio**2) * per_time
         rates = jnp.diff(jnp.asarray(self._finite(), t.dtype)) * per_time
         if not self.vanishes:
@@ -172,9 +175,8 @@ class TabulatedSchedule(NoiseSchedule):
         # Half precision cannot tell a thousand steps apart.
         wide = t.astype(t.dtype if jnp.finfo(t.dtype).bits >= 32 else jnp.float32)
         place, k = self._place(wide)
-        if self.between == "ratio":
-            ratio = jnp.interp(place, self._numbers(wide), jnp.asarray(self._ratios(), wide.dtype))
-            return jnp.log1p(ratio**2).astype(t.dtype)
+        if self.between != "integral":
+            return jnp.log1p(self._ratio(place, k)[0] ** 2).astype(t.dtype)
         values = jnp.asarray(self._finite(), wide.dtype)
         found = jnp.interp(place, self._numbers(wide), values)
         if self.vanishes:
@@ -206,5 +208,14 @@ class TabulatedSchedule(NoiseSchedule):
         """B at the knots, the one before the last again in the place of an infinite last one."""
         return (*self.integrals[:-1], self.integrals[-2]) if self.vanishes else self.integrals
 
-    def _ratios(self) -> np.ndarray:
-        return np.sqrt(np.expm1(self.integrals))
+    def _ratio(self, place: Array, k: Array) -> tuple[Array, Array]:
+        """Return n and its derivative per step."""
+        knots = jnp.asarray(np.sqrt(np.expm1(self.integrals)), place.dtype)
+        low, high, part = knots[k], knots[k + 1], place - k.astype(place.dtype)
+        straight = low + part * (high - low), high - low
+        if self.between == "ratio":
+            return straight
+        growth = jnp.log(high / jnp.where(k == 0, high, low))
+        curved = low * jnp.exp(part * growth)
+        first = k == 0
+        return jnp.where(first, straight[0], curved), jnp.where(first, straight[1], growth * curved)

@@ -26,6 +26,7 @@ SD = {
 DDIM = {"_class_name": "DDIMScheduler", "clip_sample": False}
 DDPM = {"_class_name": "DDPMScheduler", "clip_sample": False}
 FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000}
+KARRAS = {"use_karras_sigmas": True}
 SANA = {
     "_class_name": "DPMSolverMultistepScheduler",
     "flow_shift": 3.0,
@@ -63,6 +64,8 @@ CASES: dict[str, tuple[dict, str | None, int, float]] = {
     "dpmpp, squared cosine": ({**DDIM, **SQUARED}, "dpmpp", 6, 0.0),
     "dpmpp, zero, v": ({**DDIM, **V, **ZERO}, "dpmpp", 6, 0.0),
     "dpmpp, betas, data": ({**DDIM, **BETAS, **DATA}, "dpmpp", 5, 0.0),
+    "sd, euler, karras": ({**SD, **KARRAS}, "euler", 6, 0.0),
+    "sd, dpmpp, karras": ({**SD, **KARRAS}, "dpmpp", 7, 0.0),
     "dpmpp, flow": (SANA, None, 6, 0.0),
     "flow, shift 1": (FLOW, None, 5, 0.0),
     "flow, shift 3": ({**FLOW, "shift": 3.0}, None, 10, 0.0),

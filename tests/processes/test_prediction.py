@@ -99,14 +99,17 @@ def test_the_scale_of_zero_terminal_snr():
     np.testing.assert_allclose(process.schedule.rate(times), slope, rtol=1e-4)
 
 
-def test_straight_lines_of_the_ratio():
-    """Between steps n is interpolated, and the rate is the derivative of B."""
-    schedule = TabulatedSchedule(np.linspace(1e-2, 0.3, 20), horizon=20.0, between="ratio")
+@pytest.mark.parametrize("kind", ["ratio", "log_ratio"])
+def test_straight_lines_of_the_ratio(kind):
+    """Between steps n is interpolated, or its logarithm, and the rate is the derivative of B."""
+    schedule = TabulatedSchedule(np.linspace(1e-2, 0.3, 20), horizon=20.0, between=kind)
     plain = TabulatedSchedule(np.linspace(1e-2, 0.3, 20), horizon=20.0)
     at, between = jnp.arange(21.0), jnp.asarray([0.5, 3.25, 19.75])
     ratios = np.sqrt(np.expm1(np.asarray(plain.integral(at), float)))
     np.testing.assert_allclose(schedule.integral(at), plain.integral(at), rtol=1e-5)
-    found = VP(schedule=schedule).noise_to_signal(between)
-    np.testing.assert_allclose(found, np.interp(between, at, ratios), rtol=1e-5)
+    expected = np.asarray(np.interp(between, at, ratios))
+    if kind == "log_ratio":
+        expected[1:] = np.exp(np.interp(between[1:], at[1:], np.log(ratios[1:])))
+    np.testing.assert_allclose(VP(schedule=schedule).noise_to_signal(between), expected, rtol=1e-5)
     slope = jax.vmap(jax.grad(lambda t: schedule.integral(t)))(between)
     np.testing.assert_allclose(schedule.rate(between), slope, rtol=1e-4)

@@ -12,6 +12,9 @@ flows are a `RectifiedFlow`, whose times are made denser where the noise is by a
 
     t <- s t / (1 + (s - 1) t).                                                               (2)
 
+Karras' ratios (``use_karras_sigmas``) are those of `grids.edm` between the first and the last; the
+network is shown the index where the logarithm of the ratio has it, by DPM-Solver++ the nearest
+whole one.
 DPM-Solver++ of flows (``use_flow_sigmas``) starts just before the horizon, and shows whole numbers.
 
 A file of one scheduler may be read for the solver of another: then an entry means what it means to
@@ -68,7 +71,6 @@ class Kind(NamedTuple):
 EULER = {
     "interpolation_type": "linear",
     "timestep_type": "discrete",
-    "use_karras_sigmas": False,
     "use_exponential_sigmas": False,
     "use_beta_sigmas": False,
 }
@@ -77,7 +79,6 @@ MULTISTEP = {
     "algorithm_type": "dpmsolver++",
     "solver_type": "midpoint",
     "thresholding": False,
-    "use_karras_sigmas": False,
     "use_exponential_sigmas": False,
     "use_beta_sigmas": False,
     "use_lu_lambdas": False,
@@ -104,6 +105,7 @@ KINDS = {
     "DPMSolverMultistepScheduler": Kind(DPMSolverPP2M(), "linspace", entries=MULTISTEP),
 }
 MULTISTEP_CLASS = "DPMSolverMultistepScheduler"
+OF_KARRAS = ("EulerDiscreteScheduler", MULTISTEP_CLASS)
 FLOWS = "FlowMatchEulerDiscreteScheduler"
 SUBSTITUTED = "PNDMScheduler"
 CLASSES = (*KINDS, FLOWS, SUBSTITUTED)
@@ -258,7 +260,8 @@ def _discrete(entries: Entries, name: str) -> Scheduler:
         raise entries.refuse("clip_sample", entries.record.get("clip_sample"), rule, repair)
     _check_variance(entries, name)
     _check_clipped_lambda(entries, name)
-    schedule = _schedule(entries, kind)
+    karras = name in OF_KARRAS and entries.get("use_karras_sigmas", bool, False)
+    schedule = _schedule(entries, kind, "log_ratio" if karras else kind.between)
     prediction = entries.get("prediction_type", str, "epsilon")
     if prediction not in PREDICTIONS:
         rule = f"it must be one of {', '.join(PREDICTIONS)}"
@@ -269,18 +272,38 @@ def _discrete(entries: Entries, name: str) -> Scheduler:
         raise entries.refuse("timestep_spacing", spacing, rule)
     offset = entries.get("steps_offset", int, 0)
     last = _last_time(entries, name)
+    for key in ("sigma_min", "sigma_max") if karras else ():
+        if entries.get(key, float, None) is not None:
+            rule = "only null is implemented beside use_karras_sigmas"
+            raise entries.refuse(key, entries.record[key], rule)
     entries.finish(OF_OTHERS)
     process, number = VP(schedule=schedule), schedule.steps
 
     def times(steps: int) -> np.ndarray:
-        made = _indices(name, spacing, number, steps, offset) + 1.0
+        made = _indices(name, spacing, number, steps, offset)
+        made = (_karras(schedule, name, made) if karras else made) + 1.0
         return made if made[-1] == last else np.append(made, last)
+
+    def rounded(t):
+        return jnp.round(schedule.index_of(t))
 
     of_ratio = kind.between == "ratio" and spacing != "leading"
     std = math.sqrt(-math.expm1(-schedule.integrals[-1])) if of_ratio else 1.0
-    return Scheduler(
-        name, process, PREDICTIONS[prediction], kind.solver, std, schedule.index_of, times
-    )
+    whole = karras and name == MULTISTEP_CLASS
+    whole = whole and entries.record.get("beta_schedule") != "squaredcos_cap_v2"
+    shown = rounded if whole else schedule.index_of
+    return Scheduler(name, process, PREDICTIONS[prediction], kind.solver, std, shown, times)
+
+
+def _karras(schedule: TabulatedSchedule, name: str, indices: np.ndarray) -> np.ndarray:
+    """Return the indices at which the ratios are those of Karras et al. 2022, eq. 5."""
+    table = np.log(np.expm1(schedule.integrals[1:])) / 2
+    first, final = table[-1], table[0]
+    if name != MULTISTEP_CLASS:
+        ratios = np.interp(indices[[0, -1]], np.arange(table.size), np.exp(table))
+        first, final = np.log(ratios)
+    roots = np.linspace(math.exp(first / 7), math.exp(final / 7), len(indices))
+    return np.interp(7 * np.log(roots), table, np.arange(table.size))
 
 
 def _indices(name: str, spacing: str, number: int, steps: int, offset: int) -> np.ndarray:
@@ -297,13 +320,17 @@ def _indices(name: str, spacing: str, number: int, steps: int, offset: int) -> n
     return found[::-1][:steps]
 
 
-def _schedule(entries: Entries, kind: Kind) -> TabulatedSchedule:
+def _schedule(entries: Entries, kind: Kind, between: Any) -> TabulatedSchedule:
     number = entries.count("num_train_timesteps", 1000, most=10**6)
     of_betas = entries.get("beta_schedule", str, "linear")
     start = entries.positive("beta_start", 1e-4)
     end = entries.positive("beta_end", 0.02)
     if entries.get("trained_betas", list, None) is not None:
-        schedule = TabulatedSchedule(entries.numbers("trained_betas"))
+        betas = entries.numbers("trained_betas")
+        if len(betas) != number:
+            rule = f"it must list as many as num_train_timesteps, {number}"
+            raise entries.refuse("trained_betas", len(betas), rule)
+        schedule = TabulatedSchedule(betas)
     elif of_betas == "linear":
         schedule = TabulatedSchedule.linear(start, end, number)
     elif of_betas == "scaled_linear":
@@ -321,7 +348,7 @@ def _schedule(entries: Entries, kind: Kind) -> TabulatedSchedule:
         falling = 1 + 1e-3 * np.arange(signal.size)[::-1]
         signal = np.maximum(signal, LEAST_SIGNAL * falling)
     betas = 1 - signal[1:] / signal[:-1]
-    return TabulatedSchedule(betas, horizon=float(schedule.steps), between=kind.between)
+    return TabulatedSchedule(betas, horizon=float(schedule.steps), between=between)
 
 
 def _last_time(entries: Entries, name: str) -> float:
@@ -377,6 +404,7 @@ def _flow(entries: Entries, solver: str | None) -> Scheduler:
 def _flow_multistep(entries: Entries) -> Scheduler:
     for key, value in MULTISTEP.items():
         entries.expect(key, value)
+    entries.expect("use_karras_sigmas", False)
     entries.expect("use_dynamic_shifting", False)
     number = entries.count("num_train_timesteps", 1000, most=10**6)
     shift = entries.positive("flow_shift", 1.0)

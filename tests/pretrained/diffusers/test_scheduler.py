@@ -76,7 +76,8 @@ def test_times_shown_are_the_peers():
         t = scheduler.process.forward_time(grid, scheduler.prediction)[:-1]
         shown, expected = np.asarray(scheduler.shown(t), float), np.asarray(STORED[name][0])
         whole = (expected == expected.round()).all() and "flow" not in name
-        allowed = 0.0 if whole else 1.3e-4  # two digits of a float32 near 1000
+        # Two digits of a float32 near 1000; Karras' hang on the peer's float32 of the ratios.
+        allowed = 0.0 if whole else 2e-3 if "karras" in name else 1.3e-4
         np.testing.assert_allclose(shown, expected[: len(shown)], rtol=0, atol=allowed)
         assert len(grid) - 1 in (oracle.CASES[name][2], oracle.CASES[name][2] - 1)
 
@@ -145,9 +146,14 @@ REFUSED = {
         **oracle.DDPM,
         "variance_type": "fixed_large",
     },
-    "use_karras_sigmas: received True; only False": {
+    "sigma_max: received 14.6; only null": {
         "_class_name": "EulerDiscreteScheduler",
         "use_karras_sigmas": True,
+        "sigma_max": 14.6,
+    },
+    "trained_betas: received 25; it must list as many as num_train_timesteps, 1000": {
+        **oracle.DDIM,
+        "trained_betas": oracle.BETAS["trained_betas"],
     },
     "final_sigmas_type: received 'none'; it must be zero or sigma_min": {
         "_class_name": "EulerDiscreteScheduler",
