@@ -121,6 +121,9 @@ SCORES = {
     "v": parameterization.from_v,
     "flow": parameterization.from_flow,
 }
+ENCODED_TOGETHER = 32
+"""Texts: the states of some inside the largest encoders take a few gigabytes."""
+
 LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder")
 OPTIONS = {"requires_safety_checker", "force_zeros_for_empty_prompt", "add_watermarker"}
 
@@ -259,8 +262,11 @@ class Pipeline:
         params = self.params if params is None else params
         weights = {name: params[name] for name in ids}
         size = (rows * self.pixels, columns * self.pixels)
-        found = self._encoded(weights, ids, size)
-        conditions = tuple(array[index] for array in found)
+        found = [
+            self._encoded(weights, {name: rows[some] for name, rows in ids.items()}, size)
+            for some in _pieces(len(texts))
+        ]
+        conditions = tuple(jnp.concatenate(arrays)[index] for arrays in zip(*found, strict=True))
         if not self.index.get("force_zeros_for_empty_prompt"):
             return conditions
         given = np.asarray([prompt is not None for prompt in prompts])
@@ -438,6 +444,13 @@ def load_pipeline(
             folder / name, part, param_dtype=param_dtype, variant=variant, mesh=mesh, fully=fully
         )
     return Pipeline(folder, index, kind, parts, params, scheduler, found)
+
+
+def _pieces(texts: int) -> list[np.ndarray]:
+    """Which texts are encoded together, the last piece filled up: all are of one program."""
+    together = min(texts, ENCODED_TOGETHER)
+    starts = range(0, texts, together)
+    return [np.minimum(np.arange(start, start + together), texts - 1) for start in starts]
 
 
 def _read_index(

@@ -12,6 +12,7 @@ from ctrl_jax._typing import Model
 from ctrl_jax.algorithms import Batch, DiffusionControl, PolicyUpdate, make_dpok
 from ctrl_jax.networks.lora import LoRA, combine, split
 from ctrl_jax.pretrained import load_pipeline
+from ctrl_jax.pretrained.diffusers import pipeline as pipeline_module
 from ctrl_jax.solvers import ExponentialEuler, guidance
 from tests.pretrained.diffusers.pipelines import write_pipeline
 
@@ -84,3 +85,13 @@ def test_the_score_is_what_the_prediction_means(kind, load):
     a, s = (part.reshape(2, 1, 1, 1) for part in pipeline.process.marginal(t))
     noise = s * x + a * predicted if kind == "sd2" else x + a * predicted
     np.testing.assert_allclose(score, -noise / s, rtol=1e-4, atol=1e-4)
+
+
+def test_many_prompts_are_encoded_piece_by_piece(load, monkeypatch):
+    pipeline = load("sd3")
+    prompts = ["a cat", "a dog", "a cat", "red", "red cat", "do"]
+    whole = pipeline.encode(prompts, **SIZE)
+    monkeypatch.setattr(pipeline_module, "ENCODED_TOGETHER", 2)
+    for pieces, together in zip(pipeline.encode(prompts, **SIZE), whole, strict=True):
+        np.testing.assert_allclose(pieces, together, rtol=0, atol=2e-5)
+        np.testing.assert_array_equal(pieces[0], pieces[2])
