@@ -100,8 +100,7 @@ def pairs(steered, policy, optimizer):
 
 
 CASES = {
-    "vp": (VP(0.1, 5.0), ("score", "v"), ExponentialEuler(), dpok),
-    "vp, euler": (VP(0.1, 5.0), ("noise", "flow"), EulerMaruyama(), dpok),
+    "vp": (VP(0.1, 5.0), ("noise", "v"), EulerMaruyama(), dpok),
     "vp, zero snr": (ENDING, ("v", "flow"), ExponentialEuler(), dpok),
     "rectified flow": (RectifiedFlow(), ("data", "flow"), ExponentialEuler(0.7), dpok),
     "rectified flow, pairs": (RectifiedFlow(), ("data", "flow"), ExponentialEuler(), pairs),
