@@ -22,8 +22,6 @@ and step down once more, `passes` times) lets the others adapt: as the passes gr
 shrink the law at the end tends to the conditional one. Source: Lugmayr et al. 2022, algorithm 1.
 """
 
-from typing import Literal
-
 import diffrax
 import equinox as eqx
 import jax
@@ -46,7 +44,7 @@ def classifier_free(
     scale: Float[Array, "*b"] | float,
     null: tuple[Array, ...] | None,
     *,
-    passes: Literal[1, 2] = 1,
+    passes: int = 1,
     interval: tuple[float, float] | None = None,
 ) -> ScoreFn:
     """Return the guided score function (1), which asks `score_fn` with and without conditions.

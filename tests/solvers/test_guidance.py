@@ -87,7 +87,7 @@ def test_guidance_names_conditions_that_do_not_match(unchecked):
             jnp.asarray(0.5), jnp.ones((2, 3)), jnp.ones(2)
         )
     with pytest.raises(ValueError, match=r"passes: received 3; it must be 1 or 2; leave it out"):
-        guidance.classifier_free(conditional_score, 2.0, null, passes=3)  # pyright: ignore[reportArgumentType]
+        guidance.classifier_free(conditional_score, 2.0, null, passes=3)
     for interval, message in (((0.5, 0.1), "exchange them"), ((0.5,), "two forward times")):
         with pytest.raises(ValueError, match=rf"interval: received .*{message}"):
             guidance.classifier_free(conditional_score, 2.0, null, interval=interval)  # pyright: ignore[reportArgumentType]
