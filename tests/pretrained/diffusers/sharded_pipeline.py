@@ -1,6 +1,5 @@
 """Run by a test on four simulated devices: a pipeline read into shards, against one device."""
 
-import sys
 import tempfile
 from pathlib import Path
 
@@ -12,23 +11,10 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from ctrl_jax.pretrained import load_pipeline, make_drawing, write_small_pipeline
 
 assert jax.device_count() == 4
-kind = sys.argv[1]
 mesh = jax.make_mesh((2, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
-with tempfile.TemporaryDirectory() as root:
-    folder = write_small_pipeline(Path(root) / "small", kind)
-    alone = load_pipeline(folder, solver="euler_ancestral")
-    divided = load_pipeline(folder, solver="euler_ancestral", mesh=mesh, fully=True)
-
-name = alone.kind.denoiser
-whole = sum(leaf.nbytes for leaf in jax.tree.leaves(alone.params[name]))
-here = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(divided.params[name]))
-assert here < 0.45 * whole, here / whole
-for one, other in zip(jax.tree.leaves(alone.params), jax.tree.leaves(divided.params), strict=True):
-    np.testing.assert_array_equal(one, other)
-
+rows = NamedSharding(mesh, PartitionSpec("data"))
 keys = jax.vmap(jax.random.key)(jnp.arange(4))
 prompts, size = ["a cat", "a dog", "red cat", "red dog"], {"height": 16, "width": 16}
-rows = NamedSharding(mesh, PartitionSpec("data"))
 
 
 def drawn(pipeline, place):
@@ -40,15 +26,29 @@ def drawn(pipeline, place):
             keys,
         )
     )
-    draw = make_drawing(pipeline, scale=3.0, steps=3, **size)
-    latents = draw(pipeline.params[name], placed, conditions, null)
+    draw = make_drawing(pipeline, scale=3.0, steps=3, height=16, width=16)
+    latents = draw(pipeline.params[pipeline.kind.denoiser], placed, conditions, null)
     return latents, pipeline.decode(latents)
 
 
-one, other = drawn(alone, lambda x: x), drawn(divided, lambda x: jax.device_put(x, rows))
-scale = float(jnp.abs(one[0]).max())
-np.testing.assert_allclose(other[0], one[0], rtol=0, atol=1e-4 * scale)
-np.testing.assert_allclose(other[1], one[1], rtol=0, atol=1e-4)
+for kind in ("sd1", "sd3"):
+    with tempfile.TemporaryDirectory() as root:
+        folder = write_small_pipeline(Path(root) / "small", kind)
+        alone = load_pipeline(folder, solver="euler_ancestral")
+        divided = load_pipeline(folder, solver="euler_ancestral", mesh=mesh, fully=True)
+
+    name = alone.kind.denoiser
+    leaves = jax.tree.leaves(divided.params[name])
+    here = sum(leaf.addressable_shards[0].data.nbytes for leaf in leaves)
+    assert here < 0.45 * sum(leaf.nbytes for leaf in leaves), kind
+    pairs = zip(jax.tree.leaves(alone.params), jax.tree.leaves(divided.params), strict=True)
+    for one, other in pairs:
+        np.testing.assert_array_equal(one, other)
+
+    one, other = drawn(alone, lambda x: x), drawn(divided, lambda x: jax.device_put(x, rows))
+    scale = float(jnp.abs(one[0]).max())
+    np.testing.assert_allclose(other[0], one[0], rtol=0, atol=1e-4 * scale)
+    np.testing.assert_allclose(other[1], one[1], rtol=0, atol=1e-4)
 normal = jax.jit(jax.vmap(lambda key: jax.random.normal(key, (4, 4))))
 np.testing.assert_array_equal(normal(keys), normal(jax.device_put(keys, rows)))
 print("agreed")

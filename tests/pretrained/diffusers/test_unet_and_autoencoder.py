@@ -268,7 +268,7 @@ KL3 = KL | {
 
 
 def test_full_sizes_are_those_of_the_published_models():
-    """Counted on PyTorch's meta device; no memory is taken."""
+    """Those of the sheet that PyTorch's meta device gave; no memory is taken."""
     for record, count, tensors in (
         (SD1, 859_520_964, 686),
         (SD2, 865_910_724, 686),
