@@ -8,8 +8,9 @@ from PIL import Image
 
 from ctrl_jax.commands.__main__ import main
 from ctrl_jax.pretrained import write_small_pipeline
+from tests.pretrained.diffusers.letters import use_letters_without_transformers
 
-pytest.importorskip("transformers")
+use_letters_without_transformers()
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ def test_windows_side_by_side_are_a_product_of_patches(shape):
     layer.add_adapter(2, 1.5, nnx.Rngs(lora=1))
     layer.lora_b = nnx.Param(jnp.ones((1, 1, 2, 4)))
     x = jax.random.normal(jax.random.key(0), shape)
+    assert layer.lora_a is not None
     kernel, inner = (
         convolve(x, parameter[...], 3, UNPADDED) for parameter in (layer.kernel, layer.lora_a)
     )

@@ -2,6 +2,9 @@
 
 from ctrl_jax.pretrained.diffusers.small import filled, write_small_pipeline
 from tests.oracles.named_weights import named_weight
+from tests.pretrained.diffusers.letters import use_letters_without_transformers
+
+use_letters_without_transformers()
 
 
 def write_pipeline(folder, kind):

@@ -9,7 +9,9 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from ctrl_jax.pretrained import load_pipeline, make_drawing, write_small_pipeline
+from tests.pretrained.diffusers.letters import use_letters_without_transformers
 
+use_letters_without_transformers()
 assert jax.device_count() == 4
 mesh = jax.make_mesh((2, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
 rows = NamedSharding(mesh, PartitionSpec("data"))

@@ -16,7 +16,6 @@ from ctrl_jax.pretrained.diffusers import pipeline as pipeline_module
 from ctrl_jax.solvers import ExponentialEuler, guidance
 from tests.pretrained.diffusers.pipelines import write_pipeline
 
-pytest.importorskip("transformers")
 pytestmark = pytest.mark.filterwarnings("ignore:.*PNDM")
 SIZE = {"height": 8, "width": 8}
 

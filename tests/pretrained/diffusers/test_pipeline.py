@@ -13,10 +13,9 @@ from ctrl_jax.pretrained.diffusers.pipeline import load_pipeline
 from ctrl_jax.pretrained.diffusers.scheduler import read_scheduler
 from ctrl_jax.solvers import BrownianPath, ExponentialEuler, guidance, simulate
 from tests.oracles import pipelines as oracle
+from tests.pretrained.diffusers.letters import Letters
 from tests.pretrained.diffusers.pipelines import write_pipeline
 from tests.runtime.processes import run_python
-
-pytest.importorskip("transformers")
 
 STORED = json.loads(oracle.STORED.read_text())["values"]
 
@@ -75,3 +74,15 @@ def test_four_devices_agree_with_one():
     status, out, err = run_python("-m", script, JAX_NUM_CPU_DEVICES="4")
     assert status == 0, err[-4000:]
     assert out.strip().endswith("agreed")
+
+
+@pytest.mark.parametrize("kind", ["sd2", "sd3"])
+def test_tokenizers_by_hand_are_those_of_transformers(kind, folders):
+    transformers = pytest.importorskip("transformers")
+    texts = ["", "a cat", "red dog on a mat with a hat", "caca dodo x"]
+    for folder in sorted(folders(kind).glob("tokenizer*")):
+        theirs = transformers.AutoTokenizer.from_pretrained(folder)
+        ours = Letters(folder)
+        assert ours.pad_token_id == theirs.pad_token_id
+        for options in ({}, {"padding": "max_length", "max_length": 8, "truncation": True}):
+            assert ours(texts, **options)["input_ids"] == theirs(texts, **options)["input_ids"]

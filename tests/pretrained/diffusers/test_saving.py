@@ -16,7 +16,6 @@ from ctrl_jax.pretrained.diffusers.saving import save_lora, save_pipeline
 from ctrl_jax.pretrained.safetensors_file import read_safetensors, write_safetensors
 from tests.pretrained.diffusers.pipelines import write_pipeline
 
-pytest.importorskip("transformers")
 pytestmark = pytest.mark.filterwarnings("ignore:.*PNDM")
 TARGETS = {"sd1": ("to_q", "to_out.0", "conv1"), "sd3": ("to_k", "add_q_proj", "proj")}
 
