@@ -1,6 +1,6 @@
 """Algorithms: pairs of pure functions (init, step)."""
 
-from ctrl_jax.algorithms.base import Algorithm, Learner, RunState
+from ctrl_jax.algorithms.base import Algorithm, Learner, RunState, skip
 from ctrl_jax.algorithms.control.actor_critic import ContinuousControl, OccupationConfig
 from ctrl_jax.algorithms.control.cpg import make_cpg
 from ctrl_jax.algorithms.control.cppo import ProximalConfig, make_cppo
@@ -95,6 +95,7 @@ __all__ = [
     "roll_out",
     "sample_answers",
     "score_answers",
+    "skip",
     "uniform_times",
     "whole_params",
 ]

@@ -181,6 +181,19 @@ def move_average(average: Any, params: Any, decay: float | Array) -> Any:
     return jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, average, params)
 
 
+def skip(state: RunState) -> tuple[RunState, Metrics]:
+    """Return the state after a step that could not be taken, counted as one that was not finite.
+
+    It is for a batch whose rewards from outside JAX could not be had: what learns stays as it is,
+    and the next rollout has another key.
+
+    Args:
+        state: before the step, as `collect` saw it.
+    """
+    key = jax.random.split(state.key, 4)[0]
+    return finish(state, key, dict(state.learners), jnp.zeros((), bool))
+
+
 def growing_decay(decay: float, update: Int[Array, ""]) -> Float[Array, ""]:
     """Return a decay whose window grows with the run, so that no average remembers its start."""
     return jnp.minimum(decay, (1 + update) / (10 + update))

@@ -14,11 +14,13 @@ would become a signal of order one.
 Source: arXiv 2305.18901, section 3; 1506.02438.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from ctrl_jax._checks import check_fraction, check_whole, refuse
+from ctrl_jax._checks import check_choice, check_fraction, check_whole, refuse
 from ctrl_jax._door import at_the_door
 from ctrl_jax._numerics import discounted_sums
 
@@ -78,6 +80,76 @@ def standardized(
             bear; that of the values themselves always counts.
     """
     return over_spread(*spread(values, weights=weights, groups=groups, scale=scale))
+
+
+class Scaled(NamedTuple):
+    """Values less the mean of their group, scaled.
+
+    Fields:
+        values: shape (batch,).
+        zero_spread: how many groups have no spread beyond rounding.
+    """
+
+    values: Float[Array, " batch"]
+    zero_spread: Float[Array, ""]
+
+
+@at_the_door
+def scaled(
+    values: Float[Array, " batch"],
+    *,
+    by: str = "group",
+    weights: Float[Array, " batch"] | None = None,
+    groups: Int[Array, " batch"] | None = None,
+) -> Scaled:
+    """Return values less the mean of their group, over a standard deviation or as they are.
+
+    Those of a group without a spread beyond rounding are 0; in float32 at least.
+
+    Args:
+        values: rewards.
+        by: "group" divides by the standard deviation of the group (GRPO), "batch" by that of the
+            whole batch, "none" by nothing (Dr. GRPO).
+        weights: of each example in means and deviations; where it is 0 so is the result.
+        groups: id of each example's group; one group by default.
+
+    Returns:
+        `Scaled`, with the number of groups without a spread.
+
+    Raises:
+        ValueError: `by` has another name, or there is no example.
+
+    Source: Shao et al. 2402.03300; Liu et al. 2503.20783 for "none".
+    """
+    check_choice("by", by, ("group", "batch", "none"))
+    centered, std = spread(values, weights=weights, groups=groups)
+    # What is left of constants that are not exactly so is rounding.
+    found = jnp.where(std == 0, 0.0, centered)
+    if by != "none":
+        found = over_spread(found, spread(values, weights=weights)[1] if by == "batch" else std)
+    return Scaled(found, count_without_spread(std, weights=weights, groups=groups))
+
+
+@at_the_door
+def count_without_spread(
+    std: Float[Array, " batch"],
+    *,
+    weights: Float[Array, " batch"] | None = None,
+    groups: Int[Array, " batch"] | None = None,
+) -> Float[Array, ""]:
+    """Return how many groups have no spread.
+
+    Args:
+        std: standard deviation of each example's group, from `spread`.
+        weights: of each example; a group counts where one is above 0.
+        groups: id of each example's group; one group by default.
+    """
+    present = jnp.ones_like(std, bool) if weights is None else weights > 0
+    first = jnp.argmax(present) == jnp.arange(present.size)
+    if groups is not None:
+        same = (groups[:, None] == groups[None, :]) & present[None, :]
+        first = jnp.sum(jnp.tril(same, -1), axis=1) == 0
+    return jnp.sum(present & first & (std == 0)).astype(std.dtype)
 
 
 @at_the_door

@@ -468,6 +468,16 @@ def some_losses() -> Iterator[Call]:
             ),
         )
     yield Call(
+        "scaled",
+        adv.scaled,
+        fixed(
+            values=Values(PAIR),
+            by=Choice("batch"),
+            weights=weights,
+            groups=Values(np.array([0, 0]), True),
+        ),
+    )
+    yield Call(
         "spread_within",
         adv.spread_within,
         fixed(values=Values(PAIR), seen=Values(POINTS), present=Values(np.ones((2, 2), bool))),
@@ -1041,6 +1051,27 @@ def some_algorithms() -> Iterator[Call]:
         "rewards.weighted",
         lambda weight, x: rewards.weighted({"first": (lambda x: x[:, 0], weight)})(x),
         fixed(weight=Number(0.5), x=POINTS),
+    )
+    yield Call(
+        "rewards.combined",
+        lambda weight, **rest: rewards.combined({"a": np.arange(2.0)}, {"a": weight}, **rest),
+        fixed(
+            weight=Number(0.5),
+            scale=Choice("group"),
+            groups=Values(np.array([0, 0]), True),
+            present=Values(np.ones(2)),
+        ),
+    )
+    yield Call(
+        "ServerOptions",
+        rewards.ServerOptions,
+        fixed(
+            batch=Count(16),
+            requests=Count(4),
+            timeout=Number(60.0),
+            retries=Count(4),
+            pause=Number(1.0),
+        ),
     )
     picture = Values(np.linspace(0, 1, 96, dtype=np.float32).reshape(1, 4, 8, 3))
     for size in (rewards.jpeg_size, rewards.soft_jpeg_size):

@@ -130,3 +130,31 @@ def test_no_example_has_no_spread(unchecked):
     for none in nothing:
         with pytest.raises(ValueError, match=r"values: received float32\[0\]; there must be"):
             advantage.standardized(none)
+
+
+@pytest.mark.parametrize("by", ["group", "batch", "none"])
+def test_scaled_by_hand(by):
+    """Groups 3 ± 1, 10 ± 4, a constant, and a padding row that would be the largest."""
+    values = jnp.array([2.0, 4.0, 6.0, 14.0, 0.1, 0.1, 99.0])
+    groups = jnp.array([5, 5, 0, 0, 7, 7, 5])
+    weights = jnp.array([1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0])
+    found = jax.jit(lambda v: advantage.scaled(v, by=by, weights=weights, groups=groups))(values)
+    std = {"group": [1.0, 4.0], "batch": [np.std(values[:6])] * 2, "none": [1.0, 1.0]}[by]
+    expected = [-1 / std[0], 1 / std[0], -4 / std[1], 4 / std[1], 0.0, 0.0, 0.0]
+    np.testing.assert_allclose(found.values, expected, rtol=1e-5)
+    np.testing.assert_array_equal(found.values[4:], 0.0)
+    assert float(found.zero_spread) == 1
+
+
+def test_a_batch_of_constants_has_no_scale():
+    values = jnp.array([7.0, 7.0, 7.0, 7.0])
+    for by in ("group", "batch", "none"):
+        found = advantage.scaled(values, by=by, groups=jnp.array([0, 0, 1, 1]))
+        np.testing.assert_array_equal(found.values, 0.0)
+        assert float(found.zero_spread) == 2
+    assert float(advantage.scaled(values).zero_spread) == 1
+
+
+def test_another_scale_is_refused():
+    with pytest.raises(ValueError, match="by: received 'std'"):
+        advantage.scaled(jnp.ones(2), by="std")

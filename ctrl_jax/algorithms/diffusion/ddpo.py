@@ -179,9 +179,5 @@ def _remember(seen: Seen, rewards: Array, ids: Array, buffer: int) -> Seen:
 
 def _zero_spread(std: Float[Array, " batch"], batch: Batch) -> Metrics:
     """How many prompts of a batch have rewards without a spread."""
-    present = batch.weights > 0
-    first = jnp.argmax(present) == jnp.arange(present.size)
-    if batch.prompts is not None:
-        same = (batch.prompts[:, None] == batch.prompts[None, :]) & present[None, :]
-        first = jnp.sum(jnp.tril(same, -1), axis=1) == 0
-    return {"reward/zero_spread": jnp.sum(present & first & (std == 0)).astype(std.dtype)}
+    count = advantage.count_without_spread(std, weights=batch.weights, groups=batch.prompts)
+    return {"reward/zero_spread": count}

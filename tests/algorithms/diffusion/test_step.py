@@ -23,6 +23,7 @@ from ctrl_jax.algorithms import (
     ValueUpdate,
     make_control,
     make_ddpo,
+    skip,
 )
 from ctrl_jax.algorithms.diffusion.actor_critic import generalized_advantage
 from ctrl_jax.algorithms.diffusion.ddpo import standardize
@@ -145,14 +146,20 @@ def test_a_reward_that_is_nan_is_flagged_and_changes_nothing():
     rollout = collect(start, one_prompt(BATCH))
     first, metrics = learn(start, rollout, good)
     assert bool(metrics["reward/finite"])
-    state = first
+    state, without = first, jax.jit(skip)
     for repeat in (1, 2):
+        left_out, counts = without(state)
         state, metrics = learn(state, rollout, bad)
         assert not bool(metrics["reward/finite"])
         assert float(metrics["update/finite"]) == 0.0
         assert int(state.skips.total) == int(state.skips.in_a_row) == repeat
         nearly(state.policy, first.policy, rtol=0, atol=0)
         nearly(state.value, first.value, rtol=0, atol=0)
+        chex.assert_trees_all_equal(
+            jax.random.key_data(left_out.key), jax.random.key_data(state.key)
+        )
+        chex.assert_trees_all_equal(left_out._replace(key=state.key), state)
+        chex.assert_trees_all_equal(counts, {name: metrics[name] for name in counts})
     state, metrics = learn(state, rollout, good)
     assert bool(metrics["reward/finite"])
     assert (int(state.skips.total), int(state.skips.in_a_row)) == (2, 0)
