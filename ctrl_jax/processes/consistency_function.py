@@ -30,7 +30,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ctrl_jax._checks import check_end, check_positive
+from ctrl_jax._checks import as_float, check_end, check_positive
+from ctrl_jax._door import at_the_door
 from ctrl_jax._numerics import expand
 from ctrl_jax.processes import grids
 from ctrl_jax.processes.base import LinearProcess
@@ -50,6 +51,7 @@ class Coefficients(NamedTuple):
     inner: Float[Array, "*t"]
 
 
+@at_the_door
 def coefficients(
     process: LinearProcess, t: Float[Array, "*t"], *, end: float, data_std: float = 1.0
 ) -> Coefficients:
@@ -69,6 +71,7 @@ def coefficients(
     t = jnp.asarray(t)
     scale, std = process.marginal(t)
     scale_end, std_end = process.marginal(jnp.asarray(end, t.dtype))
+    data_std = as_float(data_std)
     scale, scale_end = data_std * scale, data_std * scale_end
     norm = jnp.sqrt(scale**2 + std**2)
     skip = (scale_end * scale + std_end * std) / norm**2

@@ -65,7 +65,7 @@ def combined(
             f"it must have the names of the parts, {', '.join(parts) or 'of which there are none'}"
         )
         raise refuse("weights", dict(weights), rule, "give a weight for each")
-    scales = dict.fromkeys(parts, scale) if isinstance(scale, str) else dict(scale)
+    scales = dict(scale) if isinstance(scale, Mapping) else dict.fromkeys(parts, scale)
     if scales.keys() != parts.keys():
         rule = f"it must have the names of the parts, {', '.join(parts)}"
         raise refuse("scale", scales, rule, 'give each "none", "group" or "batch"')
@@ -81,5 +81,5 @@ def combined(
             values, zero_spread[name] = advantage.scaled(
                 values, by=scales[name], weights=present, groups=groups
             )
-        total = total + weights[name] * values
+        total = total + float(weights[name]) * values
     return Combined(Rewards(total, found), zero_spread)

@@ -1059,7 +1059,7 @@ def some_algorithms() -> Iterator[Call]:
             weight=Number(0.5),
             scale=Choice("group"),
             groups=Values(np.array([0, 0]), True),
-            present=Values(np.ones(2)),
+            present=Values(np.ones(2), True),
         ),
     )
     yield Call(
