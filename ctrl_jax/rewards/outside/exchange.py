@@ -95,7 +95,7 @@ def _connection(
         connection.connect()
     except (OSError, UnicodeError) as error:
         connection.close()
-        said = f"nobody answers at {url.scheme}://{url.netloc} ({shown(error)})"
+        said = f"no connection to {url.scheme}://{url.netloc} ({shown(error)})"
         raise Fault(said, gone=True) from error
     late, plain = threading.Event(), connection.sock
 

@@ -75,7 +75,7 @@ def server_reward(
     from the environment, and an answer of more than a megabyte is not read.
 
     Args:
-        url: ``http://host:port/path`` or ``https://…``.
+        url: ``http://host:port/path`` or ``https://…``; it should hold no secret.
         options: how it is asked; `ServerOptions()` by default.
         name: what errors call it; the address by default.
         max_failed: batches in a row without rewards after which it counts as unavailable; at once

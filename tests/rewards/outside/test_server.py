@@ -134,7 +134,7 @@ def test_the_server_of_the_docs_dies_and_comes_back(page, monkeypatch):
             monkeypatch.setitem(page.Handler.do_POST.__globals__, "MOST_BYTES", 10)
             reward(IMAGES, TEXTS)
         monkeypatch.setitem(page.Handler.do_POST.__globals__, "MOST_BYTES", 2**28)
-    with pytest.raises(RewardUnavailable, match=r"nobody answers at .*, asked 2 times"):
+    with pytest.raises(RewardUnavailable, match=r"no connection to .*, asked 2 times"):
         reward(IMAGES, TEXTS)
     with running(page.make_server(port)):
         np.testing.assert_allclose(reward(IMAGES, TEXTS), redness(IMAGES), rtol=1e-5)
