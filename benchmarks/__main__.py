@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.threads import cores
 
-NAMES = ("sampling", "rollout_update", "continuous_rl", "preference_lm")
+NAMES = ("sampling", "rollout_update", "continuous_rl", "preference_lm", "pipeline")
 CORES = cores()
 
 # Read by libraries as they load, so they must be there before this process starts. With glibc's
@@ -27,6 +27,7 @@ ENVIRONMENT = {
     "OMP_NUM_THREADS": str(CORES),
     "OMP_WAIT_POLICY": "PASSIVE",
     "TF_CPP_MIN_LOG_LEVEL": "2",
+    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # or a peer on the same GPU finds none of its memory
 }
 
 
@@ -51,6 +52,11 @@ def main(arguments: list[str]) -> int:
         "--sb3-python",
         metavar="PYTHON",
         help="interpreter of an environment with stable-baselines3",
+    )
+    parser.add_argument(
+        "--diffusers-python",
+        metavar="PYTHON",
+        help="interpreter of an environment with torch, diffusers, transformers and peft",
     )
     options = parser.parse_args(arguments)
     if options.name is None:
@@ -77,6 +83,8 @@ def main(arguments: list[str]) -> int:
         os.environ["BENCHMARKS_TRL_DPO_PYTHON"] = options.trl_dpo_python
     if options.sb3_python:
         os.environ["BENCHMARKS_SB3_PYTHON"] = options.sb3_python
+    if options.diffusers_python:
+        os.environ["BENCHMARKS_DIFFUSERS_PYTHON"] = options.diffusers_python
 
     # What is not the whole measurement does not replace it.
     whole = not (options.quick or options.cases)

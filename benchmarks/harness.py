@@ -275,7 +275,9 @@ def settings() -> dict[str, str]:
     )
     names += ("OMP_NUM_THREADS", "OMP_WAIT_POLICY")
     found = {name: os.environ.get(name, "unset") for name in names}
-    return {"threads": str(cores()), "machine": platform.machine(), **found}
+    load = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
+    own = {"threads": str(cores()), "machine": platform.machine(), "load at the start": load}
+    return own | found
 
 
 def host_memory(contender: Contender) -> int | None:

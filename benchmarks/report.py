@@ -78,6 +78,17 @@ def _facts(row: dict[str, Any]) -> str:
     if "tokens" in row and "seconds" in row:
         names = "".join(f", {name} {version}" for name, version in row.get("versions", {}).items())
         return f"{row['tokens'] / row['seconds']:.0f} tokens/s{names}"
+    if "flops" in row and "seconds" in row:
+        return _arithmetic(row)
     if "updates" in row:
         return f"{row['updates']:.0f} updates, environment time {row['environment_time']:.0f}"
     return ""
+
+
+def _arithmetic(row: dict[str, Any]) -> str:
+    rate = row["flops"] / row["seconds"]
+    share = f", {rate / row['peak_flops']:.0%} of the device's" if row["peak_flops"] else ""
+    pictures = row["pictures"] / row["seconds"]
+    made = f"{pictures:.3g} images/s, " if row["pictures"] else ""
+    names = "".join(f", {name} {version}" for name, version in row.get("versions", {}).items())
+    return f"{made}{rate / 1e9:.0f} GFLOP/s{share}{names}"

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -26,6 +27,7 @@ def write_small_pipeline(
     *,
     seed: int = 0,
     weights: Weights | None = None,
+    records: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Path:
     """Write a pipeline of a published kind, ten thousand times smaller.
 
@@ -38,18 +40,25 @@ def write_small_pipeline(
         seed: of the weights.
         weights: ``weights(part)`` returns a part's arrays by the names of its file; random ones by
             default.
+        records: by part, entries of its config.json in the place of the small ones, such as
+            ``{"unet": {"block_out_channels": [32, 64]}}``.
 
     Returns:
         The folder.
 
     Raises:
-        ValueError: the folder exists, or the kind is unknown.
+        ValueError: the folder exists, the kind is unknown, or it has no such part.
     """
     folder = Path(folder)
     check_choice("kind", kind, tuple(PIPELINES))
+    records = records or {}
+    unknown = sorted({*records} - {*PIPELINES[kind][1]})
+    if unknown:
+        rule = f"{kind} has {', '.join(PIPELINES[kind][1])}"
+        raise refuse("records", unknown[0], rule, "leave it out")
     if folder.exists():
         raise refuse("folder", str(folder), "it exists already", "give another")
-    write_records(folder, kind)
+    write_records(folder, kind, records)
     for i, (name, entry) in enumerate(PIPELINES[kind][0].items()):
         if isinstance(entry, list) and entry[1] in KINDS:
             part = read_part(folder / name, KINDS[entry[1]])

@@ -6,7 +6,10 @@ can read a folder of diffusers can be asked what it makes of one.
 
 import json
 import string
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 CLIP_TEXT = {
     "architectures": ["CLIPTextModel"],
@@ -246,12 +249,15 @@ PIPELINES = {
 """`joint_attention_dim` is d_model, as in every published model of this kind."""
 
 
-def write_records(folder: Path, kind: str) -> Path:
+def write_records(
+    folder: Path, kind: str, changes: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
+) -> Path:
     """Write everything of a small pipeline but its weights, and return its folder.
 
     Args:
         folder: created; there must be none yet.
         kind: "sd1", "sd2", "sdxl" or "sd3".
+        changes: by part, entries of its record in the place of the small ones.
     """
     index, records = PIPELINES[kind]
     folder.mkdir(parents=True)
@@ -259,7 +265,7 @@ def write_records(folder: Path, kind: str) -> Path:
     for name, record in records.items():
         (folder / name).mkdir()
         file = "scheduler_config.json" if name == "scheduler" else "config.json"
-        _write(folder / name / file, record)
+        _write(folder / name / file, {**record, **changes.get(name, {})})
     for name, kind_of in _parts(index):
         if name.startswith("tokenizer"):
             writer = write_t5_tokenizer if kind_of.startswith("T5") else write_clip_tokenizer

@@ -13,6 +13,7 @@ from ctrl_jax._errors import RunWarning
 from ctrl_jax.networks.lora import LoRA, split
 from ctrl_jax.pretrained.diffusers.pipeline import load_pipeline
 from ctrl_jax.pretrained.diffusers.saving import save_lora, save_pipeline
+from ctrl_jax.pretrained.diffusers.small import write_small_pipeline
 from ctrl_jax.pretrained.safetensors_file import read_safetensors, write_safetensors
 from tests.pretrained.diffusers.pipelines import write_pipeline
 
@@ -137,3 +138,12 @@ def test_what_cannot_be_written_is_refused(folders, tmp_path):
         with pytest.raises(ValueError, match=message):
             call()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["there"]
+
+
+def test_a_small_pipeline_may_have_other_sizes(tmp_path):
+    wider = {"unet": {"block_out_channels": [8, 24]}}
+    folder = write_small_pipeline(tmp_path / "wider", "sd1", records=wider)
+    assert load_pipeline(folder).denoiser.config.widths == (8, 24)
+    with pytest.raises(ValueError, match=r"records: received 'transformer'; sd1 has unet"):
+        write_small_pipeline(tmp_path / "none", "sd1", records={"transformer": {}})
+    assert not (tmp_path / "none").exists()
