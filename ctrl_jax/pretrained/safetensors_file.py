@@ -8,6 +8,7 @@ written here carry a sha256 of all that they hold in their metadata, which other
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,6 +33,7 @@ DTYPES = {
 }
 POINTER = b"version https://git-lfs"
 LARGEST_HEADER = 100_000_000  # the format's own limit
+LARGEST_RANK = 32  # of NumPy's arrays, in all its versions
 SEAL = "sha256"
 """The entry of the metadata by which a file that was written here is known to be whole."""
 
@@ -139,7 +141,7 @@ def _read_header(path: Path, size: int) -> tuple[dict[str, Any], int]:
         text = file.read(length)
     try:
         header = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _damaged(path, f"its header is no JSON ({error})") from error
     if not isinstance(header, dict):
         raise _damaged(path, "its header is no table of arrays")
@@ -147,10 +149,11 @@ def _read_header(path: Path, size: int) -> tuple[dict[str, Any], int]:
 
 
 def _first_byte(path: Path):
-    def key(item: tuple[str, Any]) -> int:
+    def key(item: tuple[str, Any]) -> tuple[int, int]:
         try:
-            return int(item[1]["data_offsets"][0])
-        except (KeyError, TypeError, IndexError, ValueError) as error:
+            first, last = item[1]["data_offsets"]
+            return int(first), int(last)  # an array without bytes before the one that follows it
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise _damaged(path, f"its header says nothing of the place of {item[0]}") from error
 
     return key
@@ -161,9 +164,11 @@ def _entry(path: Path, name: str, entry: dict[str, Any]):
         dtype = DTYPES[entry["dtype"]]
         shape = tuple(int(n) for n in entry["shape"])
         first, last = (int(n) for n in entry["data_offsets"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise _damaged(path, f"its header describes {name} by {entry}") from error
-    expected = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    if len(shape) > LARGEST_RANK:
+        raise _damaged(path, f"its header describes {name} by {len(shape)} axes")
+    expected = math.prod(shape) * dtype.itemsize
     if min((*shape, 0)) < 0 or last - first != expected:
         rule = f"{name} has {last - first} bytes where shape {shape} needs {expected}"
         raise _damaged(path, rule)

@@ -122,6 +122,9 @@ def _nothing(folder: Path, single: str, index: str) -> ValueError:
     elif any(name.startswith("adapter_model") for name in present):
         rule = f"it holds {_some(present)}: adapters without the model that they are of"
         repair = "give the model's folder, or that of both merged"
+    elif single in present or (folder / index).is_symlink():
+        name = single if single in present else index
+        rule, repair = f"{name} there is no file, or a link to none", "copy what it links to"
     else:
         rule = f"of weights it holds {_some(present)} only, which are not read"
         repair = (

@@ -1,6 +1,7 @@
 """Safetensors files: what is written is read, what is damaged is named."""
 
 import json
+import math
 
 import jax.numpy as jnp
 import numpy as np
@@ -123,12 +124,23 @@ GOOD = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
         ({"a": {**GOOD, "data_offsets": [4, 12]}}, "do not follow those before"),
         ({"a": {"dtype": "F32", "shape": [2]}}, "says nothing of the place of a"),
         ({"a": GOOD, "b": GOOD}, "the bytes of b do not follow"),
+        (b"[" * 10**5, "its header is no JSON"),
+        ({"a": {**GOOD, "shape": [2**70]}}, "a has 8 bytes"),
+        ({"a": {**GOOD, "shape": [2**32, 2**32], "data_offsets": [0, 0]}}, "a has 0 bytes"),
+        ({"a": {**GOOD, "shape": [1] * 65 + [2]}}, "its header describes a by 66 axes"),
+        ({"a": {**GOOD, "shape": [math.inf]}}, "its header describes a by"),
+        ({"a": {**GOOD, "data_offsets": [math.inf, 8]}}, "says nothing of the place of a"),
     ],
 )
 def test_damaged_headers_are_refused(file, content, message):
     header(file, content)
     with pytest.raises(ValueError, match=message):
         read_safetensors(file)
+
+
+def test_an_array_without_bytes_is_read_wherever_it_is_named(file):
+    header(file, {"a": GOOD, "b": {**GOOD, "shape": [0], "data_offsets": [0, 0]}})
+    assert {k: v.shape for k, v in read_safetensors(file).items()} == {"a": (2,), "b": (0,)}
 
 
 def test_a_pointer_in_place_of_the_file_is_named(file):

@@ -68,3 +68,9 @@ def test_the_only_variant_is_taken_and_said(tmp_path):
         read_weights(tmp_path, stem=STEM)
     with pytest.raises(ValueError, match=r"variant: received 'int8'; .*bf16.safetensors"):
         read_weights(tmp_path, stem=STEM, variant="int8")
+
+
+def test_a_link_to_nothing_is_told_from_an_unknown_format(tmp_path):
+    (tmp_path / "model.safetensors").symlink_to(tmp_path / "blob")
+    with pytest.raises(ValueError, match=r"model.safetensors there is no file, or a link to none"):
+        read_weights(tmp_path)
