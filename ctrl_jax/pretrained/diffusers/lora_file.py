@@ -227,10 +227,9 @@ def _told(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _scale(told: Mapping[str, Any], layer: str, rank: int) -> float:
-    alpha = told.get("lora_alpha")
-    for pattern, value in (told.get("alpha_pattern") or {}).items():
-        if re.fullmatch(rf"(.*\.)?({pattern})", layer):
-            alpha = value
+    patterns = told.get("alpha_pattern") or {}
+    fitting = (value for key, value in patterns.items() if re.fullmatch(rf"(.*\.)?({key})", layer))
+    alpha = next(fitting, told.get("lora_alpha"))  # the first, as in PEFT
     if alpha is None:
         return 1.0
     return float(alpha) / (rank**0.5 if told.get("use_rslora") else rank)

@@ -127,7 +127,8 @@ def test_alpha_is_read_from_the_metadata(tmp_path, params):
         for layer in LAYERS
         for key, factor in zip(peft(layer), factors(layer, 2), strict=True)
     }
-    told = {"unet.r": 2, "unet.lora_alpha": 6, "unet.alpha_pattern": {"row.1.attn.to_q": 1}}
+    patterns = {"row.1.attn.to_q": 1, "1.*to_q": 9}  # PEFT takes the first that fits
+    told = {"unet.r": 2, "unet.lora_alpha": 6, "unet.alpha_pattern": patterns}
     path = tmp_path / "pytorch_lora_weights.safetensors"
     write_safetensors(path, arrays, {METADATA: json.dumps(told)})
     scales = dict.fromkeys(LAYERS, 3.0) | {"row.1.attn.to_q": 0.5}
