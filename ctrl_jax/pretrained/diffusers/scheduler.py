@@ -21,7 +21,7 @@ A file of one scheduler may be read for the solver of another: then an entry mea
 that one, and what is absent is its default. Where `timesteps` do not lie a whole number of times
 apart, DDIM as published steps from k to k - N // steps, and calls that state the one of the next of
 its timesteps; here each step ends at the next of them, and the last at the end. That differs for
-"linspace", and for "trailing" with steps that do not divide N.
+"linspace", and for "trailing" with steps that do not divide N, which is said.
 """
 
 import dataclasses
@@ -200,6 +200,9 @@ class Scheduler:
             steps: number of steps, each one evaluation of the network. A last step that would go
                 nowhere, from discrete step 0 to itself, is left out.
 
+        Warns:
+            RunWarning: the steps of diffusers would end elsewhere.
+
         Raises:
             ValueError: it is no count, or there are not so many times.
         """
@@ -271,6 +274,8 @@ def _discrete(entries: Entries, name: str) -> Scheduler:
         rule = "it must be leading, trailing or linspace"
         raise entries.refuse("timestep_spacing", spacing, rule)
     offset = entries.get("steps_offset", int, 0)
+    if offset < 0:
+        raise entries.refuse("steps_offset", offset, "it must not be below 0", "set it to 0 or 1")
     last = _last_time(entries, name)
     for key in ("sigma_min", "sigma_max") if karras else ():
         if entries.get(key, float, None) is not None:
@@ -281,6 +286,13 @@ def _discrete(entries: Entries, name: str) -> Scheduler:
 
     def times(steps: int) -> np.ndarray:
         made = _indices(name, spacing, number, steps, offset)
+        if name == "DDIMScheduler" and (np.diff(made) != -(number // steps)).any():
+            text = (
+                f"{FILE}: diffusers' DDIM steps {number // steps} back from timesteps that lie "
+                f"otherwise, here each step ends at the next of them: other pictures; with "
+                f'"timestep_spacing": "leading" in place of "{spacing}" they are the same'
+            )
+            warnings.warn(text, RunWarning, stacklevel=3)
         made = (_karras(schedule, name, made) if karras else made) + 1.0
         return made if made[-1] == last else np.append(made, last)
 

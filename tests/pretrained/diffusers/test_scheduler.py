@@ -5,6 +5,7 @@ and of the state in place of a network. Where PyTorch and diffusers are, they ar
 """
 
 import json
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -201,7 +202,28 @@ def test_what_another_scheduler_would_not_read_is_read_over():
     read_scheduler(json.loads('{"lambda_min_clipped": -Infinity}') | oracle.DDIM, solver="dpmpp")
 
 
+@pytest.mark.parametrize(
+    ("spacing", "steps", "differs"),
+    [
+        ("linspace", 5, True),
+        ("trailing", 30, True),
+        ("trailing", 25, False),
+        ("leading", 30, False),
+    ],
+)
+def test_where_ddims_steps_end_elsewhere_it_is_said(spacing, steps, differs):
+    scheduler = read_scheduler({**oracle.DDIM, "timestep_spacing": spacing})
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        scheduler.grid(steps)
+    assert [str(w.message)[:41] for w in said] == (
+        ["scheduler_config.json: diffusers' DDIM st"] * differs
+    )
+
+
 def test_other_refusals():
+    with pytest.raises(ValueError, match="steps_offset: received -1; it must not be below 0"):
+        read_scheduler({**oracle.DDIM, "steps_offset": -1})
     assert "DDIMScheduler" in CLASSES
     with pytest.raises(ValueError, match=r"solver: received 'heun'; .* give ddim\|ddpm"):
         read_scheduler(oracle.DDIM, solver="heun")
