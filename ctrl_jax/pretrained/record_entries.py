@@ -66,13 +66,15 @@ class Entries:
             raise self.refuse(key, values, "it must list numbers above zero")
         return tuple(map(float, values))
 
-    def per_level(self, key: str, levels: int, default: Any = REQUIRED) -> tuple[int, ...]:
+    def per_level(
+        self, key: str, levels: int, default: Any = REQUIRED, *, most: int = 2**31 - 1
+    ) -> tuple[int, ...]:
         """Return an entry that is one whole number for all levels, or lists one for each."""
         if not isinstance(self.record.get(key), list):
-            return (self.count(key, default),) * levels
+            return (self.count(key, default, most=most),) * levels
         values = self.get(key, list)
-        if len(values) != levels or not all(type(v) is int and v >= 1 for v in values):
-            rule = f"it must be a whole number of at least 1, or list {levels} of them"
+        if len(values) != levels or not all(type(v) is int and 1 <= v <= most for v in values):
+            rule = f"it must be a whole number from 1 to {most}, or list {levels} of them"
             raise self.refuse(key, values, rule)
         return tuple(values)
 

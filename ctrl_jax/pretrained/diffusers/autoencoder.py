@@ -12,7 +12,7 @@ import numpy as np
 
 from ctrl_jax.networks.text_to_image.autoencoder import AutoencoderConfig
 from ctrl_jax.pretrained.diffusers.bookkeeping import USUAL, is_note
-from ctrl_jax.pretrained.diffusers.unet import read_activation, read_side
+from ctrl_jax.pretrained.diffusers.unet import DEEPEST, read_activation, read_side
 from ctrl_jax.pretrained.key_table import Source
 from ctrl_jax.pretrained.record_entries import Entries
 from ctrl_jax.pretrained.torch_names import torch_table
@@ -53,7 +53,7 @@ def read_autoencoder(record: Mapping[str, Any], *, name: str = "config.json") ->
         out_channels=entries.count("out_channels", 3),
         latent_channels=entries.count("latent_channels", 4),
         widths=entries.per_level("block_out_channels", levels),
-        blocks=entries.count("layers_per_block", 1),
+        blocks=entries.count("layers_per_block", 1, most=DEEPEST),
         groups=entries.count("norm_num_groups"),
         activation=read_activation(entries),
         attention=entries.get("mid_block_add_attention", bool),

@@ -6,6 +6,7 @@ first word ``text_model`` where it stands alone, those before with it; and old o
 transformers reads in all its versions.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,7 +42,8 @@ def read_clip_text(
         ValueError: another kind of model, or an entry that is missing, wrong or not understood.
     """
     if record.get("model_type") == "clip":
-        return read_clip(record, name=name).text
+        text = read_clip(record, name=name).text
+        return dataclasses.replace(text, projection=None) if projected is False else text
     return _text(Entries(record, name), _is_projected(record, projected))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.typing import DTypeLike
 
-from ctrl_jax._checks import refuse
+from ctrl_jax._checks import refuse, under_names
 from ctrl_jax._records import read_json
 from ctrl_jax._typing import Params
 from ctrl_jax.networks.functional import Network
@@ -28,7 +28,7 @@ class Kind(NamedTuple):
     """A class of networks.
 
     Fields:
-        read: ``read(record) -> config``.
+        read: ``read(record, name=) -> config``, the name that of the file in errors.
         make: ``make(config, dtype=, param_dtype=, lora=, ...) -> Network``.
         table: ``table(shapes)``, the key table.
         arrays: ``arrays(found)``, a file's arrays by the names of the table.
@@ -36,7 +36,7 @@ class Kind(NamedTuple):
         rules: how its parameters are divided over a mesh.
     """
 
-    read: Callable[[Mapping[str, Any]], Any]
+    read: Callable[..., Any]
     make: Callable[..., Network]
     table: Callable[[Any], dict[str, Source]]
     arrays: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
@@ -83,7 +83,7 @@ def read_part(folder: str | os.PathLike[str], kind: Kind, **options: Any) -> Par
     record = read_json(
         Path(folder) / "config.json", name="model", repair="give the folder of a saved pipeline"
     )
-    config = kind.read(record)
+    config = kind.read(record, name=f"{Path(folder).name}/config.json")
 
     plain = kind.make(config, **options)
 
@@ -126,4 +126,6 @@ def load_part(
     if mesh is not None:
         specs = partition_specs(target, mesh, fully=fully, rules=part.kind.rules)
         shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
-    return fill(target, part.kind.table(target), arrays, converted=FLOATS, shardings=shardings)
+    table = part.kind.table(target)
+    with under_names(weights=f"weights of {Path(folder).name}"):
+        return fill(target, table, arrays, converted=FLOATS, shardings=shardings)

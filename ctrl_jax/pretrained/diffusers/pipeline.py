@@ -37,7 +37,7 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from ctrl_jax._checks import check_choice, check_count, refuse
+from ctrl_jax._checks import check_choice, check_count, check_finite, refuse
 from ctrl_jax._errors import RunWarning
 from ctrl_jax._records import read_json
 from ctrl_jax._typing import Model, Params, ScoreFn
@@ -76,8 +76,20 @@ from ctrl_jax.processes import LinearProcess, Prediction, parameterization
 
 INDEX = "model_index.json"
 AUTOENCODER_NAME, SCHEDULER = "vae", "scheduler"
-CLIP_TEXT = Kind(
-    read_clip_text, clip_text, clip_table, lambda found: clip_arrays(found, "text"), MODEL, CLIP
+LIBRARIES = ("diffusers", "transformers")
+PROJECTION = "text_projection.weight"
+CLIP_PROJECTED = Kind(
+    functools.partial(read_clip_text, projected=True),
+    clip_text,
+    clip_table,
+    lambda found: clip_arrays(found, "text"),
+    MODEL,
+    CLIP,
+)
+# Of files with a projection it reads the rest, whatever their record says of their class.
+CLIP_TEXT = CLIP_PROJECTED._replace(
+    read=functools.partial(read_clip_text, projected=False),
+    arrays=lambda found: {k: v for k, v in clip_arrays(found, "text").items() if k != PROJECTION},
 )
 KINDS = {
     "UNet2DConditionModel": Kind(read_unet, unet, unet_table, dict, DIFFUSERS, UNET),
@@ -91,7 +103,7 @@ KINDS = {
         AUTOENCODER,
     ),
     "CLIPTextModel": CLIP_TEXT,
-    "CLIPTextModelWithProjection": CLIP_TEXT,
+    "CLIPTextModelWithProjection": CLIP_PROJECTED,
     "T5EncoderModel": Kind(read_t5, t5, t5_table, t5_arrays, MODEL, T5),
 }
 
@@ -103,17 +115,23 @@ class PipelineKind(typing.NamedTuple):
         denoiser: name of the network that makes the pictures.
         encoding: of prompts.
         optional: text encoders that may be absent.
+        zeros: whether zeros stand for the absence of a prompt, unless model_index.json denies it.
+        shifted: whether the shift of the autoencoder's latents is heeded.
     """
 
     denoiser: str
     encoding: TextEncoding
     optional: tuple[str, ...] = ()
+    zeros: bool = False
+    shifted: bool = False
 
 
 PIPELINES = {
     "StableDiffusionPipeline": PipelineKind("unet", STABLE_DIFFUSION),
-    "StableDiffusionXLPipeline": PipelineKind("unet", XL),
-    "StableDiffusion3Pipeline": PipelineKind("transformer", THREE, ("text_encoder_3",)),
+    "StableDiffusionXLPipeline": PipelineKind("unet", XL, zeros=True),
+    "StableDiffusion3Pipeline": PipelineKind(
+        "transformer", THREE, ("text_encoder_3",), shifted=True
+    ),
 }
 SCORES = {
     "noise": parameterization.from_noise,
@@ -125,7 +143,8 @@ ENCODED_TOGETHER = 32
 """Texts: the states of some inside the largest encoders take a few gigabytes."""
 
 LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder")
-OPTIONS = {"requires_safety_checker", "force_zeros_for_empty_prompt", "add_watermarker"}
+ZEROS = "force_zeros_for_empty_prompt"
+OPTIONS = {"requires_safety_checker", ZEROS, "add_watermarker"}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -235,8 +254,8 @@ class Pipeline:
         Each distinct prompt is encoded once.
 
         Args:
-            prompts: texts; None for the absence of one, which is "" or, where model_index.json says
-                so, zeros.
+            prompts: texts; None for the absence of one, which is "" or, of Stable Diffusion XL
+                unless model_index.json denies it, zeros.
             height: of the pictures in pixels; the model's own by default.
             width: of the pictures in pixels; the model's own by default.
             params: of the text encoders by name; the pipeline's by default.
@@ -267,7 +286,7 @@ class Pipeline:
             for some in _pieces(len(texts))
         ]
         conditions = tuple(jnp.concatenate(arrays)[index] for arrays in zip(*found, strict=True))
-        if not self.index.get("force_zeros_for_empty_prompt"):
+        if not (self.kind.zeros and self.index.get(ZEROS, True)):
             return conditions
         given = np.asarray([prompt is not None for prompt in prompts])
         # What the picture's size says stays: it is no part of the text.
@@ -314,7 +333,7 @@ class Pipeline:
         name = part or self.kind.denoiser
         check_choice("part", name, tuple(self.parts))
         if name in self.lora:
-            raise refuse("part", name, "it has adapters", "merge them first, or train those")
+            raise _has_adapters("part", name)
         network = self.parts[name].make(lora)
         # Compiled, so that the weights that are not looked at are never drawn.
         adapters = jax.jit(lambda key: lora_split(network.init(key))[0])(key)
@@ -327,12 +346,15 @@ class Pipeline:
 
         Args:
             file: safetensors, or a folder with ``pytorch_lora_weights.safetensors``.
-            merged: whether they are added to the kernels; beside them otherwise, to be trained on.
-            scale: that they are multiplied by.
+            merged: whether they are added to the kernels, beside which there may be adapters
+                already; beside them otherwise, to be trained on.
+            scale: that they are multiplied by, also negative.
 
         Raises:
-            ValueError: the file is missing, damaged or of another form, or does not fit.
+            ValueError: the file is missing, damaged or of another form, or does not fit; or
+                adapters are to stand where there are some.
         """
+        check_finite("scale", scale)
         pipeline = self
         for part, layers in lora_file.read_lora(file).items():
             name = part or self.kind.denoiser
@@ -340,10 +362,15 @@ class Pipeline:
                 rule = f"the pipeline has {', '.join(self.parts)}"
                 raise refuse("lora", f"adapters of {name}", rule, "give the model that it is of")
             of = self.parts[name]
-            lora, adapters = lora_file.adapters_of(name, layers, of.plain.shapes, of.table)
-            lora = dataclasses.replace(lora, alpha=lora.alpha * scale)
+            if name in self.lora and not merged:
+                raise _has_adapters("lora", f"adapters of {name}")
+            scaled = {
+                k: layer._replace(b=layer.b * np.float32(scale)) for k, layer in layers.items()
+            }
+            lora, adapters = lora_file.adapters_of(name, scaled, of.plain.shapes, of.table)
             if merged:
-                whole = merge(combine(adapters, self.params[name]), lora)
+                own, base = lora_split(self.params[name])
+                whole = combine(own, merge(combine(adapters, base), lora))
                 pipeline = dataclasses.replace(pipeline, params={**pipeline.params, name: whole})
             else:
                 pipeline = pipeline._with(name, lora, jax.tree.map(jnp.asarray, adapters))
@@ -429,15 +456,21 @@ def load_pipeline(
     """
     folder = Path(folder)
     repair = "give the folder that diffusers' save_pretrained wrote"
+    for name, given in (("dtype", dtype), ("param_dtype", param_dtype)):
+        _check_float(name, given)
     index = read_json(folder / INDEX, name="model", repair=repair)
+    without = [without] if isinstance(without, str) else without
     kind, networks, tokenizers = _read_index(index, without)
     options = {"dtype": dtype, "param_dtype": param_dtype}
     parts, params = {}, {}
     for name, class_name in networks.items():
         more = {"remat": remat} if name == kind.denoiser else {}
         parts[name] = read_part(folder / name, KINDS[class_name], **options, **more)
+    _check_parts(kind, parts)
     record = read_json(folder / SCHEDULER / "scheduler_config.json", name="model", repair=repair)
-    scheduler = read_scheduler(record, solver=solver)
+    # The index decides on the class, as in diffusers, whatever the file was written by.
+    named = record | {"_class_name": index[SCHEDULER][1]}
+    scheduler = read_scheduler(named, solver=solver)
     found = {name: load_tokenizer(folder / name) for name in tokenizers}
     for name, part in parts.items():
         params[name] = load_part(
@@ -458,7 +491,7 @@ def _read_index(
 ) -> tuple[PipelineKind, dict[str, str], list[str]]:
     """The kind of a pipeline, its networks with their classes, and its tokenizers."""
     name = index.get("_class_name")
-    if name not in PIPELINES:
+    if not isinstance(name, str) or name not in PIPELINES:
         rule, repair = f"it must be {', '.join(PIPELINES)}", "give a folder of one of these"
         raise refuse(f"{INDEX}: _class_name", name, rule, repair)
     kind = PIPELINES[name]
@@ -467,6 +500,10 @@ def _read_index(
         rule = f"{name} can do without {', '.join(kind.optional) or 'none'}"
         raise refuse("without", unknown[0], rule, "leave it out")
     given = {k: v for k, v in index.items() if isinstance(v, list)}
+    for part, entry in given.items():
+        if len(entry) != 2 or {*map(type, entry)} not in ({str}, {type(None)}):
+            rule = "it must be a library and a class, both null for a part that is absent"
+            raise refuse(f"{INDEX}: {part}", entry, rule, "give the folder as diffusers saved it")
     absent = {k for k, v in given.items() if not any(v)} | {*without}
     needed = {kind.denoiser, AUTOENCODER_NAME, SCHEDULER}
     needed |= {*kind.encoding.encoders} - {*kind.optional}
@@ -488,9 +525,42 @@ def _read_index(
         if not key.startswith("_") and index[key] is not None:
             rule = "this entry is not understood here, and may change the pictures"
             raise refuse(f"{INDEX}: {key}", index[key], rule, "take it out if it does not")
+    for part in (*needed, *encoders):
+        if given[part][0] not in LIBRARIES:
+            rule = f"parts of other libraries than {' and '.join(LIBRARIES)} are code of their own"
+            raise refuse(f"{INDEX}: {part}", given[part], rule, "give a pipeline without such")
     networks = {part: given[part][1] for part in (kind.denoiser, AUTOENCODER_NAME, *encoders)}
     for part, class_name in networks.items():
         if class_name not in KINDS:
             rule = f"it must be one of {', '.join(KINDS)}"
             raise refuse(f"{INDEX}: {part}", class_name, rule, "give another pipeline")
     return kind, networks, [*encoders.values()]
+
+
+def _check_float(name: str, dtype: DTypeLike) -> None:
+    try:
+        known = jnp.issubdtype(dtype, jnp.floating)
+    except TypeError:
+        known = False
+    if not known:
+        repair = "give float32, bfloat16 or float16"
+        raise refuse(name, dtype, "it must be a type of floating numbers", repair)
+
+
+def _check_parts(kind: PipelineKind, parts: Mapping[str, Part]) -> None:
+    """Refuse networks that are each understood, but not together."""
+    denoiser, vae = parts[kind.denoiser].config, parts[AUTOENCODER_NAME].config
+    for key, number in (("in", denoiser.channels), ("out", denoiser.out_channels)):
+        if number != vae.latent_channels:
+            rule = f"the autoencoder's latents have {vae.latent_channels}"
+            repair = "give a pipeline that reads nothing but a prompt"
+            raise refuse(f"{kind.denoiser}/config.json: {key}_channels", number, rule, repair)
+    if vae.shift_factor and not kind.shifted:
+        rule = "diffusers reads it over in a pipeline of this class, and others would not"
+        name = f"{AUTOENCODER_NAME}/config.json: shift_factor"
+        raise refuse(name, vae.shift_factor, rule, "set it to null for the same pictures")
+
+
+def _has_adapters(name: str, value: str) -> ValueError:
+    repair = "save_pipeline adds them to the weights: load that folder, or train those"
+    return refuse(name, value, "there are adapters already", repair)

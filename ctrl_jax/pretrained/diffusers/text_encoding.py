@@ -74,6 +74,7 @@ def _three(parts, params, ids, size) -> Conditions:
 
 
 LONGEST_T5 = 256
+LONGEST_SHOWN = 120  # letters of a text in a message
 STABLE_DIFFUSION = TextEncoding({"text_encoder": "tokenizer"}, _stable_diffusion)
 XL = TextEncoding({"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}, _xl)
 THREE = TextEncoding(
@@ -100,14 +101,18 @@ def tokenize(tokenizer: Any, texts: Sequence[str], longest: int) -> Int[np.ndarr
     if tokenizer.pad_token_id is None:
         rule = "it has no token to fill texts with"
         raise refuse("tokenizer", type(tokenizer).__name__, rule, "name pad_token in its folder")
-    whole = tokenizer([*texts])["input_ids"]
+    whole = tokenizer([*texts], verbose=False)["input_ids"]  # what it would say is said below
     cut = [i for i, ids in enumerate(whole) if len(ids) > longest]
     if cut:
         lost = tokenizer.decode(whole[cut[0]][longest - 1 : -1])
         text = (
             f"{len(cut)} of {len(texts)} prompts are longer than the {longest} tokens of the model "
-            f"and cut there; of {texts[cut[0]]!r} it never sees {lost!r}"
+            f"and cut there; of {_short(texts[cut[0]])!r} it never sees {_short(lost)!r}"
         )
         warnings.warn(text, RunWarning, stacklevel=4)
     filled = tokenizer([*texts], padding="max_length", max_length=longest, truncation=True)
     return np.asarray(filled["input_ids"], np.int32)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]} ..."

@@ -16,6 +16,7 @@ from ctrl_jax.pretrained.record_entries import Entries
 from ctrl_jax.pretrained.torch_names import torch_table
 
 CLASS = "UNet2DConditionModel"
+DEEPEST = 100  # layers of a block: what is built of more takes minutes
 DOWN = {"DownBlock2D": False, "CrossAttnDownBlock2D": True}
 UP = {"UpBlock2D": False, "CrossAttnUpBlock2D": True}
 MIDDLE = "UNetMidBlock2DCrossAttn"
@@ -138,12 +139,12 @@ def _levels(entries: Entries) -> dict[str, Any]:
         raise entries.refuse("cross_attention_dim", sorted(context), rule)
     return {
         "widths": widths,
-        "blocks": entries.per_level("layers_per_block", levels, 2),
+        "blocks": entries.per_level("layers_per_block", levels, 2, most=DEEPEST),
         "down_attention": _kinds(entries, "down_block_types", DOWN, levels),
         "up_attention": _kinds(entries, "up_block_types", UP, levels),
         "heads": entries.per_level("attention_head_dim", levels, 8),
         "context": context.pop(),
-        "depth": entries.per_level("transformer_layers_per_block", levels, 1),
+        "depth": entries.per_level("transformer_layers_per_block", levels, 1, most=DEEPEST),
         "only_cross_attention": only,
     }
 

@@ -26,7 +26,7 @@ class Letters:
             self.vocabulary = {word: i for i, (word, _) in enumerate(words)}
         self.pad_token_id = self.vocabulary[config["pad_token"]]
 
-    def __call__(self, texts, padding=None, max_length=0, truncation=False):
+    def __call__(self, texts, padding=None, max_length=0, truncation=False, verbose=True):
         ids = [self._ids(text) for text in texts]
         if truncation:
             ids = [

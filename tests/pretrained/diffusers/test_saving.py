@@ -113,6 +113,16 @@ def test_adapters_go_out_and_in(kind, folders, tmp_path):
     ):
         np.testing.assert_allclose(value(other, other.params[name]), wanted, rtol=0, atol=1e-4)
 
+    # Beside adapters that are there already, which stay, and taken off again.
+    both = pipeline.with_lora(tmp_path / "lora.safetensors")
+    kept, moved_base = split(both.params[name])
+    assert jax.tree.all(jax.tree.map(lambda x, y: x is y, kept, adapters))
+    assert not jax.tree.all(jax.tree.map(np.array_equal, moved_base, base))
+    again = both.with_lora(tmp_path / "lora.safetensors", scale=-1.0).params[name]
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), split(again)[1], base)
+    with pytest.raises(ValueError, match=r"lora: received .*; there are adapters already"):
+        pipeline.with_lora(tmp_path / "lora.safetensors", merged=False)
+
 
 def _lift(adapters, base):
     """A tree of the network's that is 0.05 at adapters and zero at all else."""
