@@ -1,6 +1,7 @@
 """`ctrl-jax sample`: draw samples from a run, or pictures of prompts from a diffusers folder."""
 
 import dataclasses
+import os
 import time
 from pathlib import Path
 from typing import Annotated, Literal
@@ -44,7 +45,7 @@ class Config:
         lora: files of adapters (diffusers, PEFT, kohya), added to the weights one after the other.
         number: samples of a run, 64 by default; pictures of each prompt, 1 by default.
         negative: what pictures are guided away from where the prompt says nothing else.
-        guidance: scale of classifier-free guidance; 1 for none.
+        guidance: scale of classifier-free guidance, at least 1, which is none.
         guidance_interval: first and last of the forward times that are guided, in the process's
             unit; all by default.
         solver: of a run: ancestral (the default) and euler_maruyama are stochastic, ddim is the
@@ -91,6 +92,9 @@ class Config:
                 check_count(name, getattr(self, name))
         check_seed("seed", self.seed)
         check_finite("guidance", self.guidance)
+        if self.guidance < 1:
+            rule = "below 1 a prompt counts for less, or against itself; elsewhere 0 means none"
+            raise refuse("guidance", self.guidance, rule, "give 1 for none")
         if self.solver_steps is not None:
             check_count("solver_steps", self.solver_steps, least=2)
         if self.run is not None:
@@ -110,8 +114,10 @@ def main(config: Config) -> Path:
     began = time.monotonic()
     beside = "pictures" if config.run is None else f"{config.run}/samples"
     out = Path(config.out or beside)
-    if out.exists() and not out.is_dir():
-        raise refuse("out", config.out, "it must be a folder", "give another --out")
+    there = next(path for path in (out, *out.absolute().parents) if os.path.lexists(path))
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        rule = f"{there} is no folder that can be written to"
+        raise refuse("out", str(out), rule, "give another --out")
     if config.run is not None:
         files = draw_of_run(
             config.run,

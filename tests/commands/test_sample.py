@@ -56,6 +56,8 @@ def test_pictures_depend_on_the_seed_and_their_place_alone(model, tmp_path):
         (("--lora", "none.safetensors"), "there is no such file"),
         (("--variant", "fp16"), "variant: received 'fp16'; of weights"),
         (("--guidance", "nan"), "guidance: received nan"),
+        (("--guidance", "0"), "guidance: received 0.0; below 1"),
+        (("--out", "/dev/null/pictures"), "out: received '/dev/null/pictures'; /dev/null is no"),
     ],
 )
 def test_what_is_refused_leaves_no_folder(options, message, model, tmp_path, capsys):

@@ -120,10 +120,22 @@ def draw_prompts(
                 tuple(array[which] for array in conditions),
                 tuple(array[which] for array in null),
             )
-            images = np.asarray(jnp.round(255 * pipeline.decode(latents)), np.uint8)
-            if not np.isfinite(np.asarray(latents, np.float32)).all():
-                rule = "the latents of some pictures are no numbers"
-                raise refuse("precision", drawing.precision, rule, "take float32 or bfloat16")
-            found += [*images[: len(keys) - start]]
+            images = np.asarray(pipeline.decode(latents), np.float32)
+            if not (np.isfinite(images).all() and np.isfinite(latents).all()):
+                raise _no_numbers(pipeline, drawing)
+            found += [*np.round(255 * images[: len(keys) - start]).astype(np.uint8)]
             update(len(found))
     return found
+
+
+def _no_numbers(pipeline: Pipeline, drawing: Drawing) -> ValueError:
+    """The error about pictures that are none, which says where they come from."""
+    for name, params in pipeline.params.items():
+        if not all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(params)):
+            rule = f"its {name} holds weights that are no numbers as {drawing.precision}"
+            repair = "convert it again, or take --precision float32"
+            return refuse("model", drawing.model, rule, repair)
+    rule = "some pictures are no numbers"
+    if drawing.precision == "float16":
+        return refuse("precision", drawing.precision, rule, "take float32 or bfloat16")
+    return refuse("guidance", drawing.guidance, rule, "lower it, or take another --solver")
