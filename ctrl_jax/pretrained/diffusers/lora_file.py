@@ -9,10 +9,11 @@ rank). For the layer L of the network P a file calls them
     P.M.processor.to_q_lora.down.weight, ...  with L = M.to_q                   (old diffusers)
     lora_unet_L.lora_down.weight, ..., lora_unet_L.alpha   with _ for . in L    (kohya)
 
-and alpha is the rank unless the file says otherwise, in its metadata (diffusers) or in arrays
-(kohya). Here alpha / rank is multiplied into B and the rank made the same for all layers, with
-zeros, so that one `LoRA` describes them. Files that are written here are PEFT's, with alpha = rank,
-which every reader takes alike.
+where kohya's L is also read by its name of `original_names`, as for Stable Diffusion XL. alpha is
+the rank unless the file says otherwise, in its metadata (diffusers) or in arrays (kohya). Here
+alpha / rank is multiplied into B and the rank made the same for all layers, with zeros, so that one
+`LoRA` describes them. Files that are written here are PEFT's, with alpha = rank, which every reader
+takes alike.
 """
 
 import json
@@ -27,6 +28,7 @@ import numpy as np
 from ctrl_jax._checks import refuse
 from ctrl_jax._typing import Params
 from ctrl_jax.networks.lora import A, B, LoRA
+from ctrl_jax.pretrained.diffusers.original_names import original_names
 from ctrl_jax.pretrained.key_table import Source, named_leaves
 from ctrl_jax.pretrained.safetensors_file import read_metadata, read_safetensors, write_safetensors
 
@@ -244,9 +246,10 @@ def _layers_of(shapes: Any, table: Mapping[str, Source]) -> dict[str, tuple[str,
             source = table[leaf_path]
             for number, key in enumerate(source.keys):
                 layer = key.removesuffix(".weight")
-                place = path, (None if source.numbers is None else number)
-                places[layer] = places[f"kohya:{layer.replace('.', '_')}"] = place
-    return places
+                places[layer] = path, (None if source.numbers is None else number)
+    layers = {**places}
+    named = [*original_names(layers).items(), *zip(layers, layers, strict=True)]
+    return places | {f"kohya:{name.replace('.', '_')}": layers[layer] for layer, name in named}
 
 
 def _with_prefix(name: str) -> str:

@@ -82,10 +82,8 @@ def test_the_index_names_the_scheduler(records, tmp_path):
 
 def test_the_class_decides_on_the_projection_of_a_text():
     """Not what the record says of its architecture."""
-    record, arrays = (
-        small_records.CLIP_G,
-        dict.fromkeys(("text_projection.weight", "x"), np.ones(1)),
-    )
+    record = small_records.CLIP_G
+    arrays = {"text_projection.weight": np.ones(1), "x": np.ones(1)}
     for name, size in (("CLIPTextModel", None), ("CLIPTextModelWithProjection", 20)):
         for said in ("CLIPTextModel", "CLIPTextModelWithProjection"):
             kind = KINDS[name]
