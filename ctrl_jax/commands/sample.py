@@ -95,6 +95,11 @@ class Config:
         if self.guidance < 1:
             rule = "below 1 a prompt counts for less, or against itself; elsewhere 0 means none"
             raise refuse("guidance", self.guidance, rule, "give 1 for none")
+        if self.guidance_interval is not None:
+            first, last = self.guidance_interval
+            if not first <= last:
+                rule = "the first time must not exceed the last"
+                raise refuse("guidance_interval", (first, last), rule, "exchange them")
         if self.solver_steps is not None:
             check_count("solver_steps", self.solver_steps, least=2)
         if self.run is not None:

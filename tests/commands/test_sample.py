@@ -77,6 +77,7 @@ def test_what_is_refused_leaves_no_folder(options, message, model, tmp_path, cap
         (["--model", "m"], "--prompts and --prompt: received 'neither'"),
         (["--model", "m", "--prompts", "p", "--prompt", "a"], "received 'both'"),
         (["--model", "m", "--guidance-scale", "3"], "perhaps --guidance"),
+        (["--model", "m", "--guidance-interval", "5", "1"], "guidance_interval: received (5.0"),
         (["run", "--guidance", "3"], "a run has no use for it"),
         (["run", "--solver", "dpmpp"], "solver: received 'dpmpp'"),
         (["--model", "nowhere", "--prompts", "p.txt"], "prompts: received 'p.txt'; it cannot be"),

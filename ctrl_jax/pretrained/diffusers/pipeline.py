@@ -160,6 +160,7 @@ class Pipeline:
         scheduler: the process, what the network predicts, and the usual grids and solver.
         tokenizers: by name.
         lora: the adapters that parts have beside their kernels, by name.
+        variant: of the weight files that were read, such as fp16.
     """
 
     folder: Path
@@ -170,6 +171,7 @@ class Pipeline:
     scheduler: Scheduler
     tokenizers: Mapping[str, Any]
     lora: Mapping[str, LoRA] = dataclasses.field(default_factory=dict)
+    variant: str | None = None
 
     @property
     def process(self) -> LinearProcess:
@@ -476,7 +478,7 @@ def load_pipeline(
         params[name] = load_part(
             folder / name, part, param_dtype=param_dtype, variant=variant, mesh=mesh, fully=fully
         )
-    return Pipeline(folder, index, kind, parts, params, scheduler, found)
+    return Pipeline(folder, index, kind, parts, params, scheduler, found, variant=variant)
 
 
 def _pieces(texts: int) -> list[np.ndarray]:

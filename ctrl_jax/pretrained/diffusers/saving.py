@@ -32,8 +32,6 @@ def save_pipeline(
     folder: str | os.PathLike[str],
     pipeline: Pipeline,
     params: Mapping[str, Params] | None = None,
-    *,
-    variant: str | None = None,
 ) -> None:
     """Write a folder that diffusers loads, adapters added to their kernels.
 
@@ -42,7 +40,6 @@ def save_pipeline(
         pipeline: by `load_pipeline`, whose own folder is still there.
         params: weights by part, such as ``{"unet": params}``; the pipeline's for the others. With
             adapters where the pipeline's part has them.
-        variant: of the weight files that the pipeline was read from, such as fp16.
 
     Raises:
         ValueError: the folder exists, a part is unknown, or weights do not fit it.
@@ -65,7 +62,7 @@ def save_pipeline(
         if name in pipeline.lora:
             own = merge(own, pipeline.lora[name])
         arrays = unfill(jax.device_get(own), part.table)
-        if not _holds(source / name, part, arrays, variant):
+        if not _holds(source / name, part, arrays, pipeline.variant):
             _write_part(unfinished / name, part, arrays)
     unfinished.rename(folder)
 

@@ -56,6 +56,14 @@ def test_what_was_not_trained_is_the_same_bytes(kind, folders, tmp_path):
     assert jax.tree.all(jax.tree.map(np.array_equal, again.params[name], trained))
 
 
+def write_variants(folder):
+    """Beside the weights of each part, the same as a variant."""
+    for path in folder.glob("*/*model.safetensors"):
+        variant = path.with_name(path.name.replace(".safetensors", ".fp16.safetensors"))
+        if path.parent.name != "unet":
+            shutil.copyfile(path, variant)
+
+
 def test_old_weights_in_other_forms_do_not_stay(folders, tmp_path):
     """Read in half precision from shards, trained, written as one file in float32."""
     source = shutil.copytree(folders("sd1"), tmp_path / "source")
@@ -74,6 +82,12 @@ def test_old_weights_in_other_forms_do_not_stay(folders, tmp_path):
     with pytest.warns(RunWarning, match="variant fp16"):
         save_pipeline(tmp_path / "same", pipeline)
     assert files(tmp_path / "same") == files(source)
+    # Beside others, the variant that was asked for is the one that is compared.
+    write_safetensors(source / "unet/diffusion_pytorch_model.safetensors", {})
+    write_variants(source)
+    save_pipeline(tmp_path / "both", load_pipeline(source, variant="fp16"))
+    assert files(tmp_path / "both") == files(source)
+    (source / "unet/diffusion_pytorch_model.safetensors").unlink()
     with pytest.warns(RunWarning, match="variant fp16"):
         save_pipeline(tmp_path / "tuned", pipeline, {"unet": moved(pipeline.params["unet"])})
     assert sorted(p.name for p in (tmp_path / "tuned/unet").iterdir()) == [
