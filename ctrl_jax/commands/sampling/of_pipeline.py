@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from ctrl_jax._checks import refuse
+from ctrl_jax._checks import refuse, under_names
 from ctrl_jax.data.prompts import Prompt, read_prompts
 from ctrl_jax.pretrained.diffusers.drawing import make_drawing
 from ctrl_jax.pretrained.diffusers.pipeline import Pipeline, load_pipeline
@@ -63,7 +63,8 @@ def draw_of_pipeline(drawing: Drawing, out: Path) -> list[str]:
         solver=drawing.solver,
     )
     for file in drawing.lora:
-        pipeline = pipeline.with_lora(file)
+        with under_names(lora=f"lora {file}"):
+            pipeline = pipeline.with_lora(file)
     pictures = draw_prompts(pipeline, prompts, drawing)
     out.mkdir(parents=True, exist_ok=True)
     lines, number = [], drawing.number
@@ -82,7 +83,8 @@ def draw_of_pipeline(drawing: Drawing, out: Path) -> list[str]:
         for i, prompt in enumerate(prompts[:shown])
     ]
     draw_sheet(out / "sheet.png", rows)
-    return ["sheet.png", f"{len(pictures)} pictures", "pictures.jsonl"]
+    drawn = f"{len(pictures)} picture{'s' * (len(pictures) > 1)}"
+    return ["sheet.png", drawn, "pictures.jsonl"]
 
 
 def draw_prompts(

@@ -23,6 +23,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from ctrl_jax._checks import refuse
@@ -92,7 +93,13 @@ def read_lora(path: str | os.PathLike[str]) -> dict[str, dict[str, LayerFactors]
         factors = found.setdefault((part, layer), {})
         if role in factors:
             raise _refused(path, key, "it stands there in two forms", "leave one of them out")
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            rule = f"it is {array.dtype}, and adapters are floating numbers"
+            raise _refused(path, key, rule, "give the file before it was quantized")
         factors[role] = np.asarray(array, np.float32)
+        if not np.isfinite(factors[role]).all() or not array.size:
+            rule = "it is empty, or holds what is no number"
+            raise _refused(path, key, rule, "save the adapters again")
     told = _told(path)
     layers: dict[str, dict[str, LayerFactors]] = {}
     for (part, layer), factors in found.items():
@@ -105,7 +112,11 @@ def read_lora(path: str | os.PathLike[str]) -> dict[str, dict[str, LayerFactors]
             rule = f"its factors have shapes {a.shape} and {b.shape}"
             raise _refused(path, f"{part}.{layer}", rule, "save it again")
         rank = a.shape[0]
-        scale = _scale(told.get(part, {}), layer, rank)
+        try:
+            scale = _scale(told.get(part, {}), layer, rank)
+        except (TypeError, ValueError, AttributeError, re.error) as error:
+            rule = f"what it says of alpha cannot be read ({error})"
+            raise _refused(path, METADATA, rule, "save it again") from error
         if "alpha" in factors:
             scale = float(factors["alpha"].reshape(-1)[0]) / rank
         layers.setdefault(part, {})[layer] = LayerFactors(a, b * np.float32(scale))

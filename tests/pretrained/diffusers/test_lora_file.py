@@ -168,3 +168,22 @@ def test_what_does_not_fit_is_refused(changes, message, tmp_path, params):
     write_safetensors(tmp_path / "lora.safetensors", arrays)
     with pytest.raises(ValueError, match=message):
         merged(tmp_path / "lora.safetensors", params)
+
+
+@pytest.mark.parametrize(
+    ("array", "told", "message"),
+    [
+        (np.full((3, 6), np.nan, np.float32), {}, "lora_A.weight of .*; it is empty, or holds"),
+        (np.ones((0, 6), np.float32), {}, "lora_A.weight of .*; it is empty, or holds"),
+        (np.ones((3, 6), np.int8), {}, "it is int8, and adapters are floating numbers"),
+        (np.ones((3, 6), np.float32), {"unet.lora_alpha": "x"}, "says of alpha cannot be read"),
+        (np.ones((3, 6), np.float32), {"unet.alpha_pattern": [1]}, "says of alpha cannot be read"),
+        (np.ones((3, 6), np.float32), {"unet.alpha_pattern": {"(": 1}}, "cannot be read"),
+    ],
+)
+def test_what_no_adapter_can_be_is_refused(array, told, message, tmp_path):
+    first, second = peft("row.0.attn.to_q")
+    arrays = {first: array, second: np.ones((6, len(array)), np.float32)}
+    write_safetensors(tmp_path / "lora.safetensors", arrays, {METADATA: json.dumps(told)})
+    with pytest.raises(ValueError, match=f"^lora: received .*{message}"):
+        read_lora(tmp_path / "lora.safetensors")
