@@ -118,11 +118,14 @@ def write_safetensors(
     text += b" " * (-len(text) % 8)
     path = Path(path)
     unfinished = path.with_name(f"{path.name}.unfinished")
-    with unfinished.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for array in raw:
-            file.write(array.data)
-    unfinished.replace(path)
+    try:
+        with unfinished.open("wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            for array in raw:
+                file.write(array.data)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def _seal(header: Mapping[str, Any], *data: np.ndarray) -> str:

@@ -51,20 +51,29 @@ def save_pipeline(
     unfinished = folder.with_name(f"{folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
+    try:
+        _fill(unfinished, pipeline, params)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    unfinished.rename(folder)
+
+
+def _fill(folder: Path, pipeline: Pipeline, params: Mapping[str, Params]) -> None:
+    """Write everything of a pipeline into a folder that is empty."""
     source = pipeline.folder
     for path in sorted(source.iterdir()):
         if path.is_file() and not _is_weights(path):
-            shutil.copyfile(path, unfinished / path.name)
+            shutil.copyfile(path, folder / path.name)
         elif path.is_dir() and path.name in pipeline.index and not path.name.startswith("."):
-            _copy_folder(path, unfinished / path.name)
+            _copy_folder(path, folder / path.name)
     for name, part in pipeline.parts.items():
         own = params[name]
         if name in pipeline.lora:
             own = merge(own, pipeline.lora[name])
         arrays = unfill(jax.device_get(own), part.table)
         if not _holds(source / name, part, arrays, pipeline.variant):
-            _write_part(unfinished / name, part, arrays)
-    unfinished.rename(folder)
+            _write_part(folder / name, part, arrays)
 
 
 def save_lora(

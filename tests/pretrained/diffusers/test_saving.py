@@ -3,6 +3,7 @@
 import json
 import shutil
 from functools import cache
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -171,3 +172,19 @@ def test_a_small_pipeline_may_have_other_sizes(tmp_path):
     with pytest.raises(ValueError, match=r"records: received 'transformer'; sd1 has unet"):
         write_small_pipeline(tmp_path / "none", "sd1", records={"transformer": {}})
     assert not (tmp_path / "none").exists()
+
+
+def test_what_fails_halfway_leaves_nothing(folders, tmp_path, monkeypatch):
+    """As where there is no room: in a copied file, and in one of weights."""
+    pipeline = load_pipeline(folders("sd1"))
+
+    def full(*_):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(OSError, match="no space"):
+        write_safetensors(tmp_path / "lora.safetensors", {"a": np.ones(3)})
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(OSError, match="no space"):
+        save_pipeline(tmp_path / "new", pipeline)
+    assert not [*tmp_path.iterdir()]
