@@ -72,7 +72,8 @@ def test_stacked_blocks_compute_what_unrolled_ones_do(arrays):
         stacked, others = values(**options)
         np.testing.assert_allclose(stacked, unrolled, rtol=0, atol=1e-5)
         for key, slope in slopes.items():
-            np.testing.assert_allclose(others[key], slope, rtol=0, atol=2e-5, err_msg=key)
+            close = 4e-6 * np.abs(slope).max()  # 60 terms in float32, in another order
+            np.testing.assert_allclose(others[key], slope, rtol=0, atol=close, err_msg=key)
 
 
 def test_merged_adapters_compute_the_same(arrays):
