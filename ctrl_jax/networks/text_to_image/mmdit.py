@@ -105,11 +105,12 @@ class MMDiT(nnx.Module):
     def __call__(
         self,
         hidden: Float[Array, "batch h w channels"],
-        timestep: Float[Array, "..."] | Int[Array, "..."],
+        timestep: Float[Array, "..."] | Int[Array, "..."] | float,
         encoder_hidden_states: Float[Array, "batch tokens text_width"],
         pooled_projections: Float[Array, "batch pooled_width"],
     ) -> Float[Array, "batch h w out_channels"]:
         """Return the prediction of latents."""
+        timestep = jnp.asarray(timestep)
         _check(self.config, hidden, timestep, encoder_hidden_states, pooled_projections)
         embedding = self.time_text_embed(timestep, pooled_projections)
         tokens = self.pos_embed(hidden), self.context_embedder(encoder_hidden_states)

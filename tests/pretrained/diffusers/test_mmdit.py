@@ -115,6 +115,11 @@ def test_one_time_for_all_is_each_ones_time():
     found = embed(jnp.array(500.0), INPUTS["pooled"])
     np.testing.assert_array_equal(found, embed(jnp.full(2, 500.0), INPUTS["pooled"]))
     assert not np.allclose(found, embed(jnp.full(2, 501.0), INPUTS["pooled"]), atol=1e-3)
+    network, _, _ = network_of("sd3")
+    call = lambda params: network.apply(  # noqa: E731
+        params, INPUTS["latents"], 500.0, INPUTS["text"], INPUTS["pooled"]
+    )
+    assert jax.eval_shape(call, network.shapes).shape == INPUTS["latents"].shape  # a plain number
 
 
 def test_full_size_is_that_of_stable_diffusion_3_5_medium():
