@@ -12,7 +12,7 @@ import numpy as np
 from ctrl_jax._checks import check_choice, refuse
 from ctrl_jax.networks.text_to_image.mmdit import place_table
 from ctrl_jax.pretrained.diffusers.parts import Part, read_part
-from ctrl_jax.pretrained.diffusers.pipeline import KINDS
+from ctrl_jax.pretrained.diffusers.pipeline_index import KINDS
 from ctrl_jax.pretrained.diffusers.small_records import PIPELINES, write_records
 from ctrl_jax.pretrained.key_table import unfill
 from ctrl_jax.pretrained.safetensors_file import write_safetensors

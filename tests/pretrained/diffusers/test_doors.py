@@ -11,7 +11,8 @@ import pytest
 
 from ctrl_jax._errors import RunWarning
 from ctrl_jax.pretrained.diffusers import small_records
-from ctrl_jax.pretrained.diffusers.pipeline import KINDS, PIPELINES, Pipeline, load_pipeline
+from ctrl_jax.pretrained.diffusers.pipeline import Pipeline, load_pipeline
+from ctrl_jax.pretrained.diffusers.pipeline_index import KINDS, PIPELINES
 from ctrl_jax.pretrained.diffusers.scheduler import read_scheduler
 from ctrl_jax.pretrained.diffusers.text_encoding import tokenize
 from tests.pretrained.diffusers.letters import Letters
