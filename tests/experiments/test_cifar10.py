@@ -62,6 +62,7 @@ def test_the_model_is_handed_to_code(finished):
     assert jax.eval_shape(score_fn, jnp.asarray(0.5), x).shape == x.shape
 
 
+@pytest.mark.slow  # the same loop is killed in runtime/loop
 def test_a_run_that_was_cut_short_continues_bitwise(finished, tmp_path):
     """As after a kill: what came after the checkpoint of update 2 is gone."""
     shutil.copytree(finished[0], tmp_path / "a")

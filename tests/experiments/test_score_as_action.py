@@ -90,6 +90,7 @@ def test_sampling_from_a_run(finished):
     assert (out / "samples.png").exists()
 
 
+@pytest.mark.slow  # the same loop is killed in runtime/loop and commands/test_prefer.py
 def test_a_killed_run_continues_bitwise(finished, tmp_path):
     out = tmp_path / "killed"
     line = [sys.executable, "-m", "experiments.score_as_action", *TINY, "--out", str(out)]

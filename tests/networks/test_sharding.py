@@ -154,6 +154,7 @@ def test_a_residual_block_is_divided_inside():
     assert attention["to_q"]["kernel"] == PartitionSpec("data", None)
 
 
+@pytest.mark.slow  # whole pipelines, divided, agree in pretrained/diffusers/test_pipeline.py
 def test_four_devices_agree_with_one_about_networks_of_pictures():
     status, out, err = run_python(
         "-m", "tests.networks.sharded_text_to_image", JAX_NUM_CPU_DEVICES="4"

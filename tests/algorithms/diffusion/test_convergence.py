@@ -61,7 +61,10 @@ def test_the_chains_optimum_is_close_to_that_of_continuous_time():
 
 @pytest.mark.parametrize(
     "name",
-    ["ppo", "value_gradient", *(pytest.param(n, marks=SLOW) for n in ("policy_gradient", "dpok"))],
+    [
+        "ppo",
+        *(pytest.param(n, marks=SLOW) for n in ("value_gradient", "policy_gradient", "dpok")),
+    ],
 )
 def test_the_optimum_is_reached(name):
     updates, batch = BUDGETS[name]

@@ -97,7 +97,7 @@ def test_old_weights_in_other_forms_do_not_stay(folders, tmp_path):
     ]
 
 
-@pytest.mark.parametrize("kind", ["sd1", "sd3"])
+@pytest.mark.parametrize("kind", [pytest.param("sd1", marks=pytest.mark.slow), "sd3"])
 def test_adapters_go_out_and_in(kind, folders, tmp_path):
     """Beside the kernels, in a file, merged from it, and in a folder: one network."""
     plain = load_pipeline(folders(kind))
