@@ -43,13 +43,14 @@ class Model(NamedTuple):
             standard deviation of an action (Gaussian policies), or one value per example (value
             functions).
         observe: for value functions, an optional ``observe(t, x, *conditions)`` without parameters
-            of its own, whose result `apply` takes in place of x. It is evaluated once per
-            trajectory, however often the parameters are fitted.
+            of its own, whose result `apply` takes in place of x: an array with leading axis batch,
+            or a tree of such. It is evaluated once per trajectory, however often the parameters are
+            fitted.
         train: for networks with dropout, ``train(key, params, t, x, *conditions)``: what `apply`
             returns, with features dropped at random; None for networks without.
     """
 
     init: Callable[[Array], Params]
     apply: Callable[..., Any]
-    observe: Callable[..., Array] | None = None
+    observe: Callable[..., Any] | None = None
     train: Callable[..., Array] | None = None

@@ -22,7 +22,7 @@ from ctrl_jax.networks.score.mlp import MLP
 from ctrl_jax.networks.score.ncsnpp import DDPMPP, NCSNPP, NCSNpp, NCSNppConfig
 from ctrl_jax.networks.score.unet import UNet
 from ctrl_jax.networks.sharding import partition_specs
-from ctrl_jax.networks.values import ValueMLP
+from ctrl_jax.networks.values import ValueMLP, anchored_value
 
 __all__ = [
     "DDPMPP",
@@ -46,6 +46,7 @@ __all__ = [
     "UNet",
     "ValueMLP",
     "YarnScaling",
+    "anchored_value",
     "as_model",
     "causal_mask",
     "count_parameters",

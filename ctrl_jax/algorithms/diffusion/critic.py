@@ -8,7 +8,7 @@ over minibatches of grid points, the terminal one included.
 """
 
 import dataclasses
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -63,13 +63,14 @@ class Evaluated(NamedTuple):
     """The critic along a rollout, time-major.
 
     Fields:
-        observations: what the value network sees of every state, x_i itself by default.
+        observations: what the value network sees of every state, x_i itself by default; an array
+            (points, batch, ...) or a tree of such arrays.
         values: V(t_i, x_i) for i < n.
         expected: V(t_{i+1}, .) where its gradient is needed; None where it is not.
         gradients: its gradient there; None likewise.
     """
 
-    observations: Float[Array, "points batch ..."]
+    observations: Any
     values: Float[Array, "steps batch"]
     expected: Float[Array, "steps batch"] | None
     gradients: Float[Array, "steps batch ..."] | None
@@ -97,7 +98,8 @@ def evaluate_critic(
 
     times = problem.forward_times()
     observations = along_path(observe, times, rollout.states)
-    values = along_path(value_fn, times[:-1], observations[:-1])
+    before = jax.tree.map(lambda seen: seen[:-1], observations)
+    values = along_path(value_fn, times[:-1], before)
     if gradient_at is None:
         return Evaluated(observations, values, None, None)
     states = rollout.states[1:]
@@ -167,8 +169,8 @@ def fit_critic(
     order_key, pass_key = jax.random.split(key)
     points, size = returns.shape
     order = minibatch_order(order_key, size, points, update.minibatches)
-    seen, targets = (
-        arrange(jnp.swapaxes(field, 0, 1), order) for field in (evaluated.observations, returns)
+    seen, targets = jax.tree.map(
+        lambda field: arrange(jnp.swapaxes(field, 0, 1), order), (evaluated.observations, returns)
     )
     times = problem.forward_times()[order.reshape(order.shape[0], -1)]
     k = order.shape[2]
@@ -176,7 +178,8 @@ def fit_critic(
     conditions = tuple(jnp.repeat(c, k, axis=0) for c in batch.conditions)
 
     def loss_fn(params, m):
-        predicted = critic.model.apply(params, times[m], seen[m], *conditions)
+        rows = jax.tree.map(lambda field: field[m], seen)
+        predicted = critic.model.apply(params, times[m], rows, *conditions)
         return jnp.sum(value.martingale(predicted, targets[m], weights=share))
 
     def body(learner, m):

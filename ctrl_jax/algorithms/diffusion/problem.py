@@ -226,7 +226,7 @@ def along_path(function, *arrays, rows: int = 4096):
     Returns:
         What the function returns, stacked over time.
     """
-    points, batch = arrays[-1].shape[:2]
+    points, batch = jax.tree.leaves(arrays[-1])[0].shape[:2]
     together = max(
         d for d in range(1, points + 1) if points % d == 0 and d * batch <= max(rows, batch)
     )
