@@ -1,0 +1,1 @@
+"""Fine-tuning of a user's diffusion model on a user's rewards."""

@@ -1,0 +1,177 @@
+"""Rewards as the command line names them: every form, every mistake, and how they are scaled."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ctrl_jax import rewards
+from ctrl_jax.commands.fine_tuning.rewards import (
+    OutsideOptions,
+    check_pictures,
+    parse_rewards,
+    read_rewards,
+    reward_digests,
+)
+
+MODULE = """
+import jax.numpy as jnp
+import numpy as np
+
+def bright(images, prompts, records):
+    assert images.dtype == np.uint8
+    return images.mean(axis=(1, 2, 3)) + [len(text) for text in prompts]
+
+def red(pictures):
+    return jnp.mean(pictures[..., 0], axis=(1, 2))
+
+def numpy_inside(pictures):
+    return np.mean(np.asarray(pictures), axis=(1, 2, 3))
+
+def too_much(pictures):
+    return pictures
+
+def fails(pictures):
+    return pictures.nothing
+
+SIZE = 3
+"""
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    """The name of a module of the user's own, in the current folder."""
+    name = f"own_rewards_{tmp_path.name}"
+    (tmp_path / f"{name}.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    return name
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "kind", "place", "weight"),
+    [
+        ("jpeg_size", "jpeg_size", "jpeg_size", (), 1.0),
+        ("jpeg_size:-1", "jpeg_size", "jpeg_size", (), -1.0),
+        ("soft_jpeg_size:-.5e-1", "soft_jpeg_size", "soft_jpeg_size", (), -0.05),
+        ("pickscore:a/b:0.7", "pickscore", "pickscore", ("a/b",), 0.7),
+        ("pick_score:a/b", "pickscore", "pickscore", ("a/b",), 1.0),
+        ("clip_score:C:/models/clip:2", "clip_score", "clip_score", ("C:/models/clip",), 2.0),
+        ("hps:./3", "hps", "hps", ("./3",), 1.0),
+        ("mine=image_reward:a:0", "mine", "image_reward", ("a",), 0.0),
+        ("aesthetic:a:b.safetensors:2", "aesthetic", "aesthetic", ("a", "b.safetensors"), 2.0),
+        ("my.module:function:0.3", "function", "python", ("my.module:function",), 0.3),
+        ("my.module:A.f", "A.f", "python", ("my.module:A.f",), 1.0),
+        ("jax:my.module:f:0.3", "f", "jax", ("my.module:f",), 0.3),
+        ("http://h:8000", "server", "server", ("http://h:8000",), 1.0),
+        ("http://h:8000#2", "server", "server", ("http://h:8000",), 2.0),
+        ("http://h:8000/ocr/#-2", "ocr", "server", ("http://h:8000/ocr/",), -2.0),
+        ("https://h/a?b=c", "a", "server", ("https://h/a?b=c",), 1.0),
+        ("x=https://[::1]:80/v:3#1", "x", "server", ("https://[::1]:80/v:3",), 1.0),
+    ],
+)
+def test_every_form(text, name, kind, place, weight):
+    if not weight:
+        parsed = parse_rewards([text, "jpeg_size"])[0]
+    else:
+        (parsed,) = parse_rewards([text])
+    assert parsed == (text, name, kind, place, weight)
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (["pickscore:0.7"], "its folder is missing; give pickscore:FOLDER:1"),
+        (["pickscore"], "its folder is missing"),
+        (["aesthetic:a:1"], "the file of its head must follow"),
+        (["jpeg_size:a"], "only a weight may follow it; give jpeg_size:-1"),
+        (["jpeg_size:nan"], "the weight: received nan; it must be a finite number"),
+        (["jax:f:1"], "a module and a function must follow; give jax:my.module:function:1"),
+        (["pikscore:a:b:c"], "none of the known forms; perhaps pickscore; give clip_score"),
+        (["jpegsize"], "perhaps jpeg_size"),
+        ([""], "received ''; it is none of the known forms"),
+        (["http://h/:0.3"], r"the weight of an address stands behind #; give http://h/#0.3"),
+        (["http://h:8000:2"], "give http://h:8000#2"),
+        (["http://h:0.3"], "give http://h#0.3"),
+        (["http://h/#"], "behind the # of an address its weight must stand; give http://h/#1"),
+        (["http://h/#part"], "its weight must stand"),
+        (["http://:0/"], "of http or https"),
+        (["http://me:secret@h/#1"], "no password"),
+        (["a:f", "b:f:2"], "it has the name 'f' of 'a:f'; give it another: f_2=b:f:2"),
+        (["jpeg_size:0"], "at least one weight must differ from zero"),
+    ],
+)
+def test_every_mistake(texts, message):
+    with pytest.raises(ValueError, match=message) as raised:
+        parse_rewards(texts)
+    assert str(raised.value).startswith("reward") and "secret" not in str(raised.value)
+    with pytest.raises(ValueError, match="held_out_reward"):
+        parse_rewards(texts, option="held_out_reward")
+
+
+def test_a_held_out_reward_has_no_weight():
+    with pytest.raises(ValueError, match=r"held_out_reward: .*shown by itself; leave its weight"):
+        parse_rewards(["jpeg_size:-1"], option="held_out_reward")
+
+
+def test_the_repair_of_a_name_works():
+    parse_rewards(["a:f", "f_2=b:f:2"])
+
+
+def test_what_is_read_can_be_asked(module):
+    texts = ["jpeg_size:-1", f"jax:{module}:red:2", f"b={module}:bright:0.5", "http://h:1/x"]
+    found = read_rewards(texts)
+    assert found.names == ("jpeg_size", "red", "b", "x")
+    assert found.weights == {"jpeg_size": -1.0, "red": 2.0, "b": 0.5, "x": 1.0}
+    assert found.on_device.keys() == {"jpeg_size", "red"} and found.outside.keys() == {"b", "x"}
+    pictures = jnp.full((2, 8, 8, 3), 0.5)
+    check_pictures(found, 8, 8)
+    assert found.encode(["a"]) == {}
+    values = found.score(found.params, pictures, {})
+    np.testing.assert_allclose(values["red"], 0.5)
+    np.testing.assert_array_equal(values["jpeg_size"], rewards.jpeg_size(pictures))
+    np.testing.assert_allclose(found.outside["b"](pictures, ["ab", "abc"]), [130.0, 131.0])
+    assert reward_digests(texts).keys() == {"reward: red", "reward: b"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("MODULE:nothing", "reward 'MODULE:nothing': received 'MODULE:nothing'; MODULE has no"),
+        ("no_module:f", "there is no module 'no_module'"),
+        ("MODULE:SIZE", "not a function"),
+        ("clip_score:nowhere", "reward 'clip_score:nowhere': received 'nowhere.config.json'"),
+    ],
+)
+def test_what_cannot_be_loaded(module, text, message):
+    with pytest.raises(ValueError, match=message.replace("MODULE", module)):
+        read_rewards([text.replace("MODULE", module)])
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("numpy_inside", "written in jax.numpy.*leave jax: away"),
+        ("too_much", r"it returned shape \(2, 8, 8, 3\) for 2 pictures"),
+        ("fails", "fails .AttributeError.*repair the function"),
+    ],
+)
+def test_functions_that_do_not_compile(module, name, message):
+    found = read_rewards([f"jax:{module}:{name}"])
+    with pytest.raises(ValueError, match=f"reward: received '{name}'; .*{message}"):
+        check_pictures(found, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("timeout", 0.0), ("retries", -1), ("pause", -1.0), ("max_failed", 0), ("batch", 0)],
+)
+def test_outside_options_out_of_range(name, value):
+    with pytest.raises(ValueError, match=f"outside.{name}: received {value}"):
+        OutsideOptions(**{name: value}).validate()  # pyright: ignore[reportArgumentType]
+
+
+def test_a_token_that_is_not_there(monkeypatch):
+    monkeypatch.delenv("MY_TOKEN", raising=False)
+    options = OutsideOptions(token_variable="MY_TOKEN")
+    with pytest.raises(ValueError, match=r"outside.token_variable: received 'MY_TOKEN'; .*export"):
+        read_rewards(["https://h/"], options)
+    assert options.of_servers.timeout == 60.0
