@@ -19,6 +19,7 @@ from experiments.options import COMMON, Common, check_replicated
 
 Algorithm = Literal["ppo", "value_gradient", "policy_gradient", "ddpo", "dpok"]
 Schedule = Literal["cosine", "constant"]
+ValueNetwork = Literal["denoising", "anchored", "both"]
 ALGORITHMS: tuple[Algorithm, ...] = ("ppo", "value_gradient", "policy_gradient", "ddpo", "dpok")
 
 
@@ -117,6 +118,7 @@ class Optimization:
 _OF_ONE_RUN = ("algorithm", "evaluation_solver_steps", "evaluate_every", "checkpoint_every")
 DEFAULT_UPDATE, DEFAULT_VALUE = PolicyUpdate(average_decay=0.9), ValueUpdate(epochs=4)
 _OF_THE_VALUE = (
+    "value_network",
     "optimization.warmup",
     "optimization.value_learning_rate",
     "value.epochs",
@@ -149,6 +151,10 @@ class Config:
         clip: half-width of the interval for the ratio of a step, for ppo, ddpo and dpok.
         control_variate: whether ppo takes what the value network predicts of the advantage out of
             the ratio's noise and adds its exact gradient instead.
+        value_network: denoising sees the state and what the base model denoises it to; anchored is
+            that of arXiv 2502.01819, the reward of what the base model denoises the state to and,
+            blended in with the noise, a copy of the reward's network that is trained; both puts the
+            former in the place of the copy.
         target_class: the class the annotator wants.
         penalty: KL penalty lambda, in units of the reward per nat. The reward of images is
             standardized on base samples; by default 0.09 for those, 2.5 for gaussian, 0.8 for
@@ -179,6 +185,7 @@ class Config:
     trace: float = 0.0
     clip: float = 0.2
     control_variate: bool = True
+    value_network: ValueNetwork = "denoising"
     target_class: int = 3
     penalty: float | None = None
     solver_steps: int | None = None
@@ -244,7 +251,7 @@ class Config:
             rule = f"--environment {self.environment} brings its own data and reward"
             raise refuse("data/reward", self.data or self.reward, rule, "leave one of them out")
         if self.environment != "digits":
-            names = ("target_class", "model", "preferences", "pretraining")
+            names = ("target_class", "model", "preferences", "pretraining", "value_network")
             rule = f"--environment {self.environment} has an exact score and a known reward"
             check_unused(self, names, rule, "leave it out, or take --environment digits")
         if self.compare:

@@ -19,14 +19,14 @@ from ctrl_jax.data import class_names, load_digits, load_folder
 from ctrl_jax.data.images import Digits
 from ctrl_jax.metrics import distances
 from ctrl_jax.models import DiffusionSpec
-from ctrl_jax.networks import ValueMLP, as_model
+from ctrl_jax.networks import ValueMLP, anchored_value, as_model
 from ctrl_jax.processes import LinearProcess, grids, parameterization
 from ctrl_jax.rewards import learned, standardized
 from ctrl_jax.runtime import load_callable, own_part, refuse
 from ctrl_jax.solvers import sample
 from experiments.fine_tuning import Task, success_threshold
 from experiments.score_as_action.annotator import Annotator
-from experiments.score_as_action.config import Config
+from experiments.score_as_action.config import Config, ValueNetwork
 from experiments.score_as_action.pretraining import fingerprint, pretrain
 from experiments.study import Conduct
 
@@ -82,6 +82,7 @@ def make_task(config: Config, study: Conduct) -> Task:
     if annotator is None:
         assert config.reward is not None and inputs.reward is not None
         reward_fn, facts = _user_reward(config.reward, inputs.reward, base)
+        copy = as_model(lambda rngs: ValueMLP(shape, width=128, depth=2, rngs=rngs))
         threshold = success_threshold(np.asarray(reward_fn(base(3, 8192))), share=0.1)
         success_fn = _above(reward_fn, threshold)
         facts["success/threshold"] = threshold
@@ -89,7 +90,7 @@ def make_task(config: Config, study: Conduct) -> Task:
     else:
         on = [fingerprint(config, digits.train_images, study), config.target_class]
         stage = f"reward-{study.fingerprint(*on, config.grid_steps(), config.preferences)}"
-        reward_fn, facts = _learned_reward(config, annotator, base, stage, study)
+        reward_fn, facts, copy = _learned_reward(config, annotator, base, stage, study)
         success_fn = annotator.success
         real = digits.train_images[digits.train_labels == config.target_class]
         name = class_names(config.data).get(config.target_class) if config.data else None
@@ -102,13 +103,32 @@ def make_task(config: Config, study: Conduct) -> Task:
         shape=shape,
         reference=fixed,
         policy=fixed,
-        value=denoising_value(spec.process(), fixed, params, shape),
+        value=make_value(
+            config.value_network, spec.process(), fixed, params, reward_fn, copy, shape
+        ),
         reward_fn=reward_fn,
         success_fn=success_fn,
         diversity_fn=diversity,
         end=spec.end,
         facts=facts,
     )
+
+
+def make_value(
+    name: ValueNetwork,
+    process: LinearProcess,
+    base: Model,
+    params: Params,
+    reward_fn: RewardFn,
+    copy: Model,
+    shape: tuple[int, ...],
+) -> Model:
+    """Return the value network of a name; `copy` starts as the reward where that is a network."""
+    denoising = denoising_value(process, base, params, shape)
+    if name == "denoising":
+        return denoising
+    rest = copy if name == "anchored" else denoising
+    return anchored_value(process, partial(base.apply, params), reward_fn, rest)
 
 
 def denoising_value(process: LinearProcess, base: Model, params: Params, shape) -> Model:
@@ -189,7 +209,10 @@ def _base_sampler(config: Config, spec: DiffusionSpec, model: Model, params, sha
 
 
 def _learned_reward(config: Config, annotator: Annotator, base, stage: str, study: Conduct):
-    """Learn the reward from the annotator's choices between base samples, standardized on them."""
+    """Learn the reward from the annotator's choices between base samples, standardized on them.
+
+    Beside it stand facts, and the same network as a model that starts as the reward.
+    """
     options = config.preferences
     images = base(1, 2 * options.pairs)
     shape = images.shape[1:]
@@ -205,7 +228,10 @@ def _learned_reward(config: Config, annotator: Annotator, base, stage: str, stud
     score = jax.jit(reward_fn)
     right = score(pairs.chosen[:held_out]) > score(pairs.rejected[:held_out])
     facts = {"proxy/accuracy": float(jnp.mean(right)), "preference_pairs": options.pairs}
-    return standardized(reward_fn, np.asarray(score(images))), facts
+    scores = np.asarray(score(images))
+    rescale = standardized(lambda scores: scores, scores)
+    copy = Model(lambda key: params, lambda p, t, x, *conditions: rescale(model.apply(p, t, x)))
+    return standardized(reward_fn, scores), facts, copy
 
 
 def _train_reward(config: Config, model: Model, pairs: Pairs, held_out: int, stage: str, study):

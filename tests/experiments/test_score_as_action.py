@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -17,7 +18,8 @@ from ctrl_jax.commands import sample
 from ctrl_jax.metrics.frontier import Frontier
 from ctrl_jax.runtime import Checkpoints, RunError, command, load, load_model, state_digest
 from experiments.fine_tuning import success_threshold
-from experiments.score_as_action import plots, report
+from experiments.score_as_action import plots, report, value_networks
+from experiments.score_as_action.__main__ import load as load_inputs
 from experiments.score_as_action.__main__ import main, study_of
 from experiments.score_as_action.config import Config
 from experiments.score_as_action.over_seeds import measure, summarize
@@ -374,3 +376,24 @@ def test_a_seed_does_not_depend_on_the_seeds_beside_it():
     assert both[0]["w2/tilted"] != both[1]["w2/tilted"]
     assert both[1]["w2/tilted"] == pytest.approx(alone[0]["w2/tilted"], rel=1e-4)
     assert summarize(both)["objective/missed"] > 0.1  # two updates are far from the optimum
+
+
+def test_value_networks_side_by_side(tmp_path):
+    def both_seeds(config):
+        study = study_of(config).begin(config, partial(load_inputs, config))
+        rows.extend(value_networks.measure(config, study, (0, 1)))
+        return study.folder
+
+    rows = []
+    options = [
+        "--value-network",
+        "anchored",
+        "--pretraining.no-reuse",
+        "--out",
+        str(tmp_path / "a"),
+    ]
+    command(Config, both_seeds, [*TINY, *options])
+    found = value_networks.summarize(rows)
+    assert rows[0]["reward"] != rows[1]["reward"] and np.isfinite([*found.values()]).all()
+    apart = abs(rows[0]["success"] - rows[1]["success"])
+    assert found["success/error"] == pytest.approx(apart / 2)
