@@ -188,6 +188,7 @@ def make_control(
             surrogate,
             problem.penalty,
             update,
+            rollout.batch.gathered,
         )
         if critic is not None:
             assert evaluated is not None
@@ -240,5 +241,4 @@ def _transitions(
         advantages=batch_major(advantages),
         gradients=None if gradients is None else batch_major(gradients),
         weights=rollout.batch.weights,
-        conditions=rollout.batch.conditions,
     )

@@ -84,28 +84,28 @@ def evaluate_critic(
     gradient_at: Literal["next", "mean"] | None,
 ) -> Evaluated:
     """Evaluate the critic along a rollout, and its gradient at x_{i+1} or m_i where asked for."""
-    batch = rollout.batch
+    conditions = rollout.batch.gathered()
 
     def observe(t, x):
-        return x if critic.model.observe is None else critic.model.observe(t, x, *batch.conditions)
+        return x if critic.model.observe is None else critic.model.observe(t, x, *conditions)
 
     def value_fn(t, observation):
-        return critic.model.apply(learner.params, t, observation, *batch.conditions)
+        return critic.model.apply(learner.params, t, observation, *conditions)
 
     def value_and_gradient(t, x):
         values, pull_back = jax.vjp(lambda x: value_fn(t, observe(t, x)), x)
         return values, pull_back(jnp.ones_like(values))[0]
 
-    times = problem.forward_times()
-    observations = along_path(observe, times, rollout.states)
+    times, rows = problem.forward_times(), problem.together
+    observations = along_path(observe, times, rollout.states, rows=rows)
     before = jax.tree.map(lambda seen: seen[:-1], observations)
-    values = along_path(value_fn, times[:-1], before)
+    values = along_path(value_fn, times[:-1], before, rows=rows)
     if gradient_at is None:
         return Evaluated(observations, values, None, None)
     states = rollout.states[1:]
     if gradient_at == "mean":
         states = states - _noise_step(problem, rollout)
-    expected, gradients = along_path(value_and_gradient, times[1:], states)
+    expected, gradients = along_path(value_and_gradient, times[1:], states, rows=rows)
     return Evaluated(observations, values, expected, gradients)
 
 
@@ -175,11 +175,10 @@ def fit_critic(
     times = problem.forward_times()[order.reshape(order.shape[0], -1)]
     k = order.shape[2]
     share = jnp.repeat(batch.weights / jnp.sum(batch.weights) / k, k, axis=0)
-    conditions = tuple(jnp.repeat(c, k, axis=0) for c in batch.conditions)
 
     def loss_fn(params, m):
         rows = jax.tree.map(lambda field: field[m], seen)
-        predicted = critic.model.apply(params, times[m], rows, *conditions)
+        predicted = critic.model.apply(params, times[m], rows, *batch.gathered(k))
         return jnp.sum(value.martingale(predicted, targets[m], weights=share))
 
     def body(learner, m):

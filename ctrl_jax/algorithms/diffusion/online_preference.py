@@ -189,15 +189,17 @@ def _log_ratios(
 ) -> Float[Array, " batch"]:
     """Return rho of every path, 0 where nothing but rounding tells the two scores apart."""
 
+    conditions = batch.gathered()
+
     @jax.checkpoint
     def scores(t, x):
         return (
-            policy_model.apply(params, t, x, *batch.conditions),
-            problem.reference.apply(reference_params, t, x, *batch.conditions),
+            policy_model.apply(params, t, x, *conditions),
+            problem.reference.apply(reference_params, t, x, *conditions),
         )
 
     times = problem.forward_times()[:-1]
-    score, reference = along_path(scores, times, rollout.states[:-1])
+    score, reference = along_path(scores, times, rollout.states[:-1], rows=problem.together)
     kernel = problem.kernel()
     # Where the gain is negative, the noise in units of the action is the negative.
     noise = expand(jnp.sign(kernel.action_gain), rollout.noise) * rollout.noise

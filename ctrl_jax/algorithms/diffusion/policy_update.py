@@ -28,6 +28,9 @@ from ctrl_jax.algorithms.base import Learner, Metrics, apply_gradient, keep_if
 from ctrl_jax.losses import policy
 from ctrl_jax.solvers import Kernel, girsanov
 
+Conditions = Callable[[int], tuple[Array, ...]]
+"""``conditions(k)`` returns the conditions of every trajectory, each k times in a row."""
+
 
 class Transitions(NamedTuple):
     """Stored steps: per-step fields (steps,), the others batch-major (batch, steps, ...).
@@ -42,7 +45,6 @@ class Transitions(NamedTuple):
         advantages: estimate of q dt, (batch, steps).
         gradients: value gradient at the next state; None where no loss needs it.
         weights: (batch,).
-        conditions: leading axis batch.
     """
 
     times: Float[Array, " steps"]
@@ -54,7 +56,6 @@ class Transitions(NamedTuple):
     advantages: Float[Array, "batch steps"]
     gradients: Float[Array, "batch steps ..."] | None
     weights: Float[Array, " batch"]
-    conditions: tuple[Array, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,10 +126,7 @@ def lay_out(transitions: Transitions, order: Array) -> Transitions:
     def pick(array):
         return arrange(array, order)
 
-    def per_row(array):
-        rows = jnp.repeat(array, k, axis=0)
-        return jnp.broadcast_to(rows[None], (minibatches, *rows.shape))
-
+    weights = jnp.repeat(transitions.weights, k)
     return Transitions(
         times=transitions.times[steps],
         kernel=jax.tree.map(lambda c: c[steps], transitions.kernel),
@@ -138,8 +136,7 @@ def lay_out(transitions: Transitions, order: Array) -> Transitions:
         reference=pick(transitions.reference),
         advantages=pick(transitions.advantages),
         gradients=None if transitions.gradients is None else pick(transitions.gradients),
-        weights=per_row(transitions.weights),
-        conditions=jax.tree.map(per_row, transitions.conditions),
+        weights=jnp.broadcast_to(weights, (minibatches, *weights.shape)),
     )
 
 
@@ -177,6 +174,7 @@ def update_policy(
     surrogate: Surrogate,
     penalty: Float[Array, ""] | float,
     update: PolicyUpdate,
+    conditions: Conditions,
 ) -> tuple[Learner, Bool[Array, ""], Metrics]:
     """Minimize mean(surrogate + penalty * KL step) over minibatches.
 
@@ -189,6 +187,8 @@ def update_policy(
         surrogate: the loss of each row.
         penalty: lambda, the weight of each step's divergence from the reference, through the mean.
         update: how often the transitions are used, and in which pieces.
+        conditions: ``conditions(k)`` gives those of every trajectory k times in a row, as
+            `Batch.gathered` does; asked for inside every piece, so that they are never stored.
 
     Returns:
         The learner, whether every update was finite, and metrics, averaged over minibatches.
@@ -209,8 +209,9 @@ def update_policy(
 
     def add_chunk(scoring, params, gradient, inputs):
         rows, old = inputs
+        own = conditions(rows.weights.shape[0] // batch)
         score, pull_back = jax.vjp(
-            lambda params: model.apply(params, rows.times, rows.states, *rows.conditions), params
+            lambda params: model.apply(params, rows.times, rows.states, *own), params
         )
 
         def differentiate(_):

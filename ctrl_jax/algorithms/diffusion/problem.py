@@ -19,31 +19,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, ArrayLike, Bool, Float, Int
+from jaxtyping import Array, ArrayLike, Bool, Float
 
-from ctrl_jax._checks import check_non_negative, check_positive, check_shape, refuse
+from ctrl_jax._checks import check_count, check_non_negative, check_positive, check_shape, refuse
 from ctrl_jax._numerics import all_each, expand
 from ctrl_jax._typing import Model, Params, RewardFn, Rewards
 from ctrl_jax.algorithms.base import Metrics, weighted_mean
+from ctrl_jax.algorithms.diffusion.batch import Batch
 from ctrl_jax.processes import LinearProcess, Prediction
 from ctrl_jax.solvers import ExponentialEuler, GaussianSolver, Kernel, girsanov, simulate
 from ctrl_jax.solvers.reverse_solver import check_first_time
-
-
-class Batch(NamedTuple):
-    """One batch of prompts.
-
-    Fields:
-        weights: weight of each trajectory, shape (batch,); rows of weight zero are padding and
-            start at the origin (which also ties the trajectories to the batch's sharding).
-        conditions: arrays with leading axis batch, handed to the models and the reward.
-        prompts: integer id of each trajectory's prompt, shape (batch,), for algorithms that
-            compare trajectories of one prompt; None where there is only one.
-    """
-
-    weights: Float[Array, " batch"]
-    conditions: tuple[Array, ...] = ()
-    prompts: Int[Array, " batch"] | None = None
 
 
 class DiffusionControl(eqx.Module):
@@ -63,6 +48,8 @@ class DiffusionControl(eqx.Module):
         prediction: what reference and policies return: "score", "noise", "data", "v" or "flow".
         noise_level: l of the `ReverseSDE` that is stepped, above zero; 1 is the reversal of the
             process. `ExponentialEuler` multiplies its eta by it.
+        together: examples that reference and critic are evaluated for at once along the paths, at
+            least those of one time; bounds the memory. Large networks take the batch, or 1.
 
     Raises:
         ValueError: the solver's steps have no density, the grid is not increasing, the penalty is
@@ -80,6 +67,7 @@ class DiffusionControl(eqx.Module):
     start_std: Float[Array, ""] | float | None = None
     prediction: Prediction = eqx.field(default="score", static=True)
     noise_level: float = eqx.field(default=1.0, static=True)
+    together: int = eqx.field(default=4096, static=True)
 
     def __check_init__(self):
         if not isinstance(self.solver, GaussianSolver) or getattr(self.solver, "eta", 1.0) == 0:
@@ -93,6 +81,7 @@ class DiffusionControl(eqx.Module):
         check_start("DiffusionControl", self.shape, self.start_std)
         check_non_negative("DiffusionControl.penalty", self.penalty)
         check_positive("DiffusionControl.noise_level", self.noise_level)
+        check_count("DiffusionControl.together", self.together)
         sde = self.process.reverse(
             lambda t, x: x, noise_level=self.noise_level, prediction=self.prediction
         )
@@ -179,7 +168,7 @@ def roll_out(
         policy: the acting model, of the problem's prediction.
         params: its parameters.
         reference_params: parameters of ``problem.reference``.
-        batch: weights and conditions, leading axis batch.
+        batch: weights and conditions.
         x_0: where to start, by default `DiffusionControl.start` with a part of the key.
 
     Returns:
@@ -187,8 +176,9 @@ def roll_out(
     """
     start_key, path_key = jax.random.split(key)
     x_0 = problem.start(start_key, batch) if x_0 is None else x_0
+    conditions = batch.gathered()
     sde = problem.process.reverse(
-        lambda t, x: policy.apply(params, t, x, *batch.conditions),
+        lambda t, x: policy.apply(params, t, x, *conditions),
         noise_level=problem.noise_level,
         prediction=problem.prediction,
     )
@@ -198,12 +188,14 @@ def roll_out(
     def compare(kernel_i, t, x, x_next, noise):
         moved = x_next - kernel_i.state_gain * x - kernel_i.std * noise
         action = moved / kernel_i.action_gain
-        reference = problem.reference.apply(reference_params, t, x, *batch.conditions)
+        reference = problem.reference.apply(reference_params, t, x, *conditions)
         kl = girsanov.kl_rate(kernel_i.kl_rate, action, reference)
         return action, reference, kl
 
     kernel, times, states = problem.kernel(), problem.forward_times()[:-1], path.states
-    actions, reference, kl = along_path(compare, kernel, times, states[:-1], states[1:], path.noise)
+    actions, reference, kl = along_path(
+        compare, kernel, times, states[:-1], states[1:], path.noise, rows=problem.together
+    )
     return Rollout(batch, states, path.noise, actions, reference, kl, path.ok)
 
 
@@ -215,7 +207,7 @@ def draw_start(
     return x_0 * expand((batch.weights > 0).astype(x_0.dtype), x_0)
 
 
-def along_path(function, *arrays, rows: int = 4096):
+def along_path(function, *arrays, rows: int):
     """Apply ``function(*slices)`` at every point of a path, about `rows` examples at a time.
 
     Args:
@@ -259,7 +251,7 @@ def terminal_rewards(reward_fn: RewardFn | None, x: Array, batch: Batch) -> Rewa
         rule = "the rewards of this problem come from outside"
         raise refuse("reward_fn", None, rule, "give one, or call collect and learn")
     scored = getattr(reward_fn, "scored", reward_fn)
-    return mask_rewards(scored(x, *batch.conditions), x, batch)
+    return mask_rewards(scored(x, *batch.gathered()), x, batch)
 
 
 def mask_rewards(rewards: ArrayLike | Rewards, x: Array, batch: Batch) -> Rewards:

@@ -55,12 +55,13 @@ def advance(
 ) -> tuple[Float[Array, "batch ..."], Transition]:
     """Take one step of every episode; `coefficients` are those of the step."""
     score_key, action_key, noise_key = jax.random.split(key, 3)
-    score = problem.estimate(score_key, coefficients.time, x, *batch.conditions)
+    conditions = batch.gathered()
+    score = problem.estimate(score_key, coefficients.time, x, *conditions)
     twin = score
     if problem.paired:
         twin_key = jax.random.fold_in(score_key, 1)
-        twin = problem.estimate(twin_key, coefficients.time, x, *batch.conditions)
-    mean = policy.apply(params, coefficients.time, x, *batch.conditions)
+        twin = problem.estimate(twin_key, coefficients.time, x, *conditions)
+    mean = policy.apply(params, coefficients.time, x, *conditions)
     _check_shape("estimate", score, x)
     _check_shape("policy", mean, x)
     std = problem.action_std(coefficients.rate)

@@ -147,7 +147,7 @@ def _apply(model: Model, params, times, states, batch):
     k, size = states.shape[:2]
     t = jnp.repeat(times, size)
     x = states.reshape(k * size, *states.shape[2:])
-    conditions = tuple(jnp.tile(c, (k,) + (1,) * (c.ndim - 1)) for c in batch.conditions)
+    conditions = tuple(jnp.tile(c, (k,) + (1,) * (c.ndim - 1)) for c in batch.gathered())
     if model.observe is not None:
         x = model.observe(t, x, *conditions)
     result = model.apply(params, t, x, *conditions)

@@ -6,6 +6,7 @@ of type Auto: the compiler places the intermediate arrays.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -87,7 +88,8 @@ def shard_batch(mesh: Mesh, tree: Any) -> Any:
     Args:
         mesh: a mesh with a `data` axis.
         tree: arrays (batch, …); with several processes each gives its own part of the batch.
-            Scalars are replicated; global arrays stay as they are.
+            Scalars are replicated, as are the fields of a part that it names in `whole`, like the
+            conditions of a `Batch` with rows; global arrays stay as they are.
 
     Returns:
         The same tree of global arrays.
@@ -109,7 +111,7 @@ def shard_batch(mesh: Mesh, tree: Any) -> Any:
         local = local.astype(jax.dtypes.canonicalize_dtype(local.dtype), copy=False)
         return jax.make_array_from_process_local_data(sharding, local)
 
-    return jax.tree_util.tree_map_with_path(put, tree)
+    return _divided(put, lambda leaf: replicate(mesh, leaf), tree)
 
 
 def own_part(tree: Any) -> Any:
@@ -119,17 +121,36 @@ def own_part(tree: Any) -> Any:
         tree: arrays (batch, …) with the same value on every process, whose number divides batch.
 
     Returns:
-        The same tree of this process's rows; the tree itself where there is one process.
+        The same tree of this process's rows, what a part names in `whole` undivided; the tree
+        itself where there is one process.
     """
     count, index = jax.process_count(), jax.process_index()
     if count == 1:
         return tree
 
-    def rows(leaf):
+    def rows(path, leaf):
         size = leaf.shape[0] // count
         return leaf[index * size : (index + 1) * size]
 
-    return jax.tree.map(rows, tree)
+    return _divided(rows, lambda leaf: leaf, tree)
+
+
+def _divided(cut: Callable[..., Any], keep: Callable[..., Any], tree: Any) -> Any:
+    """Map `cut` over the arrays of a batch, with their paths, and `keep` over those left whole."""
+
+    def part(path, node):
+        whole = getattr(node, "whole", ())
+        if not whole:
+            return cut(path, node)
+        kept = {name: jax.tree.map(keep, getattr(node, name)) for name in whole}
+        rest = node._replace(**dict.fromkeys(whole))  # None has no arrays
+        return jax.tree_util.tree_map_with_path(
+            lambda below, leaf: cut((*path, *below), leaf), rest
+        )._replace(**kept)
+
+    return jax.tree_util.tree_map_with_path(
+        part, tree, is_leaf=lambda n: bool(getattr(n, "whole", ()))
+    )
 
 
 def replicate(mesh: Mesh, tree: Any) -> Any:

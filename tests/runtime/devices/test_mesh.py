@@ -17,6 +17,13 @@ assert dict(mesh.shape) == {"data": 4, "model": 2}, mesh
 batch = shard_batch(mesh, {"x": np.arange(24.0).reshape(8, 3), "n": 3})
 assert batch["x"].sharding.spec == P("data") and batch["x"].dtype == jnp.float32
 assert {s.data.shape for s in batch["x"].addressable_shards} == {(2, 3)}
+from ctrl_jax.algorithms import Batch
+table = Batch(np.ones(8), (np.ones((3, 5)), np.ones(3)), rows=np.zeros(8, int))
+asked = shard_batch(mesh, {"own": table, "x": np.ones(4)})
+assert {leaf.sharding.spec for leaf in jax.tree.leaves(asked["own"].conditions)} == {P()}
+for cut in (asked["own"].weights, asked["own"].rows, asked["x"]):
+    assert cut.sharding.spec == P("data")
+assert asked["own"].prompts is None
 for bad in (lambda: shard_batch(mesh, np.ones((6, 2))), lambda: make_mesh(MeshOptions(16))):
     try:
         bad()
@@ -112,6 +119,13 @@ try:
           checkpoints=checkpoints, options=options)
 except RunInterrupted as error:
     print("stopped", error)
+from ctrl_jax.algorithms import Batch
+asked = Batch(jnp.ones(4), (np.arange(3.0),), rows=np.asarray([0, 2, 1, 1]))
+own = own_part(asked)
+assert own.rows.shape == own.weights.shape == (2,) and own.conditions[0].shape == (3,)
+found = jax.jit(lambda b: b.gathered()[0], out_shardings=NamedSharding(mesh, P()))(
+    shard_batch(mesh, own))
+assert found.tolist() == [0, 2, 1, 1], found
 restored = checkpoints.restore(replicate(mesh, state))
 again = train(toy.step, restored.state, halves, steps=restored.step + 2, start=restored.step,
               options=LoopOptions(progress=False, mesh=mesh))
