@@ -1,6 +1,6 @@
 """Algorithms: pairs of pure functions (init, step)."""
 
-from ctrl_jax.algorithms.base import Algorithm, Learner, RunState, skip
+from ctrl_jax.algorithms.base import Algorithm, Learner, RunState, ahead, skip
 from ctrl_jax.algorithms.control.actor_critic import ContinuousControl, OccupationConfig
 from ctrl_jax.algorithms.control.cpg import make_cpg
 from ctrl_jax.algorithms.control.cppo import ProximalConfig, make_cppo
@@ -70,6 +70,7 @@ __all__ = [
     "Scoring",
     "Surrogate",
     "ValueUpdate",
+    "ahead",
     "divergence_along",
     "generalized_advantage",
     "known_score",

@@ -190,8 +190,18 @@ def skip(state: RunState) -> tuple[RunState, Metrics]:
     Args:
         state: before the step, as `collect` saw it.
     """
-    key = jax.random.split(state.key, 4)[0]
-    return finish(state, key, dict(state.learners), jnp.zeros((), bool))
+    return finish(state, ahead(state).key, dict(state.learners), jnp.zeros((), bool))
+
+
+def ahead(state: RunState) -> RunState:
+    """Return the state as `collect` would see it after the step, but with today's parameters.
+
+    A rollout of it has the noise of the next one, so that it can be made before this step is taken.
+
+    Args:
+        state: before the step.
+    """
+    return state._replace(key=jax.random.split(state.key, 4)[0], update=state.update + 1)
 
 
 def growing_decay(decay: float, update: Int[Array, ""]) -> Float[Array, ""]:

@@ -1,7 +1,6 @@
 """Several rewards from outside, asked at once."""
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -9,6 +8,7 @@ import numpy as np
 from ctrl_jax._errors import RewardUnavailable
 from ctrl_jax.data.prompts import Prompt
 from ctrl_jax.rewards.outside.reward import OutsideReward, read_question
+from ctrl_jax.rewards.outside.threads import in_background
 
 
 def gathered(
@@ -34,8 +34,7 @@ def gathered(
         RewardUnavailable: one of them will have none for the next either.
     """
     question = read_question(images, prompts, records)
-    with ThreadPoolExecutor(max(len(rewards), 1)) as pool:
-        asked = {name: pool.submit(each, *question) for name, each in rewards.items()}
+    asked = {name: in_background(each, *question) for name, each in rewards.items()}
     errors = [each.exception() for each in asked.values()]
     for error in sorted(filter(None, errors), key=lambda e: not isinstance(e, RewardUnavailable)):
         raise error

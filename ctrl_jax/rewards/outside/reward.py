@@ -5,6 +5,7 @@ run's: one batch without rewards is a `RewardError`, after which a loop may skip
 in a row, or an address where nobody answers, are `RewardUnavailable`, after which it stops.
 """
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -45,6 +46,8 @@ class Question(NamedTuple):
 class OutsideReward:
     """A reward that is computed outside JAX, as `python_reward` and `server_reward` make it.
 
+    It is asked about one batch at a time; who calls it meanwhile, from another thread, waits.
+
     Args:
         ask: ``values = ask(question)``, a finite number for each picture; it raises `Fault`.
         name: what errors call it.
@@ -55,6 +58,7 @@ class OutsideReward:
         check_count("max_failed", max_failed)
         self.name = name
         self._ask, self._max_failed, self._failed = ask, max_failed, 0
+        self._turn = threading.Lock()
 
     def __repr__(self) -> str:
         return f"OutsideReward({self.name})"
@@ -81,13 +85,15 @@ class OutsideReward:
             RunError: a picture holds NaN, which is no fault of the reward's.
         """
         question = read_question(images, prompts, records)
-        try:
-            values = self._ask(question)
-        except Fault as fault:
-            self._failed += 1
-            raise self._error(fault) from fault
-        self._failed = 0
-        return values
+        # A model behind it is rarely made for two callers, such as a run and its evaluation.
+        with self._turn:
+            try:
+                values = self._ask(question)
+            except Fault as fault:
+                self._failed += 1
+                raise self._error(fault) from fault
+            self._failed = 0
+            return values
 
     def _error(self, fault: Fault) -> RunError:
         said, repair = f"{self.name}: {fault}", "mend it and continue with --resume latest"

@@ -17,7 +17,7 @@ import os
 import re
 import threading
 import warnings
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, wait
 from urllib.parse import SplitResult
 
 import numpy as np
@@ -27,6 +27,7 @@ from ctrl_jax._errors import RunWarning
 from ctrl_jax.rewards.outside.exchange import post, read_url
 from ctrl_jax.rewards.outside.faults import Fault, retried
 from ctrl_jax.rewards.outside.reward import OutsideReward, Question
+from ctrl_jax.rewards.outside.threads import each_in_background
 from ctrl_jax.rewards.outside.values import read_values
 
 LOCAL = {"localhost", "127.0.0.1", "::1"}
@@ -99,22 +100,20 @@ def server_reward(
 
 def _ask(url: SplitResult, options: ServerOptions, question: Question) -> np.ndarray:
     number, stop = len(question.images), threading.Event()
-    begins = range(0, number, options.batch)
-    with ThreadPoolExecutor(options.requests) as pool:
 
-        def send(begin: int) -> Future[np.ndarray]:
-            part = question.part(begin, begin + options.batch)
-            return pool.submit(_ask_part, url, options, part, stop)
+    def ask_from(begin: int) -> np.ndarray:
+        return _ask_part(url, options, question.part(begin, begin + options.batch), stop)
 
-        sent = [send(begin) for begin in begins]
-        try:
-            done, _ = wait(sent, return_when=FIRST_EXCEPTION)
-            for each in done:
-                each.result()
-        finally:
-            # One part without rewards is enough: the others need not be asked for again.
-            stop.set()
-            pool.shutdown(wait=False, cancel_futures=True)
+    sent = each_in_background(ask_from, range(0, number, options.batch), options.requests)
+    try:
+        done, _ = wait(sent, return_when=FIRST_EXCEPTION)
+        for each in done:
+            each.result()
+    finally:
+        # One part without rewards is enough: the others need not be asked for again.
+        stop.set()
+        for each in sent:
+            each.cancel()
     return np.concatenate([read_values([], 0), *(each.result() for each in sent)])
 
 

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ctrl_jax._checks import check_count, check_fields, refuse
-from ctrl_jax._errors import RunInterrupted
+from ctrl_jax._errors import RewardUnavailable, RunInterrupted
 from ctrl_jax.runtime.checkpoints.checkpoints import Checkpoints
 from ctrl_jax.runtime.checkpoints.digests import is_key
 from ctrl_jax.runtime.devices.mesh import place, shard_batch
@@ -30,9 +30,9 @@ from ctrl_jax.runtime.loop.flags import Flags
 from ctrl_jax.runtime.loop.logs import MetricsLog
 from ctrl_jax.runtime.loop.profiling import Profile
 from ctrl_jax.runtime.loop.progress import progress
-from ctrl_jax.runtime.loop.signals import StopSignals
+from ctrl_jax.runtime.loop.signals import Stopped, StopSignals
 
-Step = Callable[[Any, Any], tuple[Any, Mapping[str, jax.Array]]]
+Step = Callable[..., tuple[Any, Mapping[str, jax.Array]]]
 Batches = Callable[[int], Any] | Iterable[Any] | None
 Evaluate = Callable[[int, Any], Mapping[str, Any] | None]
 
@@ -50,6 +50,8 @@ class LoopOptions:
         description: what the progress bar says.
         mesh: the mesh; None for the default device.
         shardings: a tree of shardings like the state; None to replicate it over the mesh.
+        fixed: a tree of placed arrays that a step reads as its last argument and never changes,
+            such as frozen weights: in no checkpoint, never copied; None for a step without.
         evaluate: called with (completed updates, state); what it returns joins that update's
             metrics. It must not keep the state, which the next update overwrites.
         record: what every checkpoint holds beside the state, as plain JSON.
@@ -64,6 +66,7 @@ class LoopOptions:
     description: str = "training"
     mesh: Mesh | None = None
     shardings: Any = None
+    fixed: Any = None
     evaluate: Evaluate | None = None
     record: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     profile: Path | None = None
@@ -75,6 +78,11 @@ class LoopOptions:
         if self.shardings is not None and self.mesh is None:
             rule = "they need a mesh"
             raise refuse("options.shardings", "a tree of them", rule, "give options.mesh too")
+
+    @property
+    def last_arguments(self) -> tuple[Any, ...]:
+        """What compiled steps are given after all else."""
+        return () if self.fixed is None else (self.fixed,)
 
 
 def train(
@@ -93,7 +101,7 @@ def train(
     Args:
         step_fn: a pure `step(state, batch) -> (state, metrics)`, compiled here once; give
             `CountTraces(step)` to read afterwards how often it was traced, or a function that is
-            jitted already to have it used as it is.
+            jitted already to have it used as it is. With `options.fixed` it has a third argument.
         state: the state after `start` updates; it is copied, so the caller's stays valid.
         batches: `batches(k)` for the update after k completed ones, or an iterable that begins
             with the next update's batch, or None where the step needs none. Arrays (batch, …).
@@ -110,32 +118,56 @@ def train(
         ValueError: an option out of range, or a batch the mesh does not divide.
         RunError: states or a reward were not finite, or too many updates in a row were skipped.
         RunInterrupted: a signal asked to stop; the state was saved.
+        RewardUnavailable: `options.evaluate` raised it; the state was saved.
     """
     options = options or LoopOptions()
-    options.validate()
-    check_count("steps", steps, least=0)
-    check_count("start", start, least=0)
+    check_loop(options, checkpoints, steps, start)
     if start >= steps:
         return state
-    _check_folder(checkpoints, start)
-    loop = _Loop(steps, log, checkpoints, options)
-    shardings = _state_shardings(options)
-    update = jit_step(step_fn, options.mesh, shardings)
-    state = _own_copy(state, shardings)
-    source = _batch_source(batches)
+    shardings = state_shardings(options)
+    step = jit_step(step_fn, options.mesh, shardings)
+    state = own_copy(state, shardings)
+    batch = batch_source(batches, steps, options.mesh)
+
+    def update(k: int, state: Any) -> tuple[Any, Mapping[str, Any]]:
+        return step(state, batch(k), *options.last_arguments)
+
+    watched = {"log": log, "checkpoints": checkpoints, "options": options}
+    return conduct(update, state, steps=steps, start=start, **watched)
+
+
+def conduct(
+    update: Callable[[int, Any], tuple[Any, Mapping[str, Any]]],
+    state: Any,
+    *,
+    steps: int,
+    start: int,
+    log: MetricsLog | None,
+    checkpoints: Checkpoints | None,
+    options: LoopOptions,
+) -> Any:
+    """Repeat ``state, metrics = update(k, state)``, watched and saved; k updates are complete.
+
+    An update that raises `Stopped` or `RewardUnavailable` leaves the state before it as it is.
+    """
+    loop = _Loop(start, steps, log, checkpoints, options)
     bar = progress(steps, options.description, enabled=options.progress)
     profile = Profile(options.profile, start, steps)
     with StopSignals() as signals, profile, bar as show:
         for k in range(start, steps):
             profile.before(k)
-            batch = _next_batch(source, k, steps)
-            if options.mesh is not None:
-                batch = shard_batch(options.mesh, batch)
-            state, metrics = update(state, batch)
-            profile.after(k + 1, metrics)
-            loop.after_update(k + 1, state, metrics, show)
-            if (signum := signals.stop_after(k + 1)) is not None and k + 1 < steps:
-                loop.interrupt(k + 1, state, signum)
+            done = k
+            try:
+                state, metrics = update(k, state)
+                done = k + 1
+                profile.after(done, metrics)
+                loop.after_update(done, state, metrics, show)
+            except Stopped as stopped:
+                loop.interrupt(done, state, stopped.signum)
+            except RewardUnavailable as error:
+                loop.give_up(done, state, error)
+            if (signum := signals.stop_after(done)) is not None and done < steps:
+                loop.interrupt(done, state, signum)
     if checkpoints is not None:
         checkpoints.wait()
     return state
@@ -144,14 +176,15 @@ def train(
 class _Loop:
     """What happens between two updates: fetching, checking, logging, evaluating, saving."""
 
-    def __init__(self, steps, log, checkpoints, options: LoopOptions):
+    def __init__(self, start, steps, log, checkpoints, options: LoopOptions):
         self._steps: int = steps
         self._log: MetricsLog | None = log
         self._checkpoints: Checkpoints | None = checkpoints
         self._options = options
         self._flags = Flags(options.max_skipped, checkpoints)
         self._pending: list[tuple[int, Mapping[str, Any]]] = []
-        self._saved: int | None = None
+        there = checkpoints is not None and start in checkpoints.steps()
+        self._saved: int | None = start if there else None
 
     def after_update(self, k: int, state: Any, metrics: Mapping[str, Any], show) -> None:
         options = self._options
@@ -179,11 +212,13 @@ class _Loop:
             for position, (k, metrics) in enumerate(fetched, 1):
                 last = metrics
                 self._flags.check(k, metrics)
-                if evaluated is not None and position == len(fetched):
-                    assert self._options.evaluate is not None
-                    last = {**metrics, **(self._options.evaluate(k, evaluated) or {})}
-                if self._log is not None:
-                    self._log.write(k, last)
+                try:
+                    if evaluated is not None and position == len(fetched):
+                        assert self._options.evaluate is not None
+                        last = {**metrics, **(self._options.evaluate(k, evaluated) or {})}
+                finally:
+                    if self._log is not None:
+                        self._log.write(k, last)
         finally:
             if self._log is not None:
                 self._log.flush()
@@ -197,19 +232,42 @@ class _Loop:
 
     def interrupt(self, k: int, state: Any, signum: int) -> None:
         """Save what there is and end the run, saying how to continue it."""
-        self.fetch()
         name = signal.Signals(signum).name
-        if self._checkpoints is None:
+        if (run := self._keep(k, state)) is None:
             raise RunInterrupted(f"stopped by {name} after update {k}; nothing was saved", signum)
-        self.save(k, state)
-        self._checkpoints.wait()
-        folder = self._checkpoints.folder
-        run = next((p for p in folder.parents if (p / "config.json").exists()), folder.parent)
         raise RunInterrupted(
             f"stopped by {name}; update {k} of {self._steps} is saved; continue with the same "
             f"command and --out {run} --resume latest",
             signum,
         )
+
+    def give_up(self, k: int, state: Any, error: RewardUnavailable) -> None:
+        """Save what there is and end the run that gets no more rewards."""
+        run = self._keep(k, state)
+        where = "nothing was saved" if run is None else f"update {k} of {self._steps} is saved"
+        onward = "" if run is None else f": --out {run} --resume latest"
+        raise RewardUnavailable(f"{error}; {where}{onward}") from error
+
+    def _keep(self, k: int, state: Any) -> Path | None:
+        """Write lines and state to disk and return the run's folder, None where none is kept."""
+        self.fetch()
+        if self._checkpoints is None:
+            return None
+        self.save(k, state)
+        self._checkpoints.wait()
+        folder = self._checkpoints.folder
+        return next((p for p in folder.parents if (p / "config.json").exists()), folder.parent)
+
+
+def check_loop(
+    options: LoopOptions, checkpoints: Checkpoints | None, steps: int, start: int
+) -> None:
+    """Raise ValueError for options out of range, or a folder with checkpoints of later updates."""
+    options.validate()
+    check_count("steps", steps, least=0)
+    check_count("start", start, least=0)
+    if start < steps:
+        _check_folder(checkpoints, start)
 
 
 def _check_folder(checkpoints: Checkpoints | None, start: int) -> None:
@@ -220,13 +278,14 @@ def _check_folder(checkpoints: Checkpoints | None, start: int) -> None:
         raise refuse("checkpoints", str(checkpoints.folder), rule, repair)
 
 
-def _state_shardings(options: LoopOptions) -> Any:
+def state_shardings(options: LoopOptions) -> Any:
+    """Return where a state lives: as the options say, or everywhere on the mesh."""
     if options.mesh is None or options.shardings is not None:
         return options.shardings
     return NamedSharding(options.mesh, PartitionSpec())
 
 
-def _own_copy(state: Any, shardings: Any) -> Any:
+def own_copy(state: Any, shardings: Any) -> Any:
     """Return a copy in the loop's own buffers, placed, with strong types.
 
     Two leaves of a state may share a buffer (an average of weights that begins as the weights),
@@ -242,6 +301,17 @@ def _own_copy(state: Any, shardings: Any) -> Any:
     state = jax.tree.map(jnp.asarray, state)
     jitted = jax.jit(lambda tree: jax.tree.map(copy, tree), out_shardings=shardings)
     return jitted(state)
+
+
+def batch_source(batches: Batches, steps: int, mesh: Mesh | None) -> Callable[[int], Any]:
+    """Return a function of the completed updates, whatever form the batches have, placed."""
+
+    def placed(k: int) -> Any:
+        batch = _next_batch(source, k, steps)
+        return batch if mesh is None else shard_batch(mesh, batch)
+
+    source = _batch_source(batches)
+    return placed
 
 
 def _batch_source(batches: Batches) -> Callable[[int], Any]:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ctrl_jax.rewards import RewardUnavailable
 from ctrl_jax.runtime import (
     Checkpoints,
     CountTraces,
@@ -74,6 +75,44 @@ def test_the_state_is_donated():
     assert pointers == [True, True, True]
     compiled = jitted.lower(jnp.zeros(1000), None).as_text()
     assert "jax.buffer_donor" in compiled or "tf.aliasing_output" in compiled
+
+
+def test_what_is_fixed_is_an_argument_of_the_program_and_in_no_state():
+    frozen = jnp.arange(1000.0)
+
+    def step(state, batch, frozen):
+        return state + frozen[1] * batch.mean(), {}
+
+    counted = CountTraces(step)
+    options = LoopOptions(progress=False, fixed=frozen)
+    final = train(counted, jnp.float32(0.0), [jnp.ones(2)] * 3, steps=3, options=options)
+    assert float(final) == 3.0 and counted.traces == 1 and not frozen.is_deleted()
+
+
+def test_an_evaluation_without_rewards_ends_the_run_resumably(tmp_path):
+    def evaluate(k, state):
+        if k == 4:
+            raise RewardUnavailable("nobody answers")
+        return {"gold": 1.0}
+
+    options = LoopOptions(progress=False, fetch_every=3, evaluate_every=2, evaluate=evaluate)
+    with (
+        Checkpoints(tmp_path / "c") as checkpoints,
+        MetricsLog(tmp_path / "metrics.jsonl") as log,
+        pytest.raises(RewardUnavailable, match=r"nobody answers; update 4 of 9 is saved: --out"),
+    ):
+        train(
+            toy.step,
+            toy.init(jax.random.key(0)),
+            toy.batches,
+            steps=9,
+            log=log,
+            checkpoints=checkpoints,
+            options=options,
+        )
+    assert checkpoints.steps() == [4]
+    rows = read_metrics(tmp_path / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [1, 2, 3, 4] and "gold" not in rows[-1]
 
 
 def test_a_second_trace_is_reported():
