@@ -14,6 +14,7 @@ from ctrl_jax.algorithms.diffusion.actor_critic import (
 from ctrl_jax.algorithms.diffusion.critic import Critic, ValueUpdate
 from ctrl_jax.algorithms.diffusion.ddpo import PromptStatistics, make_ddpo
 from ctrl_jax.algorithms.diffusion.dpok import make_dpok
+from ctrl_jax.algorithms.diffusion.grpo import make_grpo
 from ctrl_jax.algorithms.diffusion.offline_preference import PairBatch, make_offline_preference
 from ctrl_jax.algorithms.diffusion.online_preference import PreferenceUpdate, make_online_preference
 from ctrl_jax.algorithms.diffusion.policy_gradient import make_policy_gradient
@@ -21,6 +22,7 @@ from ctrl_jax.algorithms.diffusion.policy_update import PolicyUpdate, Surrogate
 from ctrl_jax.algorithms.diffusion.ppo import make_ppo
 from ctrl_jax.algorithms.diffusion.problem import Batch, DiffusionControl, Rollout, roll_out
 from ctrl_jax.algorithms.diffusion.value_gradient import make_value_gradient
+from ctrl_jax.algorithms.diffusion.window import Window
 from ctrl_jax.algorithms.language.answer_scores import (
     AnswerScores,
     Reference,
@@ -70,6 +72,7 @@ __all__ = [
     "Scoring",
     "Surrogate",
     "ValueUpdate",
+    "Window",
     "ahead",
     "divergence_along",
     "generalized_advantage",
@@ -82,6 +85,7 @@ __all__ = [
     "make_discrete_policy_gradient",
     "make_discrete_ppo",
     "make_dpok",
+    "make_grpo",
     "make_lm_preference",
     "make_offline_preference",
     "make_online_preference",

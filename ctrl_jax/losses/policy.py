@@ -28,13 +28,22 @@ stands for it, smooth at KL = 0 and the root where KL >> epsilon. After each upd
 follows the mean divergence D: above (1 + tolerance) target it grows by a factor, below
 (1 - tolerance) target it shrinks.
 
+For Gaussian steps KL(pi_old || pi) is exact, and so is a trust region by it: where it is beyond a
+bound and the gradient would lead farther, which it does where log_ratio and A have one sign, there
+is none,
+
+    -ratio A  unless  KL > bound and log_ratio A > 0, then 0.                            (6)
+
+The ratio tells of that divergence by one sample: of d dimensions moved by delta standard deviations
+in all, its logarithm is delta z - delta^2 / 2 with z ~ N(0, 1).
+
 Source: arXiv 2305.18901 (policy gradient, (3), (4), penalty); 1707.06347 (clipping); 2409.08400
-(2).
+(2); 2606.11025 (6).
 """
 
 import jax.numpy as jnp
 from jax.core import Tracer
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from ctrl_jax._checks import (
     as_float,
@@ -89,6 +98,55 @@ def clipped_surrogate(
     ratio = jnp.exp(log_ratio)
     clipped = jnp.clip(ratio, 1 - clip, 1 + clip)
     return weighted(-jnp.minimum(ratio * advantage, clipped * advantage), weights)
+
+
+@at_the_door
+def masked_surrogate(
+    log_ratio: Float[Array, " batch"],
+    advantage: Float[Array, " batch"],
+    kl: Float[Array, " batch"],
+    *,
+    bound: float,
+    weights: Float[Array, " batch"] | None = None,
+) -> Float[Array, " batch"]:
+    """Return (6), -ratio A, and 0 where the divergence is beyond a bound and would grow.
+
+    Args:
+        log_ratio: log pi - log pi_old of the action taken.
+        advantage: estimate of the advantage under pi_old, in units of the reward.
+        kl: KL(pi_old || pi) at each state, in nats.
+        bound: divergence up to which every step has a gradient, in nats; positive.
+        weights: optional weight of each example.
+
+    Raises:
+        ValueError: the bound is not positive.
+
+    Source: Ping et al. 2606.11025.
+    """
+    check_positive("bound", bound)
+    left = leaves(log_ratio, advantage, kl, bound=bound)
+    # The ratio of what has left may be infinite.
+    ratio = jnp.where(left, 0.0, jnp.exp(jnp.where(left, 0.0, log_ratio)))
+    return weighted(-ratio * advantage, weights)
+
+
+@at_the_door
+def leaves(
+    log_ratio: Float[Array, " batch"],
+    advantage: Float[Array, " batch"],
+    kl: Float[Array, " batch"],
+    *,
+    bound: float,
+) -> Bool[Array, " batch"]:
+    """Return where (6) is 0: the divergence is beyond the bound and the gradient leads farther.
+
+    Args:
+        log_ratio: log pi - log pi_old of the action taken.
+        advantage: estimate of the advantage under pi_old.
+        kl: KL(pi_old || pi) at each state, in nats.
+        bound: of the divergence, in nats.
+    """
+    return (kl > bound) & (log_ratio * advantage > 0)
 
 
 @at_the_door

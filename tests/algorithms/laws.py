@@ -105,6 +105,17 @@ def fine_tuning(name: str) -> Case:
     return Case(made, steering.one_prompt(BATCH))
 
 
+def grpo() -> Case:
+    """In groups, by a mask, on a window."""
+    problem = steering.make_setting(STEPS).problem
+    problem = dataclasses.replace(problem, window=algorithms.Window(2, first=1))
+    update = PolicyUpdate(epochs=2, minibatches=2, average_decay=0.5)
+    policy = steering.affine_policy(problem)
+    made = algorithms.make_grpo(problem, policy, sgd(), scale="batch", mask=0.1, update=update)
+    prompts = jnp.arange(BATCH, dtype=jnp.int32) // 4
+    return Case(made, steering.one_prompt(BATCH)._replace(prompts=prompts))
+
+
 def dpo(chosen, rejected, *batch):
     return preference.dpo(chosen, rejected, beta=0.5)
 
@@ -166,6 +177,7 @@ LAWS: dict[str, Callable[[], Case]] = {
     "consistency_training": consistency_training,
     "reward_learning": reward_learning,
     **{name: partial(fine_tuning, name) for name in (*steering.WITH_CRITIC, "dpok", "ddpo")},
+    "grpo": grpo,
     "online_preference": online_preference,
     "offline_preference": offline_preference,
     "cpg": partial(control, algorithms.make_cpg),

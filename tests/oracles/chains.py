@@ -33,7 +33,9 @@ class Chain(NamedTuple):
 
     @property
     def rate(self):
-        return (self.action_gain / self.std) ** 2
+        """Steps without noise have none."""
+        noisy = self.std > 0
+        return np.where(noisy, self.action_gain / np.where(noisy, self.std, 1.0), 0.0) ** 2
 
 
 class Goal(NamedTuple):
@@ -77,6 +79,12 @@ def euler_maruyama(
     beta = process.beta(t)
     score = gaussian_score(process, t, mean, variance)
     return Chain(1 + beta / 2 * dt, beta * dt, np.sqrt(beta * dt), *score)
+
+
+def with_window(noisy: Chain, certain: Chain, place: int, length: int) -> Chain:
+    """The first chain at `length` steps from `place`, the second around them."""
+    inside = (np.arange(noisy.std.size) - place) % noisy.std.size < length
+    return Chain(*(np.where(inside, a, b) for a, b in zip(noisy, certain, strict=True)))
 
 
 def laws(

@@ -148,8 +148,12 @@ def make_control(
     if critic is None and surrogate.gradient_at is not None:
         rule = f"the surrogate reads the value's gradient at {surrogate.gradient_at!r}"
         raise refuse("critic", None, rule, "give a critic")
-    update.check_steps(problem.steps)
+    update.check_steps(problem.trained_steps)
     if critic is not None:
+        if problem.window is not None:
+            rule = "a value network learns from every step"
+            repair = "leave it out, or take make_grpo, make_ddpo or make_dpok"
+            raise refuse("problem.window", problem.window, rule, repair)
         critic.update.check_steps(problem.steps)
 
     def init(key: Array) -> RunState:
@@ -163,7 +167,15 @@ def make_control(
 
     def collect(state: RunState, batch: Batch) -> Rollout:
         params, rollout_key = state.policy.params, jax.random.split(state.key, 4)[1]
-        return roll_out(rollout_key, problem, policy_model, params, state.reference, batch)
+        return roll_out(
+            rollout_key,
+            problem,
+            policy_model,
+            params,
+            state.reference,
+            batch,
+            update=state.update,
+        )
 
     def learn(state: RunState, rollout: Rollout, rewards) -> tuple[RunState, Metrics]:
         key, _, policy_key, value_key = jax.random.split(state.key, 4)
@@ -232,8 +244,8 @@ def _transitions(
         return jnp.swapaxes(array, 0, 1)
 
     return Transitions(
-        times=problem.forward_times()[:-1],
-        kernel=problem.kernel(),
+        times=rollout.times,
+        kernel=rollout.kernel,
         states=batch_major(rollout.states[:-1]),
         noise=batch_major(rollout.noise),
         actions=batch_major(rollout.actions),

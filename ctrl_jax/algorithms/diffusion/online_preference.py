@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float
 
-from ctrl_jax._checks import check_count, check_decay
+from ctrl_jax._checks import check_count, check_decay, refuse
 from ctrl_jax._numerics import expand
 from ctrl_jax._typing import Model
 from ctrl_jax.algorithms.base import (
@@ -124,8 +124,14 @@ def make_online_preference(
             wins; of Bradley and Terry by default.
         config: how a batch is used.
 
+    Raises:
+        ValueError: the problem has a window, outside of which paths have no density.
+
     Source: arXiv 2305.18290 (DPO), 2405.14953 (Mallows); on diffusion paths, ours.
     """
+    if problem.window is not None:
+        rule = "the ratio of whole paths needs noise in every step"
+        raise refuse("problem.window", problem.window, rule, "leave it out, or take make_grpo")
 
     def init(key: Array) -> RunState:
         policy, averaged = (policy_model.init, optimizer.init), config.average_decay > 0

@@ -80,9 +80,10 @@ class PolicyUpdate:
         check_decay("average_decay", self.average_decay)
 
     def check_steps(self, steps: int) -> None:
-        """Raise ValueError unless the minibatches and their chunks divide the solver steps."""
+        """Raise ValueError unless the minibatches and chunks divide the steps learned from."""
         if steps % (self.minibatches * self.chunks):
-            rule = f"minibatches times chunks ({self.chunks}) must divide the {steps} solver steps"
+            product = f"minibatches times chunks ({self.chunks})"
+            rule = f"{product} must divide the {steps} steps learned from"
             raise refuse("minibatches", self.minibatches, rule, "choose divisors")
 
 
@@ -91,8 +92,11 @@ class Surrogate(NamedTuple):
 
     Fields:
         loss: ``loss(rows, score, log_ratio)`` returns one number per row of `Transitions`, from the
-            policy's prediction there and its log-ratio (1).
+            policy's prediction there and its log-ratio (1). ``rows.actions`` are here those of the
+            old policy.
         clip: where it clips ratios, for the metric ppo/clip_fraction; None where it does not.
+        bound: divergence from the old policy, in nats, beyond which it gives no gradient that leads
+            farther, for the metric ppo/mask_fraction; None where it has none.
         gradient_at: where it needs the gradient of V(t_{i+1}, .), as ``rows.gradients``: at the
             next state x_{i+1}, or at its conditional mean m_i. With "mean" the noise that this
             gradient explains is taken out of the advantage (`critic.remove_martingale`).
@@ -101,6 +105,7 @@ class Surrogate(NamedTuple):
     loss: Callable[[Transitions, Array, Array], Array]
     clip: float | None = None
     gradient_at: Literal["next", "mean"] | None = None
+    bound: float | None = None
 
 
 def clipped(clip: float) -> Surrogate:
@@ -111,6 +116,22 @@ def clipped(clip: float) -> Surrogate:
         return policy.clipped_surrogate(log_ratio, rows.advantages, clip=clip)
 
     return Surrogate(loss, clip)
+
+
+def masked(bound: float) -> Surrogate:
+    """Return -ratio A, held fixed where KL(old || new) is beyond a bound and would grow."""
+    check_positive("mask", bound)
+
+    def loss(rows, score, log_ratio):
+        kl = _moved(rows, score)
+        return policy.masked_surrogate(log_ratio, rows.advantages, kl, bound=bound)
+
+    return Surrogate(loss, bound=bound)
+
+
+def _moved(rows: Transitions, score: Array) -> Array:
+    """KL(old || new) of each row's step, which is exact; the rows' actions are the old policy's."""
+    return girsanov.kl_rate(rows.kernel.kl_rate, score, rows.actions)
 
 
 def lay_out(transitions: Transitions, order: Array) -> Transitions:
@@ -220,7 +241,7 @@ def update_policy(
             return jax.tree.map(jnp.add, gradient, pull_back(gradient_score)[0]), metrics
 
         gradient, metrics = jax.lax.cond(
-            scoring, lambda _: (gradient, _blank_metrics(surrogate.clip)), differentiate, None
+            scoring, lambda _: (gradient, _blank_metrics(surrogate)), differentiate, None
         )
         return gradient, (score, metrics)
 
@@ -254,6 +275,7 @@ def _loss(surrogate: Surrogate, rows, score, old, penalty, total):
     log_ratio = -girsanov.log_ratio(rows.kernel, rows.noise, old, score)
     kl = girsanov.kl_rate(rows.kernel.kl_rate, score, rows.reference)
     share = rows.weights / total
+    rows = rows._replace(actions=old)
     loss = jnp.sum(share * (surrogate.loss(rows, score, log_ratio) + penalty * kl))
     ratio = jnp.exp(log_ratio)
     metrics = {
@@ -263,12 +285,16 @@ def _loss(surrogate: Surrogate, rows, score, old, penalty, total):
     }
     if surrogate.clip is not None:
         metrics["ppo/clip_fraction"] = jnp.sum(share * (jnp.abs(ratio - 1) > surrogate.clip))
+    if (bound := surrogate.bound) is not None:
+        left = policy.leaves(log_ratio, rows.advantages, _moved(rows, score), bound=bound)
+        metrics["ppo/mask_fraction"] = jnp.sum(share * left)
     return loss, metrics
 
 
-def _blank_metrics(clip):
+def _blank_metrics(surrogate):
     names = ["policy/loss", "policy/approx_kl", "ratio/max_deviation"]
-    names += [] if clip is None else ["ppo/clip_fraction"]
+    names += [] if surrogate.clip is None else ["ppo/clip_fraction"]
+    names += [] if surrogate.bound is None else ["ppo/mask_fraction"]
     return dict.fromkeys(names, jnp.zeros(()))
 
 

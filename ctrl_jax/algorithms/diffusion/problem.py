@@ -9,9 +9,11 @@ it.) Maximize
 
 with s_pre the reference (pretrained) score, or its prediction, and rate_i from
 `solvers.gaussian_step`. `roll_out` draws the trajectories of one batch and what every algorithm
-needs of them; what their ends are worth is asked afterwards, here or by anybody else.
+needs of them; what their ends are worth is asked afterwards, here or by anybody else. With a
+`window` there is noise in a few steps only, and the sum of (1) is over these.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -19,15 +21,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, ArrayLike, Bool, Float
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from ctrl_jax._checks import check_count, check_non_negative, check_positive, check_shape, refuse
 from ctrl_jax._numerics import all_each, expand
-from ctrl_jax._typing import Model, Params, RewardFn, Rewards
+from ctrl_jax._typing import Model, Params, RewardFn, Rewards, ScoreFn
 from ctrl_jax.algorithms.base import Metrics, weighted_mean
 from ctrl_jax.algorithms.diffusion.batch import Batch
+from ctrl_jax.algorithms.diffusion.window import Window
 from ctrl_jax.processes import LinearProcess, Prediction
 from ctrl_jax.solvers import ExponentialEuler, GaussianSolver, Kernel, girsanov, simulate
+from ctrl_jax.solvers.brownian import step_noise
 from ctrl_jax.solvers.reverse_solver import check_first_time
 
 
@@ -50,11 +54,13 @@ class DiffusionControl(eqx.Module):
             process. `ExponentialEuler` multiplies its eta by it.
         together: examples that reference and critic are evaluated for at once along the paths, at
             least those of one time; bounds the memory. Large networks take the batch, or 1.
+        window: the steps that have noise, are learned from and count in the penalty; all by
+            default.
 
     Raises:
         ValueError: the solver's steps have no density, the grid is not increasing, the penalty is
             negative, the prediction is not known, or nothing is left of the data where the grid
-            starts and the prediction does not tell of them.
+            starts and the prediction does not tell of them, or the window does not fit the grid.
     """
 
     process: LinearProcess
@@ -68,6 +74,7 @@ class DiffusionControl(eqx.Module):
     prediction: Prediction = eqx.field(default="score", static=True)
     noise_level: float = eqx.field(default=1.0, static=True)
     together: int = eqx.field(default=4096, static=True)
+    window: Window | None = eqx.field(default=None, static=True)
 
     def __check_init__(self):
         if not isinstance(self.solver, GaussianSolver) or getattr(self.solver, "eta", 1.0) == 0:
@@ -82,9 +89,12 @@ class DiffusionControl(eqx.Module):
         check_non_negative("DiffusionControl.penalty", self.penalty)
         check_positive("DiffusionControl.noise_level", self.noise_level)
         check_count("DiffusionControl.together", self.together)
-        sde = self.process.reverse(
-            lambda t, x: x, noise_level=self.noise_level, prediction=self.prediction
-        )
+        noisy_start = True
+        if self.window is not None:
+            self.window.check_steps(self.steps)
+            noisy_start = self.window.first == 0
+        level = self.noise_level if noisy_start else 0.0
+        sde = self.process.reverse(lambda t, x: x, noise_level=level, prediction=self.prediction)
         check_first_time(sde, self.solver, self.grid)
 
     @property
@@ -92,13 +102,22 @@ class DiffusionControl(eqx.Module):
         """Number of steps of the grid."""
         return self.grid.shape[0] - 1
 
-    def kernel(self) -> Kernel:
-        """Return the coefficients of every step, each of shape (steps,)."""
+    @property
+    def trained_steps(self) -> int:
+        """Number of steps that have noise and are learned from."""
+        return self.steps if self.window is None else self.window.length
+
+    def kernel(self, noise_level: float | None = None) -> Kernel:
+        """Return the coefficients of every step, each of shape (steps,).
+
+        Args:
+            noise_level: another one than that of the problem, 0 for steps without noise.
+        """
         return self.solver.kernel(
             self.process,
             self.grid[:-1],
             self.grid[1:],
-            noise_level=self.noise_level,
+            noise_level=self.noise_level if noise_level is None else noise_level,
             prediction=self.prediction,
         )
 
@@ -131,9 +150,13 @@ class DiffusionControl(eqx.Module):
 class Rollout(NamedTuple):
     """Trajectories of one batch; time-major where there is a time axis.
 
+    The steps are those that have noise, all of the grid or those of its window.
+
     Fields:
         batch: what was asked for.
-        states: (steps + 1, batch, ...); the last are the ends that are rewarded.
+        times: forward time of each step, (steps,).
+        kernel: coefficients of each step, (steps,).
+        states: before each step, and the ends that are rewarded, (steps + 1, batch, ...).
         noise: standard normals of the steps, (steps, batch, ...).
         actions: the score that made each step, or the prediction, (steps, batch, ...).
         reference: that of the reference at the same states.
@@ -142,6 +165,8 @@ class Rollout(NamedTuple):
     """
 
     batch: Batch
+    times: Float[Array, " steps"]
+    kernel: Kernel
     states: Float[Array, "steps+1 batch ..."]
     noise: Float[Array, "steps batch ..."]
     actions: Float[Array, "steps batch ..."]
@@ -159,6 +184,7 @@ def roll_out(
     batch: Batch,
     *,
     x_0: Array | None = None,
+    update: Int[Array, ""] | int = 0,
 ) -> Rollout:
     """Simulate one batch of trajectories under the policy, beside the reference score.
 
@@ -170,6 +196,7 @@ def roll_out(
         reference_params: parameters of ``problem.reference``.
         batch: weights and conditions.
         x_0: where to start, by default `DiffusionControl.start` with a part of the key.
+        update: number of the update, by which a sliding window is placed.
 
     Returns:
         The `Rollout`.
@@ -182,21 +209,66 @@ def roll_out(
         noise_level=problem.noise_level,
         prediction=problem.prediction,
     )
-    path = simulate(path_key, sde, x_0, problem.grid, solver=problem.solver, save="path")
-    assert path.noise is not None
 
-    def compare(kernel_i, t, x, x_next, noise):
+    def compare(kernel_i, t, x, action):
+        reference = problem.reference.apply(reference_params, t, x, *conditions)
+        return reference, girsanov.kl_rate(kernel_i.kl_rate, action, reference)
+
+    def read_off(kernel_i, t, x, x_next, noise):
         moved = x_next - kernel_i.state_gain * x - kernel_i.std * noise
         action = moved / kernel_i.action_gain
-        reference = problem.reference.apply(reference_params, t, x, *conditions)
-        kl = girsanov.kl_rate(kernel_i.kl_rate, action, reference)
-        return action, reference, kl
+        return action, *compare(kernel_i, t, x, action)
 
-    kernel, times, states = problem.kernel(), problem.forward_times()[:-1], path.states
+    if problem.window is not None:
+        place = problem.window.place(
+            jax.random.fold_in(path_key, problem.steps), update, problem.steps
+        )
+        times, kernel, states, noise, actions, ok = _with_window(
+            path_key, problem, sde.predict, x_0, place
+        )
+        reference, kl = along_path(
+            compare, kernel, times, states[:-1], actions, rows=problem.together
+        )
+        return Rollout(batch, times, kernel, states, noise, actions, reference, kl, ok)
+    path = simulate(path_key, sde, x_0, problem.grid, solver=problem.solver, save="path")
+    assert path.noise is not None
+    times, kernel, states = problem.forward_times()[:-1], problem.kernel(), path.states
     actions, reference, kl = along_path(
-        compare, kernel, times, states[:-1], states[1:], path.noise, rows=problem.together
+        read_off, kernel, times, states[:-1], states[1:], path.noise, rows=problem.together
     )
-    return Rollout(batch, states, path.noise, actions, reference, kl, path.ok)
+    return Rollout(batch, times, kernel, states, path.noise, actions, reference, kl, path.ok)
+
+
+def _with_window(key: Array, problem: DiffusionControl, predict: ScoreFn, x_0: Array, place: Array):
+    """Simulate with noise in a window alone; return what a `Rollout` holds of it."""
+    assert problem.window is not None
+    length, steps = problem.window.length, jnp.arange(problem.steps)
+    inside = (steps >= place) & (steps < place + length)
+    noisy, times = problem.kernel(), problem.forward_times()[:-1]
+    kernel = jax.tree.map(partial(jnp.where, inside), noisy, problem.kernel(0.0))
+    # The row of the store that a step has; there is none behind the last.
+    row = jnp.where(inside, steps - place, length)
+
+    def body(carry, inputs):
+        x, ok, stored = carry
+        step, row, t, kernel_i = inputs
+        action, noise = predict(t, x), step_noise(key, step, x)
+        x_next = kernel_i.mean(x, action) + kernel_i.std * noise
+        stored = jax.tree.map(
+            lambda store, value: store.at[row].set(value, mode="drop"), stored, (x, noise, action)
+        )
+        return (x_next, ok & all_each(jnp.isfinite(x_next)), stored), None
+
+    empty = (jnp.zeros((length, *x_0.shape), x_0.dtype),) * 3
+    start = (x_0, jnp.ones(x_0.shape[0], bool), empty)
+    (x, ok, stored), _ = jax.lax.scan(body, start, (steps, row, times, kernel))
+    states, noise, actions = stored
+
+    def cut(array):
+        return jax.lax.dynamic_slice_in_dim(array, place, length)
+
+    states = jnp.concatenate([states, x[None]])
+    return cut(times), jax.tree.map(cut, noisy), states, noise, actions, ok
 
 
 def draw_start(

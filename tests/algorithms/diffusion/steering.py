@@ -18,6 +18,7 @@ from ctrl_jax.algorithms import (
     DiffusionControl,
     make_ddpo,
     make_dpok,
+    make_grpo,
     make_policy_gradient,
     make_ppo,
     make_value_gradient,
@@ -40,7 +41,7 @@ WITH_CRITIC = {
     "policy_gradient": make_policy_gradient,
     "value_gradient": make_value_gradient,
 }
-WITHOUT_CRITIC = {"dpok": make_dpok, "ddpo": make_ddpo}
+WITHOUT_CRITIC = {"dpok": make_dpok, "ddpo": make_ddpo, "grpo": make_grpo}
 
 
 class Setting(NamedTuple):

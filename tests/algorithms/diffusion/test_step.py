@@ -357,7 +357,9 @@ def test_the_average_follows_the_policy():
 
 def test_bad_settings_are_refused():
     problem = make_setting(STEPS).problem
-    with pytest.raises(ValueError, match=r"minibatches: received 3; .* divide the 4 solver steps"):
+    with pytest.raises(
+        ValueError, match=r"minibatches: received 3; .* divide the 4 steps learned from"
+    ):
         build("ppo", minibatches=3)
     with pytest.raises(ValueError, match="value's minibatches: received 6; there are 5 grid point"):
         build("ppo", value=ValueUpdate(minibatches=6))
