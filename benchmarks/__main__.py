@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.threads import cores
 
-NAMES = ("sampling", "rollout_update", "continuous_rl", "preference_lm", "pipeline")
+NAMES = ("sampling", "rollout_update", "continuous_rl", "preference_lm", "pipeline", "fine_tune")
 CORES = cores()
 
 # Read by libraries as they load, so they must be there before this process starts. With glibc's

@@ -59,7 +59,7 @@ class Settings:
     Args:
         model: "SD 1.5" or "SD 3.5-M".
         divisor: of its widths: 1, or 4; 0 for the tests' own.
-        work: "step", "picture" or "lora".
+        work: "step", "picture" or "lora"; "update" in `benchmarks.fine_tune`.
         batch: pictures at once.
     """
 
@@ -171,16 +171,36 @@ def ours(**options: Any) -> Runner:
 
 def diffusers(compiled: bool, **options: Any) -> Runner:
     """Start diffusers in the interpreter that ``--diffusers-python`` names, or in this one."""
-    python = os.environ.get("BENCHMARKS_DIFFUSERS_PYTHON", sys.executable)
-    if python == sys.executable and importlib.util.find_spec("diffusers") is None:
-        raise RuntimeError("needs torch, diffusers and peft; name theirs with --diffusers-python")
+    python = interpreter()
     from benchmarks.peers import diffusers_pipeline
 
     settings = Settings(**options)
+    given = handed_over(settings, compiled)
+    run, found, close = diffusers_pipeline.start(python, given)
+    theirs = np.load(given["outcome"])
+    _compare(settings, theirs if settings.work == "lora" else np.moveaxis(theirs, 2, -1))
+    more = facts(settings) | {"versions": found["versions"]}
+    return Runner(run, found["compile_seconds"], found["memory"], close, more)
+
+
+def interpreter() -> str:
+    """Return the peer's interpreter.
+
+    Raises:
+        RuntimeError: none is named, and this one has no diffusers.
+    """
+    python = os.environ.get("BENCHMARKS_DIFFUSERS_PYTHON", sys.executable)
+    if python == sys.executable and importlib.util.find_spec("diffusers") is None:
+        raise RuntimeError("needs torch, diffusers and peft; name theirs with --diffusers-python")
+    return python
+
+
+def handed_over(settings: Settings, compiled: bool) -> dict[str, Any]:
+    """Write what a peer needs, and return where it lies and what is to be done with it."""
     place = folder(settings)
     adapted(settings, loaded(settings))
-    outcome = place / "outcome.npy"
-    given = dataclasses.asdict(settings) | {
+    _write_arrays(settings, place / "arrays.npz")
+    return dataclasses.asdict(settings) | {
         "arrays": str(place / "arrays.npz"),
         "compiled": compiled,
         "device": settings.device,
@@ -189,17 +209,11 @@ def diffusers(compiled: bool, **options: Any) -> Runner:
         "guidance": GUIDANCE,
         "learning_rate": LEARNING_RATE,
         "lora": str(place / "lora.safetensors"),
-        "outcome": str(outcome),
+        "outcome": str(place / "outcome.npy"),
         "steps": STEPS,
         "timestep": 500,
         "weight_decay": WEIGHT_DECAY,
     }
-    _write_arrays(settings, place / "arrays.npz")
-    run, found, close = diffusers_pipeline.start(python, given)
-    theirs = np.load(outcome)
-    _compare(settings, theirs if settings.work == "lora" else np.moveaxis(theirs, 2, -1))
-    more = facts(settings) | {"versions": found["versions"]}
-    return Runner(run, found["compile_seconds"], found["memory"], close, more)
 
 
 @functools.cache
@@ -276,7 +290,7 @@ def _write_arrays(settings: Settings, file: Path) -> None:
     np.savez(file, **named)
 
 
-def _given(settings: Settings, prefix: str) -> tuple[jax.Array, ...]:
+def given_texts(settings: Settings, prefix: str) -> tuple[jax.Array, ...]:
     found = arrays(settings)
     names = sorted(name for name in found if name.startswith(f"{prefix}_"))
     return tuple(jnp.asarray(found[name], settings.dtype) for name in names)
@@ -285,7 +299,7 @@ def _given(settings: Settings, prefix: str) -> tuple[jax.Array, ...]:
 def _step(settings: Settings, pipeline: Pipeline):
     """One step of the sampler; the state is that of every contender's first step."""
     model, grid = pipeline.model(), pipeline.scheduler.grid(STEPS)[:2]
-    text, null = _given(settings, "text"), _given(settings, "null")
+    text, null = given_texts(settings, "text"), given_texts(settings, "null")
 
     def step(x, params, text, null):
         def predict(t, x, *conditions):
@@ -310,7 +324,7 @@ def _picture(settings: Settings, pipeline: Pipeline):
 
     keys = jnp.stack([jax.random.key(0)] * settings.batch)
     params = pipeline.params[pipeline.kind.denoiser], pipeline.params["vae"]
-    texts = _given(settings, "text"), _given(settings, "null")
+    texts = given_texts(settings, "text"), given_texts(settings, "null")
     return picture, (keys, *params, *texts), ()
 
 
@@ -334,7 +348,7 @@ def _lora(settings: Settings, pipeline: Pipeline):
         return loss, (optax.apply_updates(adapters, updates), moments)
 
     state = adapters, adam.init(adapters)
-    return step, (state, base, x_t, target, _given(settings, "text")), (0,)
+    return step, (state, base, x_t, target, given_texts(settings, "text")), (0,)
 
 
 @functools.lru_cache(1)
@@ -394,7 +408,7 @@ def operations(settings: Settings) -> float:
         return jax.ShapeDtypeStruct(shape, jnp.float32)
 
     x = abstract(rows, *pipeline.shape())
-    text = [abstract(rows, *c.shape[1:]) for c in _given(settings, "text")]
+    text = [abstract(rows, *c.shape[1:]) for c in given_texts(settings, "text")]
     if training:
         adapters, base = lora.split(network.shapes)
 

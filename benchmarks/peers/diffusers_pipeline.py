@@ -20,8 +20,15 @@ from benchmarks.peers import process
 from benchmarks.threads import cores
 
 
-def start(python: str, specification: dict[str, Any]) -> tuple[Callable[[], Any], Any, Callable]:
+def start(
+    python: str, specification: dict[str, Any], *, module: str = __name__
+) -> tuple[Callable[[], Any], Any, Callable]:
     """Start the process and let it work once.
+
+    Args:
+        python: interpreter.
+        specification: of the benchmark.
+        module: that it runs.
 
     Returns:
         What does the work once, the facts about the first time, and what ends the process.
@@ -29,7 +36,7 @@ def start(python: str, specification: dict[str, Any]) -> tuple[Callable[[], Any]
     Raises:
         RuntimeError: it cannot do the work.
     """
-    ask, close = process.start(python, "benchmarks.peers.diffusers_pipeline", specification)
+    ask, close = process.start(python, module, specification)
     facts = ask("first")
     if "error" in facts:
         close()
@@ -37,15 +44,15 @@ def start(python: str, specification: dict[str, Any]) -> tuple[Callable[[], Any]
     return lambda: ask("again"), facts, close
 
 
-def main() -> None:
-    """Work until the pipe closes."""
+def main(kind: "type[Side] | None" = None) -> None:
+    """Work until the pipe closes; `kind` is the class of the contender, `Side` by default."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what libraries print is not an answer
     specification = json.loads(sys.stdin.readline())
     answers.write('"ready"\n')
     sys.stdin.readline()
     try:
-        side = Side(specification)
+        side = (kind or Side)(specification)
         facts = side.first()
     except Exception as error:  # such as no C++ compiler for torch.compile
         lines = str(error).strip().splitlines() or [""]
@@ -159,16 +166,7 @@ class Side:
     def lora(self) -> Callable[[], Any]:
         """One step of AdamW on adapters, by the error of the prediction."""
         torch, arrays = self.torch, self.arrays
-        self.pipe.load_lora_weights(self.given["lora"])
-        self.network.requires_grad_(False)
-        adapters = [p for name, p in self.network.named_parameters() if "lora_" in name]
-        for adapter in adapters:
-            adapter.data = adapter.data.float()
-            adapter.requires_grad_()
-        rates = {"lr": self.given["learning_rate"], "weight_decay": self.given["weight_decay"]}
-        adam = torch.optim.AdamW(adapters, fused=True, **rates)
-        half = self.dtype != torch.float32
-        cast = torch.autocast(self.device, self.dtype) if half else contextlib.nullcontext()
+        _, adam, cast = self.adapters()
         t = torch.tensor(self.given["timestep"], device=self.device)
         predict = self._compiled(self.network)
         texts = [arrays["text_0"], arrays["text_1"]]
@@ -184,6 +182,20 @@ class Side:
 
         return work
 
+    def adapters(self) -> tuple[list[Any], Any, Any]:
+        """Return the adapters in float32, alone with a gradient, AdamW on them, and autocast."""
+        torch = self.torch
+        self.pipe.load_lora_weights(self.given["lora"])
+        self.network.requires_grad_(False)
+        found = [p for name, p in self.network.named_parameters() if "lora_" in name]
+        for adapter in found:
+            adapter.data = adapter.data.float()
+            adapter.requires_grad_()
+        rates = {"lr": self.given["learning_rate"], "weight_decay": self.given["weight_decay"]}
+        half = self.dtype != torch.float32
+        cast = torch.autocast(self.device, self.dtype) if half else contextlib.nullcontext()
+        return found, torch.optim.AdamW(found, fused=True, **rates), cast
+
     def _ask(self, predict: Callable, x: Any, t: Any, texts: list[Any]) -> Any:
         pooled = {"pooled_projections": texts[1]} if self.flow else {}
         time_of = t.expand(x.shape[0])
@@ -195,7 +207,8 @@ class Side:
         return self.torch.compile(function, dynamic=False) if self.given["compiled"] else function
 
     def _weights(self) -> int:
-        used = [self.network, *([self.pipe.vae] if self.given["work"] == "picture" else [])]
+        draws = self.given["work"] in ("picture", "update")
+        used = [self.network, *([self.pipe.vae] if draws else [])]
         return sum(p.nbytes for part in used for p in part.parameters())
 
     def _start_memory(self) -> int:
