@@ -68,6 +68,9 @@ SCORES = {
     "v": parameterization.from_v,
     "flow": parameterization.from_flow,
 }
+MAX_SEQUENCE_LENGTH = "_max_sequence_length"
+"""Entry of our own in model_index.json, which diffusers reads over: give its call this number."""
+
 ENCODED_TOGETHER = 32
 """Texts: the states of some inside the largest encoders take a few gigabytes."""
 
@@ -316,14 +319,21 @@ class Pipeline:
     def _longest(self, encoder: str) -> int:
         """How many tokens of a text an encoder is given."""
         if encoder == "text_encoder_3":
-            return LONGEST_T5
+            return self._longest_t5
         length = self.tokenizers[self.kind.encoding.encoders[encoder]].model_max_length
         return min(length, self.parts[encoder].config.positions)
 
+    @property
+    def _longest_t5(self) -> int:
+        """T5's tokens, also of zeros in its place; in diffusers an argument of every call."""
+        return self.index.get(MAX_SEQUENCE_LENGTH, LONGEST_T5)
+
     @functools.cached_property
     def _encoded(self):
-        encode, parts = self.kind.encoding.encode, self.parts
-        return jax.jit(lambda params, ids, size: encode(parts, params, ids, size), static_argnums=2)
+        encode, parts, longest = self.kind.encoding.encode, self.parts, self._longest_t5
+        return jax.jit(
+            lambda params, ids, size: encode(parts, params, ids, size, longest), static_argnums=2
+        )
 
     @functools.cached_property
     def _decoded(self):
@@ -388,6 +398,7 @@ def load_pipeline(
     index = read_json(folder / INDEX, name="model", repair=repair)
     without = [without] if isinstance(without, str) else without
     kind, networks, tokenizers = read_index(index, without)
+    check_count(f"{INDEX}: {MAX_SEQUENCE_LENGTH}", index.get(MAX_SEQUENCE_LENGTH, 1), most=512)
     options = {"dtype": dtype, "param_dtype": param_dtype}
     parts, params = {}, {}
     for name, class_name in networks.items():

@@ -32,21 +32,24 @@ class TextEncoding(NamedTuple):
 
     Fields:
         encoders: the text encoders by name, each with its tokenizer; some may be absent.
-        encode: ``encode(parts, params, ids, size) -> conditions``, leading axis texts; `ids` by
-            text encoder, `size` the (height, width) of the picture in pixels.
+        encode: ``encode(parts, params, ids, size, longest) -> conditions``, leading axis texts;
+            `ids` by text encoder, `size` the (height, width) of the picture in pixels, `longest`
+            the number of T5's tokens.
     """
 
     encoders: Mapping[str, str]
-    encode: Callable[[Mapping[str, Part], Mapping[str, Params], Ids, tuple[int, int]], Conditions]
+    encode: Callable[
+        [Mapping[str, Part], Mapping[str, Params], Ids, tuple[int, int], int], Conditions
+    ]
 
 
-def _stable_diffusion(parts, params, ids, size) -> Conditions:
+def _stable_diffusion(parts, params, ids, size, longest) -> Conditions:
     name = "text_encoder"
     found = parts[name].network.apply(params[name], ids[name])
     return (found.hidden,)
 
 
-def _xl(parts, params, ids, size) -> Conditions:
+def _xl(parts, params, ids, size, longest) -> Conditions:
     states = {name: parts[name].network.apply(params[name], ids[name]) for name in XL.encoders}
     hidden = jnp.concatenate([found.penultimate for found in states.values()], axis=-1)
     pooled = states["text_encoder_2"].embedding
@@ -55,7 +58,7 @@ def _xl(parts, params, ids, size) -> Conditions:
     return hidden, pooled, jnp.broadcast_to(numbers, (len(pooled), 6))
 
 
-def _three(parts, params, ids, size) -> Conditions:
+def _three(parts, params, ids, size, longest) -> Conditions:
     clips = [
         parts[name].network.apply(params[name], ids[name])
         for name in ("text_encoder", "text_encoder_2")
@@ -69,7 +72,7 @@ def _three(parts, params, ids, size) -> Conditions:
             params["text_encoder_3"], ids["text_encoder_3"]
         )
     else:
-        longer = jnp.zeros((len(hidden), LONGEST_T5, width), hidden.dtype)
+        longer = jnp.zeros((len(hidden), longest, width), hidden.dtype)
     return jnp.concatenate([hidden, longer.astype(hidden.dtype)], axis=1), pooled
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from functools import cache
 
 import jax
@@ -86,3 +87,23 @@ def test_tokenizers_by_hand_are_those_of_transformers(kind, folders):
         assert ours.pad_token_id == theirs.pad_token_id
         for options in ({}, {"padding": "max_length", "max_length": 8, "truncation": True}):
             assert ours(texts, **options)["input_ids"] == theirs(texts, **options)["input_ids"]
+
+
+@pytest.mark.parametrize("without", [(), ("text_encoder_3",)])
+def test_the_index_may_say_how_many_tokens_t5_reads(without, folders, tmp_path):
+    folder = shutil.copytree(folders("sd3"), tmp_path / "few")
+    index = json.loads((folder / "model_index.json").read_text())
+
+    def conditions(length):
+        (folder / "model_index.json").write_text(
+            json.dumps(index | {"_max_sequence_length": length})
+        )
+        return load_pipeline(folder, without=without).encode(["a cat"])
+
+    hidden, pooled = conditions(3)
+    clips = load_pipeline(folders("sd3"), without=without).encode(["a cat"])
+    assert hidden.shape[1] == 16 + 3 and clips[0].shape[1] == 16 + 256
+    np.testing.assert_array_equal(hidden[:, :16], clips[0][:, :16])
+    np.testing.assert_array_equal(pooled, clips[1])
+    with pytest.raises(ValueError, match="model_index.json: _max_sequence_length: received 0"):
+        conditions(0)

@@ -1,0 +1,163 @@
+"""The stages before fine-tuning: a network fitted, and what comes of it kept for later runs."""
+
+import contextlib
+import dataclasses
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array
+
+from ctrl_jax._checks import check_count, check_decay, check_fields, check_positive
+from ctrl_jax._records import read_json, write_json_atomic
+from ctrl_jax._typing import Params
+from ctrl_jax.algorithms.base import (
+    Algorithm,
+    RunState,
+    apply_gradient,
+    finish,
+    growing_decay,
+    start,
+)
+from ctrl_jax.algorithms.training.optimizer import adam, make_schedule
+from ctrl_jax.runtime import own_part
+from experiments.study import Conduct
+
+FACTS = "facts.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """The fit of a network by Adam, its step size rising and then falling to 0 as a cosine.
+
+    Args:
+        steps: optimizer updates.
+        batch: examples per update.
+        learning_rate: peak of the step size.
+        gradient_clip: largest norm of a gradient.
+        average_decay: decay per update of the moving average of the weights that is kept.
+    """
+
+    steps: int
+    batch: int = 64
+    learning_rate: float = 2e-3
+    gradient_clip: float = 1.0
+    average_decay: float = 0.998
+
+    def check(self, group: str) -> None:
+        """Raise ValueError, about "group.field", for an option out of range."""
+        check_fields(self, check_count, "steps", "batch", group=group)
+        check_fields(self, check_positive, "learning_rate", "gradient_clip", group=group)
+        check_decay(f"{group}.average_decay", self.average_decay)
+
+
+class Kept(NamedTuple):
+    """What a stage made.
+
+    Fields:
+        folder: that holds it.
+        facts: what was measured of it, by name.
+        name: that says what it depends on.
+    """
+
+    folder: Path
+    facts: dict[str, Any]
+    name: str
+
+
+def keep(
+    study: Conduct, cache: str, stage: str, on: Any, make: Callable[[Path, str], dict[str, Any]]
+) -> Kept:
+    """Return what a stage makes of its arguments: from an equal earlier run, or made now.
+
+    Args:
+        study: the run.
+        cache: folder of what is kept.
+        stage: its name.
+        on: all that it depends on, beside seed, precision, versions and mesh.
+        make: ``make(folder, name)`` fills the folder and returns facts about it.
+    """
+    name = f"{stage}-{study.fingerprint(stage, on)}"
+    folder, began = Path(cache) / name, time.monotonic()
+    if (folder / FACTS).is_file():
+        print(f"{stage}: kept in {folder}")
+        return Kept(folder, read_json(folder / FACTS), name)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _unfinished(folder) as unfinished:
+        facts = make(unfinished, name)
+        facts |= {f"minutes/{stage}": round((time.monotonic() - began) / 60, 2)}
+        write_json_atomic(unfinished / FACTS, facts)
+    said = ", ".join(f"{k} {v:.3g}" for k, v in facts.items() if isinstance(v, float | int))
+    print(f"{stage}: {said}; kept in {folder}")
+    return Kept(folder, facts, name)
+
+
+@contextlib.contextmanager
+def _unfinished(folder: Path) -> Iterator[Path]:
+    """A folder that takes its name once it is full; what another run made meanwhile goes first."""
+    unfinished = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
+    try:
+        yield unfinished
+        with contextlib.suppress(OSError):
+            unfinished.rename(folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def fit(
+    study: Conduct,
+    stage: str,
+    options: Training,
+    init: Callable[[Array], Params],
+    loss_fn: Callable[[Params, Array, Any], Array],
+    batches: Callable[[int], Any],
+) -> Params:
+    """Return the averaged parameters after a training, on the host.
+
+    Args:
+        study: the run, which resumes it.
+        stage: the folder of its checkpoints, named by all that it depends on.
+        options: of the training.
+        init: ``init(key)`` returns parameters.
+        loss_fn: ``loss_fn(params, key, batch)``.
+        batches: the batch of an update by the number of those before it.
+    """
+    algorithm = _minimization(options, init, loss_fn)
+    state = study.train(
+        algorithm.step,
+        algorithm.init(jax.random.key(study.config.run.seed)),
+        lambda k: own_part(jax.tree.map(jnp.asarray, batches(k))),
+        options.steps,
+        stage=stage,
+        log=f"{stage.split('-')[0]}.jsonl",
+        fetch_every=min(50, options.steps),
+        checkpoint_every=max(options.steps // 4, 1),
+        description=stage.split("-")[0],
+    )
+    return jax.device_get(state.params)
+
+
+def _minimization(options: Training, init: Callable, loss_fn: Callable) -> Algorithm:
+    warmup = min(100, options.steps // 4)
+    rate = make_schedule(options.learning_rate, options.steps, warmup=warmup)
+    optimizer = adam(rate, clip=options.gradient_clip)
+
+    def begin(key: Array) -> RunState:
+        return start(key, {"model": (init, optimizer.init)}, averaged=True)
+
+    def step(state: RunState, batch: Any):
+        key, own = jax.random.split(state.key)
+        learner = state.learners["model"]
+        loss, gradient = jax.value_and_grad(loss_fn)(learner.params, own, batch)
+        learner, finite = apply_gradient(learner, gradient, optimizer)
+        decay = growing_decay(options.average_decay, state.update)
+        state, metrics = finish(state, key, {"model": learner}, finite, decay=decay)
+        return state, {"loss": loss, "gradient_norm": optax.tree.norm(gradient), **metrics}
+
+    return Algorithm(begin, step)
