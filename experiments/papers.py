@@ -29,7 +29,7 @@ PAPERS = (
         "2409.08400",
         "Zhao, Chen, Zhang, Yao, Tang",
         ("algorithms/diffusion/",),
-        ("score_as_action",),
+        ("score_as_action", "text_to_image"),
         "{gold_success/after|.0%} success at {kl/ratio|.2f} times the ideal divergence",
     ),
     Paper(
