@@ -10,6 +10,7 @@ from ctrl_jax import __version__
 
 PROGRAM = "ctrl-jax"
 COMMANDS = {
+    "fine-tune": "fine-tune a text-to-image model towards rewards; a LoRA comes out",
     "prefer": "tune a language model on preference pairs: DPO, Mallows-DPO and other losses",
     "sample": "draw samples from a run, as a picture and as arrays",
 }
@@ -42,13 +43,13 @@ def run_command(name: str, args: Sequence[str]) -> Any:
     """Run one of `COMMANDS` and return what its `main` returns."""
     from ctrl_jax.runtime.run.command import command
 
-    module = importlib.import_module(f"ctrl_jax.commands.{name}")
+    module = importlib.import_module(f"ctrl_jax.commands.{name.replace('-', '_')}")
     return command(module.Config, module.main, args, program=f"{PROGRAM} {name}")
 
 
 def usage() -> str:
     """Return what `ctrl-jax --help` prints."""
-    lines = [f"  {name:8} {line}" for name, line in COMMANDS.items()]
+    lines = [f"  {name:10} {line}" for name, line in COMMANDS.items()]
     more = f"{PROGRAM} COMMAND --help explains every option; --version prints the version."
     return "\n".join([f"usage: {PROGRAM} COMMAND [OPTIONS]", "", *lines, "", more])
 

@@ -30,21 +30,21 @@ def test_help_of_a_command_names_it_and_every_option(name, capsys):
         main([name, "--help"])
     printed = capsys.readouterr().out
     assert stop.value.code == 0 and f"usage: ctrl-jax {name} " in printed
-    module = importlib.import_module(f"ctrl_jax.commands.{name}")
+    module = importlib.import_module(f"ctrl_jax.commands.{name.replace('-', '_')}")
     assert module.Config.__doc__.splitlines()[0] in " ".join(printed.split())
 
 
 @pytest.mark.parametrize(
-    ("args", "said"),
+    ("typed", "said"),
     [
-        (["prefr"], "COMMAND: received 'prefr'; it must be prefer or sample; perhaps prefer; "),
-        (["42"], "COMMAND: received '42'; it must be prefer or sample; --help lists the commands"),
+        ("prefr", "'prefr'; it must be fine-tune or prefer or sample; perhaps prefer; "),
+        ("42", "'42'; it must be fine-tune or prefer or sample; --help lists the commands"),
     ],
 )
-def test_an_unknown_command_is_one_line(args, said, capsys):
-    assert main(args) == 2
+def test_an_unknown_command_is_one_line(typed, said, capsys):
+    assert main([typed]) == 2
     printed = capsys.readouterr().err
-    assert printed.startswith(f"error: {said}") and printed.count("\n") == 1
+    assert printed.startswith(f"error: COMMAND: received {said}") and printed.count("\n") == 1
 
 
 def test_a_mistake_in_an_option_is_one_line_of_its_command(capsys):

@@ -1,0 +1,111 @@
+"""What a run reads before it writes anything: prompts, model and rewards, and conditions of them.
+
+Every distinct text is encoded once, on the way in, after which the encoders leave the device. The
+conditions stay on the host, and an update is handed the rows of its own prompts.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jax.sharding import Mesh
+
+from ctrl_jax._checks import check_unused, refuse
+from ctrl_jax.algorithms import Batch
+from ctrl_jax.commands.fine_tuning.config import OF_PIPELINE, Config
+from ctrl_jax.commands.fine_tuning.of_pipeline import load_of_pipeline
+from ctrl_jax.commands.fine_tuning.of_run import is_run, load_of_run
+from ctrl_jax.commands.fine_tuning.prompts import Given, read_given
+from ctrl_jax.commands.fine_tuning.rewards import RewardSet, read_rewards
+from ctrl_jax.commands.fine_tuning.scoring import reading
+from ctrl_jax.commands.fine_tuning.subject import Subject
+from ctrl_jax.data.prompts import distinct
+from ctrl_jax.runtime import check_batch
+
+
+class Column(NamedTuple):
+    """An array of conditions: rows of texts, and which of them each prompt has."""
+
+    rows: np.ndarray
+    index: np.ndarray
+
+    def of(self, prompts: np.ndarray) -> np.ndarray:
+        """Return the rows of prompts."""
+        return self.rows[self.index[prompts]]
+
+
+class Inputs(NamedTuple):
+    """What a run reads.
+
+    Fields:
+        subject: what is fine-tuned.
+        given: the prompts.
+        rewards: what is trained on.
+        held_out: what is measured beside.
+        network: conditions of the network, by the numbers of ``given.all``.
+        read: those of the rewards.
+        read_held_out: those of the held-out rewards.
+        scale: of guidance.
+    """
+
+    subject: Subject
+    given: Given
+    rewards: RewardSet
+    held_out: RewardSet
+    network: tuple[Column, ...]
+    read: tuple[Column, ...]
+    read_held_out: tuple[Column, ...]
+    scale: float
+
+    def batch(self, prompts: np.ndarray, group: int, *, held_out: bool = False) -> Batch:
+        """Return a batch of trajectories.
+
+        Args:
+            prompts: numbers of prompts, a row of conditions for each.
+            group: trajectories of each.
+            held_out: whether those of the held-out rewards are there too.
+        """
+        columns = (*self.network, *self.read, *(self.read_held_out if held_out else ()))
+        rows: Any = np.repeat(np.arange(len(prompts), dtype=np.int32), group)
+        conditions: Any = tuple(column.of(prompts) for column in columns)
+        weights: Any = np.ones(len(rows), np.float32)
+        ids: Any = prompts[rows].astype(np.int32)
+        return Batch(weights, conditions, ids, rows)
+
+
+def load_inputs(config: Config, mesh: Mesh) -> Inputs:
+    """Read prompts, model and rewards.
+
+    Raises:
+        ValueError: a file or an option that does not fit the others.
+    """
+    check_batch(mesh, config.batch, "batch")
+    rewards = read_rewards(config.reward)
+    held_out = read_rewards(config.held_out_reward, option="held_out_reward")
+    given = read_given(config.prompts, config.validation_prompts, shown=config.evaluation.prompts)
+    prompts = given.all
+    if is_run(config.model):
+        check_unused(config, OF_PIPELINE, "a run of ours has no use for it", "leave it out")
+        for option, found in (("reward", rewards), ("held_out_reward", held_out)):
+            if names := reading(found):
+                rule = "it reads prompts, which a run of ours has none of"
+                raise refuse(option, names[0], rule, "take another")
+        return Inputs(load_of_run(config), given, rewards, held_out, (), (), (), 1.0)
+    if config.prompts is None:
+        rule = "a text-to-image model needs some"
+        raise refuse("prompts", None, rule, "give --prompts FILE, a prompt on each line")
+    texts, index = distinct(prompt.text for prompt in prompts)
+    negatives = [config.negative if p.negative is None else p.negative for p in prompts]
+    asked: list[str | None] = [*texts, *dict.fromkeys(negatives)]
+    subject, tables = load_of_pipeline(config, mesh, asked)
+    places = {text: len(texts) + i for i, text in enumerate(dict.fromkeys(negatives))}
+    absent = np.asarray([places[text] for text in negatives])
+    network = [Column(table, index) for table in tables]
+    if config.scale != 1:
+        network += [Column(table, absent) for table in tables]
+    read, beside = (_columns(found, texts, index) for found in (rewards, held_out))
+    return Inputs(subject, given, rewards, held_out, tuple(network), read, beside, config.scale)
+
+
+def _columns(found: RewardSet, texts: Sequence[str], index: np.ndarray) -> tuple[Column, ...]:
+    return tuple(Column(np.asarray(rows), index) for rows in found.encode(texts).values())

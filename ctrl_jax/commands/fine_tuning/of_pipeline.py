@@ -1,0 +1,109 @@
+"""A text-to-image pipeline of diffusers as what is fine-tuned: adapters of its denoiser, or all."""
+
+import dataclasses
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from ctrl_jax._checks import under_names
+from ctrl_jax._typing import Params
+from ctrl_jax.commands.fine_tuning.config import Config
+from ctrl_jax.commands.fine_tuning.subject import Subject, Tables
+from ctrl_jax.networks.lora import combine, split
+from ctrl_jax.pretrained.diffusers.pipeline import Pipeline, load_pipeline
+from ctrl_jax.pretrained.diffusers.pipeline_index import AUTOENCODER_NAME
+from ctrl_jax.pretrained.diffusers.saving import save_lora, save_pipeline
+
+LORA_FILE, MODEL = "pytorch_lora_weights.safetensors", "model"
+
+
+def load_of_pipeline(
+    config: Config, mesh: Mesh, texts: Sequence[str | None]
+) -> tuple[Subject, Tables]:
+    """Return the pipeline of a folder, and the conditions of texts.
+
+    Args:
+        config: the options.
+        mesh: devices that the weights are divided over.
+        texts: what is encoded, None for the absence of a prompt. The text encoders then go.
+
+    Raises:
+        ValueError: the folder cannot be used, or the adapters' targets are none of its layers.
+    """
+    dtype = config.run.dtype
+    pipeline = load_pipeline(
+        config.model,
+        dtype=dtype,
+        # Small steps would be lost in the digits of bfloat16.
+        param_dtype=jnp.promote_types(dtype, jnp.float32) if config.full else dtype,
+        variant=config.variant,
+        remat=config.remat,
+        mesh=mesh,
+        fully=config.fully_sharded,
+    )
+    height, width = config.height, config.width
+    shape = pipeline.shape(height, width)
+    encoded = pipeline.encode(texts, height=height, width=width)
+    tables = tuple(np.asarray(array) for array in encoded)
+    held = (pipeline.kind.denoiser, AUTOENCODER_NAME)
+    pipeline = dataclasses.replace(pipeline, params={name: pipeline.params[name] for name in held})
+    return subject_of(config, pipeline, shape, tuple(table.shape[-1] for table in tables)), tables
+
+
+def subject_of(
+    config: Config, pipeline: Pipeline, shape: tuple[int, ...], widths: tuple[int, ...]
+) -> Subject:
+    """Return a pipeline as what is fine-tuned."""
+    name, lora = pipeline.kind.denoiser, None if config.full else config.adapters.lora
+    reference, trained = pipeline.model().apply, pipeline
+    frozen = {"denoiser": pipeline.params[name], "decoder": pipeline.params[AUTOENCODER_NAME]}
+    if lora is None:
+        params = frozen["denoiser"]
+    else:
+        with under_names(**{"LoRA.targets": "adapters.targets"}):
+            trained = pipeline.adapt(jax.random.key(config.run.seed), lora)
+        params = in_full(split(trained.params[name])[0])
+    network = trained.model().apply
+
+    def predict(frozen, params, t, x, *conditions):
+        whole = params if lora is None else combine(params, frozen["denoiser"])
+        return network(whole, t, x, *conditions)
+
+    def save(folder: Path, params: Params) -> list[str]:
+        if lora is not None:
+            save_lora(folder / LORA_FILE, trained, {name: params})
+            return [LORA_FILE]
+        own = dataclasses.replace(
+            pipeline, parts={name: pipeline.parts[name]}, params={name: params}
+        )
+        shutil.rmtree(folder / MODEL, ignore_errors=True)
+        save_pipeline(folder / MODEL, own)
+        return [MODEL]
+
+    return Subject(
+        process=pipeline.process,
+        prediction=pipeline.prediction,
+        shape=shape,
+        grid=pipeline.scheduler.grid,
+        start_std=pipeline.scheduler.start_std,
+        frozen=frozen,
+        params=params,
+        predict=predict,
+        refer=lambda frozen, t, x, *conditions: reference(frozen["denoiser"], t, x, *conditions),
+        decode=lambda frozen, x: pipeline.decode(x, frozen["decoder"]),
+        widths=widths,
+        rules=pipeline.denoiser.kind.rules,
+        save=save,
+    )
+
+
+def in_full(params: Params) -> Params:
+    """Return parameters in float32 at least: small steps would be lost in fewer digits."""
+    return jax.tree.map(
+        lambda leaf: leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)), params
+    )
