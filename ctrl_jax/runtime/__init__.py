@@ -49,6 +49,7 @@ __all__ = [
     "MeshOptions",
     "MetricsLog",
     "MissingCheckpointError",
+    "OutsideStep",
     "Restored",
     "Run",
     "RunError",
@@ -68,6 +69,7 @@ __all__ = [
     "digests_of",
     "enable_compilation_cache",
     "finished_steps",
+    "in_flight",
     "jit_step",
     "load",
     "load_callable",
@@ -88,6 +90,7 @@ __all__ = [
     "state_digest",
     "tensorboard_adapter",
     "train",
+    "train_outside",
     "validate",
     "versions",
     "wandb_adapter",
@@ -96,11 +99,14 @@ __all__ = [
 ]
 
 
-# These need the networks, and so Flax: imported when somebody asks for them.
+# These need the networks, and so Flax, or algorithms: imported when somebody asks for them.
 _LATE = {
     "load": "saved_models",
     "load_model": "saved_models",
     "save_model": "saved_models",
+    "OutsideStep": "loop.outside",
+    "in_flight": "loop.outside",
+    "train_outside": "loop.outside",
 }
 
 

@@ -135,6 +135,22 @@ def own_part(tree: Any) -> Any:
     return _divided(rows, lambda leaf: leaf, tree)
 
 
+def own_rows(tree: Any) -> Any:
+    """Return the rows that this process holds of arrays that are cut over the data axis, in NumPy.
+
+    Args:
+        tree: arrays (batch, …), as from a program that was given what `shard_batch` returns.
+    """
+
+    def rows(leaf):
+        if leaf.is_fully_addressable:
+            return np.asarray(leaf)
+        parts = {shard.index[0].start or 0: shard.data for shard in leaf.addressable_shards}
+        return np.concatenate([np.asarray(parts[start]) for start in sorted(parts)])
+
+    return jax.tree.map(rows, tree)
+
+
 def _divided(cut: Callable[..., Any], keep: Callable[..., Any], tree: Any) -> Any:
     """Map `cut` over the arrays of a batch, with their paths, and `keep` over those left whole."""
 

@@ -67,6 +67,24 @@ def jit_step(
     return jax.jit(counted, donate_argnums=0, out_shardings=shardings)
 
 
+def jit_collect(collect: Callable[..., Any], mesh: Mesh | None = None) -> Callable[..., Any]:
+    """Compile the first half of a step, ``rollout, shown = collect(state, batch)``.
+
+    Args:
+        collect: a pure function; one that is jitted is returned as it is.
+        mesh: the mesh, over whose data axis what is shown is cut; None for the default device.
+
+    Returns:
+        The jitted function; nothing is donated.
+    """
+    if hasattr(collect, "lower"):
+        return collect
+    counted = collect if isinstance(collect, CountTraces) else CountTraces(collect)
+    if mesh is None:
+        return jax.jit(counted)
+    return jax.jit(counted, out_shardings=(None, NamedSharding(mesh, PartitionSpec("data"))))
+
+
 def enable_compilation_cache(folder: str | os.PathLike[str] | None = None) -> Path:
     """Keep compiled programs on disk, so that the next run of the same program starts at once.
 

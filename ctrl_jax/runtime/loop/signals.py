@@ -96,7 +96,7 @@ def wait_for(future: Future[Result]) -> Result:
         try:
             return future.result(timeout=LOOK_EVERY)
         except TimeoutError:
-            if future.done():
-                raise
+            if future.done():  # meanwhile, or the error is its own
+                return future.result()
         for signals in StopSignals.listening[-1:]:
             signals.check()

@@ -2,7 +2,8 @@
 
 Docstrings below the fields become `--help`. A mistake of the user's is one line on stderr,
 `error: …`, and exit status 2; `CTRL_JAX_TRACEBACK=1` shows the traceback instead. A run that
-was stopped by a signal exits with status 128 + its number.
+was stopped by a signal exits with status 128 + its number, and one that gets no more rewards from
+outside with 75, which elsewhere too means: try again later.
 """
 
 import contextlib
@@ -16,10 +17,12 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from ctrl_jax._errors import RunError, RunInterrupted, RunWarning
+from ctrl_jax._errors import RewardUnavailable, RunError, RunInterrupted, RunWarning
 from ctrl_jax.runtime.run.folders import forget, withdraw
 
 Config = TypeVar("Config")
+
+TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
 
 _OURS = ("ctrl_jax", "experiments", "benchmarks", "__main__")
 _NO_ROOM = ("RESOURCE_EXHAUSTED", "Out of memory", "bad_alloc", "size exceeding 2 ** 64")
@@ -50,7 +53,8 @@ def command(
 
     Raises:
         SystemExit: status 2 for a mistake of the user's or a run that cannot go on, 128 + n for
-            one that signal n stopped, 0 for `--help`.
+            one that signal n stopped, 75 for one that gets no more rewards from outside, 0 for
+            `--help`.
     """
     forget()
     with warnings.catch_warnings():
@@ -71,6 +75,7 @@ def command(
                 raise
             interrupted = isinstance(error, RunInterrupted)
             status = 128 + error.signum if isinstance(error, RunInterrupted) else 2
+            status = TRY_AGAIN if isinstance(error, RewardUnavailable) else status
             text = one_line(said) + _hint(error)
             _exit(text if interrupted else f"error: {text}", status)
         except Exception:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import pytest
 import tyro
 
+from ctrl_jax.rewards import RewardUnavailable
 from ctrl_jax.runtime import (
     Checkpoints,
     Run,
@@ -131,6 +132,7 @@ def test_bad_input_is_one_line_and_status_2(args, message, capsys):
         (ValueError("a: received 1;\nb"), 2, "error: a: received 1;; b"),
         (RunError("stopped"), 2, "error: stopped"),
         (RunInterrupted("saved", 15), 143, "saved"),
+        (RewardUnavailable("nobody answers"), 75, "error: nobody answers"),
         (KeyboardInterrupt(), 130, "interrupted"),
         (FileNotFoundError(2, "No such file", "x"), 2, "error: [Errno 2] No such file: 'x'"),
     ],
