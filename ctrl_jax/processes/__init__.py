@@ -7,7 +7,7 @@ from ctrl_jax.processes.edm import EDM
 from ctrl_jax.processes.ou import OU, ContractiveOU
 from ctrl_jax.processes.prediction import Prediction
 from ctrl_jax.processes.ratio_score import DataPoints, RatioScore, score_from_points
-from ctrl_jax.processes.rectified_flow import RectifiedFlow
+from ctrl_jax.processes.rectified_flow import RectifiedFlow, flow_noise_level
 from ctrl_jax.processes.schedules import CosineSchedule, LinearSchedule, NoiseSchedule
 from ctrl_jax.processes.sub_vp import ContractiveSubVP, SubVP
 from ctrl_jax.processes.tabulated_schedule import TabulatedSchedule
@@ -36,6 +36,7 @@ __all__ = [
     "TabulatedSchedule",
     "consistency_function",
     "contraction",
+    "flow_noise_level",
     "grids",
     "parameterization",
     "score_from_points",

@@ -159,7 +159,13 @@ def log_growth(process: Linear, t: Array, prediction: Prediction) -> Array:
     return jnp.log(std if prediction == "data" else scale)
 
 
-def read_drift(process: Linear, t: Array, prediction: Prediction, noise_level: float) -> Reading:
+def read_drift(
+    process: Linear,
+    t: Array,
+    prediction: Prediction,
+    noise_level: float,
+    sigma: Array | None = None,
+) -> Reading:
     """Return the drift in reverse time of a noise level l, -dx/dt + l^2 sigma^2 score / 2.
 
     Args:
@@ -167,13 +173,18 @@ def read_drift(process: Linear, t: Array, prediction: Prediction, noise_level: f
         t: forward times.
         prediction: what is predicted.
         noise_level: l of the reversal; without noise the drift is finite also where a = 0.
+        sigma: diffusion coefficient, the process's own by default.
     """
+
+    def rate():
+        return (process.diffusion(t) if sigma is None else sigma) ** 2
+
     if prediction == "score":
-        gain = (1 + noise_level**2) / 2 * process.diffusion(t) ** 2
+        gain = (1 + noise_level**2) / 2 * rate()
         return Reading(-process.contraction_rate(t), gain)
     flow = read_flow(process, t, prediction)
     if noise_level == 0:
         return Reading(-flow.state, -flow.action)
-    score, gain = read_score(process, t, prediction), noise_level**2 / 2 * process.diffusion(t) ** 2
-    gain = gain / score.over
+    score = read_score(process, t, prediction)
+    gain = noise_level**2 / 2 * rate() / score.over
     return Reading(gain * score.state - flow.state, gain * score.action - flow.action)

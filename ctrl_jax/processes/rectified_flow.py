@@ -11,17 +11,24 @@ time T (1 - 2^{-12}), `latest`. For data N(m, s^2) the start N(0, 1) then misses
 at that time by 2^{-12} m, which the sampler turns into an error of 2^{-12} m s at its end, and
 float32 keeps four digits of the data in the first step.
 
+The SDE of noise level l has the noise l sigma. Flow-GRPO and its kin write it, at T = 1, as
+
+    dx = [u + \eta^2 / (2 (1 - t)) (x + (1 - t) u)] dt + \eta \sqrt{t / (1 - t)} dw,        (3)
+
+t falling, which is l = \eta / \sqrt 2, `flow_noise_level`.
+
 Source: Liu, Gong and Liu 2023 (arXiv 2209.03003); Lipman et al. 2023 (2210.02747);
-Esser et al. 2024 (2403.03206), section 2.
+Esser et al. 2024 (2403.03206), section 2; Liu et al. 2025 (2505.05470) (3).
 """
 
+import math
 from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ctrl_jax._checks import as_float, check_all_positive
+from ctrl_jax._checks import as_float, check_all_positive, check_non_negative
 from ctrl_jax._door import at_the_door
 from ctrl_jax._numerics import times
 from ctrl_jax.processes.base import LinearProcess, Marginal
@@ -76,3 +83,20 @@ class RectifiedFlow(LinearProcess):
             ratio: noise-to-signal ratios, of any shape.
         """
         return jnp.minimum(self.horizon / (1 + 1 / times(ratio)), self.latest)
+
+
+def flow_noise_level(eta: float) -> float:
+    r"""Return the noise level of a `RectifiedFlow` at which its noise is eta sqrt(t / (1 - t)).
+
+    It is eta / sqrt(2), since sigma^2 = 2 t / (1 - t) at T = 1; and the same for every horizon.
+
+    Args:
+        eta: noise in the unit of Flow-GRPO, where .7 is usual; zero or above.
+
+    Raises:
+        ValueError: eta is negative or not finite.
+
+    Source: Liu et al. 2505.05470.
+    """
+    check_non_negative("eta", eta)
+    return float(eta) / math.sqrt(2)

@@ -3,6 +3,7 @@
 from ctrl_jax.solvers import girsanov, guidance, jacobian_trace, likelihood
 from ctrl_jax.solvers.adaptive import AdaptiveSamples, sample_adaptive
 from ctrl_jax.solvers.brownian import BrownianPath
+from ctrl_jax.solvers.coefficients_preserving import CoefficientsPreserving
 from ctrl_jax.solvers.consistency_sampling import sample_consistency
 from ctrl_jax.solvers.dpm_solver import DPMSolverPP2M
 from ctrl_jax.solvers.euler_maruyama import EulerMaruyama
@@ -20,6 +21,7 @@ __all__ = [
     "AdaptiveSamples",
     "Ancestral",
     "BrownianPath",
+    "CoefficientsPreserving",
     "DPMSolverPP2M",
     "EulerMaruyama",
     "ExponentialEuler",

@@ -84,9 +84,12 @@ def check_first_time(sde: ReverseSDE, solver: diffrax.AbstractSolver, grid: Arra
     if sde.prediction in BLIND:
         rule = f"{where}, and it does not tell of them"
         raise refuse("prediction", sde.prediction, rule, f"predict v, flow or data, or {later}")
-    if sde.stochastic and not isinstance(solver, ReverseSolver):
+    finite = isinstance(solver, ReverseSolver) or getattr(solver, "clamped", False)
+    if sde.stochastic and not finite:
         rule = f"{where}, and the SDE has no finite step from there"
-        repair = f"take ExponentialEuler() or the noise level 0, or {later}"
+        repair = (
+            f"take ExponentialEuler(), EulerMaruyama(clamped=True) or the noise level 0, or {later}"
+        )
         raise refuse("solver", type(solver).__name__, rule, repair)
 
 

@@ -1,9 +1,10 @@
 """What theory says a sampler's step keeps: data a point mass, in any number of dimensions.
 
 There the noise prediction is constant along the probability flow and the data prediction is the
-point, so the steps of `ExponentialEuler` with every eta, `StochasticHeun` with every churn and
-`DPMSolverPP2M` carry the law N(a m, v) at one time to that at another exactly, however coarse the
-grid; `PredictorCorrector` does up to 1.7e-4 of the variance (`test_predictor_corrector`). Whoever
+point, so the steps of `ExponentialEuler` and `CoefficientsPreserving` with every eta, of
+`StochasticHeun` with every churn and of `DPMSolverPP2M` carry the law N(a m, v) at one time to that
+at another exactly, however coarse the grid; `PredictorCorrector` does up to 1.7e-4 of the variance
+(`test_predictor_corrector`). Whoever
 scales a step by what was drawn keeps no such law, and shows it in few dimensions first.
 """
 
@@ -14,6 +15,7 @@ import pytest
 
 from ctrl_jax.processes import EDM, VE, ContractiveVP, RectifiedFlow, SubVP
 from ctrl_jax.solvers import (
+    CoefficientsPreserving,
     DPMSolverPP2M,
     ExponentialEuler,
     PredictorCorrector,
@@ -34,6 +36,7 @@ SOLVERS = {
     "DDIM": ExponentialEuler(eta=0.0),
     "half of it": ExponentialEuler(eta=0.5),
     "ancestral": ExponentialEuler(eta=1.0),
+    "renewed": CoefficientsPreserving(eta=0.7),
     "churned": StochasticHeun(s_churn=1.5, s_max=3.0),
     "DPM-Solver++": DPMSolverPP2M(),
     "corrected": PredictorCorrector(corrector_steps=3, snr=0.3),

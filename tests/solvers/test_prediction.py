@@ -220,7 +220,10 @@ def test_refusals_where_nothing_is_left(unchecked):
     late = grids.uniform(process, 4)[1:]
     assert np.isfinite(sample(KEY, process, lambda t, x: -x, x, grid=late)).all()
     for solver in (EulerMaruyama(), diffrax.ShARK()):
-        with pytest.raises(ValueError, match=r"solver: .* take ExponentialEuler\(\) or the noise"):
+        with pytest.raises(
+            ValueError,
+            match=r"solver: .* take ExponentialEuler\(\), EulerMaruyama\(clamped=True\) or",
+        ):
             sample(KEY, RectifiedFlow(), lambda t, x: -x, x, solver=solver, prediction="flow")
     sample(
         KEY,
