@@ -22,6 +22,12 @@ from ctrl_jax.runtime.checkpoints.checkpoints import Checkpoints, Restored
 from ctrl_jax.runtime.checkpoints.digests import state_digest
 from ctrl_jax.runtime.checkpoints.step_folders import finished_steps
 from ctrl_jax.runtime.devices.distributed import start
+from ctrl_jax.runtime.devices.memory import (
+    MemoryPlan,
+    device_memory,
+    fitting_chunks,
+    memory_plan,
+)
 from ctrl_jax.runtime.devices.mesh import (
     MeshOptions,
     check_batch,
@@ -46,6 +52,7 @@ __all__ = [
     "Checkpoints",
     "CountTraces",
     "LoopOptions",
+    "MemoryPlan",
     "MeshOptions",
     "MetricsLog",
     "MissingCheckpointError",
@@ -66,9 +73,11 @@ __all__ = [
     "check_unused",
     "command",
     "content_digest",
+    "device_memory",
     "digests_of",
     "enable_compilation_cache",
     "finished_steps",
+    "fitting_chunks",
     "in_flight",
     "jit_step",
     "load",
@@ -76,6 +85,7 @@ __all__ = [
     "load_model",
     "make_adapters",
     "make_mesh",
+    "memory_plan",
     "open_run",
     "own_part",
     "prepare",
