@@ -47,6 +47,28 @@ def test_clipping_stops_the_gradient_on_one_side(ratio, advantage, gradient):
     np.testing.assert_allclose(found, [gradient], rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("log_ratio", "advantage", "kl", "gradient"),
+    [  # (6) of the loss in log_ratio, bound .5: -ratio * A where it flows
+        (0.3, 2.0, 0.4, -2.0 * np.exp(0.3)),  # inside
+        (0.3, 2.0, 0.6, 0.0),  # beyond and farther: stop
+        (0.3, -2.0, 0.6, 2.0 * np.exp(0.3)),  # beyond and back
+        (-0.3, 2.0, 0.6, -2.0 * np.exp(-0.3)),
+        (-0.3, -2.0, 0.6, 0.0),
+        (200.0, 1.0, 0.6, 0.0),  # a ratio without a number
+        (0.0, 1.0, 0.6, -1.0),  # nothing says which way
+    ],
+)
+def test_a_mask_stops_the_gradient_beyond_the_bound_on_one_side(log_ratio, advantage, kl, gradient):
+    def loss(log_ratio):
+        rows = jnp.asarray([advantage]), jnp.asarray([kl])
+        return policy.masked_surrogate(log_ratio, *rows, bound=0.5)[0]
+
+    value, found = jax.value_and_grad(loss)(jnp.asarray([log_ratio]))
+    np.testing.assert_allclose(found, [gradient], rtol=1e-6)
+    np.testing.assert_allclose(value, gradient, rtol=1e-6)
+
+
 def test_every_form_has_the_score_function_gradient_at_the_old_policy():
     """-A grad log pi (1), for a Gaussian policy N(mean, 1): grad log pi = action - mean."""
     actions, advantage = jnp.asarray([0.3, -1.2, 2.0]), jnp.asarray([1.0, -2.0, 0.5])

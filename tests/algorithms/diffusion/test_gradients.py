@@ -29,7 +29,7 @@ SLOPE, INTERCEPT = np.linspace(-0.3, 0.1, STEPS), np.linspace(0.4, 0.1, STEPS)
 ONCE = PolicyUpdate(1, 1), ValueUpdate(1, 1)
 
 
-def estimates(name, setting, critic, **options):
+def estimates(name, setting, critic, batch=None, **options):
     """The step's estimates of dJ/d(intercept, slope), (BATCHES, 2 * STEPS)."""
     policy = affine_policy(setting.problem, SLOPE, INTERCEPT)
     value = quadratic_value(setting.problem, critic)
@@ -38,7 +38,7 @@ def estimates(name, setting, critic, **options):
     algorithm = make_algorithm(
         name, setting.problem, policy, optax.sgd(1.0), critic, update, **options
     )
-    batch = one_prompt(BATCH)
+    batch = one_prompt(BATCH) if batch is None else batch
 
     def one(key):
         state = algorithm.init(key)
@@ -98,6 +98,20 @@ def test_dpok_is_exact_but_for_its_own_baseline():
     )
     samples = estimates("dpok", setting, None)
     assert worst_z(samples, direct + (exact - direct) * (1 - 1 / BATCH)) < 4.5
+
+
+def test_grpo_is_exact_in_groups_of_two():
+    """Compared with the others: with the mean of the group, its own reward among them, the
+    score-function part would be half of itself, and the penalty's direct part not."""
+    setting = make_setting(STEPS)
+    point = (setting.chain, setting.goal, START_VARIANCE, SLOPE, INTERCEPT)
+    exact, direct = (
+        np.concatenate(f(*point)) for f in (chains.objective_gradient, chains.penalty_gradient)
+    )
+    batch = one_prompt(BATCH)._replace(prompts=jnp.arange(BATCH) // 2)
+    samples = estimates("grpo", setting, None, batch, scale="none")
+    assert worst_z(samples, exact) < 4.5
+    assert worst_z(samples, direct + (exact - direct) / 2) > 10
 
 
 def test_the_oracles_gradient_vanishes_at_its_optimum():
