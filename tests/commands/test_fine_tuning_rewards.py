@@ -1,10 +1,14 @@
 """Rewards as the command line names them: every form, every mistake, and how they are scaled."""
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from ctrl_jax import rewards
+from ctrl_jax.algorithms import Batch, Rollout
+from ctrl_jax.commands.fine_tuning.reward_scale import Summing, parse_scales
 from ctrl_jax.commands.fine_tuning.rewards import (
     OutsideOptions,
     check_pictures,
@@ -175,3 +179,82 @@ def test_a_token_that_is_not_there(monkeypatch):
     with pytest.raises(ValueError, match=r"outside.token_variable: received 'MY_TOKEN'; .*export"):
         read_rewards(["https://h/"], options)
     assert options.of_servers.timeout == 60.0
+
+
+def test_scales_as_they_are_written():
+    names = ("a", "b.c")
+    assert parse_scales((), names) == (None, {"a": "none", "b.c": "none"})
+    found = parse_scales(("batch", "b.c=group"), names)
+    assert found == ("batch", {"a": "none", "b.c": "group"})
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (["groups"], "received 'groups'; .*give group|batch|none"),
+        (["a="], "received ''; .*give group|batch|none"),
+        (["c=group"], "received 'c=group'; there is no reward of this name, only a, b"),
+        (["a=group", "a=none"], "a has a scale already"),
+        (["group", "none"], "the sum has a scale already"),
+    ],
+)
+def test_scales_that_are_none(texts, message):
+    with pytest.raises(ValueError, match=f"reward_scale: .*{message}"):
+        parse_scales(texts, ("a", "b"))
+
+
+class Learning:
+    """An algorithm that tells what it was given to learn from."""
+
+    def learn(self, state, rollout, rewards):
+        return rewards, {"reward/mean": jnp.zeros(()), "objective": jnp.zeros(())}
+
+
+def rollout_of(batch) -> Any:
+    nothing: dict[str, Any] = dict.fromkeys(Rollout._fields)
+    return Rollout(**nothing | {"batch": batch})
+
+
+def learned(summing, rollout, parts) -> tuple[Any, Any]:
+    """The rewards that an algorithm is given, and the metrics."""
+    algorithm: Any = Learning()
+    return summing.learn(algorithm, None, rollout, parts)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_rewards_are_scaled_once_and_told_as_they_were():
+    """Two prompts of two pictures; the second prompt has no spread in the first reward."""
+    batch = Batch(jnp.ones(4), prompts=jnp.asarray([7, 7, 9, 9]))
+    a, b = jnp.asarray([1.0, 3.0, 5.0, 5.0]), jnp.asarray([0.0, 100.0, 0.0, 300.0])
+    summing = Summing({"a": 2.0, "b": -1.0}, {"a": "group", "b": "none"}, "none", 150.0)
+    rewards, metrics = learned(summing, rollout_of(batch), [{"a": a, "b": b}])
+    # 2 (a - mean) / std - b, cut at 150.
+    np.testing.assert_allclose(rewards.values, [-2.0, -98.0, 0.0, -150.0], rtol=1e-6)
+    np.testing.assert_array_equal(rewards.parts["b"], b)
+    assert float(metrics["reward/a/zero_spread"]) == 1 and "objective" not in metrics
+    np.testing.assert_allclose(metrics["reward/mean"], jnp.mean(2 * a - b))
+    np.testing.assert_allclose(metrics["reward/std"], jnp.std(2 * a - b), rtol=1e-6)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_the_sum_of_two_rollouts_is_scaled_over_both():
+    batch = Batch(jnp.ones(2), prompts=jnp.asarray([7, 9]))
+    first, second = {"a": jnp.asarray([1.0, 2.0])}, {"a": jnp.asarray([3.0, 2.0])}
+    pair = (rollout_of(batch), rollout_of(batch))
+    summing = Summing({"a": 10.0}, {"a": "none"}, "group")
+    (one, two), metrics = learned(summing, pair, [first, second])
+    np.testing.assert_allclose(one.values, [-1.0, 0.0], rtol=1e-6)
+    np.testing.assert_allclose(two.values, [1.0, 0.0], rtol=1e-6)
+    np.testing.assert_array_equal(two.parts["a"], [3.0, 2.0])
+    assert float(metrics["reward/zero_spread"]) == 1
+    np.testing.assert_allclose(metrics["reward/mean"], 20.0)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_nothing_is_changed_that_needs_no_scale():
+    rollout = rollout_of(Batch(jnp.ones(4)))
+    parts = {"a": jnp.arange(4.0), "b": jnp.ones(4)}
+    summing = Summing({"a": 0.5, "b": 1.0}, {"a": "none", "b": "none"})
+    rewards, metrics = learned(summing, rollout, [parts])
+    np.testing.assert_array_equal(rewards.values, 0.5 * parts["a"] + 1)
+    assert metrics.keys() == {"reward/mean", "objective"}

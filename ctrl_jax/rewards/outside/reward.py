@@ -146,8 +146,13 @@ def _bytes(images: Any) -> np.ndarray:
         return np.asarray(images)
     levels = np.asarray(whole(255.0 * read_pictures("images", images)))
     if (lost := np.isnan(levels).any(axis=(1, 2, 3))).any():
-        raise RunError(
-            f"picture {int(np.flatnonzero(lost)[0])} holds NaN: the sampler's states overflowed; "
-            "lower the learning rate or raise the penalty and continue with --resume latest"
-        )
+        raise picture_fault(int(np.flatnonzero(lost)[0]))
     return levels.astype(np.uint8)
+
+
+def picture_fault(number: int) -> RunError:
+    """Return the error about a picture that is none, which is no fault of a reward's."""
+    return RunError(
+        f"picture {number} holds NaN: the sampler's states overflowed; lower the learning rate or "
+        "raise the penalty and continue with --resume latest"
+    )
