@@ -62,6 +62,7 @@ class Task(NamedTuple):
             penalty,
             solver=self.solver,
             start_std=self.start_std,
+            path_kl=True,
         )
 
 
@@ -133,7 +134,7 @@ def make_evaluation(task: Task, steps: int, mesh: Mesh, *, number: int, chunk: i
     @partial(jax.jit, out_shardings=NamedSharding(mesh, PartitionSpec()))
     def simulate(key, params, reference, batch):
         rollout = roll_out(key, problem, task.policy, params, reference, batch)
-        return rollout.states[-1], problem.rewards(rollout), jnp.sum(rollout.kl, axis=0)
+        return rollout.states[-1], problem.rewards(rollout), rollout.path_kl
 
     def evaluate(key, params) -> Evaluation:
         params, reference = replicate(mesh, (params, task.reference.init(key)))

@@ -51,7 +51,7 @@ def make_evaluation(world: World, number: int):
 
         def one(params):
             found = roll_out(key, problem, world.policy, params, reference, batch)
-            return found.states[-1], problem.rewards(found), jnp.sum(found.kl, axis=0)
+            return found.states[-1], problem.rewards(found), found.path_kl
 
         return jax.lax.map(one, params)
 

@@ -104,7 +104,7 @@ def reach_optimum(
         return (
             found.states[-1],
             jnp.mean(problem.rewards(found)),
-            jnp.mean(jnp.sum(found.kl, axis=0)),
+            jnp.mean(found.path_kl),
         )
 
     ends, rewards, kls = jax.device_get(simulate(keys, params))

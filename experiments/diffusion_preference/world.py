@@ -52,7 +52,9 @@ class World(NamedTuple):
         """Return the control problem, with another reward where one is given."""
         grid = grids.quadratic(PROCESS, self.steps, end=END)
         reward_fn = self.reward_fn if reward_fn is None else reward_fn
-        return DiffusionControl(PROCESS, self.model, reward_fn, self.shape, grid, penalty)
+        return DiffusionControl(
+            PROCESS, self.model, reward_fn, self.shape, grid, penalty, path_kl=True
+        )
 
     def frontier(self, c: int) -> frontier.Frontier:
         """Return the ideal trade-off within a class."""

@@ -199,7 +199,9 @@ def q_learning(
 
 def _fine_tuning(task: Task, name: str, training: Training, grid, policy: Model) -> Algorithm:
     penalty = 0.0 if name == "ddpo" else 2 / task.weight
-    problem = DiffusionControl(PROCESS, policy, task.reward_fn, task.shape, grid, penalty)
+    problem = DiffusionControl(
+        PROCESS, policy, task.reward_fn, task.shape, grid, penalty, path_kl=True
+    )
     minibatches = min(5, problem.steps)
     update = PolicyUpdate(training.fine_tuning_epochs, minibatches, average_decay=0.9)
     updates = training.updates * update.epochs * minibatches

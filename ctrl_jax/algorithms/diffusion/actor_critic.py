@@ -23,6 +23,7 @@ function, `learn` after `collect`; with rewards from outside JAX the two are cal
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -61,6 +62,7 @@ from ctrl_jax.algorithms.diffusion.problem import (
     Rollout,
     mask_rewards,
     path_metrics,
+    path_price,
     roll_out,
 )
 from ctrl_jax.losses import advantage
@@ -106,9 +108,9 @@ def generalized_advantage(trace: float) -> AdvantageFn:
     check_fraction("trace", trace)
 
     def advantages(problem, rollout, rewards, values):
-        running = -problem.penalty * rollout.kl
         if values is None:
             raise refuse("critic", None, "this advantage reads values", "give a critic")
+        running = -path_price(problem, rollout)
         return advantage.generalized(values, running, rewards, trace=trace)
 
     return advantages
@@ -163,7 +165,8 @@ def make_control(
         if scoring is not None and (remember := scoring.init) is not None:
             learners["rewards"] = (lambda key: remember(problem.grid.dtype), lambda params: ())
         averaged = update.average_decay > 0
-        return start(key, learners, reference=problem.reference.init, averaged=averaged)
+        reference = problem.reference.init if problem.compares else None
+        return start(key, learners, reference=reference, averaged=averaged)
 
     def collect(state: RunState, batch: Batch) -> Rollout:
         params, rollout_key = state.policy.params, jax.random.split(state.key, 4)[1]
@@ -211,7 +214,7 @@ def make_control(
             finite, metrics = finite & fitted, metrics | value_metrics
         if "rewards" in learners:
             learners["rewards"] = Learner(keep_if(finite, memory, before), ())
-        kl = jnp.sum(rollout.kl, axis=0)
+        kl = None if rollout.kl is None else rollout.path_kl
         metrics |= counted | path_metrics(problem, scored, kl, rollout.ok, rollout.batch)
         state, counts = finish(state, key, learners, finite, decay=update.average_decay)
         return state, metrics | counts
@@ -233,15 +236,14 @@ def _transitions(
 ) -> Transitions:
     values = None if evaluated is None else evaluated.values
     gradients = None if evaluated is None else evaluated.gradients
-    advantages = jnp.zeros_like(rollout.kl)
+    advantages = jnp.zeros(rollout.noise.shape[:2], rollout.noise.dtype)
     if advantage_fn is not None:
         advantages = advantage_fn(problem, rollout, rewards, values)
     if surrogate.gradient_at == "mean":
         assert evaluated is not None
         advantages = remove_martingale(advantages, evaluated, problem, rollout)
 
-    def batch_major(array):
-        return jnp.swapaxes(array, 0, 1)
+    batch_major = partial(jax.tree.map, lambda array: jnp.swapaxes(array, 0, 1))
 
     return Transitions(
         times=rollout.times,
@@ -251,6 +253,6 @@ def _transitions(
         actions=batch_major(rollout.actions),
         reference=batch_major(rollout.reference),
         advantages=batch_major(advantages),
-        gradients=None if gradients is None else batch_major(gradients),
+        gradients=batch_major(gradients),
         weights=rollout.batch.weights,
     )

@@ -54,10 +54,12 @@ class Batch(NamedTuple):
                 row per trajectory.
         """
         self._check()
-        if self.rows is None:
-            return tuple(_repeated(c, times) for c in self.conditions)
-        rows = _repeated(self.rows, times)
-        return tuple(jnp.take(c, rows, axis=0, mode="fill") for c in self.conditions)
+        if self.rows is not None:
+            rows = jnp.repeat(self.rows, times)
+            return tuple(jnp.take(c, rows, axis=0, mode="fill") for c in self.conditions)
+        if times == 1:
+            return self.conditions
+        return tuple(jnp.repeat(c, times, axis=0) for c in self.conditions)
 
     def _check(self) -> None:
         size = jnp.shape(self.weights)[0]
@@ -74,6 +76,3 @@ class Batch(NamedTuple):
                 name = f"Batch.conditions[{number}].shape"
                 raise refuse(name, jnp.shape(condition), rule, repair)
 
-
-def _repeated(array: Array, times: int) -> Array:
-    return array if times == 1 else jnp.repeat(jnp.asarray(array), times, axis=0)

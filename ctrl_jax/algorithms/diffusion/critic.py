@@ -19,7 +19,7 @@ from ctrl_jax._checks import check_count, check_fields, refuse
 from ctrl_jax._typing import Model
 from ctrl_jax.algorithms.base import Learner, Metrics, apply_gradient
 from ctrl_jax.algorithms.diffusion.policy_update import arrange, minibatch_order, minibatch_passes
-from ctrl_jax.algorithms.diffusion.problem import DiffusionControl, Rollout, along_path
+from ctrl_jax.algorithms.diffusion.problem import DiffusionControl, Rollout, along_path, path_price
 from ctrl_jax.losses import advantage, value
 
 
@@ -125,7 +125,7 @@ def remove_martingale(
     assert evaluated.expected is not None and evaluated.gradients is not None
     product = evaluated.gradients * _noise_step(problem, rollout)
     increment = jnp.sum(product.reshape(*advantages.shape, -1), axis=2)
-    baseline = evaluated.expected - evaluated.values - problem.penalty * rollout.kl
+    baseline = evaluated.expected - evaluated.values - path_price(problem, rollout)
     return advantages - baseline - increment
 
 
@@ -138,7 +138,7 @@ def returns_from(
     problem: DiffusionControl, rollout: Rollout, rewards: Float[Array, " batch"]
 ) -> Float[Array, "points batch"]:
     """Return the penalized return from every grid point on; the last is the reward."""
-    to_go = advantage.returns_to_go(-problem.penalty * rollout.kl, rewards)
+    to_go = advantage.returns_to_go(-path_price(problem, rollout), rewards)
     return jnp.concatenate([to_go, rewards[None]])
 
 

@@ -117,7 +117,7 @@ def make_ddpo(
         optimizer,
         clipped(clip),
         lambda problem, rollout, scores, values: jnp.broadcast_to(
-            scores if clamp is None else jnp.clip(scores, -clamp, clamp), rollout.kl.shape
+            scores if clamp is None else jnp.clip(scores, -clamp, clamp), rollout.noise.shape[:2]
         ),
         scoring=scoring,
         update=update,

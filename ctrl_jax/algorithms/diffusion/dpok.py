@@ -15,7 +15,7 @@ import optax
 from ctrl_jax._typing import Model
 from ctrl_jax.algorithms.diffusion.actor_critic import DEFAULT_POLICY_UPDATE, Control, make_control
 from ctrl_jax.algorithms.diffusion.policy_update import PolicyUpdate, clipped
-from ctrl_jax.algorithms.diffusion.problem import DiffusionControl
+from ctrl_jax.algorithms.diffusion.problem import DiffusionControl, path_price
 from ctrl_jax.losses import advantage
 
 
@@ -51,6 +51,6 @@ def make_dpok(
 
 def centered_returns(problem, rollout, rewards, values):
     """Return the advantages (1)."""
-    returns = advantage.returns_to_go(-problem.penalty * rollout.kl, rewards)
+    returns = advantage.returns_to_go(-path_price(problem, rollout), rewards)
     weights = rollout.batch.weights
     return returns - (returns @ (weights / jnp.sum(weights)))[:, None]

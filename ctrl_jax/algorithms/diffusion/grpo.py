@@ -43,7 +43,7 @@ from ctrl_jax.algorithms.diffusion.actor_critic import (
     make_control,
 )
 from ctrl_jax.algorithms.diffusion.policy_update import PolicyUpdate, clipped, masked
-from ctrl_jax.algorithms.diffusion.problem import Batch, DiffusionControl
+from ctrl_jax.algorithms.diffusion.problem import Batch, DiffusionControl, path_price
 from ctrl_jax.losses import advantage
 
 
@@ -110,7 +110,7 @@ def group_relative(scale: str) -> AdvantageFn:
             centered, _ = _spread(returns_i, batch)
             return jnp.where(std == 0, 0.0, advantage.over_spread(centered, over))
 
-        returns = advantage.returns_to_go(-problem.penalty * rollout.kl, rewards)
+        returns = advantage.returns_to_go(-path_price(problem, rollout), rewards)
         return jax.lax.map(of_step, returns)
 
     return advantages

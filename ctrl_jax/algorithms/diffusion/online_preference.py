@@ -46,6 +46,7 @@ from ctrl_jax.algorithms.diffusion.problem import (
     DiffusionControl,
     Rollout,
     along_path,
+    compare_paths,
     mask_rewards,
     path_metrics,
     roll_out,
@@ -143,7 +144,9 @@ def make_online_preference(
 
         def draw(i):
             key, params = jax.random.fold_in(path_key, i), state.policy.params
-            return roll_out(key, problem, policy_model, params, state.reference, batch, x_0=x_0)
+            acted = (problem, policy_model, params, state.reference, batch)
+            # What learns evaluates the reference.
+            return roll_out(key, *acted, x_0=x_0, compare=False)
 
         return draw(0), draw(1)
 
@@ -154,10 +157,11 @@ def make_online_preference(
         one, two = (mask_rewards(r, x, batch) for r, x in zip(rewards, ends, strict=True))
         scored = jax.tree.map(lambda *pair: jnp.stack(pair, axis=1), one, two)
         first_wins = annotator(annotator_key, one.values, two.values, batch)
-        log_ratios = partial(_log_ratios, problem, policy_model, state.reference, batch)
+        compared = [compare_paths(problem, state.reference, rollout) for rollout in rollouts]
+        log_ratios = partial(_log_ratios, problem, policy_model)
 
         def objective(params):
-            one, two = (log_ratios(params, rollout) for rollout in rollouts)
+            one, two = (log_ratios(params, rollout) for rollout in compared)
             chosen, rejected = jnp.where(first_wins, one, two), jnp.where(first_wins, two, one)
             metrics = pair_metrics(chosen, rejected) | {"loss": loss_fn(chosen, rejected, batch)}
             metrics = weighted_means(metrics, batch.weights)
@@ -171,7 +175,7 @@ def make_online_preference(
         learner, (finite, history) = jax.lax.scan(update, state.policy, length=config.epochs)
         # The metrics of the first pass.
         metrics = {name: values[0] for name, values in history.items()}
-        kl = jnp.stack([jnp.sum(rollout.kl, axis=0) for rollout in rollouts], axis=1)
+        kl = jnp.stack([rollout.path_kl for rollout in compared], axis=1)
         ok = jnp.stack([rollout.ok for rollout in rollouts], axis=1)
         metrics |= path_metrics(problem, scored, kl, ok, batch)
         decay = config.average_decay
@@ -186,30 +190,24 @@ def make_online_preference(
 
 
 def _log_ratios(
-    problem: DiffusionControl,
-    policy_model: Model,
-    reference_params,
-    batch: Batch,
-    params,
-    rollout: Rollout,
+    problem: DiffusionControl, policy_model: Model, params, rollout: Rollout
 ) -> Float[Array, " batch"]:
     """Return rho of every path, 0 where nothing but rounding tells the two scores apart."""
-
-    conditions = batch.gathered()
+    conditions = rollout.batch.gathered()
 
     @jax.checkpoint
-    def scores(t, x):
-        return (
-            policy_model.apply(params, t, x, *conditions),
-            problem.reference.apply(reference_params, t, x, *conditions),
-        )
+    def predict(t, x):
+        return policy_model.apply(params, t, x, *conditions)
 
+    assert rollout.reference is not None
     times = problem.forward_times()[:-1]
-    score, reference = along_path(scores, times, rollout.states[:-1], rows=problem.together)
+    score = along_path(predict, times, rollout.states[:-1], rows=problem.together)
     kernel = problem.kernel()
     # Where the gain is negative, the noise in units of the action is the negative.
     noise = expand(jnp.sign(kernel.action_gain), rollout.noise) * rollout.noise
-    terms = path_log_ratio.of_steps(kernel.kl_rate, noise, rollout.actions, score, reference)
+    terms = path_log_ratio.of_steps(
+        kernel.kl_rate, noise, rollout.actions, score, rollout.reference
+    )
     rho = jnp.sum(terms, axis=0)
     # At the pretrained policy the sign of rounding would choose a side of the exact link's jump.
     rounding = jnp.where(jnp.abs(rho) < ROUNDING, rho, 0.0)

@@ -41,7 +41,7 @@ class Transitions(NamedTuple):
         states: state before the step.
         noise: the standard normal that moved it.
         actions: the rollout's own predictions.
-        reference: those of the reference.
+        reference: those of the reference; None where nothing is compared with it.
         advantages: estimate of q dt, (batch, steps).
         gradients: value gradient at the next state; None where no loss needs it.
         weights: (batch,).
@@ -52,7 +52,7 @@ class Transitions(NamedTuple):
     states: Float[Array, "batch steps ..."]
     noise: Float[Array, "batch steps ..."]
     actions: Float[Array, "batch steps ..."]
-    reference: Float[Array, "batch steps ..."]
+    reference: Float[Array, "batch steps ..."] | None
     advantages: Float[Array, "batch steps"]
     gradients: Float[Array, "batch steps ..."] | None
     weights: Float[Array, " batch"]
@@ -144,9 +144,7 @@ def lay_out(transitions: Transitions, order: Array) -> Transitions:
     minibatches, _, k = order.shape
     steps = order.reshape(minibatches, -1)
 
-    def pick(array):
-        return arrange(array, order)
-
+    pick = partial(jax.tree.map, lambda array: arrange(array, order))
     weights = jnp.repeat(transitions.weights, k)
     return Transitions(
         times=transitions.times[steps],
@@ -156,7 +154,7 @@ def lay_out(transitions: Transitions, order: Array) -> Transitions:
         actions=pick(transitions.actions),
         reference=pick(transitions.reference),
         advantages=pick(transitions.advantages),
-        gradients=None if transitions.gradients is None else pick(transitions.gradients),
+        gradients=pick(transitions.gradients),
         weights=jnp.broadcast_to(weights, (minibatches, *weights.shape)),
     )
 
@@ -273,10 +271,12 @@ def update_policy(
 
 def _loss(surrogate: Surrogate, rows, score, old, penalty, total):
     log_ratio = -girsanov.log_ratio(rows.kernel, rows.noise, old, score)
-    kl = girsanov.kl_rate(rows.kernel.kl_rate, score, rows.reference)
     share = rows.weights / total
     rows = rows._replace(actions=old)
-    loss = jnp.sum(share * (surrogate.loss(rows, score, log_ratio) + penalty * kl))
+    losses = surrogate.loss(rows, score, log_ratio)
+    if rows.reference is not None:
+        losses = losses + penalty * girsanov.kl_rate(rows.kernel.kl_rate, score, rows.reference)
+    loss = jnp.sum(share * losses)
     ratio = jnp.exp(log_ratio)
     metrics = {
         "policy/loss": loss,

@@ -30,7 +30,7 @@ from ctrl_jax.algorithms.base import Metrics, weighted_mean
 from ctrl_jax.algorithms.diffusion.batch import Batch
 from ctrl_jax.algorithms.diffusion.window import Window
 from ctrl_jax.processes import LinearProcess, Prediction
-from ctrl_jax.solvers import ExponentialEuler, GaussianSolver, Kernel, girsanov, simulate
+from ctrl_jax.solvers import ExponentialEuler, GaussianSolver, Kernel, girsanov
 from ctrl_jax.solvers.brownian import step_noise
 from ctrl_jax.solvers.reverse_solver import check_first_time
 
@@ -52,6 +52,8 @@ class DiffusionControl(eqx.Module):
         prediction: what reference and policies return: "score", "noise", "data", "v" or "flow".
         noise_level: l of the `ReverseSDE` that is stepped, above zero; 1 is the reversal of the
             process. `ExponentialEuler` multiplies its eta by it.
+        path_kl: whether the reference is evaluated for the metric ``kl/path`` alone; with a penalty
+            it is in any case. Without either the program holds no reference.
         together: examples that reference and critic are evaluated for at once along the paths, at
             least those of one time; bounds the memory. Large networks take the batch, or 1.
         window: the steps that have noise, are learned from and count in the penalty; all by
@@ -73,6 +75,7 @@ class DiffusionControl(eqx.Module):
     start_std: Float[Array, ""] | float | None = None
     prediction: Prediction = eqx.field(default="score", static=True)
     noise_level: float = eqx.field(default=1.0, static=True)
+    path_kl: bool = eqx.field(default=False, static=True)
     together: int = eqx.field(default=4096, static=True)
     window: Window | None = eqx.field(default=None, static=True)
 
@@ -101,6 +104,12 @@ class DiffusionControl(eqx.Module):
     def steps(self) -> int:
         """Number of steps of the grid."""
         return self.grid.shape[0] - 1
+
+    @property
+    def compares(self) -> bool:
+        """Whether the paths are compared with the reference: for a penalty, or where asked for."""
+        penalized = isinstance(self.penalty, Tracer) or bool(np.any(np.asarray(self.penalty) != 0))
+        return self.path_kl or penalized
 
     @property
     def trained_steps(self) -> int:
@@ -159,8 +168,8 @@ class Rollout(NamedTuple):
         states: before each step, and the ends that are rewarded, (steps + 1, batch, ...).
         noise: standard normals of the steps, (steps, batch, ...).
         actions: the score that made each step, or the prediction, (steps, batch, ...).
-        reference: that of the reference at the same states.
-        kl: divergence of each step from the reference, (steps, batch), in nats.
+        reference: that of the reference at the same states; None where it was not asked for.
+        kl: divergence of each step from the reference, (steps, batch), in nats; None likewise.
         ok: whether every state of the example is finite, (batch,).
     """
 
@@ -170,9 +179,22 @@ class Rollout(NamedTuple):
     states: Float[Array, "steps+1 batch ..."]
     noise: Float[Array, "steps batch ..."]
     actions: Float[Array, "steps batch ..."]
-    reference: Float[Array, "steps batch ..."]
-    kl: Float[Array, "steps batch"]
+    reference: Float[Array, "steps batch ..."] | None
+    kl: Float[Array, "steps batch"] | None
     ok: Bool[Array, " batch"]
+
+    @property
+    def path_kl(self) -> Float[Array, " batch"]:
+        """Divergence of every whole path from the reference, in nats.
+
+        Raises:
+            ValueError: the reference was not evaluated.
+        """
+        if self.kl is None:
+            rule = "the reference was not evaluated along these paths"
+            repair = "make the problem with DiffusionControl(path_kl=True)"
+            raise refuse("Rollout.kl", None, rule, repair)
+        return jnp.sum(self.kl, axis=0)
 
 
 def roll_out(
@@ -185,6 +207,7 @@ def roll_out(
     *,
     x_0: Array | None = None,
     update: Int[Array, ""] | int = 0,
+    compare: bool | None = None,
 ) -> Rollout:
     """Simulate one batch of trajectories under the policy, beside the reference score.
 
@@ -193,10 +216,13 @@ def roll_out(
         problem: the control problem.
         policy: the acting model, of the problem's prediction.
         params: its parameters.
-        reference_params: parameters of ``problem.reference``.
+        reference_params: parameters of ``problem.reference``; not looked at where nothing is
+            compared with it.
         batch: weights and conditions.
         x_0: where to start, by default `DiffusionControl.start` with a part of the key.
         update: number of the update, by which a sliding window is placed.
+        compare: whether the reference is evaluated along the paths; by default where the problem
+            has a penalty or asks for it.
 
     Returns:
         The `Rollout`.
@@ -210,33 +236,35 @@ def roll_out(
         prediction=problem.prediction,
     )
 
-    def compare(kernel_i, t, x, action):
-        reference = problem.reference.apply(reference_params, t, x, *conditions)
-        return reference, girsanov.kl_rate(kernel_i.kl_rate, action, reference)
+    if problem.window is None:
+        drawn = _with_noise(path_key, problem, sde.predict, x_0)
+    else:
+        place_key = jax.random.fold_in(path_key, problem.steps)
+        place = problem.window.place(place_key, update, problem.steps)
+        drawn = _with_window(path_key, problem, sde.predict, x_0, place)
+    times, kernel, states, noise, actions, ok = drawn
+    rollout = Rollout(batch, times, kernel, states, noise, actions, None, None, ok)
+    if not (problem.compares if compare is None else compare):
+        return rollout
+    return compare_paths(problem, reference_params, rollout)
 
-    def read_off(kernel_i, t, x, x_next, noise):
-        moved = x_next - kernel_i.state_gain * x - kernel_i.std * noise
-        action = moved / kernel_i.action_gain
-        return action, *compare(kernel_i, t, x, action)
 
-    if problem.window is not None:
-        place = problem.window.place(
-            jax.random.fold_in(path_key, problem.steps), update, problem.steps
-        )
-        times, kernel, states, noise, actions, ok = _with_window(
-            path_key, problem, sde.predict, x_0, place
-        )
-        reference, kl = along_path(
-            compare, kernel, times, states[:-1], actions, rows=problem.together
-        )
-        return Rollout(batch, times, kernel, states, noise, actions, reference, kl, ok)
-    path = simulate(path_key, sde, x_0, problem.grid, solver=problem.solver, save="path")
-    assert path.noise is not None
-    times, kernel, states = problem.forward_times()[:-1], problem.kernel(), path.states
-    actions, reference, kl = along_path(
-        read_off, kernel, times, states[:-1], states[1:], path.noise, rows=problem.together
+def _with_noise(key: Array, problem: DiffusionControl, predict: ScoreFn, x_0: Array):
+    """Simulate with noise in every step; return what a `Rollout` holds of it."""
+
+    @jax.checkpoint
+    def advance(x, step, t, kernel_i):
+        action, noise = predict(t, x), step_noise(key, step, x)
+        x_next = kernel_i.mean(x, action) + kernel_i.std * noise
+        return x_next, (x_next, noise, action)
+
+    steps, kernel, times = jnp.arange(problem.steps), problem.kernel(), problem.forward_times()[:-1]
+    _, (later, noise, actions) = jax.lax.scan(
+        lambda x, inputs: advance(x, *inputs), x_0, (steps, times, kernel)
     )
-    return Rollout(batch, times, kernel, states, path.noise, actions, reference, kl, path.ok)
+    states = jnp.concatenate([x_0[None], later])
+    ok = jnp.all(jax.vmap(all_each)(jnp.isfinite(states)), axis=0)
+    return times, kernel, states, noise, actions, ok
 
 
 def _with_window(key: Array, problem: DiffusionControl, predict: ScoreFn, x_0: Array, place: Array):
@@ -269,6 +297,25 @@ def _with_window(key: Array, problem: DiffusionControl, predict: ScoreFn, x_0: A
 
     states = jnp.concatenate([states, x[None]])
     return cut(times), jax.tree.map(cut, noisy), states, noise, actions, ok
+
+
+def compare_paths(problem: DiffusionControl, reference_params: Params, rollout: Rollout) -> Rollout:
+    """Return a rollout with what the reference predicts along it, and the divergence from that."""
+    conditions = rollout.batch.gathered()
+
+    def predict(t, x):
+        return problem.reference.apply(reference_params, t, x, *conditions)
+
+    reference = along_path(predict, rollout.times, rollout.states[:-1], rows=problem.together)
+    kl = jax.vmap(girsanov.kl_rate)(rollout.kernel.kl_rate, rollout.actions, reference)
+    return rollout._replace(reference=reference, kl=kl)
+
+
+def path_price(problem: DiffusionControl, rollout: Rollout) -> Float[Array, "steps batch"]:
+    """Return lambda KL_i of every step of (1); zero where there is no penalty."""
+    if rollout.kl is None:
+        return jnp.zeros(rollout.noise.shape[:2], rollout.noise.dtype)
+    return problem.penalty * rollout.kl
 
 
 def draw_start(
@@ -365,11 +412,17 @@ def reward_metrics(rewards: Rewards, ok: Bool[Array, "batch ..."], batch: Batch)
 def path_metrics(
     problem: DiffusionControl,
     rewards: Rewards,
-    kl: Float[Array, "batch ..."],
+    kl: Float[Array, "batch ..."] | None,
     ok: Bool[Array, "batch ..."],
     batch: Batch,
 ) -> Metrics:
-    """Return `reward_metrics`, the divergence of whole paths in nats, and the objective (1)."""
-    metrics, path_kl = reward_metrics(rewards, ok, batch), weighted_mean(kl, batch.weights)
+    """Return `reward_metrics`, the divergence of whole paths in nats, and the objective (1).
+
+    Without a divergence, which only a problem without a penalty has not, there are the others.
+    """
+    metrics = reward_metrics(rewards, ok, batch)
+    if kl is None:
+        return metrics | {"objective": metrics["reward/mean"]}
+    path_kl = weighted_mean(kl, batch.weights)
     objective = metrics["reward/mean"] - problem.penalty * path_kl
     return metrics | {"kl/path": path_kl, "objective": objective}

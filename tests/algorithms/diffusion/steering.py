@@ -71,6 +71,7 @@ def make_setting(
         penalty=penalty,
         solver=solver,
         start_std=env.start_std(),
+        path_kl=True,
     )
     times = np.asarray(problem.forward_times(), float)
     chain = (

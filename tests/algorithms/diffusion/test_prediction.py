@@ -24,7 +24,7 @@ from ctrl_jax.algorithms import (
     make_online_preference,
     uniform_times,
 )
-from ctrl_jax.algorithms.diffusion.problem import Rollout
+from ctrl_jax.algorithms.diffusion.problem import Rollout, compare_paths
 from ctrl_jax.losses import preference
 from ctrl_jax.processes import VP, Prediction, RectifiedFlow, TabulatedSchedule, grids
 from ctrl_jax.processes import prediction as predictions
@@ -77,7 +77,8 @@ def one_step(steered, make):
     metrics = {name: metrics[name] for name in ("kl/path", "objective")}
     moved = (state.policy.params["mean"] - 1.2) / 1e-2
     rollouts = jax.tree.leaves(rollout, is_leaf=is_rollout)
-    states, kl = ([getattr(r, name) for r in rollouts] for name in ("states", "kl"))
+    states = [r.states for r in rollouts]
+    kl = [compare_paths(steered, state.reference, r).kl for r in rollouts]
     return {"moved": moved, "states": states, "kl": kl, **metrics}
 
 
