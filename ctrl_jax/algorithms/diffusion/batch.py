@@ -75,4 +75,3 @@ class Batch(NamedTuple):
                 repair = "give one for each, or Batch.rows that say which is whose"
                 name = f"Batch.conditions[{number}].shape"
                 raise refuse(name, jnp.shape(condition), rule, repair)
-

@@ -77,6 +77,7 @@ def make_problem(
         start_std=subject.start_std,
         prediction=subject.prediction,
         noise_level=config.noise_level,
+        path_kl=True,  # every curve shows it
         together=config.batch,
     )
 

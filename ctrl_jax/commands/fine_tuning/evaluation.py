@@ -79,7 +79,7 @@ def make_evaluation(
             jnp.floor(255 * pictures + 0.5).astype(jnp.uint8),
             trained.parts(pictures, *conditions),
             beside.parts(pictures, *conditions),
-            jnp.sum(rollout.kl, axis=0),
+            rollout.path_kl,
         )
 
     shown, number = len(inputs.given.shown), config.evaluation.number
