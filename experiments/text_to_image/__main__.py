@@ -1,74 +1,82 @@
 """Build a small text-to-image model in stages, and fine-tune it by `ctrl-jax fine-tune`.
 
-The stages are in this folder; what each makes is kept in runs/pretrained and found again by all
-that it depends on.
+What a stage makes is kept in runs/pretrained and found again by all that it depends on. Then the
+model is judged by the detector, fine-tuned from the detector (on the host, or behind an address) or
+from CLIP score, and judged again, on captions seen in pre-training and on those set apart.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from ctrl_jax.runtime import command
+from ctrl_jax.metrics import frontier as frontiers
+from ctrl_jax.runtime import command, read_metrics
+from ctrl_jax.runtime.run.tables import print_table
 from experiments.study import Conduct
-from experiments.text_to_image import STUDY, autoencoder, detector, generator, towers
+from experiments.text_to_image import STUDY, plots
+from experiments.text_to_image.comparison import compare
 from experiments.text_to_image.config import Config
-from experiments.text_to_image.scenes import requests
+from experiments.text_to_image.evaluation import Drawn
+from experiments.text_to_image.fine_tuning import LORA, metric_names, tune
+from experiments.text_to_image.stages import build
 from experiments.text_to_image.things import things
-from experiments.text_to_image.training import Kept, keep
+from experiments.text_to_image.world import World, open_world, track
 
 
 def main(config: Config) -> Path:
     """Run the study and return the folder of its results."""
     study = STUDY.begin(config, lambda mesh: things(config.things))
-    world = build(config, study)
-    metrics = {name: value for kept in world.values() for name, value in kept.facts.items()}
-    study.write(metrics, str(world["generator"].name))
+    world = open_world(config, study, build(config, study))
+    return compare(config, world, study) if config.compare else fine_tune(config, world, study)
+
+
+def fine_tune(config: Config, world: World, study: Conduct) -> Path:
+    """Fine-tune the model once, judge it and write the results."""
+    options, out = config.fine_tuning, study.folder / "fine-tune"
+    seed, progress = config.run.seed, config.run.progress
+    tuned = tune(options, world.given, out, seed=seed, progress=progress)
+    after = world.draw(config, out / LORA)
+    metrics = {**world.facts, **summarize(config, world, tuned, after)}
+    names = metric_names(options)
+    points = track(read_metrics(out / "metrics.jsonl"), options.batch, **names)
+    plots.draw_samples(
+        study.folder / "samples.png", world.found, world.before, after, things=config.things
+    )
+    tracks = {f"{options.algorithm} ({options.reward})": [(p["kl"], p["gold"]) for p in points]}
+    plots.draw_frontier(study.folder / "frontier.png", world.ideal(options), tracks)
+    study.write(metrics, str(tuned["digest"]))
+    print_results(metrics)
     return study.close()
 
 
-def build(config: Config, study: Conduct) -> dict[str, Kept]:
-    """Return what the stages make, by their names."""
-    known, seed, cache = study.loaded, config.run.seed, config.cache
-    found = requests(known, seed)
-    texts = [config.things, [request.caption for request in found]]
-    gold = keep(
-        study,
-        cache,
-        "detector",
-        [config.things, config.detector],
-        lambda folder, stage: detector.train(study, folder, stage, config.things, config.detector),
-    )
-    proxy = keep(
-        study,
-        cache,
-        "towers",
-        [*texts, config.towers],
-        lambda folder, stage: towers.train(study, folder, stage, config.towers, found, known),
-    )
-    latents = keep(
-        study,
-        cache,
-        "autoencoder",
-        [*texts, config.autoencoder, gold.name],
-        lambda folder, stage: autoencoder.train(
-            study, folder, stage, config.autoencoder, known, gold.folder
-        ),
-    )
-    made = keep(
-        study,
-        cache,
-        "generator",
-        [config.generator, proxy.name, latents.name],
-        lambda folder, stage: generator.train(
-            study,
-            folder,
-            stage,
-            config.generator,
-            (config.towers, proxy.folder),
-            (config.autoencoder, latents.folder),
-            found,
-            known,
-        ),
-    )
-    return {"detector": gold, "towers": proxy, "autoencoder": latents, "generator": made}
+def summarize(
+    config: Config, world: World, tuned: Mapping[str, Any], after: Drawn
+) -> dict[str, Any]:
+    """Return the metrics of a fine-tuning."""
+    options = config.fine_tuning
+    gold = tuned[f"{metric_names(options)['gold']}/after"]
+    ideal = world.ideal(options)
+    kl, kl_ideal = tuned["kl/path/after"], frontiers.kl_at_success(ideal, gold)
+    assert ideal.success is not None
+    return {
+        **world.shares(world.before, "before"),
+        **world.shares(after, "after"),
+        "shown/after": gold,
+        "kl/path": kl,
+        "kl/ideal": kl_ideal,
+        "kl/ratio": None if kl_ideal is None else kl / kl_ideal,
+        "frontier/largest_success": float(ideal.success.max()),
+        "reward_queries": tuned["reward_queries"],
+    }
+
+
+def print_results(metrics: Mapping[str, Any]) -> None:
+    """Print how often pictures are right before and after, by category."""
+    names = [name.removesuffix("/before") for name in metrics if name.endswith("/before")]
+    rows = [[name, metrics[f"{name}/before"], metrics[f"{name}/after"]] for name in names]
+    rows.append(["path KL (nats)", 0.0, metrics["kl/path"]])
+    print_table("right by the detector", ("", "before", "after"), rows)
+    print(f"reachable through the autoencoder: {metrics['reachable']:.3f}")
 
 
 if __name__ == "__main__":

@@ -2,9 +2,17 @@
 
 import dataclasses
 
-from ctrl_jax._checks import check_choice, check_path
+from ctrl_jax._checks import (
+    check_choice,
+    check_count,
+    check_fields,
+    check_path,
+    check_positive,
+    refuse,
+)
 from experiments.options import COMMON, Common, check_replicated
 from experiments.text_to_image.autoencoder import Autoencoder
+from experiments.text_to_image.fine_tuning import FineTuning
 from experiments.text_to_image.generator import Generator
 from experiments.text_to_image.things import Kind
 from experiments.text_to_image.towers import Towers
@@ -22,6 +30,13 @@ class Config:
         towers: of texts and pictures, the proxy.
         autoencoder: between pictures and latents.
         generator: of latents from captions.
+        fine_tuning: of the generator.
+        evaluation_pictures: of every caption, before and after.
+        frontier_pictures: of each caption of the command's evaluations, which the ideal rests on.
+        compare: fine-tune by ppo, grpo and ddpo at equal queries instead, over several seeds, and
+            from CLIP score without a penalty and with one.
+        seeds: of the comparison.
+        proxy_penalty: that of the run from CLIP score with one, in units of the score per nat.
         run: the common options.
     """
 
@@ -31,13 +46,25 @@ class Config:
     towers: Towers = dataclasses.field(default_factory=Towers)
     autoencoder: Autoencoder = dataclasses.field(default_factory=Autoencoder)
     generator: Generator = dataclasses.field(default_factory=Generator)
+    fine_tuning: FineTuning = dataclasses.field(default_factory=FineTuning)
+    evaluation_pictures: int = 16
+    frontier_pictures: int = 256
+    compare: bool = False
+    seeds: int = 1
+    proxy_penalty: float = 0.5
     run: Common = COMMON
 
     def validate(self) -> None:
         """Raise ValueError for an option out of range."""
         check_choice("things", self.things, ("emoji", "shapes"))
         check_path("cache", self.cache)
+        check_positive("proxy_penalty", self.proxy_penalty)
+        check_fields(self, check_count, "evaluation_pictures", "frontier_pictures", "seeds")
+        if self.seeds > 1 and not self.compare:
+            rule = "one run has one seed, --seed"
+            raise refuse("seeds", self.seeds, rule, "give --compare too")
         self.detector.check("detector")
-        for part in (self.towers, self.autoencoder, self.generator, self.run):
+        parts = (self.towers, self.autoencoder, self.generator, self.fine_tuning, self.run)
+        for part in parts:
             part.validate()
         check_replicated(self.run)

@@ -142,7 +142,7 @@ def draw(
 
 
 def assembled(cells: np.ndarray) -> np.ndarray:
-    """Return pictures (batch, SIDE, SIDE, 3) of the content of their places (batch, PLACES, ...)."""
+    """Return pictures (batch, SIDE, SIDE, 3) of what their places hold, (batch, PLACES, ...)."""
     grid = cells.reshape(-1, GRID, GRID, CELL, CELL, 3)
     return grid.swapaxes(2, 3).reshape(-1, SIDE, SIDE, 3)
 

@@ -83,7 +83,7 @@ def sprites(kind: Kind) -> np.ndarray:
 
 
 def _drawn_emoji(name: str, size: int) -> np.ndarray:
-    color, _, shape = name.rpartition(" ")
+    shape = name.rpartition(" ")[2]
     # Names of Unicode as they came: hearts by their color, the others large.
     usual = f"LARGE {name}" if shape in ("circle", "square") else name
     letter = unicodedata.lookup(UNICODE.get(name, usual).upper())

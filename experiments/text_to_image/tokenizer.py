@@ -1,6 +1,7 @@
 """A tokenizer of CLIP's form whose tokens are the words of the captions."""
 
 import collections
+import itertools
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -24,9 +25,7 @@ def vocabulary(texts: Iterable[str]) -> list[str]:
 def merges(words: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Yield the pairs that are joined, in their order, until every word is one token."""
     parts = [[*word[:-1], f"{word[-1]}</w>"] for word in words]
-    while pairs := collections.Counter(
-        pair for word in parts for pair in zip(word, word[1:], strict=False)
-    ):
+    while pairs := collections.Counter(pair for word in parts for pair in itertools.pairwise(word)):
         best = max(pairs, key=lambda pair: (pairs[pair], pair))
         yield best
         parts = [_joined(word, best) for word in parts]
