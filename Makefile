@@ -15,7 +15,7 @@ TEST_ENV = JAX_PLATFORMS=$${JAX_PLATFORMS:-cpu} \
 QUICK_COMPILE = JAX_DISABLE_MOST_OPTIMIZATIONS=$${JAX_DISABLE_MOST_OPTIMIZATIONS:-1}
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint format docs benchmark clean
+.PHONY: help demo demo-text test test-all lint format docs benchmark clean
 
 help: ## Show this list
 	@echo 'make TARGET [PYTHON=python3.12] [ARGS="--seed 1"]'
@@ -23,6 +23,9 @@ help: ## Show this list
 
 demo: $(VENV)/.stamp-base ## Install what a user needs and run the main job (ARGS are its flags)
 	$(BIN)/python -m experiments.score_as_action $(ARGS)
+
+demo-text: $(VENV)/.stamp-language $(VENV)/.stamp-emoji ## Build a small text-to-image model and fine-tune it (ARGS)
+	$(BIN)/python -m experiments.text_to_image $(ARGS)
 
 test: $(VENV)/.stamp-dev $(CACHE) ## Run the tests, slow ones left out (ARGS go to pytest)
 	$(TEST_ENV) $(QUICK_COMPILE) $(BIN)/python -m pytest $(WORKERS) $(ARGS)
