@@ -23,7 +23,7 @@ from ctrl_jax.pretrained.key_table import unfill
 from ctrl_jax.pretrained.safetensors_file import write_safetensors
 from experiments.study import Conduct
 from experiments.text_to_image.detector import accuracy, load
-from experiments.text_to_image.scenes import SIDE, draw, draw_requests, requests
+from experiments.text_to_image.scenes import PLACES, SIDE, draw, draw_requests, rendered, requests
 from experiments.text_to_image.things import Things
 from experiments.text_to_image.training import Training, fit
 
@@ -45,7 +45,7 @@ class Autoencoder:
     channels: int = 8
     divergence: float = 1e-4
     training: Training = dataclasses.field(
-        default_factory=lambda: Training(steps=800, batch=32, learning_rate=3e-3)
+        default_factory=lambda: Training(steps=700, batch=16, learning_rate=3e-3)
     )
 
     def validate(self) -> None:
@@ -98,9 +98,11 @@ def train(
     found = requests(known, seed)
 
     def pictures(stream: int, k: int, number: int) -> np.ndarray:
+        """Scenes, and as many pictures full of things, from which more is learned."""
         generator = np.random.default_rng([seed, stream, k])
-        asked = [found[i] for i in draw_requests(generator, found, number)]
-        return draw(generator, asked, known)[0]
+        asked = [found[i] for i in draw_requests(generator, found, number - number // 2)]
+        full = generator.integers(len(known.names) + 1, size=(number // 2, PLACES))
+        return np.concatenate([draw(generator, asked, known)[0], rendered(generator, full, known)])
 
     def loss_fn(params, key, batch):
         x = 2 * batch.astype(jnp.float32) / 255 - 1
@@ -122,7 +124,9 @@ def train(
         mean, _ = part.plain.apply(params, x, method="encode")
         return mean, part.plain.apply(params, mean, method="decode")
 
-    real = pictures(7, 0, 512)
+    generator = np.random.default_rng([seed, 7])
+    asked = [found[i] for i in draw_requests(generator, found, 512)]
+    real = draw(generator, asked, known)[0]
     x = 2 * jnp.asarray(real, jnp.float32) / 255 - 1
     latents, found_again = (np.asarray(part) for part in through(x))
     scale, shift = 1 / float(latents.std()), float(latents.mean())

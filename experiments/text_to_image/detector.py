@@ -18,6 +18,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from ctrl_jax._records import read_json, write_json_atomic
+from ctrl_jax._typing import Params
 from ctrl_jax.networks.functional import Network, as_network
 from ctrl_jax.networks.layers.making import Layers
 from ctrl_jax.pretrained.key_table import fill, unfill
@@ -86,10 +87,15 @@ def train(
         return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, what))
 
     params = fit(study, stage, options, net.init, loss_fn, batch)
-    arrays = unfill(params, torch_table(net.shapes))
-    write_safetensors(folder / WEIGHTS, arrays)
-    write_json_atomic(folder / RECORD, {"kind": kind, "names": list(known.names)})
+    write(folder, known, params)
     return accuracy(load(str(folder)), known, seed)
+
+
+def write(folder: Path, known: Things, params: Params) -> None:
+    """Write a detector of things to a folder."""
+    table = torch_table(network(len(known.names)).shapes)
+    write_safetensors(folder / WEIGHTS, unfill(params, table))
+    write_json_atomic(folder / RECORD, {"kind": known.kind, "names": list(known.names)})
 
 
 def examples(

@@ -57,13 +57,13 @@ class Generator:
     """
 
     shape: Shape = "mmdit"
-    width: int = 128
+    width: int = 96
     depth: int = 4
     pictures: int = 16384
     dropout: float = 0.1
     training: Training = dataclasses.field(
         default_factory=lambda: Training(
-            steps=3000, batch=64, learning_rate=1e-3, average_decay=0.998
+            steps=3000, batch=64, learning_rate=1.5e-3, average_decay=0.998
         )
     )
 
@@ -74,7 +74,7 @@ class Generator:
         check_fraction("generator.dropout", self.dropout)
         if self.width % HEAD:
             rule = f"it must be a multiple of {HEAD}"
-            raise refuse("generator.width", self.width, rule, "give 128")
+            raise refuse("generator.width", self.width, rule, "give 96")
         self.training.check("generator.training")
 
 

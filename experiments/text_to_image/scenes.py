@@ -130,15 +130,24 @@ def draw(
         The pictures; and for each place, by rows, the number of its thing among
         ``things.names``, or ``len(things.names)`` where it is empty.
     """
-    names, parts = things.names, sprites(things.kind)
-    empty = np.full((1, CELL, CELL, 3), 255, np.uint8)
+    names = things.names
     what = np.full((len(asked), PLACES), len(names))
     for row, request in zip(what, asked, strict=True):
         row[_places(generator, request)] = [names.index(name) for name in request.things]
-    sizes = generator.integers(len(SIZES), size=what.shape)
-    cells = np.concatenate([parts.reshape(-1, CELL, CELL, 3), empty])
-    chosen = cells[np.where(what < len(names), what * len(SIZES) + sizes, len(cells) - 1)]
-    return assembled(chosen), what
+    return rendered(generator, what, things), what
+
+
+def rendered(generator: np.random.Generator, what: np.ndarray, things: Things) -> np.ndarray:
+    """Return pictures of what stands at each place, in bytes, every thing in a size of its own.
+
+    Args:
+        generator: decides on sizes.
+        what: numbers of things (batch, PLACES), one more than the last for an empty place.
+        things: what there is to draw.
+    """
+    parts = sprites(things.kind)
+    cells = np.concatenate([parts, np.full_like(parts[:1], 255)])
+    return assembled(cells[what, generator.integers(len(SIZES), size=what.shape)])
 
 
 def assembled(cells: np.ndarray) -> np.ndarray:

@@ -2,13 +2,29 @@
 
 import collections
 import importlib.util
+import itertools
 import json
+import threading
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ctrl_jax import rewards
 from experiments.text_to_image import tokenizer
-from experiments.text_to_image.detector import by_category, examples, is_right
+from experiments.text_to_image.detector import (
+    by_category,
+    disturbed,
+    examples,
+    is_right,
+    judge,
+    load,
+    network,
+    success,
+    write,
+)
+from experiments.text_to_image.evaluation import TEMPERATURES, conditional_frontier
 from experiments.text_to_image.scenes import (
     CATEGORIES,
     PLACES,
@@ -19,6 +35,7 @@ from experiments.text_to_image.scenes import (
     of_prompt,
     requests,
 )
+from experiments.text_to_image.server import make_server
 from experiments.text_to_image.things import CELL, SIZES, sprites, things
 
 KINDS = ["shapes"]
@@ -158,8 +175,73 @@ def test_every_word_is_one_token():
     for word in words:
         parts = [*word[:-1], f"{word[-1]}</w>"]
         while len(parts) > 1:
-            pairs = [pair for pair in zip(parts, parts[1:], strict=False) if pair in order]
+            pairs = [pair for pair in itertools.pairwise(parts) if pair in order]
             first = min(pairs, key=order.__getitem__)
             i = next(i for i in range(len(parts)) if (*parts[i : i + 2],) == first)
             parts[i : i + 2] = ["".join(first)]
         assert parts == [f"{word}</w>"] and parts[0] in tokens
+
+
+@pytest.fixture(scope="module")
+def random_detector(tmp_path_factory):
+    """The folder of one that has learned nothing."""
+    folder, known = tmp_path_factory.mktemp("detector"), things("shapes")
+    write(folder, known, network(len(known.names)).init(jax.random.key(0)))
+    return folder
+
+
+def test_the_server_says_what_the_function_does(random_detector):
+    """Of pictures and of prompts for which what the network finds is right for some."""
+    known = things("shapes")
+    found = requests(known)
+    pictures = np.random.default_rng(0).integers(256, size=(20, SIDE, SIDE, 3)).astype(np.uint8)
+    seen = load(str(random_detector))(pictures)
+    names = [*known.names, None, None]
+    asked = [
+        Request("", "two", tuple(names[n] for n in what if names[n])) if i % 2 else found[i]
+        for i, what in enumerate(seen)
+    ]
+    records = [request.record() | {"detector": str(random_detector)} for request in asked]
+    prompts = [record.pop("prompt") for record in records]
+    values = success(pictures, prompts, records)
+    np.testing.assert_array_equal(values, judge(str(random_detector), pictures, asked))
+    assert 0 < sum(values) < 20
+    server = make_server(str(random_detector), 0)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        options = rewards.ServerOptions(batch=7, retries=0)
+        ask = rewards.server_reward(f"http://127.0.0.1:{server.server_address[1]}/", options)
+        np.testing.assert_array_equal(ask(pictures, prompts, records), values)
+        with pytest.raises(rewards.RewardError, match="400"):
+            ask(pictures, prompts, [{} for _ in prompts])
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def test_disturbed_pictures_keep_their_things_in_place():
+    """Whole colors stay what they are, but for noise; a thing moves by at most a pixel."""
+    flat = jnp.full((64, SIDE, SIDE, 3), 0.5)
+    line = jnp.zeros((64, SIDE, SIDE, 3)).at[:, :, CELL].set(1.0)
+    disturb = jax.jit(disturbed)
+    far = disturb(jax.random.key(0), flat) - flat
+    assert 0.01 < jnp.std(far) < 0.12
+    # The least that is left of the line is 60 deviations of a column's noise above nothing.
+    place = np.argmax(np.mean(disturb(jax.random.key(1), line), axis=(1, 3)), axis=1) - CELL
+    assert {*place.tolist()} == {-1, 0, 1}
+
+
+def test_the_frontier_of_prompts_is_the_mean_of_theirs():
+    """Of rewards of 0 and 1 with base rate p: s = p e / (p e + 1 - p), e = exp(1 / lambda)."""
+    rates = np.asarray([0.25, 0.5, 0.75])
+    right = np.arange(400)[None] < 400 * rates[:, None]
+    found = conditional_frontier(right.astype(float), right)
+    odds = np.exp(1 / (TEMPERATURES * right.std()))[:, None] * rates / (1 - rates)
+    shares = odds / (1 + odds)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        lost = np.nan_to_num((1 - shares) * np.log((1 - shares) / (1 - rates)))
+    kl = shares * np.log(shares / rates) + lost
+    np.testing.assert_allclose(found.success, shares.mean(axis=1), atol=1e-9)
+    np.testing.assert_allclose(found.kl, kl.mean(axis=1), atol=1e-6)
