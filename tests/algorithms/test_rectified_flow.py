@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from ctrl_jax._typing import Model
 from ctrl_jax.algorithms import (
@@ -12,12 +13,15 @@ from ctrl_jax.algorithms import (
     DataBatch,
     DiffusionControl,
     PolicyUpdate,
+    Window,
+    make_grpo,
     make_ppo,
     make_score_pretraining,
     uniform_times,
 )
-from ctrl_jax.processes import RectifiedFlow, grids
+from ctrl_jax.processes import RectifiedFlow, flow_noise_level, grids
 from ctrl_jax.processes import parameterization as parameterization
+from ctrl_jax.solvers import CoefficientsPreserving, EulerMaruyama
 
 PROCESS, MEAN, VARIANCE = RectifiedFlow(), 1.5, 0.25
 
@@ -26,14 +30,15 @@ def flow_model(mean: float) -> Model:
     """The exact flow E[noise - x_0 | x_t] of N(m, VARIANCE), m to be learned, as a score."""
 
     def apply(params, t, x, *conditions):
-        def flow(t, x):
-            t = t.reshape(-1, 1)
-            slope = (t - (1 - t) * VARIANCE) / (t**2 + (1 - t) ** 2 * VARIANCE)
-            return slope * (x - (1 - t) * params["mean"]) - params["mean"]
-
-        return parameterization.from_flow(PROCESS, flow)(t, x)
+        return parameterization.from_flow(PROCESS, lambda t, x: exact_flow(params, t, x))(t, x)
 
     return Model(lambda key: {"mean": jnp.asarray(mean)}, apply)
+
+
+def exact_flow(params, t, x, *conditions):
+    t = t.reshape(-1, 1)
+    slope = (t - (1 - t) * VARIANCE) / (t**2 + (1 - t) ** 2 * VARIANCE)
+    return slope * (x - (1 - t) * params["mean"]) - params["mean"]
 
 
 def test_score_pretraining_learns_the_flow():
@@ -80,3 +85,35 @@ def test_ppo_moves_the_flow_towards_the_reward_from_a_ratio_of_one():
     learners = getattr(state, "learners", None)
     params = learners["policy"].params if learners else state.policy.params
     assert float(params["mean"]) > MEAN + 0.03
+
+
+@pytest.mark.usefixtures("optimized")
+@pytest.mark.parametrize(
+    ("solver", "level"),
+    [(EulerMaruyama(clamped=True), flow_noise_level(0.7)), (CoefficientsPreserving(0.7), 1.0)],
+)
+def test_grpo_moves_the_flow_on_a_window_of_noise(solver, level):
+    """As Flow-GRPO does: the network's own prediction, few steps, noise in two of them, the first
+    from noise alone among them; groups of 8 of one prompt."""
+    policy = Model(lambda key: {"mean": jnp.asarray(MEAN)}, exact_flow)
+    problem = DiffusionControl(
+        PROCESS,
+        policy,
+        lambda x: x[:, 0],
+        (1,),
+        grids.uniform(PROCESS, 6, end=0.0),
+        0.1,
+        solver,
+        prediction="flow",
+        noise_level=level,
+        window=Window(2, last=4),
+    )
+    update = PolicyUpdate(minibatches=1, epochs=2)
+    algorithm = make_grpo(problem, policy, optax.adam(1e-2), mask=0.05, update=update)
+    step, batch = jax.jit(algorithm.step), Batch(jnp.ones(256), prompts=jnp.arange(256) // 8)
+    state = algorithm.init(jax.random.key(0))
+    for _ in range(12):
+        state, metrics = step(state, batch)
+        assert float(metrics["ratio/max_deviation"]) == 0.0
+        assert bool(metrics["update/finite"]) and float(metrics["kl/path"]) < 1
+    assert float(state.policy.params["mean"]) > MEAN + 0.03

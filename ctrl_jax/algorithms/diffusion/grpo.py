@@ -32,7 +32,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from ctrl_jax._checks import check_choice, refuse
+from ctrl_jax._checks import check_choice, check_positive, refuse
 from ctrl_jax._typing import Model
 from ctrl_jax.algorithms.base import Metrics
 from ctrl_jax.algorithms.diffusion.actor_critic import (
@@ -55,6 +55,7 @@ def make_grpo(
     clip: float | None = None,
     scale: str = "group",
     mask: float | None = None,
+    clamp: float | None = None,
     update: PolicyUpdate = DEFAULT_POLICY_UPDATE,
 ) -> Control:
     """Return GRPO: each trajectory's reward less the mean of its prompt's group, over a spread.
@@ -69,33 +70,36 @@ def make_grpo(
             "group", of the "batch", or "none", which has the optimum of the penalized objective.
         mask: in the place of clipping, divergence of a step from the old policy, in nats, beyond
             which it gives no gradient that leads farther.
+        clamp: largest advantage in absolute value, in units of the scale; none by default.
         update: how the policy learns from a batch.
 
     Returns:
         The algorithm; its batch is a `Batch`, whose `prompts` are the groups.
 
     Raises:
-        ValueError: clip or mask is not positive, both are given, the scale is not known, or the
-            minibatches do not divide the steps learned from.
+        ValueError: clip, mask or clamp is not positive, both of the first are given, the scale is
+            not known, or the minibatches do not divide the steps learned from.
 
     Source: Liu et al. 2505.05470; Liu et al. 2503.20783 for "none".
     """
     check_choice("scale", scale, ("group", "batch", "none"))
     if clip is not None and mask is not None:
         raise refuse("mask", mask, f"it stands in the place of clip = {clip!r}", "give one of them")
+    if clamp is not None:
+        check_positive("clamp", clamp)
     return make_control(
         problem,
         policy_model,
         optimizer,
         masked(mask) if mask is not None else clipped(0.2 if clip is None else clip),
-        group_relative(scale),
+        group_relative(scale, clamp),
         scoring=Scoring(None, _count),
         update=update,
     )
 
 
-def group_relative(scale: str) -> AdvantageFn:
-    """Return the advantage (1) with s by its name, "group", "batch" or "none"."""
+def group_relative(scale: str, clamp: float | None = None) -> AdvantageFn:
+    """Return the advantage (1) with s by its name, "group", "batch" or "none", within +-clamp."""
 
     def advantages(problem, rollout, rewards, values):
         batch = rollout.batch
@@ -108,7 +112,8 @@ def group_relative(scale: str) -> AdvantageFn:
 
         def of_step(returns_i):
             centered, _ = _spread(returns_i, batch)
-            return jnp.where(std == 0, 0.0, advantage.over_spread(centered, over))
+            found = jnp.where(std == 0, 0.0, advantage.over_spread(centered, over))
+            return found if clamp is None else jnp.clip(found, -clamp, clamp)
 
         returns = advantage.returns_to_go(-path_price(problem, rollout), rewards)
         return jax.lax.map(of_step, returns)

@@ -59,6 +59,8 @@ def test_advantages_by_hand(scale):
     expected = np.where(PROMPTS == 4, 0.0, by_hand(agreed, kl, scale))
     found = advantages(jnp.asarray(agreed, jnp.float32))
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+    clamped = group_relative(scale, 0.5)(problem, rollout, given, None)
+    np.testing.assert_array_equal(clamped, np.clip(advantages(given), -0.5, 0.5))
 
 
 def test_the_first_update_is_the_gradient_of_the_page():
@@ -155,6 +157,7 @@ def test_a_small_penalty_in_standard_deviations_holds_nothing():
     [
         ({"clip": 0.2, "mask": 0.1}, r"mask: received 0\.1; it stands in the place of clip = 0\.2"),
         ({"mask": 0.0}, r"mask: received 0\.0; it must be above zero"),
+        ({"clamp": 0.0}, r"clamp: received 0\.0; it must be above zero"),
         ({"clip": -0.1}, r"clip: received -0\.1"),
         ({"scale": "prompt"}, r"scale: received 'prompt'; .* group\|batch\|none"),
     ],
