@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from ctrl_jax import rewards
-from ctrl_jax.algorithms import Batch, Rollout
+from ctrl_jax.algorithms import Batch, PromptStatistics, Rollout
 from ctrl_jax.commands.fine_tuning.reward_scale import Summing, parse_scales
+from ctrl_jax.commands.fine_tuning.rewarding import Rewarding, Statistics
 from ctrl_jax.commands.fine_tuning.rewards import (
     OutsideOptions,
     check_pictures,
@@ -16,6 +17,7 @@ from ctrl_jax.commands.fine_tuning.rewards import (
     read_rewards,
     reward_digests,
 )
+from ctrl_jax.runtime import validate
 
 MODULE = """
 import jax.numpy as jnp
@@ -258,3 +260,59 @@ def test_nothing_is_changed_that_needs_no_scale():
     rewards, metrics = learned(summing, rollout, [parts])
     np.testing.assert_array_equal(rewards.values, 0.5 * parts["a"] + 1)
     assert metrics.keys() == {"reward/mean", "objective"}
+
+
+def checked(*, algorithm="ppo", rewards=("jpeg_size",), held_out=(), **options):
+    found = Rewarding(**options)
+    validate(found)
+    found.check(tuple(rewards), tuple(held_out), algorithm)
+    return found
+
+
+def test_who_scales_the_sum():
+    """An algorithm that does it itself is handed the scale, and the sum is left alone."""
+    weights, scale = {"a": 1.0}, {"reward_scale": ("batch", "a=group"), "reward_clamp": 3.0}
+    plain = Summing(weights, {"a": "group"})
+    assert Rewarding(**scale).summing(weights, "grpo") == plain
+    assert (
+        Rewarding(**scale).own_scale(weights) == "batch" and Rewarding().own_scale("a") == "group"
+    )
+    assert Rewarding(**scale).summing(weights, "ppo") == (weights, {"a": "group"}, "batch", 3.0)
+    assert Rewarding().summing(weights, "ppo").plain
+    assert Rewarding().statistics(5) is None
+    of_prompts = checked(algorithm="ddpo", reward_statistics=Statistics(32, 4)).statistics(5)
+    assert of_prompts == PromptStatistics(5, 32, 4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"reward_scale": ("b=group",)}, "reward_scale: .*no reward of this name"),
+        (
+            {"algorithm": "ddpo", "reward_scale": ("batch",)},
+            "reward_scale: received 'batch'; ddpo divides by .*take grpo",
+        ),
+        ({"reward_clamp": -1.0}, "reward_clamp: received -1.0"),
+        ({"reward_clamp": 5.0}, "reward_clamp: .*give --reward-scale group"),
+        ({"algorithm": "grpo", "reward_scale": ("none",), "reward_clamp": 5.0}, "reward_clamp"),
+        (
+            {"algorithm": "grpo", "reward_statistics": Statistics(16)},
+            "reward_statistics.buffer: received 16; grpo does not use it",
+        ),
+        ({"reward_statistics": Statistics(8)}, "reward_statistics.buffer: received 8; .*16 are"),
+        ({"reward_statistics": Statistics(0, 4)}, "reward_statistics.least: .*give a buffer"),
+        ({"overlap": True}, "overlap: .*all rewards are in JAX"),
+        ({"outside": OutsideOptions(retries=1)}, "outside: .*no reward is asked"),
+        ({"held_out": ("x",)}, "held_out_reward: received 'x'"),
+    ],
+)
+def test_options_that_do_not_fit(options, message):
+    with pytest.raises(ValueError, match=message):
+        checked(**options)
+
+
+def test_the_repairs_work():
+    checked(reward_clamp=5.0, reward_scale=("group",))
+    checked(algorithm="ddpo", reward_clamp=5.0)
+    checked(rewards=("m:f",), overlap=True, outside=OutsideOptions(retries=1))
+    checked(held_out=("m:f",), outside=OutsideOptions(retries=1))
