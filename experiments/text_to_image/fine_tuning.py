@@ -30,7 +30,7 @@ class FineTuning:
 
     Args:
         reward: detector, a function of the host; server, the same behind an address of this
-            machine; proxy, the CLIP score of the towers.
+            machine; proxy, the CLIP score of the towers in units of its spread within a prompt.
         algorithm: of the command.
         penalty: of divergence, in units of the reward per nat.
         updates: of the policy.
@@ -71,6 +71,7 @@ class Given(NamedTuple):
         proxy: folder of the towers.
         prompts: file of those that are trained on.
         shown: file of those of the evaluations.
+        weight: of the CLIP score, one over its spread among pictures of one prompt.
     """
 
     model: Path
@@ -78,6 +79,7 @@ class Given(NamedTuple):
     proxy: Path
     prompts: Path
     shown: Path
+    weight: float = 1.0
 
 
 def write_prompts(
@@ -170,7 +172,11 @@ def arguments(options: FineTuning, given: Given, reward: str) -> list[str]:
 def _reward(options: FineTuning, given: Given) -> Iterator[str]:
     """The reward as the command is told of it; its server, where there is one, meanwhile."""
     if options.reward != "server":
-        yield DETECTOR if options.reward == "detector" else f"clip_score:{given.proxy}"
+        yield (
+            DETECTOR
+            if options.reward == "detector"
+            else f"clip_score:{given.proxy}:{given.weight:.4g}"
+        )
         return
     server = make_server(str(given.gold), 0)
     thread = threading.Thread(target=server.serve_forever, daemon=True)

@@ -4,6 +4,7 @@ import collections
 import importlib.util
 import itertools
 import json
+import re
 import threading
 
 import jax
@@ -12,7 +13,11 @@ import numpy as np
 import pytest
 
 from ctrl_jax import rewards
+from ctrl_jax.runtime import command
 from experiments.text_to_image import tokenizer
+from experiments.text_to_image.__main__ import main
+from experiments.text_to_image.comparison import ALGORITHMS
+from experiments.text_to_image.config import Config
 from experiments.text_to_image.detector import (
     by_category,
     disturbed,
@@ -245,3 +250,66 @@ def test_the_frontier_of_prompts_is_the_mean_of_theirs():
     kl = shares * np.log(shares / rates) + lost
     np.testing.assert_allclose(found.success, shares.mean(axis=1), atol=1e-9)
     np.testing.assert_allclose(found.kl, kl.mean(axis=1), atol=1e-6)
+
+
+TINY = """
+--things shapes --no-progress --detector.steps 4 --detector.batch 8 --towers.width 16
+--towers.depth 1 --towers.training.steps 4 --towers.training.batch 8 --autoencoder.widths 4 8 8
+--autoencoder.training.steps 3 --autoencoder.training.batch 4 --generator.width 32
+--generator.depth 2 --generator.pictures 256 --generator.training.steps 3
+--generator.training.batch 8 --fine-tuning.updates 2 --fine-tuning.batch 8
+--fine-tuning.solver-steps 2 --fine-tuning.rank 2 --evaluation-pictures 1 --frontier-pictures 2
+""".split()  # noqa: SIM905
+
+
+@pytest.mark.slow
+def test_a_whole_run_and_another_on_what_it_kept(tmp_path, capsys):
+    pytest.importorskip("transformers")
+    options = [*TINY, "--cache", str(tmp_path / "cache")]
+    command(Config, main, [*options, "--out", str(tmp_path / "a")])
+    results = json.loads((tmp_path / "a" / "results.json").read_text())
+    metrics = results["metrics"]
+    stages = ("detector", "towers", "autoencoder", "generator")
+    assert all(metrics[f"minutes/{stage}"] >= 0 for stage in stages)
+    for name in ("success/seen/before", "success/unseen/after", "reachable", "shown/after"):
+        assert 0 <= metrics[name] <= 1
+    assert metrics["reward_queries"] == 16
+    for name in ("samples.png", "frontier.png", "fine-tune/pytorch_lora_weights.safetensors"):
+        assert (tmp_path / "a" / name).stat().st_size > 100
+    capsys.readouterr()
+    rewards = ["--fine-tuning.reward", "server"]
+    command(Config, main, [*options, *rewards, "--out", str(tmp_path / "b")])
+    said = capsys.readouterr().out
+    assert all(f"{stage}: kept in" in said for stage in stages)
+    again = json.loads((tmp_path / "b" / "results.json").read_text())
+    # The server's answers are those of the function.
+    assert again["digest"] == results["digest"]
+
+
+@pytest.mark.slow
+def test_a_comparison_says_what_holds(tmp_path):
+    pytest.importorskip("transformers")
+    more = ["--compare", "--seeds", "2", "--cache", str(tmp_path / "cache")]
+    command(Config, main, [*TINY, *more, "--out", str(tmp_path / "a")])
+    metrics = json.loads((tmp_path / "a" / "results.json").read_text())["metrics"]
+    for name in ALGORITHMS:
+        assert np.isfinite(metrics[f"{name}/success/seen/stderr"])
+    assert {claim["name"] for claim in metrics["claims"]} >= {"ppo/unseen", "over_optimization"}
+    assert (tmp_path / "a" / "over_optimization.png").stat().st_size > 100
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--generator.width", "100"], "generator.width: received 100; .* multiple of 32"),
+        (["--towers.width", "10"], "towers.width: received 10; .* multiple of 4"),
+        (["--seeds", "3"], "seeds: received 3; .*--compare"),
+        (["--detector.learning-rate", "nan"], "detector.learning_rate: received nan"),
+        (["--autoencoder.training.steps", "0"], "autoencoder.training.steps: received 0"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_made(options, message, tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        command(Config, main, [*options, "--out", str(tmp_path / "a")])
+    assert re.search(message, capsys.readouterr().err)
+    assert not (tmp_path / "a").exists()
