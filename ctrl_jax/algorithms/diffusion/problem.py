@@ -92,11 +92,10 @@ class DiffusionControl(eqx.Module):
         check_non_negative("DiffusionControl.penalty", self.penalty)
         check_positive("DiffusionControl.noise_level", self.noise_level)
         check_count("DiffusionControl.together", self.together)
-        noisy_start = True
+        level = self.noise_level
         if self.window is not None:
             self.window.check_steps(self.steps)
-            noisy_start = self.window.first == 0
-        level = self.noise_level if noisy_start else 0.0
+            level = level if self.window.first == 0 else 0.0
         sde = self.process.reverse(lambda t, x: x, noise_level=level, prediction=self.prediction)
         check_first_time(sde, self.solver, self.grid)
 
@@ -116,17 +115,28 @@ class DiffusionControl(eqx.Module):
         """Number of steps that have noise and are learned from."""
         return self.steps if self.window is None else self.window.length
 
-    def kernel(self, noise_level: float | None = None) -> Kernel:
+    def kernel(self) -> Kernel:
         """Return the coefficients of every step, each of shape (steps,).
 
-        Args:
-            noise_level: another one than that of the problem, 0 for steps without noise.
+        Steps that no window reaches are those without noise.
         """
+        if self.window is None:
+            return self._kernel(self.grid, self.noise_level)
+        first, last = self.window.reach(self.steps)
+        pieces = (0, first, 0.0), (first, last, self.noise_level), (last, self.steps, 0.0)
+        found = [self._kernel(self.grid[i : j + 1], level) for i, j, level in pieces if i < j]
+        return jax.tree.map(lambda *parts: jnp.concatenate(parts), *found)
+
+    def certain_kernel(self) -> Kernel:
+        """Return the coefficients of every step as it is without noise, each of shape (steps,)."""
+        return self._kernel(self.grid, 0.0)
+
+    def _kernel(self, grid: Float[Array, " points"], noise_level: float) -> Kernel:
         return self.solver.kernel(
             self.process,
-            self.grid[:-1],
-            self.grid[1:],
-            noise_level=self.noise_level if noise_level is None else noise_level,
+            grid[:-1],
+            grid[1:],
+            noise_level=noise_level,
             prediction=self.prediction,
         )
 
@@ -273,7 +283,7 @@ def _with_window(key: Array, problem: DiffusionControl, predict: ScoreFn, x_0: A
     length, steps = problem.window.length, jnp.arange(problem.steps)
     inside = (steps >= place) & (steps < place + length)
     noisy, times = problem.kernel(), problem.forward_times()[:-1]
-    kernel = jax.tree.map(partial(jnp.where, inside), noisy, problem.kernel(0.0))
+    kernel = jax.tree.map(partial(jnp.where, inside), noisy, problem.certain_kernel())
     # The row of the store that a step has; there is none behind the last.
     row = jnp.where(inside, steps - place, length)
 

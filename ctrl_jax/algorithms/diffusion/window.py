@@ -3,7 +3,7 @@ r"""A window of noise: a few consecutive steps of a sampler are random, all othe
 Outside the window every step is the deterministic one of the same solver (noise level 0); inside it
 has the noise that a policy gradient is made of. The ends of trajectories from one start then differ
 by what was done in the window, only its steps are stored and learned from, and a sampler of 40
-steps costs the update of 2. With the window at the steps w and m = |w|,
+steps costs the update of 2. With the window at the steps w,
 
     maximize E_w [ E R - lambda \sum_{i in w} KL_i ],                                       (1)
 
@@ -80,13 +80,23 @@ class Window:
             update: number of the update, which a sliding window goes by.
             steps: number of solver steps.
         """
-        last = steps if self.last is None else self.last
-        places = last - self.first - self.length + 1
+        first, last = self.reach(steps)
+        places = last - first - self.length + 1
         if self.placed == "random":
-            return jax.random.randint(key, (), self.first, self.first + places)
+            return jax.random.randint(key, (), first, first + places)
         if self.placed == "sliding":
-            return jnp.asarray(self.first + update // self.every % places, jnp.int32)
-        return jnp.asarray(self.first, jnp.int32)
+            return jnp.asarray(first + update // self.every % places, jnp.int32)
+        return jnp.asarray(first, jnp.int32)
+
+    def reach(self, steps: int) -> tuple[int, int]:
+        """Return the steps that may have noise, from the first of them to before the second.
+
+        Args:
+            steps: number of solver steps.
+        """
+        if self.placed == "fixed":
+            return self.first, self.first + self.length
+        return self.first, steps if self.last is None else self.last
 
     def _check_fits(self, name: str, last: int) -> None:
         if self.first + self.length > last:

@@ -69,7 +69,8 @@ def drawn():
 
 def test_a_rollout_is_the_chain_with_noise_in_the_window_alone(drawn):
     problem, windows, whole = drawn
-    noisy, certain = (jax.tree.map(np.asarray, problem.kernel(level)) for level in (1.0, 0.0))
+    noisy: Any = jax.tree.map(np.asarray, problem.kernel())
+    certain: Any = jax.tree.map(np.asarray, problem.certain_kernel())
     assert (certain.std == 0).all()
     times = np.asarray(problem.forward_times(), float)
     score = chains.gaussian_score(ORACLE, times[:-1], MEAN, VARIANCE)
@@ -194,6 +195,9 @@ def test_a_flow_starts_from_noise_alone_where_its_first_step_is_certain():
     )
     assert np.isfinite(rollout.states).all() and bool(rollout.ok.all())
     assert (np.asarray(rollout.kernel.std) > 0).all()
+    for coefficients in problem.kernel():
+        assert np.isfinite(coefficients).all()
+    assert np.array_equal(problem.kernel().std > 0, [False, True, True, True])
 
 
 @pytest.mark.parametrize("name", ["ppo", "policy_gradient", "value_gradient"])
