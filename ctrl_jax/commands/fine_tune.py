@@ -33,8 +33,10 @@ SOURCES = {
     "policy_gradient": "arXiv 2409.08400",
     "ddpo": "arXiv 2305.13301",
     "dpok": "arXiv 2305.16381",
+    "grpo": "arXiv 2505.05470",
     "dpo": "arXiv 2305.18290",
-    "mallows": "arXiv 2405.14953",
+    "mallows_theta": "arXiv 2405.14953",
+    "mallows_phi": "arXiv 2405.14953",
 }
 
 
@@ -51,8 +53,8 @@ def main(config: Config) -> Path:
     write_results(
         run,
         experiment=NAME,
-        claim=f"{config.algorithm} towards {', '.join(config.reward)}",
-        source=SOURCES[config.algorithm],
+        claim=f"{config.method.algorithm} towards {', '.join(config.reward)}",
+        source=SOURCES[config.method.algorithm],
         metrics=metrics,
         expected={"traces": "== 1"},
         config=plain,
@@ -66,7 +68,7 @@ def main(config: Config) -> Path:
             run.folder / "sheet.png", inputs.given.all, outcome.before, outcome.after
         )
         report.draw_curves(run.folder / "curves.png", read_metrics(run.metrics))
-        report.print_results(f"fine-tuning ({config.algorithm})", metrics)
+        report.print_results(f"fine-tuning ({config.method.algorithm})", metrics)
         print(f"{', '.join(names)}, sheet.png and curves.png: {run.folder}")
     return run.folder
 

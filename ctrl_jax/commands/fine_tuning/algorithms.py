@@ -1,14 +1,17 @@
 """From options to an algorithm on a subject: the one place that knows how each is made."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array
 
-from ctrl_jax._typing import Model, Params, RewardFn
+from ctrl_jax._checks import check_fraction, check_positive, refuse
+from ctrl_jax._typing import Model
 from ctrl_jax.algorithms import (
     Control,
     Critic,
@@ -16,26 +19,33 @@ from ctrl_jax.algorithms import (
     PolicyUpdate,
     PreferenceUpdate,
     ValueUpdate,
+    Window,
     make_ddpo,
     make_dpok,
+    make_grpo,
     make_online_preference,
     make_policy_gradient,
     make_ppo,
     make_value_gradient,
 )
+from ctrl_jax.algorithms.diffusion.online_preference import bradley_terry
 from ctrl_jax.algorithms.training.optimizer import adam, make_schedule
-from ctrl_jax.commands.fine_tuning.config import OF_PAIRS, WITH_VALUE, Config
+from ctrl_jax.commands.fine_tuning.config import Config
+from ctrl_jax.commands.fine_tuning.inputs import Inputs
+from ctrl_jax.commands.fine_tuning.method import CLIP
+from ctrl_jax.commands.fine_tuning.sampler import SOLVERS
 from ctrl_jax.commands.fine_tuning.subject import Subject
+from ctrl_jax.data.prompts import Prompt
 from ctrl_jax.losses import preference
 from ctrl_jax.networks import ValueMLP, as_model
-from ctrl_jax.solvers import ExponentialEuler, guidance
+from ctrl_jax.solvers import guidance
 
 FINEST = 32
 """Side of what a value network sees of a state, or up to twice of it."""
 
 
 def models_of(
-    subject: Subject, frozen: dict[str, Params], *, scale: float, passes: int
+    subject: Subject, frozen: Mapping[str, Any], *, scale: float, passes: int
 ) -> tuple[Model, Model]:
     """Return the policy and the reference, guided alike.
 
@@ -63,84 +73,147 @@ def models_of(
 
 
 def make_problem(
-    config: Config, subject: Subject, reference: Model, reward_fn: RewardFn | None, steps: int
+    config: Config,
+    subject: Subject,
+    reference: Model,
+    steps: int,
+    *,
+    penalty: Array | float = 0.0,
+    window: Window | None = None,
+    path_kl: bool = False,
 ) -> DiffusionControl:
     """Return the control problem on a grid of `steps` steps."""
     return DiffusionControl(
         subject.process,
         reference,
-        reward_fn,
+        None,
         subject.shape,
         subject.grid(steps),
-        config.penalty,
-        solver=ExponentialEuler(),
+        penalty,
+        solver=SOLVERS[config.sampler.solver],
         start_std=subject.start_std,
         prediction=subject.prediction,
-        noise_level=config.noise_level,
-        path_kl=True,  # every curve shows it
+        noise_level=config.sampler.noise_level,
+        path_kl=path_kl,
         together=config.batch,
+        window=window,
     )
+
+
+class Unit(NamedTuple):
+    """Mean and spread of the reward on pictures of the pretrained model, also traced."""
+
+    mean: Array | float
+    std: Array | float
 
 
 def make_algorithm(
     config: Config,
-    subject: Subject,
-    frozen: dict[str, Params],
-    reward_fn: RewardFn | None,
-    *,
-    scale: float,
+    inputs: Inputs,
+    frozen: Mapping[str, Any],
+    unit: Unit,
 ) -> Control:
     """Return the algorithm that the options name.
 
     Args:
         config: the options.
-        subject: what is fine-tuned.
+        inputs: what is fine-tuned, and on which prompts.
         frozen: what no gradient moves; also traced.
-        reward_fn: R; None where all rewards come from outside.
-        scale: of guidance; 1 for none.
+        unit: of the reward.
     """
-    policy, reference = models_of(subject, frozen, scale=scale, passes=config.guidance_passes)
-    problem = make_problem(config, subject, reference, reward_fn, config.solver_steps)
-    optimizer = policy_optimizer(config)
-    if config.algorithm in OF_PAIRS:
-        pairs = PreferenceUpdate(config.epochs, config.average_decay)
-        loss_fn = pair_loss(config)
-        return make_online_preference(problem, policy, optimizer, loss_fn, config=pairs)
+    method, sampler, subject = config.method, config.sampler, inputs.subject
+    passes = sampler.guidance_passes
+    policy, reference = models_of(subject, frozen, scale=inputs.scale, passes=passes)
+    scaled = method.penalty * unit.std if method.algorithm != "grpo" else method.penalty
+    problem = make_problem(
+        config,
+        subject,
+        reference,
+        sampler.solver_steps,
+        penalty=0.0 if method.penalty == 0 else scaled,
+        window=sampler.make_window(),
+    )
+    given = problem, policy, policy_optimizer(config)
+    if method.of_pairs:
+        pairs = PreferenceUpdate(method.epochs, method.average_decay)
+        annotator = partial(preferred, method.sharpness / unit.std)
+        loss_fn = pair_loss(config, inputs)
+        return make_online_preference(*given, loss_fn, annotator=annotator, config=pairs)
+    pieces = method.pieces(sampler.trained_steps)
+    update = PolicyUpdate(method.epochs, pieces, method.chunks, method.average_decay)
+    return _maker(config, inputs, unit)(*given, update=update)
+
+
+def _maker(config: Config, inputs: Inputs, unit: Unit) -> Callable[..., Control]:
+    """Return what makes the algorithm of a problem, with its own options."""
+    method = config.method
+    clip = CLIP if method.clip is None else method.clip
+    if method.algorithm == "grpo":
+        scale = config.rewarding.own_scale(inputs.rewards.names)
+        clamp = config.rewarding.reward_clamp
+        return partial(make_grpo, clip=method.clip, mask=method.mask, scale=scale, clamp=clamp)
+    if method.algorithm == "ddpo":
+        statistics = config.rewarding.statistics(len(inputs.given.train))
+        clamp = config.rewarding.reward_clamp
+        return partial(make_ddpo, clip=clip, statistics=statistics, clamp=clamp)
+    if method.algorithm == "dpok":
+        return partial(make_dpok, clip=clip)
     critic = Critic(
-        value_model(config, subject),
+        value_model(config, inputs.subject, unit),
         value_optimizer(config),
         ValueUpdate(config.value.epochs, config.value.minibatches),
     )
-    given, clip = (problem, policy, optimizer), {"clip": config.clip}
-    trace = {"trace": config.trace}
-    makers: dict[str, Callable[..., Control]] = {
-        "ppo": partial(
-            make_ppo,
-            critic=critic,
-            control_variate=config.control_variate,
-            **trace,
-            **clip,
-        ),
-        "value_gradient": partial(make_value_gradient, critic=critic),
-        "policy_gradient": partial(make_policy_gradient, critic=critic, **trace),
-        "ddpo": partial(make_ddpo, **clip),
-        "dpok": partial(make_dpok, **clip),
-    }
-    update = PolicyUpdate(config.epochs, config.pieces(), config.chunks, config.average_decay)
-    return makers[config.algorithm](*given, update=update)
+    if method.algorithm == "value_gradient":
+        return partial(make_value_gradient, critic=critic)
+    if method.algorithm == "policy_gradient":
+        return partial(make_policy_gradient, critic=critic, trace=method.trace)
+    variate = method.control_variate
+    return partial(make_ppo, critic=critic, trace=method.trace, clip=clip, control_variate=variate)
 
 
-def pair_loss(config: Config) -> Callable[..., Array]:
+def preferred(sharpness: Array | float, key: Array, first: Array, second: Array, batch) -> Array:
+    """Return whether the first of two pictures wins, by Bradley and Terry."""
+    return bradley_terry(key, sharpness * first, sharpness * second, batch)
+
+
+def pair_loss(config: Config, inputs: Inputs) -> Callable[..., Array]:
     """Return the loss of a pair of paths."""
-    if config.algorithm == "dpo":
-        return lambda chosen, rejected, batch: preference.dpo(chosen, rejected, beta=config.beta)
-    return lambda chosen, rejected, batch: preference.mallows_phi(
-        chosen, rejected, beta=config.beta, dispersion=jnp.full(chosen.shape, 0.5)
-    )
+    method, beta = config.method, config.method.beta
+    if method.algorithm == "dpo":
+        return lambda chosen, rejected, batch: preference.dpo(chosen, rejected, beta=beta)
+    loss = {"mallows_theta": preference.mallows_theta, "mallows_phi": preference.mallows_phi}
+    own = dispersions(inputs.given.train, method.dispersion)
+
+    def loss_fn(chosen, rejected, batch):
+        dispersion = jnp.asarray(own, chosen.dtype)[batch.prompts]
+        return loss[method.algorithm](chosen, rejected, beta=beta, dispersion=dispersion)
+
+    return loss_fn
 
 
-def value_model(config: Config, subject: Subject) -> Model:
-    """Return a network of the state, coarsened, and of the mean of each condition over tokens."""
+def dispersions(prompts: Sequence[Prompt], given: float | None) -> np.ndarray:
+    """Return the dispersion of every prompt.
+
+    Raises:
+        ValueError: a prompt says none, or none in (0, 1].
+    """
+    if given is not None:
+        return np.full(len(prompts), given)
+    for prompt in prompts:
+        name = f"{prompt.place or 'prompts'}: dispersion"
+        if "dispersion" not in prompt.fields:
+            repair = "add it to the prompts, or give --dispersion"
+            raise refuse(name, None, "Mallows losses weigh prompts by it", repair)
+        check_positive(name, prompt.fields["dispersion"])
+        check_fraction(name, prompt.fields["dispersion"])
+    return np.asarray([prompt.fields["dispersion"] for prompt in prompts], np.float64)
+
+
+def value_model(config: Config, subject: Subject, unit: Unit) -> Model:
+    """Return a network of the state, coarsened, and of the mean of each condition over tokens.
+
+    It begins as the mean reward of the pretrained model, and learns in units of its spread.
+    """
     number = len(subject.widths)
 
     def observe(t, x, *conditions):
@@ -161,7 +234,7 @@ def value_model(config: Config, subject: Subject) -> Model:
     )
 
     def apply(params, t, observation, *conditions):
-        return network.apply(params, t, observation)
+        return unit.mean + unit.std * network.apply(params, t, observation)
 
     return Model(network.init, apply, observe)
 
@@ -177,10 +250,9 @@ def coarse(x: Array) -> Array:
 
 def policy_optimizer(config: Config) -> optax.GradientTransformation:
     """Return Adam with clipping and its course; the policy rests while the value warms up."""
-    options, per_update = config.optimization, config.epochs * config.pieces()
-    if config.algorithm in OF_PAIRS:
-        per_update = config.epochs
-    rest = options.warmup * per_update if config.algorithm in WITH_VALUE else 0
+    options, method = config.optimization, config.method
+    per_update = method.epochs * method.pieces(config.sampler.trained_steps)
+    rest = options.warmup * per_update if method.has_value else 0
     steps = config.updates * per_update
     rate = make_schedule(config.learning_rate, steps, options.schedule, rest=rest, final=0.02)
     return adam(rate, clip=options.gradient_clip, weight_decay=options.weight_decay)

@@ -5,25 +5,19 @@ from typing import Annotated, Literal
 
 import tyro
 
-from ctrl_jax._checks import check_decay, check_fields, check_finite
+from ctrl_jax._checks import check_fields
+from ctrl_jax.commands.fine_tuning.method import OF_TERMINAL_REWARDS, Method
+from ctrl_jax.commands.fine_tuning.rewarding import OWN, Rewarding
+from ctrl_jax.commands.fine_tuning.sampler import Sampler
 from ctrl_jax.networks.lora import LoRA
 from ctrl_jax.runtime import (
     RunOptions,
     check_count,
-    check_fraction,
     check_non_negative,
     check_positive,
     check_unused,
     refuse,
 )
-
-Algorithm = Literal["ppo", "value_gradient", "policy_gradient", "ddpo", "dpok", "dpo", "mallows"]
-WITH_VALUE = ("ppo", "value_gradient", "policy_gradient")
-WITH_RATIO = ("ppo", "ddpo", "dpok")
-OF_PAIRS = ("dpo", "mallows")
-
-MOST_MINIBATCHES = 5
-GUIDANCE = 5.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,22 +124,10 @@ class Evaluation:
 
 
 _OF_VALUE = ("value", "optimization.value_learning_rate", "optimization.warmup")
-_OF_UPDATE = ("minibatches", "chunks")
-_IGNORED: dict[str, tuple[str, ...]] = {
-    "ppo": ("beta",),
-    "value_gradient": ("trace", "clip", "control_variate", "beta"),
-    "policy_gradient": ("clip", "control_variate", "beta"),
-    "ddpo": ("trace", "control_variate", "penalty", "beta", *_OF_VALUE),
-    "dpok": ("trace", "control_variate", "beta", *_OF_VALUE),
-    "dpo": ("trace", "clip", "control_variate", "penalty", *_OF_UPDATE, *_OF_VALUE),
-    "mallows": ("trace", "clip", "control_variate", "penalty", *_OF_UPDATE, *_OF_VALUE),
-}
 OF_PIPELINE = (
     "prompts",
     "validation_prompts",
     "negative",
-    "guidance",
-    "guidance_passes",
     "height",
     "width",
     "variant",
@@ -172,32 +154,12 @@ class Config:
         negative: what pictures are guided away from where the prompt says nothing else.
         reward: what is rewarded, and its weight after it; may be given several times.
         held_out_reward: what is measured beside, and never trained on; may be given several times.
-        algorithm: ppo, value_gradient, policy_gradient: continuous time, with a value network;
-            ddpo, dpok: terminal rewards only; dpo, mallows: pairs of pictures, compared by their
-            rewards.
-        guidance: scale of classifier-free guidance in sampling and loss alike, 1 for none; 5 by
-            default.
-        guidance_passes: 1 to ask for both predictions at once, 2 to ask one after the other, which
-            needs less memory.
-        solver_steps: steps of the sampler in training.
-        evaluation_solver_steps: those of the evaluations; as many by default.
-        noise_level: of the sampler's steps: 1 is the reversal of the process, less is less noise.
-        penalty: KL penalty lambda, in units of the reward per nat; 0 by default.
-        beta: inverse temperature of dpo and mallows.
-        trace: decay of the advantage, for ppo and policy_gradient: 0 trusts the value network, 1
-            the trajectory.
-        clip: half-width of the interval for the ratio of a step.
-        control_variate: whether ppo takes what the value network predicts of the advantage out of
-            the ratio's noise and adds its exact gradient instead.
+        rewarding: how rewards are summed and asked for.
+        method: the algorithm.
+        sampler: how trajectories are drawn.
         batch: trajectories per update, each one picture and one query of the rewards.
-        group: trajectories of the same prompt in a batch.
-        epochs: passes over the steps of a batch of trajectories.
-        minibatches: optimizer steps per pass; by default the largest divisor of the solver steps
-            up to 5.
-        chunks: pieces that a minibatch is computed in, one after the other; with the minibatches
-            they divide the solver steps.
-        average_decay: decay per update of a moving average of what is trained, which is evaluated
-            and saved; 0 for none.
+        group: trajectories of the same prompt in a batch; by default the largest divisor of it up
+            to 8 for ddpo and grpo, which compare them, and 1 for the others.
         height: of the pictures, in pixels; the model's own by default.
         width: of the pictures, in pixels; the model's own by default.
         variant: of the weight files, such as fp16.
@@ -217,23 +179,13 @@ class Config:
     negative: str | None = None
     reward: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     held_out_reward: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    algorithm: Algorithm = "ppo"
-    guidance: float | None = None
-    guidance_passes: Literal[1, 2] = 1
-    solver_steps: int = 10
-    evaluation_solver_steps: int | None = None
-    noise_level: float = 1.0
-    penalty: float = 0.0
-    beta: float = 0.1
-    trace: float = 0.0
-    clip: float = 0.2
-    control_variate: bool = True
+    rewarding: Annotated[Rewarding, tyro.conf.arg(name="")] = dataclasses.field(
+        default_factory=Rewarding
+    )
+    method: Annotated[Method, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Method)
+    sampler: Annotated[Sampler, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Sampler)
     batch: int = 32
-    group: int = 1
-    epochs: int = 1
-    minibatches: int | None = None
-    chunks: int = 1
-    average_decay: float = 0.0
+    group: int | None = None
     height: int | None = None
     width: int | None = None
     variant: str | None = None
@@ -254,66 +206,48 @@ class Config:
         return self.run.steps or 100
 
     @property
-    def scale(self) -> float:
-        """Scale of guidance."""
-        return GUIDANCE if self.guidance is None else self.guidance
-
-    @property
     def learning_rate(self) -> float:
         """Peak step size of the policy."""
         given = self.optimization.learning_rate
         return given if given is not None else 1e-5 if self.full else 3e-4
 
     @property
-    def prompts_per_batch(self) -> int:
-        """Number of places for prompts in a batch."""
-        return self.batch // self.group
+    def together(self) -> int:
+        """Trajectories of the same prompt in a batch."""
+        if self.group is not None:
+            return self.group
+        most = 8 if self.method.algorithm in OWN else 1
+        return max(d for d in range(1, most + 1) if self.batch % d == 0)
 
-    def pieces(self) -> int:
-        """Return the optimizer steps per pass."""
-        if self.minibatches is not None:
-            return self.minibatches
-        whole = self.solver_steps // self.chunks
-        return max(d for d in range(1, MOST_MINIBATCHES + 1) if whole % d == 0)
+    @property
+    def places(self) -> int:
+        """Number of places for prompts in a batch."""
+        return self.batch // self.together
 
     def validate(self) -> None:
         """Raise ValueError for options out of range or that do not fit together."""
-        check_fields(self, check_count, "batch", "group", "epochs", "chunks")
-        check_count("solver_steps", self.solver_steps, least=2)
-        for name, least in (("evaluation_solver_steps", 2), ("minibatches", 1)):
-            if getattr(self, name) is not None:
-                check_count(name, getattr(self, name), least=least)
-        check_positive("noise_level", self.noise_level)
-        check_fraction("noise_level", self.noise_level)
-        check_non_negative("penalty", self.penalty)
-        check_fields(self, check_positive, "beta", "clip")
-        check_fraction("trace", self.trace)
-        check_decay("average_decay", self.average_decay)
-        if self.guidance is not None:
-            self._check_guidance()
-        if self.batch % self.group:
+        check_count("batch", self.batch)
+        if self.group is not None:
+            check_count("group", self.group)
+        method, steps = self.method, self.sampler.trained_steps
+        method.check_steps(steps)
+        if self.sampler.window is not None and method.algorithm not in OF_TERMINAL_REWARDS:
+            rule = f"{method.algorithm} needs noise in all steps"
+            repair = f"leave it out, or take --algorithm {'|'.join(OF_TERMINAL_REWARDS)}"
+            raise refuse("window", self.sampler.window, rule, repair)
+        if self.batch % self.together:
             rule = f"a batch of {self.batch} is of whole groups"
             raise refuse("group", self.group, rule, "give a divisor of --batch")
-        if self.solver_steps % (self.pieces() * self.chunks):
-            rule = f"minibatches times chunks must divide the {self.solver_steps} solver steps"
-            given = (self.minibatches, self.chunks)
-            raise refuse("minibatches and chunks", given, rule, "choose divisors")
-        if self.algorithm in WITH_VALUE and self.value.minibatches > self.solver_steps + 1:
-            rule = f"there are {self.solver_steps + 1} grid points to divide"
+        if method.has_value and self.value.minibatches > steps + 1:
+            rule = f"there are {steps + 1} grid points to divide"
             raise refuse("value.minibatches", self.value.minibatches, rule, "give a smaller one")
         if not self.reward:
             rule = "there must be a reward"
             raise refuse("reward", (), rule, "give one, such as --reward jpeg_size:-1")
-        repair = "leave it out, or take another --algorithm"
-        rule = f"{self.algorithm} does not use it"
-        check_unused(self, _IGNORED[self.algorithm], rule, repair)
+        self.rewarding.check(self.reward, self.held_out_reward, method.algorithm)
+        if not method.has_value:
+            repair = "leave it out, or take --algorithm ppo"
+            check_unused(self, _OF_VALUE, f"{method.algorithm} has no value network", repair)
         if self.full:
             rule = "with --full all weights are trained"
             check_unused(self, ["adapters"], rule, "leave one of them out")
-
-    def _check_guidance(self) -> None:
-        check_finite("guidance", self.guidance)
-        assert self.guidance is not None
-        if self.guidance < 1:
-            rule = "below 1 a prompt counts for less, or against itself; elsewhere 0 means none"
-            raise refuse("guidance", self.guidance, rule, "give 1 for none")

@@ -1,20 +1,23 @@
 """What is measured of a policy, always on the same noise and prompts."""
 
+import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from ctrl_jax._errors import RunWarning
 from ctrl_jax._typing import Params
 from ctrl_jax.algorithms import roll_out
-from ctrl_jax.commands.fine_tuning.algorithms import make_problem, models_of
+from ctrl_jax.commands.fine_tuning.algorithms import Unit, make_problem, models_of
 from ctrl_jax.commands.fine_tuning.config import Config
 from ctrl_jax.commands.fine_tuning.inputs import Inputs
-from ctrl_jax.commands.fine_tuning.scoring import Scores
+from ctrl_jax.commands.fine_tuning.reward_exchange import as_shown, measured
+from ctrl_jax.commands.fine_tuning.scoring import parts_of
 from ctrl_jax.runtime import own_part, replicate, shard_batch
 
 SALT = 1000  # from the seed of training to that of the evaluations
@@ -37,19 +40,38 @@ class Found(NamedTuple):
     kl: np.ndarray
     prompts: np.ndarray
 
+    def total(self, weights: Mapping[str, float]) -> np.ndarray:
+        """Return the weighted sum of the rewards of each picture; NaN where one is missing."""
+        parts = (weights[name] * self.rewards[name].astype(np.float64) for name in weights)
+        return np.sum([*parts], axis=0)
+
     def metrics(self, weights: Mapping[str, float]) -> dict[str, float]:
-        """Return the means by name.
+        """Return the means by name, without those that are missing.
 
         Args:
             weights: of the rewards in their sum.
         """
-        total = sum(weights[name] * values for name, values in self.rewards.items())
-        named = {f"reward/{name}/mean": values for name, values in self.rewards.items()}
-        named |= {f"held_out/{name}/mean": values for name, values in self.held_out.items()}
-        found = {"reward/mean": total, **named, "kl/path": self.kl}
+        found = {"reward/mean": self.total(weights), "kl/path": self.kl}
+        found |= {f"reward/{name}/mean": values for name, values in self.rewards.items()}
+        found |= {f"held_out/{name}/mean": values for name, values in self.held_out.items()}
         means = {name: float(np.mean(values, dtype=np.float64)) for name, values in found.items()}
+        means = {name: mean for name, mean in means.items() if np.isfinite(mean)}
         spread = diversity(self.pictures, self.prompts)
         return means if spread is None else means | {"diversity": spread}
+
+    def unit(self, weights: Mapping[str, float]) -> Unit:
+        """Return mean and spread of the reward.
+
+        Raises:
+            ValueError: there are no rewards.
+        """
+        total = self.total(weights)
+        mean, std = float(total.mean()), float(total.std())
+        if std > 1e-6 * abs(mean):
+            return Unit(mean, std)
+        text = f"the reward is {mean:g} for all {total.size} pictures of the pretrained model"
+        warnings.warn(f"{text}; its unit is taken to be 1", RunWarning, stacklevel=2)
+        return Unit(mean, 1.0)
 
 
 Evaluate = Callable[[Params], Found]
@@ -59,28 +81,26 @@ def make_evaluation(
     config: Config, inputs: Inputs, frozen: Mapping[str, Any], mesh: Mesh
 ) -> Evaluate:
     """Return ``evaluate(params)``, one compiled program for as many pictures as a batch holds."""
-    steps = config.evaluation_solver_steps or config.solver_steps
-    subject = inputs.subject
+    subject, before = inputs.subject, len(inputs.network)
     everywhere = NamedSharding(mesh, PartitionSpec())
 
     # Replicated results, which every process can read.
     @partial(jax.jit, out_shardings=everywhere)
     def measure(key, params, batch, frozen):
-        scale, passes = inputs.scale, config.guidance_passes
+        scale, passes = inputs.scale, config.sampler.guidance_passes
         policy, reference = models_of(subject, frozen, scale=scale, passes=passes)
-        problem = make_problem(config, subject, reference, None, steps)
+        steps = config.sampler.evaluated_steps
+        problem = make_problem(config, subject, reference, steps, path_kl=True)
         rollout = roll_out(key, problem, policy, params, (), batch)
-        pictures = subject.decode(frozen, rollout.states[-1])
-        before, conditions = len(inputs.network), batch.gathered()
-        trained = Scores(subject, frozen, inputs.rewards, before)
-        held_out = {**frozen, "rewards": frozen["held_out"]}
-        beside = Scores(subject, held_out, inputs.held_out, before + len(inputs.read))
-        return (
-            jnp.floor(255 * pictures + 0.5).astype(jnp.uint8),
-            trained.parts(pictures, *conditions),
-            beside.parts(pictures, *conditions),
-            rollout.path_kl,
-        )
+        pictures, conditions = subject.decode(frozen, rollout.states[-1]), batch.gathered()
+        parts = [
+            parts_of(rewards, frozen[name], pictures, conditions[start:])
+            for name, rewards, start in (
+                ("rewards", inputs.rewards, before),
+                ("held_out", inputs.held_out, before + len(inputs.read)),
+            )
+        ]
+        return as_shown(pictures)[0], *parts, rollout.path_kl
 
     shown, number = len(inputs.given.shown), config.evaluation.number
     prompts = np.repeat(np.arange(shown) + len(inputs.given.train), number)
@@ -98,6 +118,9 @@ def make_evaluation(
         pictures, rewards, held_out, kl = jax.tree.map(
             lambda *some: np.concatenate(some)[: len(prompts)], *parts
         )
+        texts = [inputs.given.all[number] for number in prompts]
+        rewards |= measured(inputs.rewards.outside, pictures, texts)
+        held_out |= measured(inputs.held_out.outside, pictures, texts)
         return Found(pictures, rewards, held_out, kl, prompts)
 
     return evaluate
@@ -114,3 +137,27 @@ def diversity(pictures: np.ndarray, prompts: np.ndarray) -> float | None:
         first, second = np.triu_indices(len(own), 1)
         found += [*np.sqrt(np.mean((own[first] - own[second]) ** 2, axis=1))]
     return float(np.mean(found)) if found else None
+
+
+def keep(path: Path, found: Found) -> None:
+    """Write an evaluation to a file, whole or not at all."""
+    named: Any = {"pictures": found.pictures, "kl": found.kl, "prompts": found.prompts}
+    for group in ("rewards", "held_out"):
+        named |= {f"{group}/{name}": values for name, values in getattr(found, group).items()}
+    unfinished = path.with_name(f"unfinished-{path.name}")
+    with unfinished.open("wb") as file:
+        np.savez_compressed(file, **named)
+    unfinished.replace(path)
+
+
+def kept(path: Path) -> Found | None:
+    """Return the evaluation of a file; None where there is none."""
+    if not path.exists():
+        return None
+    with np.load(path) as file:
+        arrays = dict(file)
+    rewards, held_out = (
+        {n.removeprefix(f"{group}/"): a for n, a in arrays.items() if n.startswith(f"{group}/")}
+        for group in ("rewards", "held_out")
+    )
+    return Found(arrays["pictures"], rewards, held_out, arrays["kl"], arrays["prompts"])

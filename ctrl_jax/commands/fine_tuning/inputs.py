@@ -5,6 +5,7 @@ conditions stay on the host, and an update is handed the rows of its own prompts
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +17,8 @@ from ctrl_jax.commands.fine_tuning.config import OF_PIPELINE, Config
 from ctrl_jax.commands.fine_tuning.of_pipeline import load_of_pipeline
 from ctrl_jax.commands.fine_tuning.of_run import is_run, load_of_run
 from ctrl_jax.commands.fine_tuning.prompts import Given, read_given
+from ctrl_jax.commands.fine_tuning.reward_scale import Summing
+from ctrl_jax.commands.fine_tuning.rewarding import OWN
 from ctrl_jax.commands.fine_tuning.rewards import RewardSet, read_rewards
 from ctrl_jax.commands.fine_tuning.scoring import reading
 from ctrl_jax.commands.fine_tuning.subject import Subject
@@ -45,6 +48,7 @@ class Inputs(NamedTuple):
         network: conditions of the network, by the numbers of ``given.all``.
         read: those of the rewards.
         read_held_out: those of the held-out rewards.
+        summing: of the rewards.
         scale: of guidance.
     """
 
@@ -55,6 +59,7 @@ class Inputs(NamedTuple):
     network: tuple[Column, ...]
     read: tuple[Column, ...]
     read_held_out: tuple[Column, ...]
+    summing: Summing
     scale: float
 
     def batch(self, prompts: np.ndarray, group: int, *, held_out: bool = False) -> Batch:
@@ -80,20 +85,29 @@ def load_inputs(config: Config, mesh: Mesh) -> Inputs:
         ValueError: a file or an option that does not fit the others.
     """
     check_batch(mesh, config.batch, "batch")
-    rewards = read_rewards(config.reward)
-    held_out = read_rewards(config.held_out_reward, option="held_out_reward")
+    read = partial(read_rewards, options=config.rewarding.outside, dtype=config.run.dtype)
+    rewards = read(config.reward)
+    held_out = read(config.held_out_reward, option="held_out_reward")
+    summing = config.rewarding.summing(rewards.weights, config.method.algorithm)
     given = read_given(config.prompts, config.validation_prompts, shown=config.evaluation.prompts)
     prompts = given.all
     if is_run(config.model):
-        check_unused(config, OF_PIPELINE, "a run of ours has no use for it", "leave it out")
+        check_unused(config, OF_PIPELINE, "a run of ours has no use for it")
+        guided = ("guidance", "guidance_passes")
+        check_unused(config.sampler, guided, "a run of ours has no prompts to be guided by")
         for option, found in (("reward", rewards), ("held_out_reward", held_out)):
             if names := reading(found):
                 rule = "it reads prompts, which a run of ours has none of"
                 raise refuse(option, names[0], rule, "take another")
-        return Inputs(load_of_run(config), given, rewards, held_out, (), (), (), 1.0)
+        return Inputs(load_of_run(config), given, rewards, held_out, (), (), (), summing, 1.0)
     if config.prompts is None:
         rule = "a text-to-image model needs some"
         raise refuse("prompts", None, rule, "give --prompts FILE, a prompt on each line")
+    alone = config.together == 1 and len(given.train) > 1
+    remembered = config.rewarding.reward_statistics.buffer
+    if config.method.algorithm in OWN and alone and not remembered:
+        rule = f"{config.method.algorithm} compares the pictures of one prompt"
+        raise refuse("group", 1, rule, "give 4 or more, a divisor of --batch")
     texts, index = distinct(prompt.text for prompt in prompts)
     negatives = [config.negative if p.negative is None else p.negative for p in prompts]
     asked: list[str | None] = [*texts, *dict.fromkeys(negatives)]
@@ -101,10 +115,11 @@ def load_inputs(config: Config, mesh: Mesh) -> Inputs:
     places = {text: len(texts) + i for i, text in enumerate(dict.fromkeys(negatives))}
     absent = np.asarray([places[text] for text in negatives])
     network = [Column(table, index) for table in tables]
-    if config.scale != 1:
+    if config.sampler.scale != 1:
         network += [Column(table, absent) for table in tables]
-    read, beside = (_columns(found, texts, index) for found in (rewards, held_out))
-    return Inputs(subject, given, rewards, held_out, tuple(network), read, beside, config.scale)
+    ours, beside = (_columns(found, texts, index) for found in (rewards, held_out))
+    scale = config.sampler.scale
+    return Inputs(subject, given, rewards, held_out, tuple(network), ours, beside, summing, scale)
 
 
 def _columns(found: RewardSet, texts: Sequence[str], index: np.ndarray) -> tuple[Column, ...]:

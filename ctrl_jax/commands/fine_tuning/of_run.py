@@ -35,7 +35,7 @@ def load_of_run(config: Config) -> Subject:
     process, spec = found.process, found.spec
 
     def save(folder: Path, params: Params) -> list[str]:
-        notes = {"experiment": "fine-tune", "solver_steps": config.solver_steps}
+        notes = {"experiment": "fine-tune", "solver_steps": config.sampler.solver_steps}
         place = folder / MODEL
         save_model(place, spec, found.shape, params, notes, precision=config.run.arithmetic)
         return [MODEL]

@@ -71,6 +71,26 @@ class PromptOrder:
         return order.permutation(np.repeat(np.arange(times.size), times))
 
 
+class Course(NamedTuple):
+    """The prompts of every update.
+
+    Fields:
+        order: of the whole run.
+        places: of an update.
+    """
+
+    order: PromptOrder
+    places: int
+
+    def prompts(self, k: int) -> np.ndarray:
+        """Return the prompts of the update after k complete ones."""
+        return self.order.prompts(k * self.places, self.places)
+
+    def epochs(self, k: int) -> float:
+        """Return how many epochs k updates are."""
+        return self.order.epoch_of(k * self.places)
+
+
 class Given(NamedTuple):
     """The prompts of a run.
 
