@@ -90,7 +90,10 @@ def test_ppo_moves_the_flow_towards_the_reward_from_a_ratio_of_one():
 @pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize(
     ("solver", "level"),
-    [(EulerMaruyama(clamped=True), flow_noise_level(0.7)), (CoefficientsPreserving(0.7), 1.0)],
+    [
+        (EulerMaruyama(clamped=True), flow_noise_level(0.7)),
+        pytest.param(CoefficientsPreserving(0.7), 1.0, marks=pytest.mark.slow),
+    ],
 )
 def test_grpo_moves_the_flow_on_a_window_of_noise(solver, level):
     """As Flow-GRPO does: the network's own prediction, few steps, noise in two of them, the first

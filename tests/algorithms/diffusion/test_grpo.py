@@ -1,15 +1,12 @@
 """GRPO by hand: its advantages, its first update, what its masks do, and the optima it has."""
 
-from types import SimpleNamespace
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from ctrl_jax.algorithms import Batch, PolicyUpdate, make_grpo
+from ctrl_jax.algorithms import Batch, PolicyUpdate, Rollout, make_grpo
 from ctrl_jax.algorithms.diffusion.grpo import group_relative
 from tests.algorithms.diffusion.steering import (
     CURVATURE,
@@ -49,8 +46,9 @@ def test_advantages_by_hand(scale):
     rng = np.random.default_rng(0)
     rewards, kl = rng.normal(size=8), rng.exponential(size=(STEPS, 8))
     batch = Batch(jnp.asarray(WEIGHTS, jnp.float32), prompts=jnp.asarray(PROMPTS))
-    rollout: Any = SimpleNamespace(batch=batch, kl=jnp.asarray(kl, jnp.float32))
-    problem: Any = SimpleNamespace(penalty=PENALTY)
+    problem, blank = make_setting(STEPS, penalty=PENALTY).problem, jnp.zeros((STEPS + 1, 8, 1))
+    path = problem.forward_times()[:-1], problem.kernel(), blank, *(blank[1:],) * 3
+    rollout = Rollout(batch, *path, jnp.asarray(kl, jnp.float32), jnp.ones(8, bool))
     given = jnp.asarray(rewards, jnp.float32)
     advantages = jax.jit(lambda rewards: group_relative(scale)(problem, rollout, rewards, None))
     np.testing.assert_allclose(advantages(given), by_hand(rewards, kl, scale), rtol=1e-4, atol=1e-6)
