@@ -129,7 +129,20 @@ assert found.tolist() == [0, 2, 1, 1], found
 restored = checkpoints.restore(replicate(mesh, state))
 again = train(toy.step, restored.state, halves, steps=restored.step + 2, start=restored.step,
               options=LoopOptions(progress=False, mesh=mesh))
-print(run.folder.name, restored.step, state_digest(again))
+from ctrl_jax.rewards import RewardError
+from tests.runtime import outside_toy
+def ask(k, shown):
+    assert shown.shape == (4, 16, 5)
+    if k == 1 and rank == "1":
+        raise RewardError("no font")
+    return outside_toy.ask(k, shown)
+step = OutsideStep(outside_toy.collect, ask, outside_toy.learn)
+part = lambda k: outside_toy.batches(k)[4 * int(rank) : 4 * int(rank) + 4]
+first = in_flight(outside_toy.init(jax.random.key(0)))
+outside = train_outside(step, first, part, steps=4, overlap=True,
+                        options=LoopOptions(progress=False, mesh=mesh)).state
+assert int(outside.skips.total) == 1 and int(outside.policy.optimizer) == 3
+print(run.folder.name, restored.step, state_digest(again), state_digest(outside))
 checkpoints.close()
 """
 
