@@ -27,9 +27,9 @@ from ctrl_jax.runtime import LoopOptions, OutsideStep, in_flight, train_outside,
 from experiments.known_optima import make_spec, make_task, optimal_objective
 
 FILE = Path(__file__).with_suffix(".json")
-STEPS, BATCH, SEEDS, UPDATES = 20, 256, 16, 60
+STEPS, BATCH, SEEDS, UPDATES = 20, 256, 8, 48
 RATES = (1e-3, 4e-3)
-LONG = 2048
+LONG = 512
 """Trajectories where time is measured, so that a step takes a while."""
 
 SPEC = make_spec("gaussian", None)
@@ -55,7 +55,7 @@ def main(quick: bool = False) -> None:
             # The same noise: what they differ by is known better than either.
             found[f"gap/{rate:g}/{name} less without"] = summary(gaps[name] - gaps["without"])
         print(json.dumps({k: v for k, v in found.items() if f"/{rate:g}/" in k}, indent=1))
-    found |= seconds(3 if quick else 25)
+    found |= seconds(3 if quick else 15)
     print(json.dumps(found, indent=1))
     if not quick:
         write_json_atomic(FILE, {"metrics": found, "versions": versions()})
