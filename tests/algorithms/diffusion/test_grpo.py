@@ -46,9 +46,18 @@ def test_advantages_by_hand(scale):
     rng = np.random.default_rng(0)
     rewards, kl = rng.normal(size=8), rng.exponential(size=(STEPS, 8))
     batch = Batch(jnp.asarray(WEIGHTS, jnp.float32), prompts=jnp.asarray(PROMPTS))
-    problem, blank = make_setting(STEPS, penalty=PENALTY).problem, jnp.zeros((STEPS + 1, 8, 1))
-    path = problem.forward_times()[:-1], problem.kernel(), blank, *(blank[1:],) * 3
-    rollout = Rollout(batch, *path, jnp.asarray(kl, jnp.float32), jnp.ones(8, bool))
+    problem, blank = make_setting(STEPS, penalty=PENALTY).problem, jnp.zeros((STEPS, 8, 1))
+    rollout = Rollout(
+        batch=batch,
+        times=problem.forward_times()[:-1],
+        kernel=problem.kernel(),
+        states=jnp.zeros((STEPS + 1, 8, 1)),
+        noise=blank,
+        actions=blank,
+        reference=blank,
+        kl=jnp.asarray(kl, jnp.float32),
+        ok=jnp.ones(8, bool),
+    )
     given = jnp.asarray(rewards, jnp.float32)
     advantages = jax.jit(lambda rewards: group_relative(scale)(problem, rollout, rewards, None))
     np.testing.assert_allclose(advantages(given), by_hand(rewards, kl, scale), rtol=1e-4, atol=1e-6)
