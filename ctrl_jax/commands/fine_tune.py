@@ -68,6 +68,8 @@ def main(config: Config) -> Path:
             run.folder / "sheet.png", inputs.given.all, outcome.before, outcome.after
         )
         report.draw_curves(run.folder / "curves.png", read_metrics(run.metrics))
+        if "stopped" in metrics:
+            print(f"stopped after update {metrics['updates']}: {metrics['stopped']}")
         report.print_results(f"fine-tuning ({config.method.algorithm})", metrics)
         print(f"{', '.join(names)}, sheet.png and curves.png: {run.folder}")
     return run.folder

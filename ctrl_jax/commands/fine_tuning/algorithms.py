@@ -133,7 +133,7 @@ def make_algorithm(
         penalty=0.0 if method.penalty == 0 else scaled,
         window=sampler.make_window(),
     )
-    given = problem, policy, policy_optimizer(config)
+    given = problem, policy, policy_optimizer(config, subject)
     if method.of_pairs:
         pairs = PreferenceUpdate(method.epochs, method.average_decay)
         annotator = partial(preferred, method.sharpness / unit.std)
@@ -248,13 +248,14 @@ def coarse(x: Array) -> Array:
     return jax.lax.reduce_window(x, 0.0, jax.lax.add, window, window, "VALID") / side**2
 
 
-def policy_optimizer(config: Config) -> optax.GradientTransformation:
+def policy_optimizer(config: Config, subject: Subject) -> optax.GradientTransformation:
     """Return Adam with clipping and its course; the policy rests while the value warms up."""
     options, method = config.optimization, config.method
     per_update = method.epochs * method.pieces(config.sampler.trained_steps)
     rest = options.warmup * per_update if method.has_value else 0
     steps = config.updates * per_update
-    rate = make_schedule(config.learning_rate, steps, options.schedule, rest=rest, final=0.02)
+    peak = options.learning_rate or subject.learning_rate
+    rate = make_schedule(peak, steps, options.schedule, rest=rest, final=0.02)
     return adam(rate, clip=options.gradient_clip, weight_decay=options.weight_decay)
 
 

@@ -97,6 +97,7 @@ def subject_of(
         refer=lambda frozen, t, x, *conditions: reference(frozen["denoiser"], t, x, *conditions),
         decode=lambda frozen, x: pipeline.decode(x, frozen["decoder"]),
         widths=widths,
+        learning_rate=1e-5 if lora is None else 3e-4,
         rules=pipeline.denoiser.kind.rules,
         save=save,
     )

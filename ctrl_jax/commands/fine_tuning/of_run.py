@@ -52,6 +52,7 @@ def load_of_run(config: Config) -> Subject:
         refer=lambda frozen, t, x: network(frozen["denoiser"], t, x),
         decode=lambda frozen, x: pictures_of(x),
         widths=(),
+        learning_rate=2e-4,
         rules=SCORE,
         save=save,
     )

@@ -35,6 +35,7 @@ class Subject(NamedTuple):
         refer: ``refer(frozen, t, x, *conditions)``, the network as it was.
         decode: ``decode(frozen, x)``, pictures (batch, h, w, 3) in [0, 1].
         widths: last axis of each array of conditions that the network takes.
+        learning_rate: the usual one of what is trained.
         rules: how its parameters are divided over a mesh.
         save: ``save(folder, params)`` writes what was trained, and returns the names of its files.
     """
@@ -50,5 +51,6 @@ class Subject(NamedTuple):
     refer: Callable[..., Array]
     decode: Callable[[Any, Array], Array]
     widths: tuple[int, ...]
+    learning_rate: float
     rules: Rules
     save: Callable[[Path, Params], Sequence[str]]

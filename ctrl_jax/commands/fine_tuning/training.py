@@ -1,5 +1,6 @@
 """A run on a user's model, from its inputs to what was trained."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -26,9 +27,11 @@ from ctrl_jax.commands.fine_tuning.steps import (
     traces_of,
     two_programs,
 )
+from ctrl_jax.commands.fine_tuning.watch import Watch
 from ctrl_jax.networks.sharding import partition_specs
 from ctrl_jax.runtime import (
     Checkpoints,
+    CountTraces,
     LoopOptions,
     MetricsLog,
     OutsideStep,
@@ -62,49 +65,69 @@ class Outcome(NamedTuple):
     facts: dict[str, Any]
 
 
+class Setting(NamedTuple):
+    """What a run's updates need.
+
+    Fields:
+        config: the options.
+        inputs: what was read.
+        run: its place on disk.
+        mesh: its devices.
+        course: its prompts.
+        fixed: what no gradient moves.
+        shardings: of its state.
+    """
+
+    config: Config
+    inputs: Inputs
+    run: Run
+    mesh: Mesh
+    course: Course
+    fixed: Fixed
+    shardings: Any
+
+
+class Ended(NamedTuple):
+    """Where the updates ended: the state, how many there were, and why, if before the last."""
+
+    state: RunState
+    updates: int
+    stopped: Mapping[str, Any] | None
+
+
 def tune(config: Config, inputs: Inputs, run: Run, mesh: Mesh) -> Outcome:
     """Train, evaluate and save checkpoints in the run's folder."""
-    course = Course(
-        PromptOrder([prompt.weight for prompt in inputs.given.train], config.run.seed),
-        config.places,
-    )
+    weights = [prompt.weight for prompt in inputs.given.train]
+    course = Course(PromptOrder(weights, config.run.seed), config.places)
     frozen = placed(inputs, mesh)
     evaluate = make_evaluation(config, inputs, frozen, mesh)
     shardings = shardings_of(config, inputs, abstract_state(config, inputs, frozen), mesh)
     # Placed as those of the state, so that all evaluations are one program.
-    before = begun(run, evaluate, place(inputs.subject.params, shardings.learners["policy"].params))
+    start = place(inputs.subject.params, shardings.learners["policy"].params)
+    watch = Watch(config, inputs, run, evaluate, begun(run, evaluate, start))
     # Rewards that are scaled have their unit already.
     plain = inputs.summing.plain
-    unit = before.unit(inputs.rewards.weights) if plain else Unit(0.0, 1.0)
-    unit = replicate(mesh, jax.tree.map(jnp.float32, unit))
-    fixed = Fixed(frozen, unit)
-    state, traces = loop(config, inputs, run, mesh, course, fixed, shardings, evaluate, before)
-    each = 2 if config.method.of_pairs else 1
-    facts = {
-        "traces": traces,
-        "updates": config.updates,
-        "reward_queries": config.updates * config.batch * each,
-        "epochs": course.epochs(config.updates),
-    }
-    return Outcome(state.params, before, evaluate(state.params), facts)
-
-
-def loop(
-    config: Config,
-    inputs: Inputs,
-    run: Run,
-    mesh: Mesh,
-    course: Course,
-    fixed: Fixed,
-    shardings: Any,
-    evaluate: Evaluate,
-    before: Found,
-) -> tuple[RunState, int]:
-    """Run the updates; return the last state and how often the step was traced."""
-    weights, options = inputs.rewards.weights, config.evaluation
-    outside, overlap = bool(inputs.rewards.outside), config.rewarding.overlap
+    unit = watch.before.unit(inputs.rewards.weights) if plain else Unit(0.0, 1.0)
+    fixed = Fixed(frozen, replicate(mesh, jax.tree.map(jnp.float32, unit)))
+    outside = bool(inputs.rewards.outside)
     step = two_programs(config, inputs, course) if outside else one_program(config, inputs)
-    algorithm = control(config, inputs, fixed)
+    ended = updated(Setting(config, inputs, run, mesh, course, fixed, shardings), step, watch)
+    facts = {
+        "traces": traces_of(step),
+        "updates": ended.updates,
+        "reward_queries": ended.updates * config.batch * (2 if config.method.of_pairs else 1),
+        "epochs": course.epochs(ended.updates),
+    }
+    if ended.stopped is not None:
+        facts["stopped"] = f"path KL {ended.stopped['kl']:.4g} > --kl-budget {config.kl_budget:g}"
+    return Outcome(ended.state.params, watch.before, watch.of(ended.updates, ended.state), facts)
+
+
+def updated(setting: Setting, step: CountTraces | OutsideStep, watch: Watch) -> Ended:
+    """Run the updates, from the newest checkpoint on where there is one."""
+    config, inputs, run, mesh, course, fixed, shardings = setting
+    algorithm, overlap = control(config, inputs, fixed), config.rewarding.overlap
+    stopped: list[Any] = []
 
     def batch(k: int):
         return own_part(inputs.batch(course.prompts(k), config.together))
@@ -113,36 +136,41 @@ def loop(
         state = algorithm.init(jax.random.key(config.run.seed))
         return in_flight(state) if overlap else state
 
+    def stop(k: int, metrics: Mapping[str, Any]):
+        stopped.extend(filter(None, [watch.stop(k, metrics)]))
+        return stopped[0] if stopped else None
+
+    options = LoopOptions(
+        checkpoint_every=config.evaluation.checkpoint_every,
+        evaluate_every=config.evaluation.every,
+        evaluate=watch.evaluate,
+        stop=stop,
+        progress=config.run.progress,
+        description=f"fine-tuning ({config.method.algorithm})",
+        mesh=mesh,
+        shardings=shardings,
+        fixed=fixed,
+        record=run.record,
+        profile=run.folder / "profile" if config.run.profile else None,
+    )
     with Checkpoints(run.checkpoints) as checkpoints:
-        start, *states = begin(first, shardings, overlap, run, checkpoints)
+        start, record, *states = begin(first, shardings, overlap, run, checkpoints)
+        before = record.get("stopped")
+        steps = start if before and watch.exceeds(before["kl"]) else config.updates
+        stopped += [before] if steps == start and before else []
         adapters = make_adapters(config.run.log, run.folder, config)
         with MetricsLog(run.metrics, start=start, adapters=adapters) as log:
-            if start == 0:
-                log.write(0, named(before.metrics(weights)))
-            given = {
-                "steps": config.updates,
-                "start": start,
-                "log": log,
-                "checkpoints": checkpoints,
-                "options": LoopOptions(
-                    checkpoint_every=options.checkpoint_every,
-                    evaluate_every=options.every,
-                    evaluate=lambda k, s: named(evaluate(s.params).metrics(weights)),
-                    progress=config.run.progress,
-                    description=f"fine-tuning ({config.method.algorithm})",
-                    mesh=mesh,
-                    shardings=shardings,
-                    fixed=fixed,
-                    record=run.record,
-                    profile=run.folder / "profile" if config.run.profile else None,
-                ),
-            }
+            watch.begin(start, log)
+            given = {"steps": steps, "start": start, "log": log, "checkpoints": checkpoints}
+            given |= {"options": options}
             # The loop's own copy of the state is the only one.
             if isinstance(step, OutsideStep):
                 state = train_outside(step, states.pop(), batch, overlap=overlap, **given)
             else:
                 state = train(step, states.pop(), batch, **given)
-    return state.state if overlap else state, traces_of(step)
+    last = stopped[0] if stopped else None
+    updates = last["update"] if last else max(start, steps)
+    return Ended(state.state if overlap else state, updates, last)
 
 
 def placed(inputs: Inputs, mesh: Mesh) -> dict[str, Any]:
@@ -176,9 +204,9 @@ def shardings_of(config: Config, inputs: Inputs, state: RunState, mesh: Mesh) ->
 
 
 def begin(first, shardings: Any, overlap: bool, run: Run, checkpoints: Checkpoints):
-    """Return the number of updates so far, and the state after them: the first, or a kept one."""
+    """Return the updates so far, the record of the checkpoint, and the state to go on with."""
     if not run.resumed:
-        return 0, first()
+        return 0, {}, first()
     whole = in_flight(shardings) if overlap else shardings
 
     def abstractly(leaf, sharding):
@@ -187,9 +215,4 @@ def begin(first, shardings: Any, overlap: bool, run: Run, checkpoints: Checkpoin
     target = jax.tree.map(abstractly, jax.eval_shape(first), whole)
     start, state, record = checkpoints.restore(target)
     run.check_restored(record)
-    return start, state
-
-
-def named(metrics: dict[str, float]) -> dict[str, float]:
-    """Return the metrics of an evaluation as the log has them."""
-    return {f"evaluation/{name}": value for name, value in metrics.items()}
+    return start, record, state

@@ -54,6 +54,9 @@ class LoopOptions:
             such as frozen weights: in no checkpoint, never copied; None for a step without.
         evaluate: called with (completed updates, state); what it returns joins that update's
             metrics. It must not keep the state, which the next update overwrites.
+        stop: called with (completed updates, metrics) of every update as they are fetched; what it
+            returns, if anything, ends the run there as if it were complete, and is kept in the last
+            checkpoint's record as "stopped": plain JSON.
         record: what every checkpoint holds beside the state, as plain JSON.
         profile: a folder for a trace of a few updates; None for none.
     """
@@ -68,6 +71,7 @@ class LoopOptions:
     shardings: Any = None
     fixed: Any = None
     evaluate: Evaluate | None = None
+    stop: Callable[[int, Mapping[str, Any]], Any] | None = None
     record: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     profile: Path | None = None
 
@@ -166,6 +170,9 @@ def conduct(
                 loop.interrupt(done, state, stopped.signum)
             except RewardUnavailable as error:
                 loop.give_up(done, state, error)
+            if loop.stopped is not None:
+                loop.save(done, state)
+                break
             if (signum := signals.stop_after(done)) is not None and done < steps:
                 loop.interrupt(done, state, signum)
     if checkpoints is not None:
@@ -185,6 +192,7 @@ class _Loop:
         self._pending: list[tuple[int, Mapping[str, Any]]] = []
         there = checkpoints is not None and start in checkpoints.steps()
         self._saved: int | None = start if there else None
+        self.stopped: Any = None
 
     def after_update(self, k: int, state: Any, metrics: Mapping[str, Any], show) -> None:
         options = self._options
@@ -194,7 +202,7 @@ class _Loop:
         if not (evaluates or saves or k == self._steps or k % options.fetch_every == 0):
             return
         show(k, self.fetch(state if evaluates else None))
-        if saves:
+        if saves and self.stopped is None:
             self.save(k, state)
 
     def _is_due(self, k: int, every: int) -> bool:
@@ -219,15 +227,17 @@ class _Loop:
                 finally:
                     if self._log is not None:
                         self._log.write(k, last)
+                if self._options.stop is not None and self.stopped is None:
+                    self.stopped = self._options.stop(k, last)
         finally:
             if self._log is not None:
                 self._log.flush()
         return last
 
     def save(self, k: int, state: Any) -> None:
-        assert self._checkpoints is not None
-        if k != self._saved:
-            self._checkpoints.save(k, state, dict(self._options.record))
+        if self._checkpoints is not None and k != self._saved:
+            told = {} if self.stopped is None else {"stopped": self.stopped}
+            self._checkpoints.save(k, state, {**self._options.record, **told})
             self._saved = k
 
     def interrupt(self, k: int, state: Any, signum: int) -> None:

@@ -1,0 +1,105 @@
+"""`ctrl-jax fine-tune` on a run of ours: every algorithm, stops, rewards on the host."""
+
+import json
+import shutil
+from typing import get_args
+
+import jax
+import numpy as np
+import pytest
+import tyro
+
+from ctrl_jax.commands.__main__ import main
+from ctrl_jax.commands.fine_tuning.algorithms import Unit
+from ctrl_jax.commands.fine_tuning.config import Config
+from ctrl_jax.commands.fine_tuning.inputs import load_inputs
+from ctrl_jax.commands.fine_tuning.method import WITH_VALUE, Algorithm
+from ctrl_jax.commands.fine_tuning.steps import Fixed, one_program
+from ctrl_jax.commands.fine_tuning.training import abstract_state, placed
+from ctrl_jax.models import DiffusionSpec
+from ctrl_jax.runtime import load_model, make_mesh, save_model, validate
+
+SMALL = "--solver-steps 4 --steps 2 --batch 8 --evaluation.number 8 --evaluation.every 1"
+SMALL += " --evaluation.checkpoint-every 1 --no-progress --no-compilation-cache"
+SHAPE = (8, 8, 1)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("fine_tune_run") / "digits"
+    spec = DiffusionSpec(width=16, depth=1)
+    params = spec.make_network(SHAPE).init(jax.random.key(0))
+    save_model(folder / "model", spec, SHAPE, params)
+    return folder
+
+
+def fine_tune(model, out, *options):
+    given = ("--model", str(model), "--reward", "jpeg_size:-1", "--out", str(out))
+    assert main(["fine-tune", *given, *SMALL.split(), *options]) == 0
+    return json.loads((out / "results.json").read_text())["metrics"]
+
+
+OPTIONS = {
+    "grpo": ("--window", "2", "--mask", "0.1"),
+    "mallows_theta": ("--dispersion", "0.5"),
+    "mallows_phi": ("--dispersion", "0.5"),
+    "dpok": ("--penalty", "0.1"),
+}
+
+
+@pytest.mark.parametrize("algorithm", get_args(Algorithm))
+def test_every_algorithm_is_made_of_its_options(algorithm, model):
+    given = ("--model", str(model), "--reward", "jpeg_size:-1", "--algorithm", algorithm)
+    config = tyro.cli(Config, args=[*given, *SMALL.split(), *OPTIONS.get(algorithm, ())])
+    validate(config)
+    mesh = make_mesh()
+    inputs = load_inputs(config, mesh)
+    fixed = Fixed(placed(inputs, mesh), Unit(0.0, 1.0))
+    state = abstract_state(config, inputs, fixed.frozen)
+    batch = inputs.batch(np.zeros(config.places, int), config.together)
+    moved, metrics = jax.eval_shape(one_program(config, inputs), state, batch, fixed)
+    assert jax.tree.structure(moved) == jax.tree.structure(state)
+    assert {"reward/mean", "reward/jpeg_size/mean", "update/finite"} <= metrics.keys()
+    assert ("value" in state.learners) == (algorithm in WITH_VALUE)
+    assert jax.tree.leaves(state.reference) == []  # what is frozen is held elsewhere, once
+
+
+def test_a_budget_of_divergence_ends_a_run_that_then_stays_ended(model, tmp_path, capsys):
+    options = ("--algorithm", "grpo", "--kl-budget", "1e-6")
+    metrics = fine_tune(model, tmp_path / "out", *options)
+    assert metrics["updates"] == 1 and metrics["reward_queries"] == 8 and metrics["traces"] == 1
+    assert metrics["kl/path/before"] == 0 < 1e-6 < metrics["kl/path/after"]
+    said = f"stopped after update 1: path KL {metrics['kl/path/after']:.4g} > --kl-budget 1e-06"
+    assert said in capsys.readouterr().out
+    before, after = load_model(model), load_model(tmp_path / "out")
+    assert before.shape == after.shape and before.spec == after.spec
+    moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), before.params, after.params)
+    assert 0 < max(jax.tree.leaves(moved)) < 0.01
+    again = fine_tune(model, tmp_path / "out", *options, "--resume", "latest")
+    assert again == metrics | {"traces": 0}
+
+
+def test_rewards_on_the_host_meanwhile_and_bitwise_resume(model, tmp_path, monkeypatch):
+    (tmp_path / "host_of_tests.py").write_text(HOST)
+    monkeypatch.syspath_prepend(tmp_path)
+    given = ("--algorithm", "ddpo", "--reward", "host_of_tests:dark:0.01", "--overlap")
+    given += ("--held-out-reward", "soft_jpeg_size")
+    metrics = fine_tune(model, tmp_path / "out", *given)
+    assert metrics["traces"] == 1
+    found = {name.split("/")[1] for name in metrics if name.startswith(("reward/", "held_out/"))}
+    assert found == {"mean", "jpeg_size", "dark", "soft_jpeg_size"}
+    total = 0.01 * metrics["reward/dark/mean/after"] - metrics["reward/jpeg_size/mean/after"]
+    np.testing.assert_allclose(metrics["reward/mean/after"], total, rtol=1e-5)
+    shutil.copytree(tmp_path / "out", tmp_path / "stopped")
+    shutil.rmtree(tmp_path / "stopped/checkpoints/2")
+    again = fine_tune(model, tmp_path / "stopped", *given, "--resume", "latest")
+    assert again == metrics
+    results = [json.loads((tmp_path / o / "results.json").read_text()) for o in ("out", "stopped")]
+    assert results[0]["digest"] == results[1]["digest"]
+
+
+HOST = """
+def dark(images, prompts, records):
+    assert images.dtype == "uint8" and set(prompts) == {""}
+    return -images.mean(axis=(1, 2, 3))
+"""
