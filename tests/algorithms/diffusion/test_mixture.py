@@ -20,7 +20,7 @@ STEPS, UPDATES, MINIBATCHES, FRESH = 60, 400, 4, 40000
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["ppo", "value_gradient", "policy_gradient", "dpok"])
+@pytest.mark.parametrize("name", ["ppo", "value_gradient", "policy_gradient", "dpok", "grpo"])
 def test_the_optimum_is_reached(name):
     env = GaussianSteering(PROCESS, [-1.5, 1.0], [0.1, 0.2], 1.5, -0.5, 0.8, weights=[0.3, 0.7])
     options = {"width": 32, "depth": 1, "embedding": 16, "horizon": 3.0}
@@ -40,7 +40,8 @@ def test_the_optimum_is_reached(name):
     optimizer = cosine(3e-3, UPDATES * MINIBATCHES)
     critic = Critic(value, cosine(1e-2, UPDATES * 4 * 2), ValueUpdate(2, 4))
     update = PolicyUpdate(minibatches=MINIBATCHES)
-    algorithm = make_algorithm(name, problem, policy, optimizer, critic, update)
+    own = {"scale": "none"} if name == "grpo" else {}
+    algorithm = make_algorithm(name, problem, policy, optimizer, critic, update, **own)
 
     @jax.jit
     def run(key):
