@@ -69,6 +69,7 @@ class EulerMaruyama(diffrax.Euler, GaussianSolver):
 
 
 def _clamped(process: LinearProcess, t: Array, t_next: Array) -> Array:
+    """The process's own sigma where it is finite, else that with the scale of the step's end."""
     (scale, std), rate = process.rates(t)
-    held = jnp.where(scale > 0, scale, process.marginal(t_next).scale)
-    return jnp.sqrt(2 * std * (scale * rate.std - rate.scale * std) / held)
+    held = 2 * std * (scale * rate.std - rate.scale * std) / process.marginal(t_next).scale
+    return jnp.where(scale > 0, process.diffusion(t), jnp.sqrt(held))
