@@ -246,6 +246,7 @@ def _transitions(
     batch_major = partial(jax.tree.map, lambda array: jnp.swapaxes(array, 0, 1))
 
     return Transitions(
+        number=jnp.arange(rollout.times.shape[0]),
         times=rollout.times,
         kernel=rollout.kernel,
         states=batch_major(rollout.states[:-1]),

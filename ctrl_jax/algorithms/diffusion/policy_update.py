@@ -10,6 +10,10 @@ compiled loop body, and store the scores of the old policy. Then follow the epoc
 with z the noise that moved the state. At the old parameters d is zero bit for bit, so the ratio is
 one, whatever the sizes of rollout and update batches. The derivative is behind a conditional, so a
 scoring pass costs one forward evaluation.
+
+Or there is no such pass, and mu_old is what the rollout itself predicted (`PolicyUpdate.old`). Then
+d is what rollout and update round differently; it is zero where both evaluate the same function in
+the same shapes, which is so where a piece is one time step of all trajectories.
 """
 
 import dataclasses
@@ -20,9 +24,16 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
-from ctrl_jax._checks import check_count, check_decay, check_fields, check_positive, refuse
+from ctrl_jax._checks import (
+    check_choice,
+    check_count,
+    check_decay,
+    check_fields,
+    check_positive,
+    refuse,
+)
 from ctrl_jax._typing import Model
 from ctrl_jax.algorithms.base import Learner, Metrics, apply_gradient, keep_if
 from ctrl_jax.losses import policy
@@ -36,6 +47,7 @@ class Transitions(NamedTuple):
     """Stored steps: per-step fields (steps,), the others batch-major (batch, steps, ...).
 
     Fields:
+        number: of each step, from 0.
         times: forward time of each step.
         kernel: coefficients of each step.
         states: state before the step.
@@ -47,6 +59,7 @@ class Transitions(NamedTuple):
         weights: (batch,).
     """
 
+    number: Int[Array, " steps"]
     times: Float[Array, " steps"]
     kernel: Kernel
     states: Float[Array, "batch steps ..."]
@@ -68,16 +81,29 @@ class PolicyUpdate:
         chunks: pieces that each minibatch is computed in, their gradients added up: bounds the
             memory, and keeps a CPU within its cache. minibatches * chunks divides the steps.
         average_decay: decay per step of the moving average of the parameters; 0 for none.
+        old: what ratios are taken against. "scored": what the policy predicts in a pass of its own
+            before the first update; the ratio starts at exactly one. "rollout": what the rollout
+            predicted, without a further pass. With minibatches * chunks equal to the steps, a piece
+            is one time step of all trajectories, as in the rollout, and the ratio starts at one
+            as exactly as the compiler rounds one function alike in two places; otherwise, as
+            rounding has it. The metrics ``ratio/rollout_deviation`` and ``_mean`` are the largest
+            and the mean |log-ratio| of the first minibatch. It is also right where the policy has
+            been updated since the rollout.
+        per_step: whether the metrics tell the mean of |ratio - 1| at each step, ``ratio/step_000``,
+            and the share that is clipped, ``ppo/clip_fraction/step_000``.
     """
 
     epochs: int = 1
     minibatches: int = 5
     chunks: int = 1
     average_decay: float = 0.0
+    old: Literal["scored", "rollout"] = "scored"
+    per_step: bool = False
 
     def __post_init__(self):
         check_fields(self, check_count, "epochs", "minibatches", "chunks")
         check_decay("average_decay", self.average_decay)
+        check_choice("old", self.old, ("scored", "rollout"))
 
     def check_steps(self, steps: int) -> None:
         """Raise ValueError unless the minibatches and chunks divide the steps learned from."""
@@ -147,6 +173,7 @@ def lay_out(transitions: Transitions, order: Array) -> Transitions:
     pick = partial(jax.tree.map, lambda array: arrange(array, order))
     weights = jnp.repeat(transitions.weights, k)
     return Transitions(
+        number=steps,
         times=transitions.times[steps],
         kernel=jax.tree.map(lambda c: c[steps], transitions.kernel),
         states=pick(transitions.states),
@@ -165,14 +192,17 @@ def arrange(array: Array, order: Array) -> Array:
     return taken.reshape(order.shape[0], -1, *array.shape[2:])
 
 
-def minibatch_order(key: Array, batch: int, steps: int, minibatches: int) -> Array:
+def minibatch_order(
+    key: Array, batch: int, steps: int, minibatches: int, *, shifted: bool = True
+) -> Array:
     """Return time indices (minibatches, batch, steps // minibatches), without repeats in a row.
 
-    One random order serves all rows, each at a random shift of its own: as good as an order per
-    row for mixing, without a sort per row. A remainder of the division is left out at random.
+    One random order serves all rows, each at a random shift of its own unless they are to be at the
+    same times: as good as an order per row for mixing, without a sort per row. A remainder of the
+    division is left out at random.
     """
     order_key, shift_key = jax.random.split(key)
-    shift = jax.random.randint(shift_key, (batch,), 0, steps)
+    shift = jax.random.randint(shift_key, (batch,), 0, steps if shifted else 1)
     k = steps // minibatches
     blocks = jax.random.permutation(order_key, steps)[: minibatches * k].reshape(minibatches, 1, k)
     return (blocks + shift[None, :, None]) % steps
@@ -212,19 +242,12 @@ def update_policy(
     Returns:
         The learner, whether every update was finite, and metrics, averaged over minibatches.
     """
-    minibatches, chunks = update.minibatches, update.chunks
     order_key, pass_key = jax.random.split(key)
     batch, steps = transitions.advantages.shape
-    order = minibatch_order(order_key, batch, steps, minibatches * chunks)
-    total = jnp.sum(transitions.weights) * steps / minibatches
-    laid_out = jax.tree.map(
-        lambda field: field.reshape(minibatches, chunks, *field.shape[1:]),
-        lay_out(transitions, order),
-    )
-    which = jnp.concatenate(
-        [jnp.arange(minibatches), minibatch_passes(pass_key, minibatches, update.epochs)]
-    )
-    scoring = jnp.arange(which.shape[0]) < minibatches
+    total = jnp.sum(transitions.weights) * steps / update.minibatches
+    laid_out = _pieces(order_key, transitions, update)
+    which, scoring, scored = _passes(pass_key, laid_out.actions, update)
+    loss_fn = partial(_loss, surrogate, update, steps, penalty, total)
 
     def add_chunk(scoring, params, gradient, inputs):
         rows, old = inputs
@@ -234,13 +257,14 @@ def update_policy(
         )
 
         def differentiate(_):
-            loss = lambda s: _loss(surrogate, rows, s, old, penalty, total)  # noqa: E731
-            gradient_score, metrics = jax.grad(loss, has_aux=True)(score)
+            gradient_score, metrics = jax.grad(loss_fn, has_aux=True)(score, rows, old)
             return jax.tree.map(jnp.add, gradient, pull_back(gradient_score)[0]), metrics
 
-        gradient, metrics = jax.lax.cond(
-            scoring, lambda _: (gradient, _blank_metrics(surrogate)), differentiate, None
-        )
+        if scoring is None:
+            gradient, metrics = differentiate(None)
+            return gradient, (None, metrics)
+        blank = _blank_metrics(surrogate, update, steps)
+        gradient, metrics = jax.lax.cond(scoring, lambda _: (gradient, blank), differentiate, None)
         return gradient, (score, metrics)
 
     def body(carry, inputs):
@@ -248,28 +272,58 @@ def update_policy(
         m, scoring = inputs
         rows = jax.tree.map(lambda field: field[m], laid_out)
         zero = jax.tree.map(jnp.zeros_like, learner.params)
+        old = rows.actions if scored is None else scored[m]
         gradient, (scores, metrics) = jax.lax.scan(
-            partial(add_chunk, scoring, learner.params), zero, (rows, scored[m])
+            partial(add_chunk, scoring, learner.params), zero, (rows, old)
         )
         moved, finite = apply_gradient(learner, gradient, optimizer)
-        learner = keep_if(scoring, learner, moved)
-        scored = scored.at[m].set(jnp.where(scoring, scores, scored[m]))
-        deviation = jnp.max(metrics.pop("ratio/max_deviation"))
-        metrics = {name: jnp.sum(values) for name, values in metrics.items()}
-        metrics["ratio/max_deviation"] = deviation
+        if scored is not None:
+            moved, finite = keep_if(scoring, learner, moved), finite | scoring
+            scored = scored.at[m].set(jnp.where(scoring, scores, scored[m]))
+        over_chunks = {n: jnp.max if n in _LARGEST else partial(jnp.sum, axis=0) for n in metrics}
+        metrics = {name: over_chunks[name](values) for name, values in metrics.items()}
         metrics["policy/gradient_norm"] = optax.tree.norm(gradient)
-        return (learner, scored), (finite | scoring, metrics)
+        return (moved, scored), (finite, metrics)
 
-    start = (learner, jnp.zeros_like(laid_out.actions))
-    (learner, scored), (finite, history) = jax.lax.scan(body, start, (which, scoring))
-    history = jax.tree.map(lambda values: values[minibatches:], history)
-    metrics = {name: jnp.mean(values) for name, values in history.items()}
-    metrics["ratio/max_deviation"] = history["ratio/max_deviation"][0]
-    metrics["ratio/rollout_deviation"] = _rollout_deviation(laid_out, scored)
-    return learner, jnp.all(finite), metrics
+    (learner, scored), (finite, history) = jax.lax.scan(body, (learner, scored), (which, scoring))
+    if scored is not None:
+        history = jax.tree.map(lambda values: values[update.minibatches :], history)
+    metrics = {name: jnp.mean(values, axis=0) for name, values in history.items()}
+    metrics |= {name: history[name][0] for name in _OF_FIRST if name in history}
+    if scored is not None:
+        metrics |= _rollout_deviation(laid_out, scored, total * update.minibatches)
+    return learner, jnp.all(finite), _by_step(metrics)
 
 
-def _loss(surrogate: Surrogate, rows, score, old, penalty, total):
+_LARGEST = ("ratio/max_deviation", "ratio/rollout_deviation")
+_OF_FIRST = (*_LARGEST, "ratio/rollout_deviation_mean")
+
+
+def _pieces(key: Array, transitions: Transitions, update: PolicyUpdate) -> Transitions:
+    """Return the transitions laid out, every field (minibatches, chunks, rows, ...)."""
+    batch, steps = transitions.advantages.shape
+    pieces = update.minibatches * update.chunks
+    as_rolled_out = update.old == "rollout" and pieces == steps
+    order = minibatch_order(key, batch, steps, pieces, shifted=not as_rolled_out)
+    laid_out = lay_out(transitions, order)
+    if as_rolled_out:
+        kernel, number = jax.tree.map(lambda field: field[:, 0], (laid_out.kernel, laid_out.number))
+        laid_out = laid_out._replace(times=laid_out.times[:, 0], kernel=kernel, number=number)
+    return jax.tree.map(
+        lambda field: field.reshape(update.minibatches, update.chunks, *field.shape[1:]), laid_out
+    )
+
+
+def _passes(key: Array, actions: Array, update: PolicyUpdate):
+    """Return the minibatch of every pass, whether it only scores, and where scores are stored."""
+    passes = minibatch_passes(key, update.minibatches, update.epochs)
+    if update.old == "rollout":
+        return passes, None, None
+    which = jnp.concatenate([jnp.arange(update.minibatches), passes])
+    return which, jnp.arange(which.shape[0]) < update.minibatches, jnp.zeros_like(actions)
+
+
+def _loss(surrogate: Surrogate, update: PolicyUpdate, steps, penalty, total, score, rows, old):
     log_ratio = -girsanov.log_ratio(rows.kernel, rows.noise, old, score)
     share = rows.weights / total
     rows = rows._replace(actions=old)
@@ -283,24 +337,54 @@ def _loss(surrogate: Surrogate, rows, score, old, penalty, total):
         "policy/approx_kl": jnp.sum(share * (ratio - 1 - log_ratio)),
         "ratio/max_deviation": jnp.max(jnp.abs(ratio - 1)),
     }
-    if surrogate.clip is not None:
-        metrics["ppo/clip_fraction"] = jnp.sum(share * (jnp.abs(ratio - 1) > surrogate.clip))
+    beyond = None if surrogate.clip is None else jnp.abs(ratio - 1) > surrogate.clip
+    if beyond is not None:
+        metrics["ppo/clip_fraction"] = jnp.sum(share * beyond)
+    if update.old == "rollout":
+        metrics["ratio/rollout_deviation"] = jnp.max(jnp.abs(log_ratio))
+        metrics["ratio/rollout_deviation_mean"] = jnp.sum(share * jnp.abs(log_ratio))
     if (bound := surrogate.bound) is not None:
         left = policy.leaves(log_ratio, rows.advantages, _moved(rows, score), bound=bound)
         metrics["ppo/mask_fraction"] = jnp.sum(share * left)
+    if update.per_step:
+        here = rows.number.reshape(1, -1) == jnp.arange(steps)[:, None]
+        each = {"ratio/step_": jnp.abs(ratio - 1)} | (
+            {} if beyond is None else {"ppo/clip_fraction/step_": beyond}
+        )
+        # Of a whole pass, the mean of each step.
+        metrics |= {n: steps * jnp.sum(here * (share * v)[None], axis=1) for n, v in each.items()}
     return loss, metrics
 
 
-def _blank_metrics(surrogate):
+def _blank_metrics(surrogate, update, steps):
     names = ["policy/loss", "policy/approx_kl", "ratio/max_deviation"]
     names += [] if surrogate.clip is None else ["ppo/clip_fraction"]
     names += [] if surrogate.bound is None else ["ppo/mask_fraction"]
-    return dict.fromkeys(names, jnp.zeros(()))
+    blank = dict.fromkeys(names, jnp.zeros(()))
+    if update.per_step:
+        names = ["ratio/step_"]
+        names += [] if surrogate.clip is None else ["ppo/clip_fraction/step_"]
+        blank |= dict.fromkeys(names, jnp.zeros(steps))
+    return blank
 
 
-def _rollout_deviation(laid_out, scored):
-    """Largest |log-prob of a stored step as scored here - as the rollout drew it|."""
+def _by_step(metrics: Metrics) -> Metrics:
+    """Return metrics of every step as one number each, by the number of the step."""
+    found = {}
+    for name, values in metrics.items():
+        if values.ndim == 0:
+            found[name] = values
+        else:
+            found |= {f"{name}{i:03d}": value for i, value in enumerate(values)}
+    return found
+
+
+def _rollout_deviation(laid_out, scored, total) -> Metrics:
+    """|log-prob of a stored step as scored here - as the rollout drew it|, largest and mean."""
     deviation = jax.vmap(jax.vmap(girsanov.log_ratio))(
         laid_out.kernel, laid_out.noise, laid_out.actions, scored
     )
-    return jnp.max(jnp.abs(deviation))
+    return {
+        "ratio/rollout_deviation": jnp.max(jnp.abs(deviation)),
+        "ratio/rollout_deviation_mean": jnp.sum(laid_out.weights * jnp.abs(deviation)) / total,
+    }

@@ -64,18 +64,20 @@ def passes(algorithm):
 
 
 @pytest.mark.parametrize(
-    ("make", "options", "epochs", "expected"),
+    ("make", "options", "epochs", "old", "expected"),
     [
-        (make_ddpo, {}, 1, (3, 0)),
-        (make_ddpo, {}, 2, (4, 0)),
-        (make_ddpo, {"path_kl": True}, 1, (3, 1)),
-        (make_dpok, {"penalty": 0.1}, 1, (3, 1)),
-        (make_dpok, {"penalty": jnp.asarray(0.1)}, 1, (3, 1)),
-        (make_dpok, {"penalty": jnp.asarray(0.0)}, 1, (3, 0)),
+        (make_ddpo, {}, 1, "rollout", (2, 0)),
+        (make_ddpo, {}, 1, "scored", (3, 0)),
+        (make_ddpo, {}, 2, "rollout", (3, 0)),
+        (make_ddpo, {"path_kl": True}, 1, "scored", (3, 1)),
+        (make_dpok, {"penalty": 0.1}, 1, "rollout", (2, 1)),
+        (make_dpok, {"penalty": jnp.asarray(0.1)}, 1, "scored", (3, 1)),
+        (make_dpok, {"penalty": jnp.asarray(0.0)}, 1, "scored", (3, 0)),
     ],
 )
-def test_passes_of_a_step(make, options, epochs, expected):
-    update = PolicyUpdate(epochs, minibatches=2)
+def test_passes_of_a_step(make, options, epochs, old, expected):
+    """One forward per step of the rollout, one with its backward per step trained on."""
+    update = PolicyUpdate(epochs, minibatches=2, old=old)
     algorithm = make(problem(**options), POLICY, optax.sgd(1e-3), update=update)
     assert passes(algorithm) == expected
     state = jax.eval_shape(algorithm.init, jax.random.key(0))

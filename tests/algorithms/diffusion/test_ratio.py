@@ -5,12 +5,13 @@ Swapping the network changes no line of the algorithm: the table is one of model
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
 from ctrl_jax._typing import Model
 from ctrl_jax.algorithms import Batch, Critic, DiffusionControl, PolicyUpdate, make_dpok, make_ppo
-from ctrl_jax.networks import MLP, DiT, ValueMLP, as_model
+from ctrl_jax.networks import MLP, DiT, UNet, ValueMLP, as_model
 from ctrl_jax.processes import VP, grids
 from ctrl_jax.processes import parameterization as parameterization
 from tests.networks.drawn import drawn
@@ -35,6 +36,7 @@ def score_model(make) -> Model:
 MODELS = {
     "DiT": lambda rngs: DiT(SHAPE, width=8, depth=1, heads=2, classes=CLASSES, rngs=rngs),
     "MLP": lambda rngs: MLP(SHAPE, width=16, depth=1, embedding=8, classes=CLASSES, rngs=rngs),
+    "UNet": lambda rngs: UNet(SHAPE, width=4, classes=CLASSES, rngs=rngs),
 }
 
 
@@ -63,6 +65,26 @@ def check(algorithm):
         assert float(metrics["ratio/rollout_deviation"]) <= 1e-4
         moved = jax.tree.map(lambda a, b: (a != b).any(), state.policy.params, before)
         assert any(jax.tree.leaves(moved)), "nothing was learned: the ratio is trivially one"
+
+
+@pytest.mark.parametrize(
+    "network", ["MLP", *(pytest.param(n, marks=pytest.mark.slow) for n in ("DiT", "UNet"))]
+)
+def test_the_rollouts_own_predictions_are_the_old_ones(network):
+    """Bit for bit where a piece is one time of the whole batch."""
+    policy = score_model(MODELS[network])
+    update = PolicyUpdate(2, minibatches=5, chunks=2, old="rollout", per_step=True)
+    algorithm = make_dpok(problem_with(policy), policy, optax.adam(1e-2), clip=1e-3, update=update)
+    step, state = jax.jit(algorithm.step), algorithm.init(jax.random.key(0))
+    for _ in range(2):
+        state, metrics = step(state, labeled_batch())
+        for name in ("max_deviation", "rollout_deviation", "rollout_deviation_mean"):
+            assert float(metrics[f"ratio/{name}"]) == 0.0
+        moved = [float(metrics[f"ratio/step_{i:03d}"]) for i in range(STEPS)]
+        assert min(moved) > 0, "of two passes"
+        clipped = [float(metrics[f"ppo/clip_fraction/step_{i:03d}"]) for i in range(STEPS)]
+        assert 0 <= min(clipped) < max(clipped) <= 1
+        np.testing.assert_allclose(np.mean(clipped), metrics["ppo/clip_fraction"], rtol=1e-5)
 
 
 @pytest.mark.slow  # the same for an MLP is quick below, in PPO, which is more than DPOK

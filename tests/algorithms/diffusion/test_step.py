@@ -126,6 +126,36 @@ def test_chunks_change_nothing_but_the_order_of_sums():
     assert parts_metrics["ratio/max_deviation"] == 0.0
 
 
+@pytest.mark.parametrize(("chunks", "old"), [(1, "rollout"), (STEPS, "rollout"), (1, "scored")])
+def test_the_first_gradient_is_that_of_the_log_density(chunks, old):
+    """sum_i A grad log p(x_{i+1} | x_i), in units of the noise: A z . grad mu gain / std."""
+    problem = make_setting(STEPS, penalty=0.0).problem
+    policy, update = affine_policy(problem), PolicyUpdate(1, 1, chunks, old=old)
+    algorithm = make_ddpo(problem, policy, optax.sgd(1.0), update=update)
+    state, batch = algorithm.init(jax.random.key(6)), one_prompt(BATCH)
+
+    @jax.jit
+    def both(state):
+        rollout = algorithm.collect(state, batch)
+        rewards = problem.rewards(rollout)
+        moved, metrics = algorithm.learn(state, rollout, rewards)
+        shift = jax.vmap(lambda k: k.action_gain / k.std)(problem.kernel())[:, None, None]
+
+        def surrogate(params):
+            times = problem.forward_times()[:-1]
+            mean = jax.vmap(lambda t, x: policy.apply(params, t, x))(times, rollout.states[:-1])
+            advantages = standardize(rewards, batch)[None, :, None]
+            return jnp.mean(jnp.sum(advantages * shift * rollout.noise * mean, axis=2))
+
+        return moved.policy.params, metrics, jax.grad(surrogate)(state.policy.params)
+
+    moved, metrics, gradient = both(state)
+    for name, start in state.policy.params.items():
+        np.testing.assert_allclose(moved[name] - start, gradient[name], rtol=2e-5, atol=1e-6)
+    assert metrics["ratio/max_deviation"] <= 1e-5
+    assert metrics["ratio/rollout_deviation_mean"] <= metrics["ratio/rollout_deviation"] <= 1e-5
+
+
 @pytest.mark.slow
 def test_the_clip_fraction_counts_the_ratios_beyond_the_clip():
     """The policy has moved after a minibatch: no ratio is within 1e-7 then, and all within 1e3."""

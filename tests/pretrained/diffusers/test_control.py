@@ -23,13 +23,27 @@ SIZE = {"height": 8, "width": 8}
 @pytest.fixture(scope="module")
 def load(tmp_path_factory):
     root = tmp_path_factory.mktemp("pipelines")
-    return cache(lambda kind: load_pipeline(write_pipeline(root / kind, kind)))
+    return cache(
+        lambda kind, **options: load_pipeline(write_pipeline(root / kind, kind), **options)
+    )
 
 
 @pytest.mark.usefixtures("optimized")
-@pytest.mark.parametrize("kind", [pytest.param("sd1", marks=pytest.mark.slow), "sd3"])
-def test_a_step_of_dpok_trains_the_adapters_at_a_ratio_of_exactly_one(kind, load):
-    pipeline = load(kind).adapt(jax.random.key(0), LoRA(2, 2.0, ("to_q", "to_v")))
+@pytest.mark.parametrize(
+    ("kind", "old"),
+    [
+        pytest.param("sd1", "scored", marks=pytest.mark.slow),
+        pytest.param("sd1", "rollout", marks=pytest.mark.slow),
+        pytest.param("sd3", "scored", marks=pytest.mark.slow),
+        ("sd3", "rollout"),
+    ],
+)
+def test_a_step_of_dpok_trains_the_adapters_at_a_ratio_of_exactly_one(kind, old, load):
+    """Against the rollout's own predictions the pieces are single times of the whole batch, and
+    blocks are computed again in the backward pass, so that the forward one is as in the rollout."""
+    pipeline = load(kind, remat=old == "rollout").adapt(
+        jax.random.key(0), LoRA(2, 2.0, ("to_q", "to_v"))
+    )
     adapters, base = split(pipeline.params[pipeline.kind.denoiser])
     model = pipeline.model()
 
@@ -57,10 +71,12 @@ def test_a_step_of_dpok_trains_the_adapters_at_a_ratio_of_exactly_one(kind, load
         solver=ExponentialEuler(1.0),
         prediction=pipeline.prediction,
     )
-    update = PolicyUpdate(minibatches=2)
+    update = PolicyUpdate(minibatches=2, chunks=2 if old == "rollout" else 1, old=old)
     dpok = make_dpok(problem, policy, optax.adam(1e-2), update=update)
     state, metrics = jax.jit(dpok.step)(dpok.init(jax.random.key(0)), batch)
     assert float(metrics["ratio/max_deviation"]) == 0.0
+    if old == "rollout":
+        assert float(metrics["ratio/rollout_deviation"]) == 0.0
     assert abs(float(metrics["kl/path"])) < 1e-3  # the adapters begin at nothing
     assert bool(metrics["states/finite"]) and float(metrics["reward/std"]) > 0
     moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), state.policy.params, adapters)
