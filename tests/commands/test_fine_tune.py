@@ -2,12 +2,16 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import pytest
 from PIL import Image
 
 from ctrl_jax.commands.__main__ import main
+from ctrl_jax.commands.fine_tuning.chunks import fitted
+from ctrl_jax.commands.fine_tuning.config import Config
+from ctrl_jax.commands.fine_tuning.method import Method
 from ctrl_jax.pretrained import load_pipeline, write_small_pipeline
 from tests.pretrained.diffusers.letters import use_letters_without_transformers
 
@@ -75,3 +79,17 @@ def test_a_run_that_goes_on_ends_with_the_same_bits(folder, finished, tmp_path):
     assert (out / "metrics.jsonl").read_text() == (finished / "metrics.jsonl").read_text()
     names = ("pytorch_lora_weights.safetensors", "sheet.png")
     assert all((out / n).read_bytes() == (finished / n).read_bytes() for n in names)
+
+
+def test_chunks_are_found_and_kept(folder, finished, tmp_path, unchecked, capsys):
+    out = tmp_path / "fitted"
+    few = ("--algorithm", "ddpo", "--chunks", "auto", "--minibatches", "1", "--steps", "1")
+    assert fine_tune(folder, out, *few) == 0
+    found = json.loads((out / "chunks.json").read_text())
+    assert found["chunks"] == 1 and found["temporaries"] > 0
+    assert "chunks: 1, for which an update needs" in capsys.readouterr().out
+    # A run that goes on takes what it began with, and compiles nothing to find it.
+    (out / "chunks.json").write_text('{"chunks": 2}')
+    config = Config("model", method=Method(chunks="auto"))
+    again = fitted(config, None, SimpleNamespace(resumed=True, folder=out), None, None, None)
+    assert again.method == Method(chunks=2)

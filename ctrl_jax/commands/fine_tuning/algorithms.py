@@ -140,7 +140,7 @@ def make_algorithm(
         loss_fn = pair_loss(config, inputs)
         return make_online_preference(*given, loss_fn, annotator=annotator, config=pairs)
     pieces = method.pieces(sampler.trained_steps)
-    update = PolicyUpdate(method.epochs, pieces, method.chunks, method.average_decay)
+    update = PolicyUpdate(method.epochs, pieces, method.cut, method.average_decay)
     return _maker(config, inputs, unit)(*given, update=update)
 
 

@@ -69,7 +69,8 @@ class Method:
         minibatches: optimizer steps per pass; by default the largest divisor up to 5 of the solver
             steps that are learned from.
         chunks: pieces that a minibatch is computed in, one after the other; with the minibatches
-            they divide the steps that are learned from.
+            they divide the steps that are learned from. auto: the fewest in which an update fits
+            into a device, which is compiled once or twice more to find them.
         average_decay: decay per update of a moving average of what is trained, which is evaluated
             and saved; 0 for none.
     """
@@ -85,7 +86,7 @@ class Method:
     dispersion: float | None = None
     epochs: int = 1
     minibatches: int | None = None
-    chunks: int = 1
+    chunks: int | Literal["auto"] = 1
     average_decay: float = 0.0
 
     @property
@@ -98,9 +99,16 @@ class Method:
         """Whether trajectories are drawn two by two."""
         return self.algorithm in OF_PAIRS
 
+    @property
+    def cut(self) -> int:
+        """Chunks, 1 as long as they are to be found."""
+        return 1 if self.chunks == "auto" else self.chunks
+
     def validate(self) -> None:
         """Raise ValueError for an option out of range, or one that the algorithm ignores."""
-        check_fields(self, check_count, "epochs", "chunks")
+        check_count("epochs", self.epochs)
+        if self.chunks != "auto":
+            check_count("chunks", self.chunks)
         if self.minibatches is not None:
             check_count("minibatches", self.minibatches)
         check_non_negative("penalty", self.penalty)
@@ -122,7 +130,7 @@ class Method:
 
     def check_steps(self, steps: int) -> None:
         """Raise ValueError unless minibatches and chunks divide the steps that are learned from."""
-        if not self.of_pairs and steps % (self.pieces(steps) * self.chunks):
+        if not self.of_pairs and steps % (self.pieces(steps) * self.cut):
             rule = f"together they must divide the {steps} solver steps that are learned from"
             given = (self.minibatches, self.chunks)
             raise refuse("minibatches and chunks", given, rule, "choose divisors")
@@ -133,4 +141,4 @@ class Method:
             return 1
         if self.minibatches is not None:
             return self.minibatches
-        return max(d for d in range(1, 6) if steps // self.chunks % d == 0)
+        return max(d for d in range(1, 6) if steps // self.cut % d == 0)

@@ -10,6 +10,7 @@ from jax.sharding import Mesh, NamedSharding
 from ctrl_jax._typing import Params
 from ctrl_jax.algorithms import RunState
 from ctrl_jax.commands.fine_tuning.algorithms import Unit
+from ctrl_jax.commands.fine_tuning.chunks import fitted
 from ctrl_jax.commands.fine_tuning.config import Config
 from ctrl_jax.commands.fine_tuning.evaluation import (
     Evaluate,
@@ -40,6 +41,7 @@ from ctrl_jax.runtime import (
     make_adapters,
     own_part,
     replicate,
+    shard_batch,
     train,
     train_outside,
 )
@@ -109,6 +111,10 @@ def tune(config: Config, inputs: Inputs, run: Run, mesh: Mesh) -> Outcome:
     plain = inputs.summing.plain
     unit = watch.before.unit(inputs.rewards.weights) if plain else Unit(0.0, 1.0)
     fixed = Fixed(frozen, replicate(mesh, jax.tree.map(jnp.float32, unit)))
+    if config.method.chunks == "auto":
+        batch = shard_batch(mesh, own_part(inputs.batch(course.prompts(0), config.together)))
+        state = abstract_state(config, inputs, frozen)
+        config = fitted(config, inputs, run, batch, fixed, placed_as(state, shardings))
     outside = bool(inputs.rewards.outside)
     step = two_programs(config, inputs, course) if outside else one_program(config, inputs)
     ended = updated(Setting(config, inputs, run, mesh, course, fixed, shardings), step, watch)
@@ -197,6 +203,15 @@ def abstract_state(config: Config, inputs: Inputs, frozen: dict[str, Any]) -> Ru
     return jax.eval_shape(algorithm.init, jax.random.key(0))
 
 
+def placed_as(state: Any, shardings: Any) -> Any:
+    """Return shapes and types of a state with how it is divided."""
+
+    def leaf(array, sharding):
+        return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
+
+    return jax.tree.map(leaf, state, shardings)
+
+
 def shardings_of(config: Config, inputs: Inputs, state: RunState, mesh: Mesh) -> Any:
     """Return how the state is divided, by the names of the network's parameters in it."""
     specs = partition_specs(state, mesh, fully=config.fully_sharded, rules=inputs.subject.rules)
@@ -209,10 +224,6 @@ def begin(first, shardings: Any, overlap: bool, run: Run, checkpoints: Checkpoin
         return 0, {}, first()
     whole = in_flight(shardings) if overlap else shardings
 
-    def abstractly(leaf, sharding):
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-    target = jax.tree.map(abstractly, jax.eval_shape(first), whole)
-    start, state, record = checkpoints.restore(target)
+    start, state, record = checkpoints.restore(placed_as(jax.eval_shape(first), whole))
     run.check_restored(record)
     return start, record, state

@@ -1,0 +1,71 @@
+"""`--chunks auto`: the fewest pieces of a minibatch in which an update fits into a device.
+
+What was found is kept in the run's folder: a run that goes on takes the same, whatever is free.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ctrl_jax.algorithms import Batch
+from ctrl_jax.commands.fine_tuning.config import Config
+from ctrl_jax.commands.fine_tuning.inputs import Inputs
+from ctrl_jax.commands.fine_tuning.steps import Fixed, control, one_program
+from ctrl_jax.runtime import Run, fitting_chunks, memory_plan, read_json, write_json_atomic
+from ctrl_jax.runtime.devices.distributed import broadcast_text
+
+FILE = "chunks.json"
+
+
+def fitted(config: Config, inputs: Inputs, run: Run, batch: Batch, fixed: Fixed, state: Any):
+    """Return the options with the number of chunks that fits, compiled to find it.
+
+    Args:
+        config: with ``chunks="auto"``.
+        inputs: what is fine-tuned, and by which rewards.
+        run: where the number is kept.
+        batch: one of the updates, placed.
+        fixed: what no gradient moves, placed.
+        state: shapes and types of the state, with how it is divided.
+
+    Raises:
+        ValueError: an update does not fit in the most chunks.
+    """
+    path = run.folder / FILE
+    if run.resumed and path.exists():
+        chunks = read_json(path, name=FILE, repair="start the run again")["chunks"]
+        return _with(config, chunks)
+
+    def plan_of(chunks: int):
+        update = _update(_with(config, chunks), inputs)
+        return memory_plan(update, state, batch, fixed, donate_argnums=0)
+
+    steps = config.sampler.trained_steps
+    steps //= config.method.pieces(steps)
+    divisors = [number for number in range(1, steps + 1) if steps % number == 0]
+    chunks, plan = fitting_chunks(plan_of, divisors)
+    # Devices of one kind may have been used for other things before: the first process decides.
+    chunks = int(broadcast_text(str(chunks)))
+    if jax.process_index() == 0:
+        write_json_atomic(path, {"chunks": chunks, **dataclasses.asdict(plan)})
+        print(f"chunks: {chunks}, for which an update needs {plan.total / 1e9:.2f} GB of a device")
+    return _with(config, chunks)
+
+
+def _with(config: Config, chunks: int) -> Config:
+    return dataclasses.replace(config, method=dataclasses.replace(config.method, chunks=chunks))
+
+
+def _update(config: Config, inputs: Inputs):
+    """An update as one program, also where its rewards are asked between two."""
+    if not inputs.rewards.outside:
+        return one_program(config, inputs)
+
+    def update(state, batch, fixed):
+        algorithm = control(config, inputs, fixed)
+        rollout = algorithm.collect(state, batch)
+        return algorithm.learn(state, rollout, jnp.zeros_like(batch.weights))
+
+    return update
