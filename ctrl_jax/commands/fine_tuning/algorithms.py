@@ -140,7 +140,9 @@ def make_algorithm(
         loss_fn = pair_loss(config, inputs)
         return make_online_preference(*given, loss_fn, annotator=annotator, config=pairs)
     pieces = method.pieces(sampler.trained_steps)
-    update = PolicyUpdate(method.epochs, pieces, method.cut, method.average_decay)
+    # With overlap the trajectories are of the policy before, as their own predictions say.
+    old = "rollout" if config.rewarding.overlap else "scored"
+    update = PolicyUpdate(method.epochs, pieces, method.cut, method.average_decay, old)
     return _maker(config, inputs, unit)(*given, update=update)
 
 
