@@ -1,5 +1,9 @@
 """One epoch of fine-tuning: rollout, reward, advantages and minibatch updates, T = 50 steps.
 
+The lean cases are an epoch as one would write it in PyTorch: no pass of the reference, which DDPO
+does not need, and the rollout's own predictions as the old ones. The others have both passes on all
+sides.
+
 Ours is one compiled program with its state donated. The peers do the same arithmetic: eager PyTorch
 pass by pass, and our own functions dispatched from the host one time step at a time.
 """
@@ -59,27 +63,26 @@ def cases(quick: bool = False) -> Iterator[Case]:
     sizes = {"perceptron": many, "mlp": many[1:2], "dit": small, "unet": small}
     targets = {("perceptron", 16): 15.0, ("perceptron", 256): 4.0, ("perceptron", 4096): 1.5}
     targets |= {("dit", 16): 1.2, ("unet", 16): 1.0}
-    for algorithm in ("ddpo", "ppo"):
+    lean = {("perceptron", 16): 3.0, ("perceptron", 256): 1.3, ("perceptron", 4096): 1.0}
+    lean |= {("dit", 16): 1.2, ("unet", 16): 1.0}
+    for algorithm, few in (("ddpo", False), ("ddpo", True), ("ppo", False)):
         for network, batches in sizes.items():
             for batch in batches:
                 arguments = {"algorithm": algorithm, "network": network, "batch": batch}
-                arguments |= {"steps": 10 if quick else 50, "tiny": quick}
-                target = targets.get((network, batch))
-                name = f"{algorithm}, {network}, batch {batch}"
+                arguments |= {"steps": 10 if quick else 50, "tiny": quick, "lean": few}
+                target = (lean if few else targets).get((network, batch))
+                name = f"{algorithm}{', lean' if few else ''}, {network}, batch {batch}"
                 yield Case(name, list(_contenders(arguments, target)))
 
 
 def _contenders(arguments: dict[str, Any], target: float | None) -> Iterator[Contender]:
     yield Contender("ctrl_jax, one program", ours, arguments)
     yield Contender("PyTorch eager, same arithmetic", torch_eager, arguments, target, True)
-    if arguments["algorithm"] == "ddpo":
-        yield Contender(
-            "PyTorch eager, without reference and scoring passes",
-            torch_eager,
-            arguments | {"lean": True},
-        )
-        yield Contender("ctrl_jax, one step at a time from the host", from_host, arguments)
-        yield Contender("TRL 0.23.1 DDPOTrainer, same network", trl, arguments)
+    plain = {name: value for name, value in arguments.items() if name != "lean"}
+    if arguments["algorithm"] == "ddpo" and not arguments["lean"]:
+        yield Contender("ctrl_jax, one step at a time from the host", from_host, plain)
+    if arguments["lean"]:
+        yield Contender("TRL 0.23.1 DDPOTrainer, same network", trl, plain)
 
 
 def models(network: str, tiny: bool) -> tuple[Model, Model]:
@@ -123,7 +126,7 @@ def reward(x: jax.Array) -> jax.Array:
 
 
 @functools.cache
-def set_up(algorithm: str, network: str, steps: int, tiny: bool):
+def set_up(algorithm: str, network: str, steps: int, tiny: bool, lean: bool = False):
     """Return problem, score model, value model, configuration and algorithm."""
     policy, value = models(network, tiny)
     problem = DiffusionControl(
@@ -133,8 +136,9 @@ def set_up(algorithm: str, network: str, steps: int, tiny: bool):
         shape=SHAPES[network],
         grid=grids.uniform(VP(), steps, end=5e-3),
         penalty=0.0 if algorithm == "ddpo" else 0.1,
+        path_kl=not lean,
     )
-    config, adam = PolicyUpdate(), optax.adam(LEARNING_RATE)
+    config, adam = PolicyUpdate(old="rollout" if lean else "scored"), optax.adam(LEARNING_RATE)
     if algorithm == "ddpo":
         made = make_ddpo(problem, policy, adam, clip=CLIP, update=config)
     else:
@@ -143,9 +147,11 @@ def set_up(algorithm: str, network: str, steps: int, tiny: bool):
     return problem, policy, value, config, made
 
 
-def ours(algorithm: str, network: str, batch: int, steps: int, tiny: bool) -> Runner:
+def ours(
+    algorithm: str, network: str, batch: int, steps: int, tiny: bool, lean: bool = False
+) -> Runner:
     """Build our step, compiled once, its state donated."""
-    _, _, _, _, made = set_up(algorithm, network, steps, tiny)
+    _, _, _, _, made = set_up(algorithm, network, steps, tiny, lean)
     data = Batch(jnp.ones(batch))
     state = made.init(jax.random.key(0))
     step, seconds, memory = compile_jax(made.step, state, data, donate=(0,))
@@ -270,7 +276,7 @@ def port(algorithm: str, network: str, batch: int, steps: int, tiny: bool, lean:
 
     from benchmarks.peers import torch_networks, torch_rollout
 
-    problem, _, _, config, made = set_up(algorithm, network, steps, tiny)
+    problem, _, _, config, made = set_up(algorithm, network, steps, tiny, lean)
     state = jax.device_get(made.init(jax.random.key(0)))
     kernel = problem.kernel()
 
@@ -301,7 +307,7 @@ def port(algorithm: str, network: str, batch: int, steps: int, tiny: bool, lean:
         lean=lean,
     )
     policy = torch_rollout.Learner(state.policy.params, LEARNING_RATE)
-    reference = torch_networks.load(state.reference)
+    reference = None if lean else torch_networks.load(state.reference)
     value = state.value and torch_rollout.Learner(state.value.params, LEARNING_RATE)
     return ported, policy, reference, value
 

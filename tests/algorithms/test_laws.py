@@ -17,7 +17,7 @@ from ctrl_jax.runtime.checkpoints.checkpoints import Checkpoints
 from tests.algorithms.laws import CHEAP, LAWS
 from tests.runtime.processes import run_python
 
-ROUNDING = ("ratio/rollout_deviation",)
+ROUNDING = ("ratio/rollout_deviation", "ratio/rollout_deviation_mean")
 """Metrics that are rounding itself: they have no digits to agree in."""
 
 

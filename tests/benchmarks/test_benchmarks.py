@@ -107,24 +107,25 @@ def test_the_sampling_port_takes_our_step():
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "network"),
+    ("algorithm", "network", "lean"),
     [
-        ("ddpo", "perceptron"),
-        pytest.param("ddpo", "mlp", marks=pytest.mark.slow),
-        pytest.param("ppo", "mlp", marks=pytest.mark.slow),
-        pytest.param("ddpo", "dit", marks=pytest.mark.slow),
-        pytest.param("ddpo", "unet", marks=pytest.mark.slow),
+        ("ddpo", "perceptron", False),
+        ("ddpo", "perceptron", True),
+        pytest.param("ddpo", "mlp", False, marks=pytest.mark.slow),
+        pytest.param("ppo", "mlp", False, marks=pytest.mark.slow),
+        pytest.param("ddpo", "dit", False, marks=pytest.mark.slow),
+        pytest.param("ddpo", "unet", False, marks=pytest.mark.slow),
     ],
 )
-def test_the_rollout_port_computes_our_epoch(algorithm, network):
+def test_the_rollout_port_computes_our_epoch(algorithm, network, lean):
     torch = pytest.importorskip("torch")
     from benchmarks.peers import torch_networks, torch_rollout
 
     size = {"algorithm": algorithm, "network": network, "batch": 4, "steps": 10, "tiny": True}
-    _, _, _, _, made = rollout_update.set_up(algorithm, network, 10, True)
+    _, _, _, _, made = rollout_update.set_up(algorithm, network, 10, True, lean)
     state, ours = jax.jit(made.step)(made.init(jax.random.key(0)), Batch(jnp.ones(4)))
     given = {k: torch.from_numpy(np.array(v)) for k, v in rollout_update.draws(**size).items()}
-    problem, policy, reference, value = rollout_update.port(**size)
+    problem, policy, reference, value = rollout_update.port(**size, lean=lean)
     theirs = torch_rollout.epoch(problem, policy, reference, value, given)
     for name, number in theirs.items():
         np.testing.assert_allclose(number, ours[name], rtol=2e-3, atol=1e-5, err_msg=name)
