@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from ctrl_jax.algorithms import Algorithm, Learner, RunState
+from ctrl_jax.algorithms import Algorithm, Control, Learner, RunState, ahead
 from ctrl_jax.algorithms.base import apply_gradient
 from ctrl_jax.runtime.checkpoints.checkpoints import Checkpoints
 from tests.algorithms.laws import CHEAP, LAWS
@@ -127,6 +127,16 @@ def test_a_skipped_update_changes_nothing_but_key_and_counters(compiled):
     state, metrics = compiled.step(state, compiled.batch)
     assert int(state.skips.total) == 2 and int(state.skips.in_a_row) == 0
     assert bool(metrics["update/finite"])
+
+
+def test_the_next_rollout_can_be_made_before_the_step_is_taken(compiled):
+    """It has the key and the number that the step will leave, so the same noise and window."""
+    if not isinstance(compiled.algorithm, Control):
+        pytest.skip("it has no rollout of its own")
+    state = compiled.start()
+    before = bits(ahead(state))
+    after = bits(compiled.run(state, 1))
+    chex.assert_trees_all_equal((before.key, before.update), (after.key, after.update))
 
 
 def test_a_run_cut_in_two_is_the_run(compiled, tmp_path):

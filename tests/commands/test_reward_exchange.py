@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ctrl_jax.commands.fine_tuning.evaluation import Found
 from ctrl_jax.commands.fine_tuning.reward_exchange import as_shown, make_ask, measured
 from ctrl_jax.data import Prompt
 from ctrl_jax.rewards import RewardUnavailable, ServerOptions, python_reward, server_reward
@@ -149,3 +150,10 @@ def test_an_evaluation_goes_without_a_reward_but_not_without_a_server():
     with pytest.raises(RewardUnavailable):
         measured(both, pictures, PROMPTS[:3])
     assert measured({}, pictures, PROMPTS[:3]) == {}
+
+
+def test_a_run_does_not_begin_without_rewards_of_the_pretrained_model():
+    nothing = np.zeros(2)
+    found = Found(nothing, {"a": np.asarray([1.0, np.nan])}, {}, nothing, nothing)
+    with pytest.raises(RewardUnavailable, match=r"got no rewards.*--resume latest"):
+        found.unit({"a": 1.0})

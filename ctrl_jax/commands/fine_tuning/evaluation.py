@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ctrl_jax._errors import RunWarning
+from ctrl_jax._errors import RewardUnavailable, RunWarning
 from ctrl_jax._typing import Params
 from ctrl_jax.algorithms import roll_out
 from ctrl_jax.commands.fine_tuning.algorithms import Unit, make_problem, models_of
@@ -63,10 +63,13 @@ class Found(NamedTuple):
         """Return mean and spread of the reward.
 
         Raises:
-            ValueError: there are no rewards.
+            RewardUnavailable: one of the rewards is missing.
         """
         total = self.total(weights)
         mean, std = float(total.mean()), float(total.std())
+        if not np.isfinite(mean):
+            text = "the pictures of the pretrained model got no rewards, whose spread is their unit"
+            raise RewardUnavailable(f"{text}; mend the reward and start with --resume latest")
         if std > 1e-6 * abs(mean):
             return Unit(mean, std)
         text = f"the reward is {mean:g} for all {total.size} pictures of the pretrained model"
