@@ -317,13 +317,15 @@ def _of_parts(
             raise refuse(option, text, "only a weight may follow it", f"give {kind}:-1")
         return Spec(text, name or kind, kind, (), weight)
     function = place if kind == "jax" else [kind, *place]
-    if len(function) == 2 and all(function):
+    names = [part for name_in in function for part in name_in.split(".")]
+    if len(function) == 2 and all(part.isidentifier() for part in names):
         of = "jax" if kind == "jax" else "python"
         return Spec(text, name or function[1], of, (":".join(function),), weight)
     if kind == "jax":
-        rule = "a module and a function must follow"
+        rule = "the names of a module and of a function must follow"
         raise refuse(option, text, rule, "give jax:my.module:function:1")
     near = difflib.get_close_matches(kind, KINDS, 1)
+    near = [f"http://{text}"] if re.match(r"[\w.-]+:\d+(/|$)", text) else near
     repair = f"perhaps {near[0]}; " if near else ""
     raise refuse(option, text, "it is none of the known forms", f"{repair}give {FORMS}")
 
