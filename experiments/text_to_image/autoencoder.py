@@ -120,7 +120,7 @@ def train(
     write_safetensors(folder / f"{part.kind.stem}.safetensors", arrays)
 
     @jax.jit
-    def through(x):
+    def both(params, x):
         mean, _ = part.plain.apply(params, x, method="encode")
         return mean, part.plain.apply(params, mean, method="decode")
 
@@ -128,13 +128,13 @@ def train(
     asked = [found[i] for i in draw_requests(generator, found, 512)]
     real = draw(generator, asked, known)[0]
     x = 2 * jnp.asarray(real, jnp.float32) / 255 - 1
-    latents, found_again = (np.asarray(part) for part in through(x))
+    latents, found_again = (np.asarray(part) for part in both(params, x))
     scale, shift = 1 / float(latents.std()), float(latents.mean())
     text = json.dumps(record(options, scale, shift), indent=2) + "\n"
     (folder / "config.json").write_text(text, encoding="utf-8")
 
     def passed(pictures):
-        decoded = np.asarray(through(2 * jnp.asarray(pictures, jnp.float32) / 255 - 1)[1])
+        decoded = np.asarray(both(params, 2 * jnp.asarray(pictures, jnp.float32) / 255 - 1)[1])
         return np.round(255 * np.clip(decoded / 2 + 0.5, 0, 1)).astype(np.uint8)
 
     shares = accuracy(load(str(gold)), known, seed, through=passed)

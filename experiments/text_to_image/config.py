@@ -36,7 +36,7 @@ class Config:
         compare: fine-tune by ppo, grpo and ddpo at equal queries instead, over several seeds, and
             from CLIP score without a penalty and with one.
         seeds: of the comparison.
-        proxy_penalty: that of the run from CLIP score with one, in its spreads per nat.
+        proxy_penalty: that of the run from CLIP score with one, in spreads per nat.
         run: the common options.
     """
 

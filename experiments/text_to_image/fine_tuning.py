@@ -30,9 +30,9 @@ class FineTuning:
 
     Args:
         reward: detector, a function of the host; server, the same behind an address of this
-            machine; proxy, the CLIP score of the towers in units of its spread within a prompt.
+            machine; proxy, the CLIP score of the towers.
         algorithm: of the command.
-        penalty: of divergence, in units of the reward per nat.
+        penalty: of divergence, in spreads of the base model's rewards per nat.
         updates: of the policy.
         batch: pictures per update, each one query of the reward.
         group: pictures of one prompt.
@@ -54,12 +54,15 @@ class FineTuning:
     learning_rate: float = 1e-3
 
     def validate(self) -> None:
-        """Raise ValueError for an option out of range; the command checks the others."""
+        """Raise ValueError for an option out of range, as this study or the command calls it."""
         for name in ("updates", "batch", "group", "rank"):
             check_count(f"fine_tuning.{name}", getattr(self, name))
         check_count("fine_tuning.solver_steps", self.solver_steps, least=2)
         check_non_negative("fine_tuning.penalty", self.penalty)
         check_positive("fine_tuning.learning_rate", self.learning_rate)
+        # Before hours of other stages, what the command would refuse after them.
+        given = Given(*5 * [Path("later")])
+        validate(tyro.cli(fine_tune.Config, args=arguments(self, given, DETECTOR)))
 
 
 class Given(NamedTuple):
@@ -71,7 +74,6 @@ class Given(NamedTuple):
         proxy: folder of the towers.
         prompts: file of those that are trained on.
         shown: file of those of the evaluations.
-        weight: of the CLIP score, one over its spread among pictures of one prompt.
     """
 
     model: Path
@@ -79,7 +81,6 @@ class Given(NamedTuple):
     proxy: Path
     prompts: Path
     shown: Path
-    weight: float = 1.0
 
 
 def write_prompts(

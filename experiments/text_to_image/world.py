@@ -75,8 +75,6 @@ def open_world(config: Config, study: Conduct, stages: Mapping[str, Kept]) -> Wo
     params, seed = sampler.params(), config.run.seed + SALT
     before = sampler(params, found, config.evaluation_pictures, seed=seed)
     base = sampler(params, shown, config.frontier_pictures, seed=seed + 1)
-    spread = float((base.proxy - base.proxy.mean(axis=1, keepdims=True)).std())
-    given = given._replace(weight=1 / spread)
     return World(facts, found, shown, given, sampler, before, base)
 
 

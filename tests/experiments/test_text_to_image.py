@@ -258,7 +258,7 @@ TINY = """
 --autoencoder.training.steps 3 --autoencoder.training.batch 4 --generator.width 32
 --generator.depth 2 --generator.pictures 256 --generator.training.steps 3
 --generator.training.batch 8 --fine-tuning.updates 2 --fine-tuning.batch 8
---fine-tuning.solver-steps 2 --fine-tuning.rank 2 --evaluation-pictures 1 --frontier-pictures 2
+--fine-tuning.solver-steps 4 --fine-tuning.rank 2 --evaluation-pictures 1 --frontier-pictures 2
 """.split()  # noqa: SIM905
 
 
@@ -303,6 +303,8 @@ def test_a_comparison_says_what_holds(tmp_path):
     [
         (["--generator.width", "100"], "generator.width: received 100; .* multiple of 32"),
         (["--towers.width", "10"], "towers.width: received 10; .* multiple of 4"),
+        (["--fine-tuning.group", "7"], "group: received 7; .*divisor"),
+        (["--fine-tuning.solver-steps", "3"], "value.minibatches: received 5"),
         (["--seeds", "3"], "seeds: received 3; .*--compare"),
         (["--detector.learning-rate", "nan"], "detector.learning_rate: received nan"),
         (["--autoencoder.training.steps", "0"], "autoencoder.training.steps: received 0"),
