@@ -13,6 +13,9 @@ STUDY = Study(
     minutes=20,
     expected={
         "accuracy/*": ">= 0.98",
+        "success/seen/before": ">= 0.3",
+        "success/seen/after": ">= 0.95 x reachable",
+        "success/unseen/after": "> success/unseen/before",
     },
-    pictures=("samples.png",),
+    pictures=("samples.png", "frontier.png"),
 )

@@ -67,6 +67,7 @@ def summarize(
         "kl/ratio": None if kl_ideal is None else kl / kl_ideal,
         "frontier/largest_success": float(ideal.success.max()),
         "reward_queries": tuned["reward_queries"],
+        "steps": options.solver_steps,
     }
 
 

@@ -47,8 +47,8 @@ class Config:
     autoencoder: Autoencoder = dataclasses.field(default_factory=Autoencoder)
     generator: Generator = dataclasses.field(default_factory=Generator)
     fine_tuning: FineTuning = dataclasses.field(default_factory=FineTuning)
-    evaluation_pictures: int = 16
-    frontier_pictures: int = 256
+    evaluation_pictures: int = 8
+    frontier_pictures: int = 128
     compare: bool = False
     seeds: int = 1
     proxy_penalty: float = 0.5
