@@ -18,7 +18,6 @@ from ctrl_jax.algorithms import (
     DiffusionControl,
     PolicyUpdate,
     PreferenceUpdate,
-    ValueUpdate,
     Window,
     make_ddpo,
     make_dpok,
@@ -163,7 +162,7 @@ def _maker(config: Config, inputs: Inputs, unit: Unit) -> Callable[..., Control]
     critic = Critic(
         value_model(config, inputs.subject, unit),
         value_optimizer(config),
-        ValueUpdate(config.value.epochs, config.value.minibatches),
+        config.value.update(config.sampler.trained_steps),
     )
     if method.algorithm == "value_gradient":
         return partial(make_value_gradient, critic=critic)
@@ -264,6 +263,7 @@ def policy_optimizer(config: Config, subject: Subject) -> optax.GradientTransfor
 def value_optimizer(config: Config) -> optax.GradientTransformation:
     """Return Adam with clipping and its course."""
     options = config.optimization
-    steps = config.updates * config.value.epochs * config.value.minibatches
+    update = config.value.update(config.sampler.trained_steps)
+    steps = config.updates * update.epochs * update.minibatches
     rate = make_schedule(options.value_learning_rate, steps, options.schedule, final=0.05)
     return adam(rate, clip=options.gradient_clip)

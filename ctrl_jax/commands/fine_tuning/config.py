@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import tyro
 
 from ctrl_jax._checks import check_fields
+from ctrl_jax.algorithms import ValueUpdate
 from ctrl_jax.commands.fine_tuning.method import OF_TERMINAL_REWARDS, Method
 from ctrl_jax.commands.fine_tuning.rewarding import OWN, Rewarding
 from ctrl_jax.commands.fine_tuning.sampler import Sampler
@@ -36,6 +37,8 @@ class Adapters:
 
     def validate(self) -> None:
         """Raise ValueError for an option out of range."""
+        if self.rank == 0:
+            raise refuse("adapters.rank", 0, "there would be nothing to train", "give --full")
         check_count("adapters.rank", self.rank)
         check_positive("adapters.scale", self.scale)
         if not (self.targets and all(self.targets)):
@@ -88,17 +91,23 @@ class Value:
         width: hidden size.
         depth: number of blocks.
         epochs: passes over the points of a batch of trajectories.
-        minibatches: optimizer steps per pass; at most solver steps + 1.
+        minibatches: optimizer steps per pass, at most solver steps + 1; 5 by default, or that.
     """
 
     width: int = 128
     depth: int = 2
     epochs: int = 4
-    minibatches: int = 5
+    minibatches: int | None = None
 
     def validate(self) -> None:
         """Raise ValueError for an option out of range."""
-        check_fields(self, check_count, "width", "depth", "epochs", "minibatches", group="value")
+        check_fields(self, check_count, "width", "depth", "epochs", group="value")
+        if self.minibatches is not None:
+            check_count("value.minibatches", self.minibatches)
+
+    def update(self, steps: int) -> ValueUpdate:
+        """Return how it learns from trajectories of so many steps."""
+        return ValueUpdate(self.epochs, self.minibatches or min(5, steps + 1))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,6 +133,7 @@ class Evaluation:
 
 
 _OF_VALUE = ("value", "optimization.value_learning_rate", "optimization.warmup")
+UPDATES = 100
 OF_PIPELINE = (
     "prompts",
     "validation_prompts",
@@ -152,7 +162,9 @@ class Config:
             negative_prompt, weight and whatever rewards read.
         validation_prompts: prompts of the evaluations; those of training by default.
         negative: what pictures are guided away from where the prompt says nothing else.
-        reward: what is rewarded, and its weight after it; may be given several times.
+        reward: what is rewarded, and its weight: jpeg_size:-1, clip_score:FOLDER:0.7 (pickscore,
+            hps and image_reward alike), jax:my.module:function, my.module:function on the host, or
+            http://host:8000/score#0.3; may be given several times.
         held_out_reward: what is measured beside, and never trained on; may be given several times.
         rewarding: how rewards are summed and asked for.
         method: the algorithm.
@@ -169,6 +181,8 @@ class Config:
         adapters: what is trained in place of the weights.
         optimization: the optimizers.
         value: the value network.
+        split: make an update of two programs, as rewards on the host do, so that the metrics tell
+            the seconds of rollout and update.
         kl_budget: divergence of paths from the pretrained model, in nats, at which the run ends, as
             the evaluations measure it; none by default.
         evaluation: what is measured.
@@ -197,16 +211,17 @@ class Config:
     adapters: Adapters = dataclasses.field(default_factory=Adapters)
     optimization: Optimization = dataclasses.field(default_factory=Optimization)
     value: Value = dataclasses.field(default_factory=Value)
+    split: bool = False
     kl_budget: float | None = None
     evaluation: Evaluation = dataclasses.field(default_factory=Evaluation)
     run: Annotated[RunOptions, tyro.conf.arg(name="")] = dataclasses.field(
-        default_factory=RunOptions
+        default_factory=lambda: RunOptions(steps=UPDATES)
     )
 
     @property
     def updates(self) -> int:
         """Number of updates."""
-        return self.run.steps or 100
+        return self.run.steps or UPDATES
 
     @property
     def together(self) -> int:
@@ -215,6 +230,11 @@ class Config:
             return self.group
         most = 8 if self.method.algorithm in OWN else 1
         return max(d for d in range(1, most + 1) if self.batch % d == 0)
+
+    @property
+    def queries(self) -> int:
+        """Pictures of an update, each one query of the rewards."""
+        return self.batch * (2 if self.method.of_pairs else 1)
 
     @property
     def places(self) -> int:
@@ -237,7 +257,7 @@ class Config:
         if self.batch % self.together:
             rule = f"a batch of {self.batch} is of whole groups"
             raise refuse("group", self.group, rule, "give a divisor of --batch")
-        if method.has_value and self.value.minibatches > steps + 1:
+        if method.has_value and (self.value.minibatches or 1) > steps + 1:
             rule = f"there are {steps + 1} grid points to divide"
             raise refuse("value.minibatches", self.value.minibatches, rule, "give a smaller one")
         if not self.reward:
@@ -249,4 +269,5 @@ class Config:
             check_unused(self, _OF_VALUE, f"{method.algorithm} has no value network", repair)
         if self.full:
             rule = "with --full all weights are trained"
-            check_unused(self, ["adapters"], rule, "leave one of them out")
+            names = [f"adapters.{field.name}" for field in dataclasses.fields(Adapters)]
+            check_unused(self, names, rule, "leave one of them out")

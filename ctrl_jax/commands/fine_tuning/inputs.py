@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -19,7 +21,7 @@ from ctrl_jax.commands.fine_tuning.of_run import is_run, load_of_run
 from ctrl_jax.commands.fine_tuning.prompts import Given, read_given
 from ctrl_jax.commands.fine_tuning.reward_scale import Summing
 from ctrl_jax.commands.fine_tuning.rewarding import OWN
-from ctrl_jax.commands.fine_tuning.rewards import RewardSet, read_rewards
+from ctrl_jax.commands.fine_tuning.rewards import RewardSet, check_pictures, read_rewards
 from ctrl_jax.commands.fine_tuning.scoring import reading
 from ctrl_jax.commands.fine_tuning.subject import Subject
 from ctrl_jax.data.prompts import distinct
@@ -99,7 +101,9 @@ def load_inputs(config: Config, mesh: Mesh) -> Inputs:
             if names := reading(found):
                 rule = "it reads prompts, which a run of ours has none of"
                 raise refuse(option, names[0], rule, "take another")
-        return Inputs(load_of_run(config), given, rewards, held_out, (), (), (), summing, 1.0)
+        subject = load_of_run(config)
+        check_rewards(subject, rewards, held_out)
+        return Inputs(subject, given, rewards, held_out, (), (), (), summing, 1.0)
     if config.prompts is None:
         rule = "a text-to-image model needs some"
         raise refuse("prompts", None, rule, "give --prompts FILE, a prompt on each line")
@@ -112,6 +116,7 @@ def load_inputs(config: Config, mesh: Mesh) -> Inputs:
     negatives = [config.negative if p.negative is None else p.negative for p in prompts]
     asked: list[str | None] = [*texts, *dict.fromkeys(negatives)]
     subject, tables = load_of_pipeline(config, mesh, asked)
+    check_rewards(subject, rewards, held_out)
     places = {text: len(texts) + i for i, text in enumerate(dict.fromkeys(negatives))}
     absent = np.asarray([places[text] for text in negatives])
     network = [Column(table, index) for table in tables]
@@ -120,6 +125,14 @@ def load_inputs(config: Config, mesh: Mesh) -> Inputs:
     ours, beside = (_columns(found, texts, index) for found in (rewards, held_out))
     scale = config.sampler.scale
     return Inputs(subject, given, rewards, held_out, tuple(network), ours, beside, summing, scale)
+
+
+def check_rewards(subject: Subject, rewards: RewardSet, held_out: RewardSet) -> None:
+    """Raise ValueError unless the rewards on the device take the pictures of the model."""
+    latents = jax.ShapeDtypeStruct((1, *subject.shape), jnp.float32)
+    _, height, width, _ = jax.eval_shape(subject.decode, subject.frozen, latents).shape
+    check_pictures(rewards, height, width)
+    check_pictures(held_out, height, width, option="held_out_reward")
 
 
 def _columns(found: RewardSet, texts: Sequence[str], index: np.ndarray) -> tuple[Column, ...]:

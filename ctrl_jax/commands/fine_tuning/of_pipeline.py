@@ -2,8 +2,9 @@
 
 import dataclasses
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +16,11 @@ from ctrl_jax._typing import Params
 from ctrl_jax.commands.fine_tuning.config import Config
 from ctrl_jax.commands.fine_tuning.subject import Subject, Tables
 from ctrl_jax.networks.lora import combine, split
+from ctrl_jax.pretrained.diffusers.parts import load_part
 from ctrl_jax.pretrained.diffusers.pipeline import Pipeline, load_pipeline
 from ctrl_jax.pretrained.diffusers.pipeline_index import AUTOENCODER_NAME
 from ctrl_jax.pretrained.diffusers.saving import save_lora, save_pipeline
+from ctrl_jax.runtime import replicate
 
 LORA_FILE, MODEL = "pytorch_lora_weights.safetensors", "model"
 
@@ -36,22 +39,25 @@ def load_of_pipeline(
         ValueError: the folder cannot be used, or the adapters' targets are none of its layers.
     """
     dtype = config.run.dtype
-    pipeline = load_pipeline(
-        config.model,
-        dtype=dtype,
-        # Small steps would be lost in the digits of bfloat16.
-        param_dtype=jnp.promote_types(dtype, jnp.float32) if config.full else dtype,
-        variant=config.variant,
-        remat=config.remat,
-        mesh=mesh,
-        fully=config.fully_sharded,
-    )
-    height, width = config.height, config.width
-    shape = pipeline.shape(height, width)
-    encoded = pipeline.encode(texts, height=height, width=width)
-    tables = tuple(np.asarray(array) for array in encoded)
+    # Small steps would be lost in the digits of bfloat16.
+    kept: dict[str, Any] = {
+        "param_dtype": jnp.promote_types(dtype, jnp.float32) if config.full else dtype
+    }
+    kept |= {"variant": config.variant, "mesh": mesh, "fully": config.fully_sharded}
+    pipeline = load_pipeline(config.model, dtype=dtype, remat=config.remat, weights=(), **kept)
+
+    def read(names: Iterable[str]) -> dict[str, Params]:
+        parts = {name: pipeline.parts[name] for name in names}
+        return {name: load_part(pipeline.folder / name, p, **kept) for name, p in parts.items()}
+
+    size: dict[str, Any] = {"height": config.height, "width": config.width}
+    shape = pipeline.shape(**size)
     held = (pipeline.kind.denoiser, AUTOENCODER_NAME)
-    pipeline = dataclasses.replace(pipeline, params={name: pipeline.params[name] for name in held})
+    # In memory while they are asked, and before anything else is.
+    encoders = (name for name in pipeline.parts if name not in held)
+    encoded = pipeline.encode(texts, params=read(encoders), **size)
+    tables = tuple(np.asarray(array) for array in replicate(mesh, encoded))
+    pipeline = dataclasses.replace(pipeline, params=read(held))
     return subject_of(config, pipeline, shape, tuple(table.shape[-1] for table in tables)), tables
 
 

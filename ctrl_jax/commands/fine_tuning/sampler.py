@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from ctrl_jax._checks import check_finite, check_unused, under_names
+from ctrl_jax._checks import check_finite, check_unused
 from ctrl_jax.algorithms import Window
 from ctrl_jax.runtime import check_count, check_positive, refuse
 from ctrl_jax.solvers import CoefficientsPreserving, EulerMaruyama, ExponentialEuler
@@ -70,6 +70,8 @@ class Sampler:
         if self.window is None:
             return None
         first, last = self.window_range or (0, None)
+        # A fixed one has no other place.
+        last = None if self.window_placed == "fixed" else last
         return Window(self.window, first, last, self.window_placed)
 
     def validate(self) -> None:
@@ -90,9 +92,12 @@ class Sampler:
             names = ("window_range", "window_placed")
             check_unused(self, names, "there is no window", "give --window too")
             return
-        names = {"length": "window", "first": "window_range", "last": "window_range"}
-        shown = {f"Window.{name}": own for name, own in names.items()}
-        with under_names(**shown, **{"steps of the grid": "window"}):
-            window = self.make_window()
-            assert window is not None
-            window.check_steps(self.solver_steps)
+        check_count("window", self.window)
+        first, last = self.window_range or (0, self.solver_steps)
+        if not 0 <= first < last <= self.solver_steps:
+            rule = f"it must be two of the {self.solver_steps} solver steps, the first before"
+            repair = f"give such as 0 {self.solver_steps}"
+            raise refuse("window_range", self.window_range, rule, repair)
+        if self.window > last - first:
+            rule = f"there are {last - first} steps that it may lie in"
+            raise refuse("window", self.window, rule, "give a shorter one")

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from ctrl_jax._typing import Params
@@ -40,6 +41,7 @@ from ctrl_jax.runtime import (
     in_flight,
     make_adapters,
     own_part,
+    refuse,
     replicate,
     shard_batch,
     train,
@@ -115,13 +117,13 @@ def tune(config: Config, inputs: Inputs, run: Run, mesh: Mesh) -> Outcome:
         batch = shard_batch(mesh, own_part(inputs.batch(course.prompts(0), config.together)))
         state = abstract_state(config, inputs, frozen)
         config = fitted(config, inputs, run, batch, fixed, placed_as(state, shardings))
-    outside = bool(inputs.rewards.outside)
+    outside = bool(inputs.rewards.outside) or config.split
     step = two_programs(config, inputs, course) if outside else one_program(config, inputs)
     ended = updated(Setting(config, inputs, run, mesh, course, fixed, shardings), step, watch)
     facts = {
         "traces": traces_of(step),
         "updates": ended.updates,
-        "reward_queries": ended.updates * config.batch * (2 if config.method.of_pairs else 1),
+        "reward_queries": ended.updates * config.queries,
         "epochs": course.epochs(ended.updates),
     }
     if ended.stopped is not None:
@@ -151,6 +153,7 @@ def updated(setting: Setting, step: CountTraces | OutsideStep, watch: Watch) -> 
         evaluate_every=config.evaluation.every,
         evaluate=watch.evaluate,
         stop=stop,
+        images=config.queries,
         progress=config.run.progress,
         description=f"fine-tuning ({config.method.algorithm})",
         mesh=mesh,
@@ -191,6 +194,12 @@ def begun(run: Run, evaluate: Evaluate, params: Params) -> Found:
     if run.resumed and (found := kept(path)) is not None:
         return found
     found = evaluate(params)
+    for option in ("rewards", "held_out"):
+        for name, values in getattr(found, option).items():
+            if not np.isfinite(values).all():
+                rule = "it has no numbers for pictures of the pretrained model"
+                option = "reward" if option == "rewards" else "held_out_reward"
+                raise refuse(option, name, rule, "repair it; a warning above may say more")
     if jax.process_index() == 0:
         keep(path, found)
     barrier(BEFORE)

@@ -363,6 +363,7 @@ def load_pipeline(
     param_dtype: DTypeLike = jnp.float32,
     variant: str | None = None,
     without: Collection[str] = (),
+    weights: Collection[str] | None = None,
     solver: str | None = None,
     remat: bool = False,
     mesh: Mesh | None = None,
@@ -377,6 +378,8 @@ def load_pipeline(
         variant: of the weight files, such as fp16.
         without: text encoders to leave out: ``text_encoder_3`` of Stable Diffusion 3, whose states
             are then zeros.
+        weights: parts whose weights are read, such as ``("text_encoder",)``, so that not all need
+            be in memory at once; all by default.
         solver: "ddim", "ddpm" or "ancestral", "euler", "euler_ancestral" or "dpmpp": as if the
             folder's scheduler were exchanged for that of diffusers; its own by default.
         remat: whether the denoiser's blocks are computed again in the backward pass.
@@ -411,6 +414,8 @@ def load_pipeline(
     scheduler = read_scheduler(named, solver=solver)
     found = {name: load_tokenizer(folder / name) for name in tokenizers}
     for name, part in parts.items():
+        if weights is not None and name not in weights:
+            continue
         params[name] = load_part(
             folder / name, part, param_dtype=param_dtype, variant=variant, mesh=mesh, fully=fully
         )

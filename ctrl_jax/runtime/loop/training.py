@@ -12,6 +12,7 @@ batch is `batches(k)`.
 
 import dataclasses
 import signal
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,8 @@ class LoopOptions:
         shardings: a tree of shardings like the state; None to replicate it over the mesh.
         fixed: a tree of placed arrays that a step reads as its last argument and never changes,
             such as frozen weights: in no checkpoint, never copied; None for a step without.
+        images: examples of an update, for the metric ``images_per_second`` of the updates since the
+            last fetch, evaluations and saving left out; None for no such metric.
         evaluate: called with (completed updates, state); what it returns joins that update's
             metrics. It must not keep the state, which the next update overwrites.
         stop: called with (completed updates, metrics) of every update as they are fetched; what it
@@ -70,6 +73,7 @@ class LoopOptions:
     mesh: Mesh | None = None
     shardings: Any = None
     fixed: Any = None
+    images: int | None = None
     evaluate: Evaluate | None = None
     stop: Callable[[int, Mapping[str, Any]], Any] | None = None
     record: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -193,6 +197,7 @@ class _Loop:
         there = checkpoints is not None and start in checkpoints.steps()
         self._saved: int | None = start if there else None
         self.stopped: Any = None
+        self._began: float | None = None
 
     def after_update(self, k: int, state: Any, metrics: Mapping[str, Any], show) -> None:
         options = self._options
@@ -204,6 +209,14 @@ class _Loop:
         show(k, self.fetch(state if evaluates else None))
         if saves and self.stopped is None:
             self.save(k, state)
+        self._began = time.monotonic()
+
+    def _images_per_second(self, updates: int) -> dict[str, float]:
+        """The rate of the updates since the last fetch; the first ones compiled meanwhile."""
+        if self._options.images is None or self._began is None or not updates:
+            return {}
+        seconds = time.monotonic() - self._began
+        return {"images_per_second": self._options.images * updates / seconds}
 
     def _is_due(self, k: int, every: int) -> bool:
         return k == self._steps or (every > 0 and k % every == 0)
@@ -214,16 +227,17 @@ class _Loop:
         The state to evaluate, where there is one, belongs to the last of them.
         """
         fetched = jax.device_get(self._pending)
+        rate = self._images_per_second(len(fetched))
         self._pending = []
         last: Mapping[str, Any] = {}
         try:
             for position, (k, metrics) in enumerate(fetched, 1):
-                last = metrics
+                last = {**metrics, **rate}
                 self._flags.check(k, metrics)
                 try:
                     if evaluated is not None and position == len(fetched):
                         assert self._options.evaluate is not None
-                        last = {**metrics, **(self._options.evaluate(k, evaluated) or {})}
+                        last = {**last, **(self._options.evaluate(k, evaluated) or {})}
                 finally:
                     if self._log is not None:
                         self._log.write(k, last)
