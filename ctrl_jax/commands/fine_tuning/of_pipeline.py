@@ -43,7 +43,8 @@ def load_of_pipeline(
     kept: dict[str, Any] = {
         "param_dtype": jnp.promote_types(dtype, jnp.float32) if config.full else dtype
     }
-    kept |= {"variant": config.variant, "mesh": mesh, "fully": config.fully_sharded}
+    kept |= {"variant": config.variant}
+    kept |= {"mesh": mesh, "fully": config.fully_sharded}
     pipeline = load_pipeline(config.model, dtype=dtype, remat=config.remat, weights=(), **kept)
 
     def read(names: Iterable[str]) -> dict[str, Params]:
