@@ -65,7 +65,7 @@ def test_python_blocks_run(page):
         exec(compile(code, identifier(page), "exec"), names)
 
 
-COMMAND = r"(?:ctrl-jax(?: \w+)?|python -m (?:ctrl_jax|experiments|benchmarks)[\w.]*)"
+COMMAND = r"(?:ctrl-jax(?: \w[\w-]*)?|python -m (?:ctrl_jax|experiments|benchmarks)[\w.]*)"
 
 
 def command_lines() -> list[str]:
@@ -86,7 +86,7 @@ def test_commands_parse(line):
     words = shlex.split(line)
     module, args = (words[2], words[3:]) if words[0] == "python" else ("ctrl_jax", words[1:])
     if module == "ctrl_jax" and args and not args[0].startswith("-"):
-        module, args = f"ctrl_jax.commands.{args[0]}", args[1:]
+        module, args = f"ctrl_jax.commands.{args[0].replace('-', '_')}", args[1:]
     package = importlib.util.find_spec(module)
     assert package is not None, f"{line}: there is no {module}"
     if package.submodule_search_locations is not None:

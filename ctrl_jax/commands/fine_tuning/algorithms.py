@@ -138,10 +138,16 @@ def make_algorithm(
         annotator = partial(preferred, method.sharpness / unit.std)
         loss_fn = pair_loss(config, inputs)
         return make_online_preference(*given, loss_fn, annotator=annotator, config=pairs)
-    pieces = method.pieces(sampler.trained_steps)
     # With overlap the trajectories are of the policy before, as their own predictions say.
-    old = "rollout" if config.rewarding.overlap else "scored"
-    update = PolicyUpdate(method.epochs, pieces, method.cut, method.average_decay, old)
+    old = method.old or ("rollout" if config.rewarding.overlap else "scored")
+    update = PolicyUpdate(
+        method.epochs,
+        method.pieces(sampler.trained_steps),
+        method.cut,
+        method.average_decay,
+        old,
+        method.per_step,
+    )
     return _maker(config, inputs, unit)(*given, update=update)
 
 

@@ -263,6 +263,9 @@ class Config:
         if not self.reward:
             rule = "there must be a reward"
             raise refuse("reward", (), rule, "give one, such as --reward jpeg_size:-1")
+        if self.rewarding.overlap and method.old == "scored":
+            rule = "with --overlap trajectories are of the policy before, which no pass knows"
+            raise refuse("old", method.old, rule, "leave it out")
         self.rewarding.check(self.reward, self.held_out_reward, method.algorithm)
         if not method.has_value:
             repair = "leave it out, or take --algorithm ppo"

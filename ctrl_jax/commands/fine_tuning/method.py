@@ -38,6 +38,8 @@ _TAKERS: dict[str, tuple[str, ...]] = {
     "beta": OF_PAIRS,
     "sharpness": OF_PAIRS,
     "dispersion": ("mallows_theta", "mallows_phi"),
+    "old": (*WITH_VALUE, *OF_TERMINAL_REWARDS),
+    "per_step": (*WITH_VALUE, *OF_TERMINAL_REWARDS),
     "minibatches": (*WITH_VALUE, *OF_TERMINAL_REWARDS),
     "chunks": (*WITH_VALUE, *OF_TERMINAL_REWARDS),
 }
@@ -71,6 +73,10 @@ class Method:
         chunks: pieces that a minibatch is computed in, one after the other; with the minibatches
             they divide the steps that are learned from. auto: the fewest in which an update fits
             into a device, which is compiled once or twice more to find them.
+        old: what ratios are taken against: scored, the policy's predictions in a pass of their own
+            before the first update, or rollout, those that drew the trajectories; by default the
+            first, and with --overlap the second.
+        per_step: whether the metrics tell the ratio and the clipped share at each solver step.
         average_decay: decay per update of a moving average of what is trained, which is evaluated
             and saved; 0 for none.
     """
@@ -87,6 +93,8 @@ class Method:
     epochs: int = 1
     minibatches: int | None = None
     chunks: int | Literal["auto"] = 1
+    old: Literal["scored", "rollout"] | None = None
+    per_step: bool = True
     average_decay: float = 0.0
 
     @property
