@@ -156,4 +156,4 @@ def test_a_run_does_not_begin_without_rewards_of_the_pretrained_model():
     nothing = np.zeros(2)
     found = Found(nothing, {"a": np.asarray([1.0, np.nan])}, {}, nothing, nothing)
     with pytest.raises(RewardUnavailable, match=r"got no rewards.*--resume latest"):
-        found.unit({"a": 1.0})
+        found.check()

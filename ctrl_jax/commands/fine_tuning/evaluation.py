@@ -59,17 +59,17 @@ class Found(NamedTuple):
         spread = diversity(self.pictures, self.prompts)
         return means if spread is None else means | {"diversity": spread}
 
-    def unit(self, weights: Mapping[str, float]) -> Unit:
-        """Return mean and spread of the reward.
+    def check(self) -> None:
+        """Raise RewardUnavailable where a picture has no number of a reward."""
+        for name, values in (self.rewards | self.held_out).items():
+            if not np.isfinite(values).all():
+                text = f"the pictures of the pretrained model got no rewards of {name}"
+                raise RewardUnavailable(f"{text}; mend it and start with --resume latest")
 
-        Raises:
-            RewardUnavailable: one of the rewards is missing.
-        """
+    def unit(self, weights: Mapping[str, float]) -> Unit:
+        """Return mean and spread of the reward."""
         total = self.total(weights)
         mean, std = float(total.mean()), float(total.std())
-        if not np.isfinite(mean):
-            text = "the pictures of the pretrained model got no rewards, whose spread is their unit"
-            raise RewardUnavailable(f"{text}; mend the reward and start with --resume latest")
         if std > 1e-6 * abs(mean):
             return Unit(mean, std)
         text = f"the reward is {mean:g} for all {total.size} pictures of the pretrained model"

@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from ctrl_jax._typing import Params
@@ -41,7 +40,6 @@ from ctrl_jax.runtime import (
     in_flight,
     make_adapters,
     own_part,
-    refuse,
     replicate,
     shard_batch,
     train,
@@ -194,12 +192,7 @@ def begun(run: Run, evaluate: Evaluate, params: Params) -> Found:
     if run.resumed and (found := kept(path)) is not None:
         return found
     found = evaluate(params)
-    for option in ("rewards", "held_out"):
-        for name, values in getattr(found, option).items():
-            if not np.isfinite(values).all():
-                rule = "it has no numbers for pictures of the pretrained model"
-                option = "reward" if option == "rewards" else "held_out_reward"
-                raise refuse(option, name, rule, "repair it; a warning above may say more")
+    found.check()
     if jax.process_index() == 0:
         keep(path, found)
     barrier(BEFORE)
