@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from benchmarks import peak_memory
 from benchmarks import pipeline as pipelines
 from benchmarks.harness import Case, Contender, Disagreement, Runner, compile_jax
 from benchmarks.pipeline import GUIDANCE, STEPS, Settings
@@ -102,7 +103,9 @@ def ours(**options: Any) -> Runner:
 
     first = jax.tree.map(lambda *both: np.stack(both), *(jax.device_get(run()) for _ in range(2)))
     SEEN[settings] = Outcome(*first)
-    return Runner(run, seconds, memory, facts=facts(settings))
+    status = peak_memory.STATUS.exists()
+    held = {"resident_bytes": peak_memory.resident("VmHWM")} if status else {}
+    return Runner(run, seconds, memory, facts=facts(settings) | held)
 
 
 def weights(settings: Settings, pipeline: Pipeline) -> tuple[dict[str, Any], Any]:
@@ -133,7 +136,7 @@ def algorithm(settings: Settings, pipeline: Pipeline, frozen: Any, adapters: Any
 
     policy = Model(lambda key: jax.tree.map(jnp.copy, adapters), apply)
     adam = optax.adamw(LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-    update = PolicyUpdate(minibatches=1, chunks=STEPS)
+    update = PolicyUpdate(minibatches=1, chunks=STEPS, old="rollout")
     return make_ddpo(problem(pipeline, policy), policy, adam, clip=CLIP, update=update)
 
 
