@@ -31,12 +31,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from benchmarks.pipeline import Settings
 from ctrl_jax._records import write_json_atomic
 from ctrl_jax.algorithms import Batch
-from ctrl_jax.commands.fine_tuning.algorithms import Unit, make_algorithm
+from ctrl_jax.commands.fine_tuning.algorithms import make_algorithm
 from ctrl_jax.commands.fine_tuning.config import Config
 from ctrl_jax.commands.fine_tuning.inputs import Inputs
 from ctrl_jax.commands.fine_tuning.method import Algorithm, Method
 from ctrl_jax.commands.fine_tuning.of_pipeline import subject_of
 from ctrl_jax.commands.fine_tuning.sampler import Sampler
+from ctrl_jax.commands.fine_tuning.value import Unit
 from ctrl_jax.networks.sharding import partition_specs
 from ctrl_jax.pretrained.diffusers.parts import read_part
 from ctrl_jax.pretrained.diffusers.pipeline import Pipeline

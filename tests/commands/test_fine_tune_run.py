@@ -10,12 +10,12 @@ import pytest
 import tyro
 
 from ctrl_jax.commands.__main__ import main
-from ctrl_jax.commands.fine_tuning.algorithms import Unit
 from ctrl_jax.commands.fine_tuning.config import Config
 from ctrl_jax.commands.fine_tuning.inputs import load_inputs
 from ctrl_jax.commands.fine_tuning.method import WITH_VALUE, Algorithm
 from ctrl_jax.commands.fine_tuning.steps import Fixed, one_program
 from ctrl_jax.commands.fine_tuning.training import abstract_state, placed
+from ctrl_jax.commands.fine_tuning.value import Unit
 from ctrl_jax.models import DiffusionSpec
 from ctrl_jax.runtime import load_model, make_mesh, save_model, validate
 
@@ -44,6 +44,7 @@ OPTIONS = {
     "mallows_theta": ("--dispersion", "0.5"),
     "mallows_phi": ("--dispersion", "0.5"),
     "dpok": ("--penalty", "0.1"),
+    "value_gradient": ("--value.network", "anchored"),
 }
 
 

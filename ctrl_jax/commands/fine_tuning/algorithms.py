@@ -2,9 +2,8 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -34,13 +33,10 @@ from ctrl_jax.commands.fine_tuning.inputs import Inputs
 from ctrl_jax.commands.fine_tuning.method import CLIP
 from ctrl_jax.commands.fine_tuning.sampler import SOLVERS
 from ctrl_jax.commands.fine_tuning.subject import Subject
+from ctrl_jax.commands.fine_tuning.value import Unit, value_model
 from ctrl_jax.data.prompts import Prompt
 from ctrl_jax.losses import preference
-from ctrl_jax.networks import ValueMLP, as_model
 from ctrl_jax.solvers import guidance
-
-FINEST = 32
-"""Side of what a value network sees of a state, or up to twice of it."""
 
 
 def models_of(
@@ -99,13 +95,6 @@ def make_problem(
     )
 
 
-class Unit(NamedTuple):
-    """Mean and spread of the reward on pictures of the pretrained model, also traced."""
-
-    mean: Array | float
-    std: Array | float
-
-
 def make_algorithm(
     config: Config,
     inputs: Inputs,
@@ -148,11 +137,16 @@ def make_algorithm(
         old,
         method.per_step,
     )
-    return _maker(config, inputs, unit)(*given, update=update)
+    if method.has_value:
+        value = value_model(config, inputs, frozen, unit, reference)
+        learning = config.value.update(sampler.trained_steps)
+        critic = Critic(value, value_optimizer(config), learning)
+        return _with_value(config)(*given, critic, update=update)
+    return _without_value(config, inputs)(*given, update=update)
 
 
-def _maker(config: Config, inputs: Inputs, unit: Unit) -> Callable[..., Control]:
-    """Return what makes the algorithm of a problem, with its own options."""
+def _without_value(config: Config, inputs: Inputs) -> Callable[..., Control]:
+    """Return what makes an algorithm of terminal rewards, with its own options."""
     method = config.method
     clip = CLIP if method.clip is None else method.clip
     if method.algorithm == "grpo":
@@ -163,19 +157,18 @@ def _maker(config: Config, inputs: Inputs, unit: Unit) -> Callable[..., Control]
         statistics = config.rewarding.statistics(len(inputs.given.train))
         clamp = config.rewarding.reward_clamp
         return partial(make_ddpo, clip=clip, statistics=statistics, clamp=clamp)
-    if method.algorithm == "dpok":
-        return partial(make_dpok, clip=clip)
-    critic = Critic(
-        value_model(config, inputs.subject, unit),
-        value_optimizer(config),
-        config.value.update(config.sampler.trained_steps),
-    )
+    return partial(make_dpok, clip=clip)
+
+
+def _with_value(config: Config) -> Callable[..., Control]:
+    """Return what makes an algorithm of a value network, with its own options."""
+    method = config.method
     if method.algorithm == "value_gradient":
-        return partial(make_value_gradient, critic=critic)
+        return make_value_gradient
     if method.algorithm == "policy_gradient":
-        return partial(make_policy_gradient, critic=critic, trace=method.trace)
-    variate = method.control_variate
-    return partial(make_ppo, critic=critic, trace=method.trace, clip=clip, control_variate=variate)
+        return partial(make_policy_gradient, trace=method.trace)
+    clip = CLIP if method.clip is None else method.clip
+    return partial(make_ppo, trace=method.trace, clip=clip, control_variate=method.control_variate)
 
 
 def preferred(sharpness: Array | float, key: Array, first: Array, second: Array, batch) -> Array:
@@ -214,45 +207,6 @@ def dispersions(prompts: Sequence[Prompt], given: float | None) -> np.ndarray:
         check_positive(name, prompt.fields["dispersion"])
         check_fraction(name, prompt.fields["dispersion"])
     return np.asarray([prompt.fields["dispersion"] for prompt in prompts], np.float64)
-
-
-def value_model(config: Config, subject: Subject, unit: Unit) -> Model:
-    """Return a network of the state, coarsened, and of the mean of each condition over tokens.
-
-    It begins as the mean reward of the pretrained model, and learns in units of its spread.
-    """
-    number = len(subject.widths)
-
-    def observe(t, x, *conditions):
-        texts = [jnp.mean(c.reshape(c.shape[0], -1, c.shape[-1]), axis=1) for c in conditions]
-        seen = [coarse(x).reshape(x.shape[0], -1), *texts[:number]]
-        return jnp.concatenate([part.astype(x.dtype) for part in seen], axis=-1)
-
-    blank = jax.eval_shape(coarse, jax.ShapeDtypeStruct((1, *subject.shape), jnp.float32))
-    size = blank.size + sum(subject.widths)
-    network = as_model(
-        lambda rngs: ValueMLP(
-            (size,),
-            width=config.value.width,
-            depth=config.value.depth,
-            horizon=float(subject.process.horizon),
-            rngs=rngs,
-        )
-    )
-
-    def apply(params, t, observation, *conditions):
-        return unit.mean + unit.std * network.apply(params, t, observation)
-
-    return Model(network.init, apply, observe)
-
-
-def coarse(x: Array) -> Array:
-    """Return means over squares of pixels, so that no side is longer than twice `FINEST`."""
-    side = max(1, max(x.shape[1:3]) // FINEST)
-    if side == 1:
-        return x
-    window = (1, side, side, 1)
-    return jax.lax.reduce_window(x, 0.0, jax.lax.add, window, window, "VALID") / side**2
 
 
 def policy_optimizer(config: Config, subject: Subject) -> optax.GradientTransformation:

@@ -88,12 +88,16 @@ class Value:
     """The value network of ppo, value_gradient and policy_gradient.
 
     Args:
+        network: state: of the noisy state and the prompt; anchored: beside it the rewards of what
+            the pretrained model makes of the state, exact at the end, for rewards in JAX with a
+            derivative: a pass of the model at each point of a trajectory, and two with a gradient.
         width: hidden size.
         depth: number of blocks.
         epochs: passes over the points of a batch of trajectories.
         minibatches: optimizer steps per pass, at most solver steps + 1; 5 by default, or that.
     """
 
+    network: Literal["state", "anchored"] = "state"
     width: int = 128
     depth: int = 2
     epochs: int = 4

@@ -13,11 +13,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ctrl_jax._errors import RewardUnavailable, RunWarning
 from ctrl_jax._typing import Params
 from ctrl_jax.algorithms import roll_out
-from ctrl_jax.commands.fine_tuning.algorithms import Unit, make_problem, models_of
+from ctrl_jax.commands.fine_tuning.algorithms import make_problem, models_of
 from ctrl_jax.commands.fine_tuning.config import Config
 from ctrl_jax.commands.fine_tuning.inputs import Inputs
 from ctrl_jax.commands.fine_tuning.reward_exchange import as_shown, measured
 from ctrl_jax.commands.fine_tuning.scoring import parts_of
+from ctrl_jax.commands.fine_tuning.value import Unit
 from ctrl_jax.runtime import own_part, replicate, shard_batch
 
 SALT = 1000  # from the seed of training to that of the evaluations

@@ -11,12 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from ctrl_jax.algorithms import Control, Rollout
-from ctrl_jax.commands.fine_tuning.algorithms import Unit, make_algorithm
+from ctrl_jax.commands.fine_tuning.algorithms import make_algorithm
 from ctrl_jax.commands.fine_tuning.config import Config
 from ctrl_jax.commands.fine_tuning.inputs import Inputs
 from ctrl_jax.commands.fine_tuning.prompts import Course
 from ctrl_jax.commands.fine_tuning.reward_exchange import as_shown, make_ask
 from ctrl_jax.commands.fine_tuning.scoring import parts_of
+from ctrl_jax.commands.fine_tuning.value import Unit
 from ctrl_jax.data.prompts import Prompt
 from ctrl_jax.runtime import CountTraces, OutsideStep, own_part
 

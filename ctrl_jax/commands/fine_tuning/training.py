@@ -9,7 +9,6 @@ from jax.sharding import Mesh, NamedSharding
 
 from ctrl_jax._typing import Params
 from ctrl_jax.algorithms import RunState
-from ctrl_jax.commands.fine_tuning.algorithms import Unit
 from ctrl_jax.commands.fine_tuning.chunks import fitted
 from ctrl_jax.commands.fine_tuning.config import Config
 from ctrl_jax.commands.fine_tuning.evaluation import (
@@ -28,6 +27,7 @@ from ctrl_jax.commands.fine_tuning.steps import (
     traces_of,
     two_programs,
 )
+from ctrl_jax.commands.fine_tuning.value import Unit
 from ctrl_jax.commands.fine_tuning.watch import Watch
 from ctrl_jax.networks.sharding import partition_specs
 from ctrl_jax.runtime import (
