@@ -12,8 +12,8 @@ one, whatever the sizes of rollout and update batches. The derivative is behind 
 scoring pass costs one forward evaluation.
 
 Or there is no such pass, and mu_old is what the rollout itself predicted (`PolicyUpdate.old`). Then
-d is what rollout and update round differently; it is zero where both evaluate the same function in
-the same shapes, which is so where a piece is one time step of all trajectories.
+d is what rollout and update round differently: nothing, with most networks, where both evaluate the
+same function in the same shapes, that is where a piece is one time step of all trajectories.
 """
 
 import dataclasses
@@ -85,10 +85,12 @@ class PolicyUpdate:
             before the first update; the ratio starts at exactly one. "rollout": what the rollout
             predicted, without a further pass. With minibatches * chunks equal to the steps, a piece
             is one time step of all trajectories, as in the rollout, and the ratio starts at one
-            as exactly as the compiler rounds one function alike in two places; otherwise, as
-            rounding has it. The metrics ``ratio/rollout_deviation`` and ``_mean`` are the largest
-            and the mean |log-ratio| of the first minibatch. It is also right where the policy has
-            been updated since the rollout.
+            as exactly as the compiler rounds one function alike in two places: bit for bit with
+            MLP, DiT, UNet, and MMDiT with remat; within 1e-4 with a guided UNet2DCondition. In
+            other pieces rounding decides: from 1e-7 to 5e-4 was measured of small networks. The
+            metrics ``ratio/rollout_deviation`` and ``_mean`` are the largest and the mean
+            |log-ratio| of the first minibatch. It is also right where the policy has been updated
+            since.
         per_step: whether the metrics tell the mean of |ratio - 1| at each step, ``ratio/step_000``,
             and the share that is clipped, ``ppo/clip_fraction/step_000``.
     """

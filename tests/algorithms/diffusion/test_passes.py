@@ -114,3 +114,30 @@ def test_what_needs_the_reference_says_so():
     rollout = jax.eval_shape(algorithm.collect, state, Batch(jnp.ones(SIZE)))
     with pytest.raises(ValueError, match=r"not evaluated.*path_kl=True"):
         _ = rollout.path_kl
+
+
+def test_a_base_that_policy_and_reference_share_is_held_once():
+    """Adapters over it are trained, and it is an argument of the step: in no state, and what the
+    compiled program takes beside it is a small part of it."""
+    width = 512
+    shapes = {"a": (width, 1), "b": (1, width)}
+    base = {name: jax.ShapeDtypeStruct((width, width), jnp.float32) for name in ("in", "out")}
+    size = 2 * 4 * width**2
+
+    def control(base):
+        def predict(params, t, x):
+            return jnp.tanh(x @ base["in"]) @ base["out"] + (x @ params["a"]) @ params["b"]
+
+        blank = {name: jnp.zeros(shape) for name, shape in shapes.items()}
+        reference = Model(lambda key: (), lambda params, t, x: predict(blank, t, x))
+        grid, reward = grids.log_snr(VP(), STEPS), lambda x: x[:, 0]
+        steered = DiffusionControl(VP(), reference, reward, (width,), grid, 0.1)
+        policy, update = Model(lambda key: blank, predict), PolicyUpdate(1, 2, average_decay=0.9)
+        return make_dpok(steered, policy, optax.adam(1e-3), update=update)
+
+    state = jax.eval_shape(lambda key, base: control(base).init(key), jax.random.key(0), base)
+    assert sum(leaf.size for leaf in jax.tree.leaves(state)) < width**2 / 10
+    step = jax.jit(lambda state, batch, base: control(base).step(state, batch), donate_argnums=0)
+    memory = step.lower(state, Batch(jnp.ones(SIZE)), base).compile().memory_analysis()
+    assert size <= memory.argument_size_in_bytes < 1.1 * size
+    assert memory.output_size_in_bytes + memory.temp_size_in_bytes < size / 2
