@@ -46,10 +46,12 @@ class Flags:
             )
         skipped = int(metrics.get("update/skipped_in_a_row", 0))
         if skipped >= self._max_skipped:
+            fault, repair = "were not finite", "lower the learning rate or clip the gradient"
+            if "reward/fault" in metrics:
+                fault, repair = "had no rewards", "mend the reward"
             raise RunError(
-                f"{skipped} updates in a row up to update {k} were not finite and were skipped; "
-                f"{self._where_good(k - skipped)}; lower the learning rate or clip the gradient "
-                "and continue with --resume latest"
+                f"{skipped} updates in a row up to update {k} {fault} and were skipped; "
+                f"{self._where_good(k - skipped)}; {repair} and continue with --resume latest"
             )
 
     def _where_good(self, step: int) -> str:
