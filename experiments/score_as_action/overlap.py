@@ -84,7 +84,7 @@ def gaps_of(rate: float, old: Old, updates: int, seeds: int, *, overlap: bool) -
         long = Batch(jnp.ones(8192))
         key = jax.random.key(7)
         rollout = roll_out(key, PROBLEM, TASK.policy, params, TASK.reference.init(key), long)
-        return jnp.mean(PROBLEM.rewards(rollout)) - SPEC.penalty * jnp.mean(rollout.kl.sum(axis=0))
+        return jnp.mean(PROBLEM.rewards(rollout)) - SPEC.penalty * jnp.mean(rollout.path_kl)
 
     def run(key):
         state = control.init(key)
@@ -135,7 +135,7 @@ def per_update(control: Control, updates: int, pause: float, *, overlap: bool) -
     train_outside(
         OutsideStep(collect, ask, learn),
         in_flight(state) if overlap else state,
-        lambda k: Batch(np.ones(LONG, np.float32)),
+        lambda k: Batch(jnp.ones(LONG)),
         steps=updates + 2,
         options=LoopOptions(
             progress=False,
