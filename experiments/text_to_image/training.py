@@ -86,7 +86,7 @@ def keep(
     name = f"{stage}-{study.fingerprint(stage, on)}"
     folder, began = Path(cache) / name, time.monotonic()
     if (folder / FACTS).is_file():
-        print(f"{stage}: kept in {folder}")
+        print(f"{stage}: kept in {folder}", flush=True)
         return Kept(folder, read_json(folder / FACTS), name)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _unfinished(folder) as unfinished:
@@ -94,7 +94,7 @@ def keep(
         facts |= {f"minutes/{stage}": round((time.monotonic() - began) / 60, 2)}
         write_json_atomic(unfinished / FACTS, facts)
     said = ", ".join(f"{k} {v:.3g}" for k, v in facts.items() if isinstance(v, float | int))
-    print(f"{stage}: {said}; kept in {folder}")
+    print(f"{stage}: {said}; kept in {folder}", flush=True)
     return Kept(folder, facts, name)
 
 

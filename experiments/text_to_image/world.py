@@ -75,7 +75,11 @@ def open_world(config: Config, study: Conduct, stages: Mapping[str, Kept]) -> Wo
     params, seed = sampler.params(), config.run.seed + SALT
     before = sampler(params, found, config.evaluation_pictures, seed=seed)
     base = sampler(params, shown, config.frontier_pictures, seed=seed + 1)
-    return World(facts, found, shown, given, sampler, before, base)
+    world = World(facts, found, shown, given, sampler, before, base)
+    shares = world.shares(before, "before")
+    said = (f"{seen} {shares[f'success/{seen}/before']:.3f}" for seen in ("seen", "unseen"))
+    print(f"right before fine-tuning, of captions {', '.join(said)}", flush=True)
+    return world
 
 
 def reachable(facts: Mapping[str, Any]) -> float:
