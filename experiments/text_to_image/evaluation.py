@@ -5,6 +5,7 @@ a temperature \lambda is q_c = p_c e^{R / \lambda} / Z_c for every caption, so t
 that of `metrics.frontier` for each of them, averaged at equal temperatures.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -66,7 +67,9 @@ class Sampler:
         together: int = 64,
     ):
         solver = "euler_ancestral" if stochastic else "euler"
-        self.pipeline: Pipeline = load_pipeline(folder, solver=solver)
+        pipeline = load_pipeline(folder, solver=solver)
+        scheduler = pipeline.scheduler.without_least() if stochastic else pipeline.scheduler
+        self.pipeline: Pipeline = dataclasses.replace(pipeline, scheduler=scheduler)
         self.gold, self.proxy, self.together = gold, proxy, together
         self._draw = make_drawing(self.pipeline, scale=guidance, steps=steps)
         self._score = jax.jit(proxy.apply)

@@ -51,7 +51,7 @@ class FineTuning:
     solver_steps: int = 8
     guidance: float = 1.0
     rank: int = 16
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-4
 
     def validate(self) -> None:
         """Raise ValueError for an option out of range, as this study or the command calls it."""

@@ -68,6 +68,9 @@ def subject_of(
     """Return a pipeline as what is fine-tuned."""
     name, lora = pipeline.kind.denoiser, None if config.full else config.adapters.lora
     reference, trained = pipeline.model().apply, pipeline
+    scheduler = pipeline.scheduler
+    if config.sampler.solver != "euler_maruyama":  # whose last step has noise wherever it begins
+        scheduler = scheduler.without_least()
     frozen = {"denoiser": pipeline.params[name], "decoder": pipeline.params[AUTOENCODER_NAME]}
     if lora is None:
         params = frozen["denoiser"]
@@ -96,7 +99,7 @@ def subject_of(
         process=pipeline.process,
         prediction=pipeline.prediction,
         shape=shape,
-        grid=pipeline.scheduler.grid,
+        grid=scheduler.grid,
         start_std=pipeline.scheduler.start_std,
         frozen=frozen,
         params=params,

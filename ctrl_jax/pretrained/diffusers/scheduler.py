@@ -193,6 +193,19 @@ class Scheduler:
     shown: Callable[[Float[Array, "*t"]], Float[Array, "*t"]]
     times: Callable[[int], np.ndarray]
 
+    def without_least(self) -> "Scheduler":
+        """Return the same for steps with noise: a flow goes to its end in one step less.
+
+        Flows end at a time near 1/1000 and then at 0. A step with the process's noise that ends so
+        near to the data has next to none, and whatever a policy changes there counts a million
+        times in ratios and divergences; without that time the last step has no noise and no ratio.
+        """
+        if self.name != FLOWS:
+            return self
+        return dataclasses.replace(
+            self, times=lambda steps: np.delete(np.asarray(self.times(steps + 1)), -2)
+        )
+
     def grid(self, steps: int) -> Float[Array, " points"]:
         """Return the reverse times of a number of steps, as `solvers.sample` takes them.
 

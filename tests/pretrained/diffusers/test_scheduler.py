@@ -245,3 +245,13 @@ def test_other_refusals():
             grid=ending.grid(4),
             prediction=ending.prediction,
         )
+
+
+def test_steps_with_noise_of_a_flow_go_to_the_end_at_once():
+    """From the least time but one; of as many steps, and of other schedulers nothing changes."""
+    flow = read_scheduler({"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0})
+    times, all_times = flow.without_least().times(8), flow.times(9)
+    np.testing.assert_array_equal(times, [*all_times[:-2], 0.0])
+    assert flow.without_least().grid(8).shape == (9,)
+    discrete = read_scheduler({"_class_name": "DDIMScheduler", "clip_sample": False})
+    assert discrete.without_least() is discrete
