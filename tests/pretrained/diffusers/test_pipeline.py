@@ -105,5 +105,5 @@ def test_the_index_may_say_how_many_tokens_t5_reads(without, folders, tmp_path):
     assert hidden.shape[1] == 16 + 3 and clips[0].shape[1] == 16 + 256
     np.testing.assert_array_equal(hidden[:, :16], clips[0][:, :16])
     np.testing.assert_array_equal(pooled, clips[1])
-    with pytest.raises(ValueError, match="model_index.json: _max_sequence_length: received 0"):
+    with pytest.raises(ValueError, match=r"model_index\.json: _max_sequence_length: received 0"):
         conditions(0)
