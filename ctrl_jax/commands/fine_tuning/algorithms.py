@@ -6,7 +6,6 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array
 
 from ctrl_jax._checks import check_fraction, check_positive, refuse
@@ -18,19 +17,13 @@ from ctrl_jax.algorithms import (
     PolicyUpdate,
     PreferenceUpdate,
     Window,
-    make_ddpo,
-    make_dpok,
-    make_grpo,
     make_online_preference,
-    make_policy_gradient,
-    make_ppo,
-    make_value_gradient,
 )
 from ctrl_jax.algorithms.diffusion.online_preference import bradley_terry
-from ctrl_jax.algorithms.training.optimizer import adam, make_schedule
 from ctrl_jax.commands.fine_tuning.config import Config
 from ctrl_jax.commands.fine_tuning.inputs import Inputs
 from ctrl_jax.commands.fine_tuning.method import CLIP
+from ctrl_jax.commands.fine_tuning.named import make_named, policy_optimizer, value_optimizer
 from ctrl_jax.commands.fine_tuning.sampler import SOLVERS
 from ctrl_jax.commands.fine_tuning.subject import Subject
 from ctrl_jax.commands.fine_tuning.value import Unit, value_model
@@ -121,54 +114,53 @@ def make_algorithm(
         penalty=0.0 if method.penalty == 0 else scaled,
         window=sampler.make_window(),
     )
-    given = problem, policy, policy_optimizer(config, subject)
+    optimizer = policy_optimizer(
+        config.optimization,
+        config.optimization.learning_rate or subject.learning_rate,
+        config.updates,
+        method.epochs * method.pieces(sampler.trained_steps),
+        rests=method.has_value,
+        weight_decay=config.optimization.weight_decay,
+    )
     if method.of_pairs:
         pairs = PreferenceUpdate(method.epochs, method.average_decay)
         annotator = partial(preferred, method.sharpness / unit.std)
         loss_fn = pair_loss(config, inputs)
-        return make_online_preference(*given, loss_fn, annotator=annotator, config=pairs)
-    # With overlap the trajectories are of the policy before, as their own predictions say.
-    old = method.old or ("rollout" if config.rewarding.overlap else "scored")
-    update = PolicyUpdate(
-        method.epochs,
-        method.pieces(sampler.trained_steps),
-        method.cut,
-        method.average_decay,
-        old,
-        method.per_step,
-    )
+        given = problem, policy, optimizer, loss_fn
+        return make_online_preference(*given, annotator=annotator, config=pairs)
+    options = rewarded_options(config, inputs)
     if method.has_value:
         value = value_model(config, inputs, frozen, unit, reference)
         learning = config.value.update(sampler.trained_steps)
-        critic = Critic(value, value_optimizer(config), learning)
-        return _with_value(config)(*given, critic, update=update)
-    return _without_value(config, inputs)(*given, update=update)
+        its = value_optimizer(config.optimization, config.updates, learning)
+        options["critic"] = Critic(value, its, learning)
+    return make_named(
+        method.algorithm, problem, policy, optimizer, policy_update(config), **options
+    )
 
 
-def _without_value(config: Config, inputs: Inputs) -> Callable[..., Control]:
-    """Return what makes an algorithm of terminal rewards, with its own options."""
+def policy_update(config: Config) -> PolicyUpdate:
+    """Return how the policy learns from a batch of trajectories."""
     method = config.method
-    clip = CLIP if method.clip is None else method.clip
-    if method.algorithm == "grpo":
-        scale = config.rewarding.own_scale(inputs.rewards.names)
-        clamp = config.rewarding.reward_clamp
-        return partial(make_grpo, clip=method.clip, mask=method.mask, scale=scale, clamp=clamp)
-    if method.algorithm == "ddpo":
-        statistics = config.rewarding.statistics(len(inputs.given.train))
-        clamp = config.rewarding.reward_clamp
-        return partial(make_ddpo, clip=clip, statistics=statistics, clamp=clamp)
-    return partial(make_dpok, clip=clip)
+    # With overlap the trajectories are of the policy before, as their own predictions say.
+    old = method.old or ("rollout" if config.rewarding.overlap else "scored")
+    pieces = method.pieces(config.sampler.trained_steps)
+    kept = method.average_decay, old, method.per_step
+    return PolicyUpdate(method.epochs, pieces, method.cut, *kept)
 
 
-def _with_value(config: Config) -> Callable[..., Control]:
-    """Return what makes an algorithm of a value network, with its own options."""
-    method = config.method
-    if method.algorithm == "value_gradient":
-        return make_value_gradient
-    if method.algorithm == "policy_gradient":
-        return partial(make_policy_gradient, trace=method.trace)
-    clip = CLIP if method.clip is None else method.clip
-    return partial(make_ppo, trace=method.trace, clip=clip, control_variate=method.control_variate)
+def rewarded_options(config: Config, inputs: Inputs) -> dict[str, Any]:
+    """Return the options of all algorithms that take rewards, but for the value network."""
+    method, rewarding = config.method, config.rewarding
+    return {
+        "clip": CLIP if method.clip is None and method.mask is None else method.clip,
+        "mask": method.mask,
+        "trace": method.trace,
+        "control_variate": method.control_variate,
+        "scale": rewarding.own_scale(inputs.rewards.names),
+        "clamp": rewarding.reward_clamp,
+        "statistics": rewarding.statistics(len(inputs.given.train)),
+    }
 
 
 def preferred(sharpness: Array | float, key: Array, first: Array, second: Array, batch) -> Array:
@@ -207,23 +199,3 @@ def dispersions(prompts: Sequence[Prompt], given: float | None) -> np.ndarray:
         check_positive(name, prompt.fields["dispersion"])
         check_fraction(name, prompt.fields["dispersion"])
     return np.asarray([prompt.fields["dispersion"] for prompt in prompts], np.float64)
-
-
-def policy_optimizer(config: Config, subject: Subject) -> optax.GradientTransformation:
-    """Return Adam with clipping and its course; the policy rests while the value warms up."""
-    options, method = config.optimization, config.method
-    per_update = method.epochs * method.pieces(config.sampler.trained_steps)
-    rest = options.warmup * per_update if method.has_value else 0
-    steps = config.updates * per_update
-    peak = options.learning_rate or subject.learning_rate
-    rate = make_schedule(peak, steps, options.schedule, rest=rest, final=0.02)
-    return adam(rate, clip=options.gradient_clip, weight_decay=options.weight_decay)
-
-
-def value_optimizer(config: Config) -> optax.GradientTransformation:
-    """Return Adam with clipping and its course."""
-    options = config.optimization
-    update = config.value.update(config.sampler.trained_steps)
-    steps = config.updates * update.epochs * update.minibatches
-    rate = make_schedule(options.value_learning_rate, steps, options.schedule, final=0.05)
-    return adam(rate, clip=options.gradient_clip)
