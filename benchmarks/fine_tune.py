@@ -35,7 +35,8 @@ from ctrl_jax.solvers import guidance
 CLAIM = "An update by a reward is faster than the lean loop in PyTorch."
 BUDGET = 120.0
 BATCH = {0: 2, 4: 2, 1: 4}
-LEARNING_RATE, WEIGHT_DECAY, CLIP = 1e-4, 1e-2, 1e-3
+LEARNING_RATE, WEIGHT_DECAY = 1e-4, 1e-2
+CLIP = 0.2  # wide beside what the rounding of the rollout leaves in a ratio
 
 
 def cases(quick: bool = False) -> Iterator[Case]:
