@@ -260,7 +260,8 @@ def check_pictures(found: RewardSet, height: int, width: int, *, option: str = "
         width: of a picture.
         option: what errors call them.
     """
-    pictures = jax.ShapeDtypeStruct((2, height, width, 3), jnp.dtype(float))
+    number = jax.dtypes.canonicalize_dtype(float)
+    pictures = jax.ShapeDtypeStruct((2, height, width, 3), number)
     for name, reward in found.on_device.items():
         if reward.encode is not None:
             continue
