@@ -86,11 +86,11 @@ class PolicyUpdate:
             predicted, without a further pass. With minibatches * chunks equal to the steps, a piece
             is one time step of all trajectories, as in the rollout, and the ratio starts at one
             as exactly as the compiler rounds one function alike in two places: bit for bit with
-            MLP, DiT, UNet, and MMDiT with remat; within 1e-4 with a guided UNet2DCondition. In
-            other pieces rounding decides: from 1e-7 to 5e-4 was measured of small networks. The
-            metrics ``ratio/rollout_deviation`` and ``_mean`` are the largest and the mean
-            |log-ratio| of the first minibatch. It is also right where the policy has been updated
-            since.
+            MLP, DiT and UNet, and up to 3e-4 with small guided MMDiT and UNet2DCondition, by the
+            version of the compiler. In other pieces from 1e-7 to 5e-4 was measured of small
+            networks. The metrics ``ratio/rollout_deviation`` and ``_mean`` are the largest and
+            the mean |log-ratio| of the first minibatch. It is also right where the policy has been
+            updated since.
         per_step: whether the metrics tell the mean of |ratio - 1| at each step, ``ratio/step_000``,
             and the share that is clipped, ``ppo/clip_fraction/step_000``.
     """

@@ -23,9 +23,8 @@ SIZE = {"height": 8, "width": 8}
 @pytest.fixture(scope="module")
 def load(tmp_path_factory):
     root = tmp_path_factory.mktemp("pipelines")
-    return cache(
-        lambda kind, **options: load_pipeline(write_pipeline(root / kind, kind), **options)
-    )
+    written = cache(lambda kind: write_pipeline(root / kind, kind))
+    return cache(lambda kind, **options: load_pipeline(written(kind), **options))
 
 
 @pytest.mark.usefixtures("optimized")
@@ -74,8 +73,9 @@ def test_a_step_of_dpok_trains_the_adapters_at_a_ratio_of_one(kind, old, load):
     update = PolicyUpdate(minibatches=2, chunks=2 if old == "rollout" else 1, old=old)
     dpok = make_dpok(problem, policy, optax.adam(1e-2), update=update)
     state, metrics = jax.jit(dpok.step)(dpok.init(jax.random.key(0)), batch)
-    # Measured 9.7e-5 of the guided UNet, whose last steps weigh rounding most.
-    bound = 3e-4 if (kind, old) == ("sd1", "rollout") else 0.0
+    # Measured: 0 and 2.4e-4 of the MMDiT under two versions of XLA, 9.7e-5 of the UNet; the last
+    # steps weigh rounding most.
+    bound = 1e-3 if old == "rollout" else 0.0
     assert float(metrics["ratio/max_deviation"]) <= bound
     assert float(metrics["ratio/rollout_deviation"]) <= (bound if old == "rollout" else 1e-2)
     assert abs(float(metrics["kl/path"])) < 1e-3  # the adapters begin at nothing
