@@ -14,7 +14,7 @@ import jax
 from ctrl_jax.commands.fine_tuning import report
 from ctrl_jax.commands.fine_tuning.config import Config
 from ctrl_jax.commands.fine_tuning.inputs import load_inputs
-from ctrl_jax.commands.fine_tuning.rewards import reward_digests
+from ctrl_jax.commands.fine_tuning.reward_spec import reward_digests
 from ctrl_jax.commands.fine_tuning.training import Outcome, tune
 from ctrl_jax.runtime import (
     command,

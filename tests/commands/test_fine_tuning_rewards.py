@@ -9,14 +9,9 @@ import pytest
 from ctrl_jax import rewards
 from ctrl_jax.algorithms import Batch, PromptStatistics, Rollout
 from ctrl_jax.commands.fine_tuning.reward_scale import Summing, parse_scales
+from ctrl_jax.commands.fine_tuning.reward_spec import parse_rewards, reward_digests
 from ctrl_jax.commands.fine_tuning.rewarding import Rewarding, Statistics
-from ctrl_jax.commands.fine_tuning.rewards import (
-    OutsideOptions,
-    check_pictures,
-    parse_rewards,
-    read_rewards,
-    reward_digests,
-)
+from ctrl_jax.commands.fine_tuning.rewards import OutsideOptions, check_pictures, read_rewards
 from ctrl_jax.runtime import validate
 
 MODULE = """

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from ctrl_jax._checks import check_count, check_positive, refuse
 from ctrl_jax.algorithms import PromptStatistics
 from ctrl_jax.commands.fine_tuning.reward_scale import SCALES, Scales, Summing, parse_scales
-from ctrl_jax.commands.fine_tuning.rewards import OutsideOptions, parse_rewards
+from ctrl_jax.commands.fine_tuning.reward_spec import parse_rewards
+from ctrl_jax.commands.fine_tuning.rewards import OutsideOptions
 
 OWN: dict[str, tuple[str, ...]] = {"ddpo": ("group",), "grpo": SCALES}
 """Algorithms that scale the sum themselves, and how they can."""
