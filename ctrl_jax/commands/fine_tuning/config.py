@@ -136,7 +136,11 @@ class Evaluation:
         check_fields(self, check_count, "prompts", "number", group="evaluation")
 
 
-_OF_VALUE = ("value", "optimization.value_learning_rate", "optimization.warmup")
+_OF_VALUE = (
+    *(f"value.{field.name}" for field in dataclasses.fields(Value)),
+    "optimization.value_learning_rate",
+    "optimization.warmup",
+)
 UPDATES = 100
 OF_PIPELINE = (
     "prompts",

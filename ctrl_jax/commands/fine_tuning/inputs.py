@@ -87,44 +87,63 @@ def load_inputs(config: Config, mesh: Mesh) -> Inputs:
         ValueError: a file or an option that does not fit the others.
     """
     check_batch(mesh, config.batch, "batch")
+    ours = is_run(config.model)
+    check_prompts_wanted(config, ours)
+    given = read_given(config.prompts, config.validation_prompts, shown=config.evaluation.prompts)
+    if not ours:
+        check_groups(config, len(given.train))
     read = partial(read_rewards, options=config.rewarding.outside, dtype=config.run.dtype)
     rewards = read(config.reward)
     held_out = read(config.held_out_reward, option="held_out_reward")
+    return (_of_run if ours else partial(_of_pipeline, mesh=mesh))(config, given, rewards, held_out)
+
+
+def _of_run(config: Config, given: Given, rewards: RewardSet, held_out: RewardSet) -> Inputs:
+    for option, found in (("reward", rewards), ("held_out_reward", held_out)):
+        if names := reading(found):
+            rule = "it reads prompts, which a run of ours has none of"
+            raise refuse(option, names[0], rule, "take another")
+    subject = load_of_run(config)
+    check_rewards(subject, rewards, held_out)
     summing = config.rewarding.summing(rewards.weights, config.method.algorithm)
-    given = read_given(config.prompts, config.validation_prompts, shown=config.evaluation.prompts)
-    prompts = given.all
-    if is_run(config.model):
+    return Inputs(subject, given, rewards, held_out, (), (), (), summing, 1.0)
+
+
+def _of_pipeline(
+    config: Config, given: Given, rewards: RewardSet, held_out: RewardSet, mesh: Mesh
+) -> Inputs:
+    texts, index = distinct(prompt.text for prompt in given.all)
+    negatives = [config.negative if p.negative is None else p.negative for p in given.all]
+    absent = [*dict.fromkeys(negatives)]
+    subject, tables = load_of_pipeline(config, mesh, [*texts, *absent])
+    check_rewards(subject, rewards, held_out)
+    network = [Column(table, index) for table in tables]
+    if config.sampler.scale != 1:
+        places = np.asarray([len(texts) + absent.index(text) for text in negatives])
+        network += [Column(table, places) for table in tables]
+    ours, beside = (_columns(found, texts, index) for found in (rewards, held_out))
+    summing = config.rewarding.summing(rewards.weights, config.method.algorithm)
+    scale = config.sampler.scale
+    return Inputs(subject, given, rewards, held_out, tuple(network), ours, beside, summing, scale)
+
+
+def check_prompts_wanted(config: Config, ours: bool) -> None:
+    """Raise ValueError for a pipeline without prompts, or a run of ours with what it ignores."""
+    if ours:
         check_unused(config, OF_PIPELINE, "a run of ours has no use for it")
         guided = ("guidance", "guidance_passes")
         check_unused(config.sampler, guided, "a run of ours has no prompts to be guided by")
-        for option, found in (("reward", rewards), ("held_out_reward", held_out)):
-            if names := reading(found):
-                rule = "it reads prompts, which a run of ours has none of"
-                raise refuse(option, names[0], rule, "take another")
-        subject = load_of_run(config)
-        check_rewards(subject, rewards, held_out)
-        return Inputs(subject, given, rewards, held_out, (), (), (), summing, 1.0)
-    if config.prompts is None:
+    elif config.prompts is None:
         rule = "a text-to-image model needs some"
         raise refuse("prompts", None, rule, "give --prompts FILE, a prompt on each line")
-    alone = config.together == 1 and len(given.train) > 1
-    remembered = config.rewarding.reward_statistics.buffer
-    if config.method.algorithm in OWN and alone and not remembered:
+
+
+def check_groups(config: Config, prompts: int) -> None:
+    """Raise ValueError where an algorithm would compare a picture with none of its prompt."""
+    alone = config.together == 1 and prompts > 1
+    if config.method.algorithm in OWN and alone and not config.rewarding.reward_statistics.buffer:
         rule = f"{config.method.algorithm} compares the pictures of one prompt"
         raise refuse("group", 1, rule, "give 4 or more, a divisor of --batch")
-    texts, index = distinct(prompt.text for prompt in prompts)
-    negatives = [config.negative if p.negative is None else p.negative for p in prompts]
-    asked: list[str | None] = [*texts, *dict.fromkeys(negatives)]
-    subject, tables = load_of_pipeline(config, mesh, asked)
-    check_rewards(subject, rewards, held_out)
-    places = {text: len(texts) + i for i, text in enumerate(dict.fromkeys(negatives))}
-    absent = np.asarray([places[text] for text in negatives])
-    network = [Column(table, index) for table in tables]
-    if config.sampler.scale != 1:
-        network += [Column(table, absent) for table in tables]
-    ours, beside = (_columns(found, texts, index) for found in (rewards, held_out))
-    scale = config.sampler.scale
-    return Inputs(subject, given, rewards, held_out, tuple(network), ours, beside, summing, scale)
 
 
 def check_rewards(subject: Subject, rewards: RewardSet, held_out: RewardSet) -> None:
