@@ -18,6 +18,7 @@ from experiments.text_to_image.comparison import compare
 from experiments.text_to_image.config import Config
 from experiments.text_to_image.evaluation import Drawn
 from experiments.text_to_image.fine_tuning import LORA, metric_names, tune
+from experiments.text_to_image.over_optimization import over_optimize
 from experiments.text_to_image.stages import build
 from experiments.text_to_image.things import things
 from experiments.text_to_image.world import World, open_world, track
@@ -27,6 +28,8 @@ def main(config: Config) -> Path:
     """Run the study and return the folder of its results."""
     study = STUDY.begin(config, lambda mesh: things(config.things))
     world = open_world(config, study, build(config, study))
+    if config.over_optimize:
+        return over_optimize(config, world, study)
     return compare(config, world, study) if config.compare else fine_tune(config, world, study)
 
 

@@ -1,4 +1,4 @@
-"""The algorithms at equal queries over seeds, and what a penalty holds off."""
+"""The algorithms at equal queries over seeds."""
 
 import dataclasses
 from pathlib import Path
@@ -21,7 +21,7 @@ MEASURED = ("success/seen", "success/unseen", "kl", "shown")
 
 
 def compare(config: Config, world: World, study: Conduct) -> Path:
-    """Run every algorithm at every seed, and the proxy with and without a penalty."""
+    """Run every algorithm at every seed."""
     metrics: dict[str, Any] = {**world.facts, **world.shares(world.before, "before")}
     found = {name: _over_seeds(config, world, study, name) for name in ALGORITHMS}
     for name, runs in found.items():
@@ -29,7 +29,6 @@ def compare(config: Config, world: World, study: Conduct) -> Path:
             mean, error = mean_and_error([run[measured] for run in runs])
             metrics[f"{name}/{measured}"], metrics[f"{name}/{measured}/stderr"] = mean, error
     metrics |= _frontier(config, world, found)
-    metrics |= _over_optimization(config, world, study)
     claims = _claims(metrics, found)
     tracks = {f"{name} (seed {i})": run["track"] for name, runs in found.items()
               for i, run in enumerate(runs)}  # fmt: skip
@@ -68,24 +67,6 @@ def _frontier(config: Config, world: World, found: dict[str, list]) -> dict[str,
     return metrics
 
 
-def _over_optimization(config: Config, world: World, study: Conduct) -> dict[str, Any]:
-    """CLIP score as the reward: what the detector says meanwhile."""
-    metrics, rows = {}, {}
-    for label, penalty in (("free", 0.0), ("penalized", config.proxy_penalty)):
-        options = dataclasses.replace(config.fine_tuning, reward="proxy", penalty=penalty)
-        out = study.folder / f"proxy-{label}"
-        tune(options, world.given, out, seed=config.run.seed, progress=config.run.progress)
-        names = metric_names(options)
-        rows[label] = track(read_metrics(out / "metrics.jsonl"), options.batch, **names)
-        for name in ("gold", "proxy", "kl"):
-            values = [row[name] for row in rows[label]]
-            metrics[f"proxy_{label}/{name}/before"] = values[0]
-            metrics[f"proxy_{label}/{name}/after"] = values[-1]
-        metrics[f"proxy_{label}/gold/best"] = max(row["gold"] for row in rows[label])
-    plots.draw_over_optimization(study.folder / "over_optimization.png", rows)
-    return metrics
-
-
 def _claims(metrics: dict[str, Any], found: dict[str, list]) -> list[Claim]:
     claims = []
     for part, statement in (("seen", "captions seen"), ("unseen", "captions never seen")):
@@ -96,14 +77,4 @@ def _claims(metrics: dict[str, Any], found: dict[str, list]) -> list[Claim]:
             said = f"{algorithm} raises the share of right pictures on {statement}"
             numbers = f"by {mean:.3f} +- {error:.3f} over {len(runs)} seeds"
             claims.append(Claim(f"{algorithm}/{part}", said, verdict(gains), numbers))
-    lost = metrics["proxy_free/gold/best"] - metrics["proxy_free/gold/after"]
-    kept = metrics["proxy_penalized/gold/best"] - metrics["proxy_penalized/gold/after"]
-    claims.append(
-        Claim(
-            "over_optimization",
-            "trained on CLIP score, the detector's share falls again without a penalty, less with",
-            "yes" if lost > max(kept, 0.05) else "no",
-            f"it ends {lost:.3f} below its best without a penalty, {kept:.3f} with",
-        )
-    )
     return claims

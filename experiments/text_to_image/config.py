@@ -33,10 +33,10 @@ class Config:
         fine_tuning: of the generator.
         evaluation_pictures: of every caption, before and after.
         frontier_pictures: of each caption of the command's evaluations, which the ideal rests on.
-        compare: fine-tune by ppo, grpo and ddpo at equal queries instead, over several seeds, and
-            from CLIP score without a penalty and with one.
+        compare: fine-tune by ppo, grpo and ddpo at equal queries instead, over several seeds.
         seeds: of the comparison.
-        proxy_penalty: that of the run from CLIP score with one, in spreads per nat.
+        over_optimize: fine-tune from CLIP score without a penalty and with one instead.
+        proxy_penalty: that penalty, in spreads of CLIP score per nat.
         run: the common options.
     """
 
@@ -51,6 +51,7 @@ class Config:
     frontier_pictures: int = 128
     compare: bool = False
     seeds: int = 1
+    over_optimize: bool = False
     proxy_penalty: float = 0.5
     run: Common = COMMON
 

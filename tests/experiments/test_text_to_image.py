@@ -30,6 +30,7 @@ from experiments.text_to_image.detector import (
     write,
 )
 from experiments.text_to_image.evaluation import TEMPERATURES, conditional_frontier
+from experiments.text_to_image.over_optimization import claim
 from experiments.text_to_image.scenes import (
     CATEGORIES,
     PLACES,
@@ -294,8 +295,18 @@ def test_a_comparison_says_what_holds(tmp_path):
     metrics = json.loads((tmp_path / "a" / "results.json").read_text())["metrics"]
     for name in ALGORITHMS:
         assert np.isfinite(metrics[f"{name}/success/seen/stderr"])
-    assert {claim["name"] for claim in metrics["claims"]} >= {"ppo/unseen", "over_optimization"}
-    assert (tmp_path / "a" / "over_optimization.png").stat().st_size > 100
+    assert {claim["name"] for claim in metrics["claims"]} >= {"ppo/unseen", "grpo/seen"}
+    assert (tmp_path / "a" / "frontier.png").stat().st_size > 100
+
+
+def test_over_optimization_is_a_fall_while_the_proxy_rises():
+    metrics = {f"proxy/{label}/gold/best": 0.8 for label in ("free", "penalized")}
+    metrics |= {"proxy/free/gold/after": 0.4, "proxy/penalized/gold/after": 0.78}
+    metrics |= {"proxy/free/proxy/before": 60.0, "proxy/free/proxy/after": 70.0}
+    assert claim(metrics).holds == "yes"
+    assert claim(metrics | {"proxy/free/proxy/after": 50.0}).holds == "no"
+    assert claim(metrics | {"proxy/penalized/gold/after": 0.3}).holds == "no"
+    assert claim(metrics | {"proxy/free/gold/after": 0.76}).holds == "no"
 
 
 @pytest.mark.parametrize(
