@@ -43,15 +43,15 @@ class FineTuning:
     """
 
     reward: Reward = "detector"
-    algorithm: Algorithm = "ppo"
+    algorithm: Algorithm = "grpo"
     penalty: float = 0.0
-    updates: int = 100
+    updates: int = 80
     batch: int = 64
     group: int = 8
     solver_steps: int = 8
     guidance: float = 1.0
     rank: int = 16
-    learning_rate: float = 3e-4
+    learning_rate: float = 6e-4
 
     def validate(self) -> None:
         """Raise ValueError for an option out of range, as this study or the command calls it."""

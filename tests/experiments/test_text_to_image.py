@@ -315,7 +315,10 @@ def test_over_optimization_is_a_fall_while_the_proxy_rises():
         (["--generator.width", "100"], "generator.width: received 100; .* multiple of 32"),
         (["--towers.width", "10"], "towers.width: received 10; .* multiple of 4"),
         (["--fine-tuning.group", "7"], "group: received 7; .*divisor"),
-        (["--fine-tuning.solver-steps", "3"], "value.minibatches: received 5"),
+        (
+            ["--fine-tuning.algorithm", "ppo", "--fine-tuning.solver-steps", "3"],
+            "value.minibatches: received 5",
+        ),
         (["--seeds", "3"], "seeds: received 3; .*--compare"),
         (["--detector.learning-rate", "nan"], "detector.learning_rate: received nan"),
         (["--autoencoder.training.steps", "0"], "autoencoder.training.steps: received 0"),
