@@ -177,7 +177,8 @@ class Config:
         rewarding: how rewards are summed and asked for.
         method: the algorithm.
         sampler: how trajectories are drawn.
-        batch: trajectories per update, each one picture and one query of the rewards.
+        batch: trajectories per update, each one picture and one query of the rewards; of pairs,
+            two of each.
         group: trajectories of the same prompt in a batch; by default the largest divisor of it up
             to 8 for ddpo and grpo, which compare them, and 1 for the others.
         height: of the pictures, in pixels; the model's own by default.
@@ -254,6 +255,9 @@ class Config:
         check_count("batch", self.batch)
         if self.kl_budget is not None:
             check_positive("kl_budget", self.kl_budget)
+            if self.evaluation.every == 0:
+                rule = "evaluations measure it, and there are none on the way"
+                raise refuse("kl_budget", self.kl_budget, rule, "give --evaluation.every 10, say")
         if self.group is not None:
             check_count("group", self.group)
         method, steps = self.method, self.sampler.trained_steps

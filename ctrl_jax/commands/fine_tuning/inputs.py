@@ -143,6 +143,8 @@ def check_groups(config: Config, prompts: int) -> None:
     alone = config.together == 1 and prompts > 1
     if config.method.algorithm in OWN and alone and not config.rewarding.reward_statistics.buffer:
         rule = f"{config.method.algorithm} compares the pictures of one prompt"
+        if config.batch == 1:
+            raise refuse("batch", 1, rule, "give 8 or more")
         raise refuse("group", 1, rule, "give 4 or more, a divisor of --batch")
 
 

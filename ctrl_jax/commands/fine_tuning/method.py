@@ -55,8 +55,8 @@ class Method:
             mallows_phi: two pictures of one prompt and start, the better one by their rewards.
         penalty: KL penalty lambda of all but ddpo and pairs, per nat, in units of the spread that
             the reward has on the pretrained model's pictures; of grpo, of what it divides by.
-        trace: decay of the advantage, for ppo and policy_gradient: 1 trusts the trajectory, and what
-            the value network gets wrong then costs noise alone; 0 trusts the network.
+        trace: decay of the advantage, for ppo and policy_gradient: 1 trusts the trajectory, and
+            what the value network gets wrong then costs noise alone; 0 trusts the network.
         clip: half-width of the interval for the ratio of a step; 0.2 by default.
         mask: of grpo, in the place of clip: divergence of a step from the old policy, in nats,
             beyond which it gives no gradient that leads farther.

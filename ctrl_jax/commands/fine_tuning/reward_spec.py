@@ -14,6 +14,7 @@ which no server is sent. In front a name may stand, `ocr=my.module:function`, fo
 import difflib
 import re
 from collections.abc import Sequence
+from pathlib import PurePath
 from typing import NamedTuple
 
 from ctrl_jax._checks import check_finite, refuse
@@ -138,6 +139,8 @@ def _of_parts(
         raise refuse(option, text, rule, "give jax:my.module:function:1")
     near = difflib.get_close_matches(kind, KINDS, 1)
     near = [f"http://{text}"] if re.match(r"[\w.-]+:\d+(/|$)", text) else near
+    if len(place) == 1 and kind.endswith(".py"):
+        near = [f"{'.'.join(PurePath(kind).with_suffix('').parts)}:{place[0]}"]
     repair = f"perhaps {near[0]}; " if near else ""
     raise refuse(option, text, "it is none of the known forms", f"{repair}give {FORMS}")
 

@@ -129,7 +129,8 @@ class Pipeline:
             width: of the picture in pixels; the model's own by default.
 
         Raises:
-            ValueError: a size is no multiple of what one latent of the denoiser stands for.
+            ValueError: a size is no multiple of what one latent of the denoiser stands for, or more
+                than an MMDiT has places for.
         """
         config = self.denoiser.config
         unit = self.pixels * config.multiple
@@ -137,6 +138,9 @@ class Pipeline:
             if size is not None and (check_count(name, size) or size % unit):
                 rule = f"it must be a multiple of {unit} pixels"
                 raise refuse(name, size, rule, f"give {max(size // unit, 1) * unit}")
+            if size is not None and size > (most := getattr(config, "places", size) * unit):
+                rule = f"the model has places for {most} pixels"
+                raise refuse(name, size, rule, f"give at most {most}")
         rows, columns = (
             config.sample_size if size is None else size // self.pixels for size in (height, width)
         )

@@ -35,6 +35,9 @@ def load_callable(spec: str) -> Callable[..., Any]:
     except ModuleNotFoundError as error:
         if error.name and f"{module_name}.".startswith(f"{error.name}."):
             rule = f"there is no module {error.name!r} on the path or in {os.getcwd()}"
+            if module_name.endswith(".py"):
+                repair = f"leave .py out: {module_name.removesuffix('.py')}:{name}"
+                raise refuse("function", spec, rule, repair) from error
             raise refuse("function", spec, rule, "check the name and the folder") from error
         raise refuse("function", spec, f"importing it fails ({error})", "install it") from error
     except Exception as error:

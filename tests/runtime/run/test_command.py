@@ -257,6 +257,7 @@ def test_functions_are_loaded_from_the_current_folder(tmp_path, monkeypatch):
         "my rewards:f": "form module:function",
         "my_absent:f": "no module 'my_absent'",
         "my_rewards.sub:f": "importing it fails|no module",
+        "my_rewards.py:g": "leave .py out: my_rewards:g",
         "my_rewards:g": "has no 'g'",
         "my_rewards:number": "is a int, not a function",
         "my_broken:f": "No module named 'not_installed_anywhere'",
