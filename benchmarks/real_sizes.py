@@ -281,7 +281,7 @@ def of_one_device(rows: Sequence[Mapping[str, Any]]) -> str:
             cells = [model, training, f"{base / 1e9:.1f}", f"{slope / 1e9:.2f}"]
             cells += [str(number) if number > 0 else "–" for number in fits]
             lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    return _table(lines)
 
 
 def of_a_slice(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -304,7 +304,7 @@ def of_a_slice(rows: Sequence[Mapping[str, Any]]) -> str:
             f"{spoken['all-gather']}, {sums}, {others}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    return _table(lines)
 
 
 def of_updates(result: Mapping[str, Any]) -> str:
@@ -318,14 +318,18 @@ def of_updates(result: Mapping[str, Any]) -> str:
         sizes = (f"{row[name] / 1e9:.2f}" for name in ("memory_bytes", "resident_bytes"))
         name = case["name"].removesuffix(", update by a reward")
         lines.append(f"| {name} | {row['seconds']:.1f} | {' | '.join(sizes)} |")
-    return "\n".join(lines) + "\n"
+    return _table(lines)
+
+
+def _table(lines: Sequence[str]) -> str:
+    return "\n".join(lines) + "\n" if len(lines) > 2 else "Not measured yet.\n"
 
 
 def page(text: str) -> str:
     """Return docs/memory.md with its tables written anew."""
     tables = {"device": of_one_device(kept()), "slice": of_a_slice(kept())}
-    if UPDATES.exists():
-        tables["updates"] = of_updates(json.loads(UPDATES.read_text()))
+    updates = json.loads(UPDATES.read_text()) if UPDATES.exists() else {"cases": []}
+    tables["updates"] = of_updates(updates)
     return _BLOCK.sub(lambda m: f"{m[1]}{tables[m[2]]}{m[3]}" if m[2] in tables else m[0], text)
 
 
