@@ -71,6 +71,8 @@ def summarize(
         "frontier/largest_success": float(ideal.success.max()),
         "reward_queries": tuned["reward_queries"],
         "steps": options.solver_steps,
+        "batch": options.batch,
+        "evaluated": config.evaluation_pictures,
     }
 
 

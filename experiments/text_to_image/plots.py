@@ -28,12 +28,17 @@ def draw_samples(
             fits = [i for i, r in enumerate(asked) if r.category == category and r.seen == seen]
             for i in fits[:1]:
                 said = asked[i].caption + ("" if seen else " (never seen in pre-training)")
-                both = (*before.pictures[i][:SHOWN], *after.pictures[i][:SHOWN])
+                both = [*map(framed, (*before.pictures[i][:SHOWN], *after.pictures[i][:SHOWN]))]
                 right = f"{before.right[i].mean():.0%} and {after.right[i].mean():.0%}"
                 rows.append((f"{said}: {SHOWN} before, {SHOWN} after; right {right}", both))
     if things == "emoji":
         rows[-1] = (f"{rows[-1][0]}. {CREDIT}", rows[-1][1])
     draw_sheet(path, rows)
+
+
+def framed(picture: np.ndarray) -> np.ndarray:
+    """Return a picture in a gray frame, for white on white shows no border."""
+    return np.pad(picture, ((1, 1), (1, 1), (0, 0)), constant_values=200)
 
 
 def draw_frontier(
