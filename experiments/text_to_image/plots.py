@@ -14,7 +14,7 @@ from experiments.text_to_image.scenes import CATEGORIES, Request
 from experiments.text_to_image.things import CREDIT
 
 COLORS = {"ppo": "#0072B2", "grpo": "#009E73", "ddpo": "#D55E00"}
-SHOWN = 6
+SHOWN = 5
 """Pictures of each caption on the sheet."""
 
 
