@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from ctrl_jax._checks import under_names
 from ctrl_jax._typing import Params
 from ctrl_jax.commands.fine_tuning.config import Config
+from ctrl_jax.commands.fine_tuning.pieces import in_pieces
 from ctrl_jax.commands.fine_tuning.subject import Subject, Tables
 from ctrl_jax.networks.lora import combine, split
 from ctrl_jax.pretrained.diffusers.parts import load_part
@@ -59,11 +60,16 @@ def load_of_pipeline(
     encoded = pipeline.encode(texts, params=read(encoders), **size)
     tables = tuple(np.asarray(array) for array in replicate(mesh, encoded))
     pipeline = dataclasses.replace(pipeline, params=read(held))
-    return subject_of(config, pipeline, shape, tuple(table.shape[-1] for table in tables)), tables
+    widths = tuple(table.shape[-1] for table in tables)
+    return subject_of(config, pipeline, shape, widths, mesh.shape["data"]), tables
 
 
 def subject_of(
-    config: Config, pipeline: Pipeline, shape: tuple[int, ...], widths: tuple[int, ...]
+    config: Config,
+    pipeline: Pipeline,
+    shape: tuple[int, ...],
+    widths: tuple[int, ...],
+    devices: int = 1,
 ) -> Subject:
     """Return a pipeline as what is fine-tuned."""
     name, lora = pipeline.kind.denoiser, None if config.full else config.adapters.lora
@@ -83,6 +89,9 @@ def subject_of(
     def predict(frozen, params, t, x, *conditions):
         whole = params if lora is None else combine(params, frozen["denoiser"])
         return network(whole, t, x, *conditions)
+
+    def decode(frozen, x):
+        return in_pieces(lambda some: pipeline.decode(some, frozen["decoder"]), x, devices)
 
     def save(folder: Path, params: Params) -> list[str]:
         if lora is not None:
@@ -105,7 +114,7 @@ def subject_of(
         params=params,
         predict=predict,
         refer=lambda frozen, t, x, *conditions: reference(frozen["denoiser"], t, x, *conditions),
-        decode=lambda frozen, x: pipeline.decode(x, frozen["decoder"]),
+        decode=decode,
         widths=widths,
         learning_rate=1e-5 if lora is None else 3e-4,
         rules=pipeline.denoiser.kind.rules,

@@ -15,6 +15,7 @@ from ctrl_jax.runtime.run.tables import print_table
 LARGEST_SHEET = 16
 """Prompts on the sheet."""
 
+STYLES = {"": {"alpha": 0.6, "color": "C0"}, "evaluation/": {"marker": "o", "color": "C1"}}
 TITLES = {"reward/mean": "reward", "kl/path": "path KL (nats)"}
 
 
@@ -44,7 +45,7 @@ def draw_curves(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     lines = -(-len(shown) // columns)
     figure, axes = plt.subplots(lines, columns, figsize=(4.2 * columns, 3.2 * lines), squeeze=False)
     for axis, name in zip(axes.flat, shown, strict=False):
-        for prefix, style in (("", {"alpha": 0.6}), ("evaluation/", {"marker": "o"})):
+        for prefix, style in STYLES.items():
             points = [(row["step"], row[prefix + name]) for row in rows if prefix + name in row]
             if points:
                 label = "evaluation" if prefix else "training"

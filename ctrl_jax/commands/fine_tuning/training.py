@@ -147,6 +147,7 @@ def updated(setting: Setting, step: CountTraces | OutsideStep, watch: Watch) -> 
         return stopped[0] if stopped else None
 
     options = LoopOptions(
+        fetch_every=1,  # an update takes seconds, and who waits wants to see it
         checkpoint_every=config.evaluation.checkpoint_every,
         evaluate_every=config.evaluation.every,
         evaluate=watch.evaluate,
