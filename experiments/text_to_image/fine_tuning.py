@@ -173,11 +173,7 @@ def arguments(options: FineTuning, given: Given, reward: str) -> list[str]:
 def _reward(options: FineTuning, given: Given) -> Iterator[str]:
     """The reward as the command is told of it; its server, where there is one, meanwhile."""
     if options.reward != "server":
-        yield (
-            DETECTOR
-            if options.reward == "detector"
-            else f"clip_score:{given.proxy}:{given.weight:.4g}"
-        )
+        yield (DETECTOR if options.reward == "detector" else f"clip_score:{given.proxy}")
         return
     server = make_server(str(given.gold), 0)
     thread = threading.Thread(target=server.serve_forever, daemon=True)

@@ -249,6 +249,7 @@ def test_the_frontier_of_prompts_is_the_mean_of_theirs():
     with np.errstate(divide="ignore", invalid="ignore"):
         lost = np.nan_to_num((1 - shares) * np.log((1 - shares) / (1 - rates)))
     kl = shares * np.log(shares / rates) + lost
+    assert found.success is not None
     np.testing.assert_allclose(found.success, shares.mean(axis=1), atol=1e-9)
     np.testing.assert_allclose(found.kl, kl.mean(axis=1), atol=1e-6)
 
