@@ -317,8 +317,8 @@ def test_over_optimization_is_a_fall_while_the_proxy_rises():
         (["--towers.width", "10"], "towers.width: received 10; .* multiple of 4"),
         (["--fine-tuning.group", "7"], "group: received 7; .*divisor"),
         (
-            ["--fine-tuning.algorithm", "ppo", "--fine-tuning.solver-steps", "3"],
-            "value.minibatches: received 5",
+            ["--fine-tuning.algorithm", "ddpo", "--fine-tuning.penalty", "0.1"],
+            "penalty: received 0.1; ddpo does not use it",
         ),
         (["--seeds", "3"], "seeds: received 3; .*--compare"),
         (["--detector.learning-rate", "nan"], "detector.learning_rate: received nan"),
