@@ -66,7 +66,7 @@ def _answer(function: Callable[..., Any], question: Question) -> np.ndarray:
         return read_values(function(*own), len(question.images))
     except (Fault, RewardUnavailable):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # the latter would end the run in silence
         raise Fault(shown(f"{type(error).__name__}: {error}")) from error
 
 

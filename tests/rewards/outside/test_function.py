@@ -94,6 +94,7 @@ def test_true_counts_one():
     ("answer", "kind", "message"),
     [
         (ValueError("no\nfont"), "failed", "f: ValueError: no font, asked 2 times"),
+        (SystemExit(3), "failed", "f: SystemExit: 3, asked 2 times"),
         (None, "failed", "it returned None in place of a list or an array of 2 numbers"),
         (0.5, "failed", "it returned a float in place of"),
         ([[0.5], [1.0]], "failed", "value 0 is a list, not a number"),
