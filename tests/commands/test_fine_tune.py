@@ -3,6 +3,7 @@
 import json
 import shutil
 from types import SimpleNamespace
+from typing import Any
 
 import jax.numpy as jnp
 import pytest
@@ -94,5 +95,7 @@ def test_chunks_are_found_and_kept(folder, finished, tmp_path, unchecked, capsys
     # A run that goes on takes what it began with, and compiles nothing to find it.
     (out / "chunks.json").write_text('{"chunks": 2}')
     config = Config("model", method=Method(chunks="auto"))
-    again = fitted(config, None, SimpleNamespace(resumed=True, folder=out), None, None, None)
+    run: Any = SimpleNamespace(resumed=True, folder=out)
+    nothing: Any = None
+    again = fitted(config, nothing, run, nothing, nothing, nothing)
     assert again.method == Method(chunks=2)

@@ -155,5 +155,5 @@ def test_an_evaluation_goes_without_a_reward_but_not_without_a_server():
 def test_a_run_does_not_begin_without_rewards_of_the_pretrained_model():
     nothing = np.zeros(2)
     found = Found(nothing, {"a": np.asarray([1.0, np.nan])}, {}, nothing, nothing)
-    with pytest.raises(RewardUnavailable, match=r"got no rewards.*--resume latest"):
+    with pytest.raises(RunError, match=r"got no rewards.*--resume latest"):
         found.check()

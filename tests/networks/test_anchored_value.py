@@ -1,5 +1,7 @@
 """The value that knows the reward: exact at the end, one law for every process and prediction."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -72,6 +74,7 @@ def test_the_value_and_its_gradient_are_those_of_the_formula_for_every_predictio
         values, gradients, wanted = [], [], []
         for process in PROCESSES:
             times = jnp.linspace(0.1, 0.9, 4) * process.horizon
+            name: Any
             for name, predict in predictions(process).items():
                 model = anchored_value(process, predict, reward, REST, prediction=name)
                 values.append(value(model, times, X))
@@ -124,7 +127,7 @@ def test_what_the_network_observes_is_handed_on():
 
 def test_an_unknown_prediction_is_refused(unchecked):
     with pytest.raises(ValueError, match="prediction: received 'nois'"):
-        anchored_value(VP(), score_fn(VP()), reward, REST, prediction="nois")
+        anchored_value(VP(), score_fn(VP()), reward, REST, prediction="nois")  # pyright: ignore
 
 
 def test_algorithms_take_it_as_their_critic():
@@ -145,9 +148,11 @@ def test_algorithms_take_it_as_their_critic():
         for algorithm in made:
             state = algorithm.init(jax.random.key(0))
             after, metrics = algorithm.step(state, batch)
+            assert after.value is not None
             found.append((after.policy.params, after.value.params, metrics["update/finite"]))
         state = made[0].init(jax.random.key(0))
         rollout = made[0].collect(state, batch)
+        assert state.value is not None
         learner = Learner(state.value.params, ())
         evaluated = evaluate_critic(critic, learner, problem, rollout, "next")
         times = problem.forward_times()

@@ -118,12 +118,12 @@ def make_algorithm(
         config.optimization,
         config.optimization.learning_rate or subject.learning_rate,
         config.updates,
-        method.epochs * method.pieces(sampler.trained_steps),
+        method.passes * method.pieces(sampler.trained_steps),
         rests=method.has_value,
         weight_decay=config.optimization.weight_decay,
     )
     if method.of_pairs:
-        pairs = PreferenceUpdate(method.epochs, method.average_decay)
+        pairs = PreferenceUpdate(method.passes, method.average_decay)
         annotator = partial(preferred, method.sharpness / unit.std)
         loss_fn = pair_loss(config, inputs)
         given = problem, policy, optimizer, loss_fn
@@ -146,7 +146,7 @@ def policy_update(config: Config) -> PolicyUpdate:
     old = method.old or ("rollout" if config.rewarding.overlap else "scored")
     pieces = method.pieces(config.sampler.trained_steps)
     kept = method.average_decay, old, method.per_step
-    return PolicyUpdate(method.epochs, pieces, method.cut, *kept)
+    return PolicyUpdate(method.passes, pieces, method.cut, *kept)
 
 
 def rewarded_options(config: Config, inputs: Inputs) -> dict[str, Any]:

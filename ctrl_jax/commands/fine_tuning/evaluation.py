@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ctrl_jax._errors import RewardUnavailable, RunWarning
+from ctrl_jax._errors import RunError, RunWarning
 from ctrl_jax._typing import Params
 from ctrl_jax.algorithms import roll_out
 from ctrl_jax.commands.fine_tuning.algorithms import make_problem, models_of
@@ -61,11 +61,11 @@ class Found(NamedTuple):
         return means if spread is None else means | {"diversity": spread}
 
     def check(self) -> None:
-        """Raise RewardUnavailable where a picture has no number of a reward."""
+        """Raise RunError where a picture has no number of a reward."""
         for name, values in (self.rewards | self.held_out).items():
             if not np.isfinite(values).all():
                 text = f"the pictures of the pretrained model got no rewards of {name}"
-                raise RewardUnavailable(f"{text}; mend it and start with --resume latest")
+                raise RunError(f"{text}; mend it and start with --resume latest")
 
     def unit(self, weights: Mapping[str, float]) -> Unit:
         """Return mean and spread of the reward."""

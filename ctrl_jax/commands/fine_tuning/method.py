@@ -67,7 +67,8 @@ class Method:
             times the difference, in units of the spread on the pretrained model's pictures.
         dispersion: of Mallows losses, phi in (0, 1] of all prompts; by default what each line of
             the prompts says as `dispersion`.
-        epochs: passes over the steps of a batch of trajectories, or over its pairs.
+        epochs: passes over the steps of a batch of trajectories, 1 by default, or over its pairs, 5
+            by default: a pass over these is one optimizer step.
         minibatches: optimizer steps per pass; by default the largest divisor up to 5 of the solver
             steps that are learned from.
         chunks: pieces that a minibatch is computed in, one after the other; with the minibatches
@@ -90,7 +91,7 @@ class Method:
     beta: float = 0.1
     sharpness: float = 4.0
     dispersion: float | None = None
-    epochs: int = 1
+    epochs: int | None = None
     minibatches: int | None = None
     chunks: int | Literal["auto"] = 1
     old: Literal["scored", "rollout"] | None = None
@@ -101,6 +102,11 @@ class Method:
     def has_value(self) -> bool:
         """Whether a value network is learned."""
         return self.algorithm in WITH_VALUE
+
+    @property
+    def passes(self) -> int:
+        """Passes over a batch."""
+        return self.epochs if self.epochs is not None else 5 if self.of_pairs else 1
 
     @property
     def of_pairs(self) -> bool:
@@ -114,7 +120,8 @@ class Method:
 
     def validate(self) -> None:
         """Raise ValueError for an option out of range, or one that the algorithm ignores."""
-        check_count("epochs", self.epochs)
+        if self.epochs is not None:
+            check_count("epochs", self.epochs)
         if self.chunks != "auto":
             check_count("chunks", self.chunks)
         if self.minibatches is not None:

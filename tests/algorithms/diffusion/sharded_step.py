@@ -5,6 +5,7 @@ Its conditions are a table that every device holds, and the rollout's prediction
 
 import dataclasses
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,8 +28,8 @@ mesh = jax.make_mesh((DEVICES,), ("data",), axis_types=(AxisType.Auto,))
 rows, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("data",), ()))
 
 problem = make_setting(STEPS).problem
-reward_fn = problem.reward_fn
-problem = dataclasses.replace(problem, reward_fn=lambda x, label: reward_fn(x - label[:, None]))
+worth: Any = problem.reward_fn
+problem = dataclasses.replace(problem, reward_fn=lambda x, label: worth(x - label[:, None]))
 network = drawn(
     as_model(lambda rngs: MLP((1,), width=16, depth=1, embedding=8, horizon=3.0, rngs=rngs))
 )

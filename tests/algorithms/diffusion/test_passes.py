@@ -139,5 +139,6 @@ def test_a_base_that_policy_and_reference_share_is_held_once():
     assert sum(leaf.size for leaf in jax.tree.leaves(state)) < width**2 / 10
     step = jax.jit(lambda state, batch, base: control(base).step(state, batch), donate_argnums=0)
     memory = step.lower(state, Batch(jnp.ones(SIZE)), base).compile().memory_analysis()
+    assert memory is not None
     assert size <= memory.argument_size_in_bytes < 1.1 * size
     assert memory.output_size_in_bytes + memory.temp_size_in_bytes < size / 2
