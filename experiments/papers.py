@@ -30,7 +30,8 @@ PAPERS = (
         "Zhao, Chen, Zhang, Yao, Tang",
         ("algorithms/diffusion/",),
         ("score_as_action", "text_to_image"),
-        "{gold_success/after|.0%} success at {kl/ratio|.2f} times the ideal divergence",
+        "{gold_success/after|.0%} success at {kl/ratio|.2f} times the ideal divergence on digits; "
+        "on captions not yet",
     ),
     Paper(
         "Score-based diffusion models via SDEs",
