@@ -17,6 +17,7 @@ from ctrl_jax.runtime import validate
 MODULE = """
 import jax.numpy as jnp
 import numpy as np
+from ctrl_jax import rewards
 
 def bright(images, prompts, records):
     assert images.dtype == np.uint8
@@ -30,6 +31,17 @@ def numpy_inside(pictures):
 
 def too_much(pictures):
     return pictures
+
+def make(folder):
+    scale = float(open(folder).read())
+    def apply(params, pictures, lengths):
+        return params * jnp.mean(pictures, axis=(1, 2, 3)) * lengths
+    def encode(texts):
+        return jnp.array([float(len(text)) for text in texts])
+    return rewards.PictureReward(scale, apply, encode)
+
+def echo(folder):
+    return folder
 
 def fails(pictures):
     return pictures.nothing
@@ -62,6 +74,8 @@ def module(tmp_path, monkeypatch):
         ("my.module:function:0.3", "function", "python", ("my.module:function",), 0.3),
         ("my.module:A.f", "A.f", "python", ("my.module:A.f",), 1.0),
         ("jax:my.module:f:0.3", "f", "jax", ("my.module:f",), 0.3),
+        ("jax:my.module:f:a/b:2", "f", "jax", ("my.module:f", "a/b"), 2.0),
+        ("jax:my.module:f:C:/a", "f", "jax", ("my.module:f", "C:/a"), 1.0),
         ("http://h:8000", "server", "server", ("http://h:8000",), 1.0),
         ("http://h:8000#2", "server", "server", ("http://h:8000",), 2.0),
         ("http://h:8000/ocr/#-2", "ocr", "server", ("http://h:8000/ocr/",), -2.0),
@@ -136,9 +150,24 @@ def test_what_is_read_can_be_asked(module):
     assert reward_digests(texts).keys() == {"reward: red", "reward: b"}
 
 
+def test_a_reward_of_ones_own_reads_prompts_in_jax(module, tmp_path):
+    (tmp_path / "scale").write_text("3")
+    text = f"jax:{module}:make:{tmp_path / 'scale'}"
+    found = read_rewards([text])
+    encoded = found.encode(["ab", "abc"])
+    values = found.score(found.params, jnp.ones((2, 8, 8, 3)), encoded)
+    np.testing.assert_allclose(values["make"], [6.0, 9.0])
+    before = reward_digests([text])
+    assert before.keys() == {"reward: make", "reward: make folder"}
+    (tmp_path / "scale").write_text("4")
+    assert reward_digests([text]) != before
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("jax:MODULE:red:nowhere", "calling it on this folder fails .*leave the folder out"),
+        ("jax:MODULE:echo:nowhere", "must return a PictureReward, not str; leave the folder out"),
         ("MODULE:nothing", "reward 'MODULE:nothing': received 'MODULE:nothing'; MODULE has no"),
         ("no_module:f", "there is no module 'no_module'"),
         ("MODULE:SIZE", "not a function"),

@@ -42,6 +42,7 @@ from experiments.text_to_image.scenes import (
     requests,
 )
 from experiments.text_to_image.server import make_server
+from experiments.text_to_image.soft_detector import probability
 from experiments.text_to_image.things import CELL, SIZES, sprites, things
 
 KINDS = ["shapes"]
@@ -194,6 +195,27 @@ def random_detector(tmp_path_factory):
     folder, known = tmp_path_factory.mktemp("detector"), things("shapes")
     write(folder, known, network(len(known.names)).init(jax.random.key(0)))
     return folder
+
+
+def test_the_probability_of_a_right_picture_is_that_of_all_ways(random_detector):
+    """The oracle adds up what the places show in all 160 000 ways, right or not."""
+    known = things("shapes")
+    found = {request.category: request for request in requests(known)}
+    asked = [found[name] for name in ("two", "counting", "position")]
+    reward = probability(str(random_detector))
+    picture = np.random.default_rng(0).random((1, SIDE, SIDE, 3)).astype(np.float32)
+    logits = network(len(known.names)).apply(reward.params, jnp.asarray(picture))
+    shares = np.asarray(jax.nn.softmax(logits.astype(float)))[0]
+    ways = list(itertools.product(range(shares.shape[1]), repeat=PLACES))
+    each = np.prod([shares[place, [way[place] for way in ways]] for place in range(PLACES)], axis=0)
+    assert reward.encode is not None
+    values = reward(
+        jnp.asarray(picture.repeat(3, axis=0)), reward.encode([r.caption for r in asked])
+    )
+    for value, request in zip(values, asked, strict=True):
+        right = [is_right(way, request, known.names) for way in ways]
+        assert 0 < sum(right) <= 12
+        np.testing.assert_allclose(value, np.sum(each[right]), rtol=1e-4)
 
 
 def test_the_server_says_what_the_function_does(random_detector):

@@ -4,6 +4,7 @@
                                 image_reward, and aesthetic:FOLDER:HEAD.safetensors alike
     jpeg_size:-0.1              one without a folder; soft_jpeg_size has a derivative
     jax:my.module:function:2    a function of pictures in [0, 1], in jax.numpy
+    jax:my.module:make:FOLDER   what make(FOLDER) returns, a `PictureReward` of pictures and prompts
     my.module:function:0.3      a function of bytes, prompts and records, on the host
     http://host:8000/path#0.3   a server
 
@@ -88,6 +89,7 @@ def reward_digests(texts: Sequence[str], *, option: str = "reward") -> dict[str,
     for spec in parse_rewards(texts, option=option):
         if spec.kind in ("python", "jax"):
             found[f"{option}: {spec.name}"] = module_digest(spec.place[0])
+            found |= {f"{option}: {spec.name} folder": content_digest(p) for p in spec.place[1:]}
         elif spec.kind != "server":
             places = zip(("", " head"), spec.place, strict=False)
             found |= {f"{option}: {spec.name}{part}": content_digest(p) for part, p in places}
@@ -129,11 +131,12 @@ def _of_parts(
         if place:
             raise refuse(option, text, "only a weight may follow it", f"give {kind}:-1")
         return Spec(text, name or kind, kind, (), weight)
-    function = place if kind == "jax" else [kind, *place]
+    function, folder = (place[:2], place[2:]) if kind == "jax" else ([kind, *place], [])
     names = [part for name_in in function for part in name_in.split(".")]
     if len(function) == 2 and all(part.isidentifier() for part in names):
         of = "jax" if kind == "jax" else "python"
-        return Spec(text, name or function[1], of, (":".join(function),), weight)
+        own = (":".join(folder),) if any(folder) else ()
+        return Spec(text, name or function[1], of, (":".join(function), *own), weight)
     if kind == "jax":
         rule = "the names of a module and of a function must follow"
         raise refuse(option, text, rule, "give jax:my.module:function:1")

@@ -215,7 +215,7 @@ def _load(
             )
         function = load_callable(spec.place[0])
         if spec.kind == "jax":
-            return _without_params(function)
+            return _made(said, function, *spec.place[1:])
         return rewards.python_reward(
             function,
             name=spec.name,
@@ -224,6 +224,20 @@ def _load(
             pause=options.pause,
             max_failed=options.max_failed,
         )
+
+
+def _made(said: str, function: Callable[..., Any], folder: str | None = None) -> PictureReward:
+    if folder is None:
+        return _without_params(function)
+    try:
+        made = function(folder)
+    except Exception as error:
+        rule = f"calling it on this folder fails ({type(error).__name__}: {error})"
+        raise refuse(said, folder, rule, "repair the function, or leave the folder out") from error
+    if not isinstance(made, PictureReward):
+        rule = f"with a folder it must return a PictureReward, not {type(made).__name__}"
+        raise refuse(said, folder, rule, "leave the folder out, or return rewards.PictureReward")
+    return made
 
 
 def _without_params(function: Callable[[Array], Any]) -> PictureReward:
