@@ -1,8 +1,6 @@
 """JSON on disk that is whole or not there.
 
-A file is written beside its destination and renamed over it, so that a killed process leaves
-the old file or the new one, never half of either. JSON has no NaN: a number that is not finite
-is stored as `null`, which every reader understands.
+JSON has no NaN: a number that is not finite is stored as `null`, which every reader understands.
 """
 
 import dataclasses
@@ -17,6 +15,9 @@ from typing import Any
 import numpy as np
 
 from ctrl_jax._checks import refuse
+from ctrl_jax._whole import whole_file
+
+CHANGED = "it is not what was written: the disk or somebody changed it"
 
 
 def plain(value: Any) -> Any:
@@ -58,16 +59,8 @@ def write_atomic(path: str | os.PathLike[str], text: str) -> None:
         path: the destination; its folder exists.
         text: the whole content.
     """
-    path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(part, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with whole_file(path) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 def write_json_atomic(path: str | os.PathLike[str], obj: Any) -> None:
@@ -87,6 +80,19 @@ def seal_of(content: Mapping[str, Any]) -> str:
     """Return the sha256 of a record's content, its own entry `seal` left out."""
     kept = {name: value for name, value in content.items() if name != "seal"}
     return hashlib.sha256(json.dumps(plain(kept), sort_keys=True).encode()).hexdigest()
+
+
+def write_sealed(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:
+    """Write a record as JSON, atomically, with its seal as one more entry."""
+    write_json_atomic(path, {**content, "seal": seal_of(content)})
+
+
+def read_sealed(path: str | os.PathLike[str], *, name: str, repair: str) -> dict[str, Any]:
+    """Return the record that `write_sealed` wrote; arguments and errors as of `read_json`."""
+    content = read_json(path, name=name, repair=repair)
+    if content.pop("seal", None) != seal_of(content):
+        raise refuse(name, os.fspath(path), CHANGED, repair)
+    return content
 
 
 def read_json(

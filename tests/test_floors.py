@@ -33,6 +33,8 @@ FLOORS = (  # top to bottom
     "solvers",
     "processes",
     "_records",
+    "_sums",
+    "_whole",
     "_door",
     "_checks",
     "_numerics",

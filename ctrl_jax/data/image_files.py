@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ctrl_jax._checks import refuse
+from ctrl_jax._whole import whole_file
 from ctrl_jax.data.compressed import check_ratio
 from ctrl_jax.data.splits import Split
 
@@ -87,7 +88,8 @@ def write_cifar10(path: Path, images: np.ndarray, labels: np.ndarray) -> None:
     """Write images (n, 32, 32, 3) uint8 and labels 0 to 9 as a file of CIFAR-10's binary format."""
     pixels = np.moveaxis(images, -1, 1).reshape(len(images), -1)
     records = np.concatenate([labels.astype(np.uint8)[:, None], pixels], axis=1)
-    path.write_bytes(records.tobytes())
+    with whole_file(path) as part:
+        part.write_bytes(records.tobytes())
 
 
 def read_mnist(folder: Path, split: Split = "train", name: str = "path") -> Pixels:

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ctrl_jax._checks import refuse
+from ctrl_jax._whole import whole_file
 
 DTYPES = {
     "F64": np.dtype("<f8"),
@@ -116,16 +117,10 @@ def write_safetensors(
     texts = {**(metadata or {}), "format": "pt", SEAL: _seal(header, *raw)}
     text = json.dumps({"__metadata__": texts, **header}).encode()
     text += b" " * (-len(text) % 8)
-    path = Path(path)
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    try:
-        with unfinished.open("wb") as file:
-            file.write(len(text).to_bytes(8, "little") + text)
-            for array in raw:
-                file.write(array.data)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with whole_file(path) as part, part.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for array in raw:
+            file.write(array.data)
 
 
 def _seal(header: Mapping[str, Any], *data: np.ndarray) -> str:

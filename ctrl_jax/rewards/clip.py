@@ -27,6 +27,7 @@ from jaxtyping import Array, Float
 
 from ctrl_jax._checks import check_positive, refuse
 from ctrl_jax._records import read_json
+from ctrl_jax._sums import check_sums
 from ctrl_jax._typing import Params
 from ctrl_jax.data.preferences.tokenizer import load_tokenizer
 from ctrl_jax.networks.functional import Network
@@ -203,6 +204,7 @@ class Tower(NamedTuple):
 def _load_tower(
     folder: str | os.PathLike[str], dtype: DTypeLike, remat: bool, *, padded: bool = False
 ) -> Tower:
+    check_sums(folder, "folder")
     record = read_json(
         Path(folder) / "config.json", name="folder", repair="give the folder of a CLIP model"
     )

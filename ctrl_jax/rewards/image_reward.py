@@ -18,6 +18,7 @@ from jaxtyping import Array, Int
 
 from ctrl_jax._checks import refuse
 from ctrl_jax._records import read_json
+from ctrl_jax._sums import check_sums
 from ctrl_jax.data.preferences.tokenizer import load_tokenizer
 from ctrl_jax.networks.text_to_image.blip import BLIPConfig, image_reward_network
 from ctrl_jax.pretrained.key_table import fill
@@ -63,6 +64,7 @@ def image_reward(
 
     Source: Xu et al. 2023 (2304.05977), section 3, and their published code.
     """
+    check_sums(folder, "folder")
     record = read_json(Path(folder) / FILE, name="folder", repair="give that of ImageReward")
     arrays = read_weights(folder)
     config, pad = _read_config(Entries(record, FILE), arrays)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from ctrl_jax._checks import refuse
 from ctrl_jax._errors import MissingCheckpointError, RunWarning
-from ctrl_jax._records import plain, read_json, seal_of, write_json_atomic
+from ctrl_jax._records import CHANGED, plain, read_json, seal_of, write_sealed
 from ctrl_jax._typing import Params, ScoreFn
 from ctrl_jax.models.diffusion import DiffusionSpec
 from ctrl_jax.models.image import ImageDiffusionSpec
@@ -104,7 +104,7 @@ def save_model(
             "params": params_folder,
             "notes": dict(notes or {}),
         }
-        write_json_atomic(folder / "model.json", {**content, "seal": seal_of(content)})
+        write_sealed(folder / "model.json", content)
 
 
 def _holds(checkpoints: Checkpoints, params: Params) -> bool:
@@ -193,8 +193,7 @@ def _read_record(folder: Path) -> tuple[Path, dict[str, Any]]:
         repair = "train it again, or use the version that wrote it"
         raise refuse(f"{path}: format", record.get("format", 1), rule, repair)
     if record.get("seal") != seal_of(record):
-        rule = "it is not what was written: the disk or somebody changed it"
-        raise refuse("run", str(path), rule, "finish the run once more with --resume latest")
+        raise refuse("run", str(path), CHANGED, "finish the run once more with --resume latest")
     return path, record
 
 

@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 
 from ctrl_jax.pretrained import load_inception
 from ctrl_jax.runtime import Run, check_batch, command, digests_of, read_metrics
+from ctrl_jax.runtime.run.arrays import write_samples
 from ctrl_jax.runtime.run.figures import draw_images
 from ctrl_jax.runtime.run.tables import print_table
 from ctrl_jax.runtime.saved_models import save_model
@@ -93,7 +94,7 @@ def shape_of(data) -> tuple[int, ...]:
 
 def finish(config: Config, run: Run, samples: np.ndarray, metrics: dict[str, Any]) -> None:
     """Write the samples and the pictures, and print the table."""
-    np.savez(run.folder / "samples.npz", images=samples)
+    write_samples(run.folder / "samples.npz", images=samples)
     _draw(run.folder / "samples.png", samples[:64])
     plots.draw_loss(run.folder / "loss.png", read_metrics(run.metrics))
     reported = REPORTED[config.process]

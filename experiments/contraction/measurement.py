@@ -10,6 +10,7 @@ import numpy as np
 from scipy import stats
 
 from ctrl_jax._typing import ScoreFn
+from ctrl_jax._whole import whole_file
 from ctrl_jax.processes import LinearProcess, ReverseSDE
 from ctrl_jax.solvers import EulerMaruyama, ExponentialEuler, PredictorCorrector
 from experiments.verdicts import mean_and_error
@@ -89,7 +90,7 @@ def find(measurements: Sequence[Measurement], **setting) -> list[Measurement]:
 
 def write_csv(path: Path, measurements: Sequence[Measurement]) -> None:
     """Write every measurement as one row."""
-    with path.open("w", newline="") as file:
+    with whole_file(path) as part, part.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow([field.name for field in dataclasses.fields(Measurement)])
         writer.writerows(dataclasses.astuple(m) for m in measurements)

@@ -1,8 +1,6 @@
 """The base model of the image task: trained once, and found again by what it depends on."""
 
-import itertools
 import shutil
-import tempfile
 import warnings
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ctrl_jax._typing import Params
+from ctrl_jax._whole import set_aside, whole_folder
 from ctrl_jax.algorithms import DataBatch, make_score_pretraining, uniform_times
 from ctrl_jax.algorithms.training.optimizer import adam, make_schedule
 from ctrl_jax.runtime import RunWarning, own_part, state_digest
@@ -85,26 +84,14 @@ def _found(folder: Path) -> SavedModel | None:
         return load_model(folder)
     except ValueError as error:
         if jax.process_index() == 0:
-            number = next(n for n in itertools.count(1) if not _aside(folder, n).exists())
-            folder.rename(_aside(folder, number))
             text = f"{folder}: the base model is damaged and is made again ({error}); it is kept as"
-            warnings.warn(f"{text} {_aside(folder, number).name}", RunWarning, stacklevel=3)
+            warnings.warn(f"{text} {set_aside(folder).name}", RunWarning, stacklevel=3)
         barrier("a damaged base model")
         return None
 
 
-def _aside(folder: Path, number: int) -> Path:
-    return folder.with_name(f"{folder.name}.corrupt{f'-{number}' if number > 1 else ''}")
-
-
 def _copy(source: Path, target: Path) -> None:
     """Copy a folder in one atomic step; one that is there already stays."""
-    if target.exists():
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=target.parent))
-    shutil.copytree(source, temporary, dirs_exist_ok=True)
-    try:
-        temporary.rename(target)
-    except OSError:
-        shutil.rmtree(temporary)
+    if not target.exists():
+        with whole_folder(target, shared=True) as unfinished:
+            shutil.copytree(source, unfinished, dirs_exist_ok=True)

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import tyro
 
 from ctrl_jax._checks import check_count, check_non_negative, check_positive
-from ctrl_jax._records import read_json
+from ctrl_jax._records import read_json, write_atomic
 from ctrl_jax.commands import fine_tune
 from ctrl_jax.runtime import validate
 from experiments.text_to_image.scenes import CATEGORIES, Request
@@ -101,7 +101,7 @@ def write_prompts(
             if weighted:
                 line["weight"] = len(seen) / number[request.category]
             lines.append(json.dumps(line) + "\n")
-        path.write_text("".join(lines), encoding="utf-8")
+        write_atomic(path, "".join(lines))
     return given
 
 

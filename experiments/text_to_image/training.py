@@ -1,11 +1,9 @@
 """The stages before fine-tuning: a network fitted, and what comes of it kept for later runs."""
 
-import contextlib
 import dataclasses
-import shutil
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +14,9 @@ from jaxtyping import Array
 
 from ctrl_jax._checks import check_count, check_decay, check_fields, check_positive
 from ctrl_jax._records import read_json, write_json_atomic
+from ctrl_jax._sums import changed_files, write_sums
 from ctrl_jax._typing import Params
+from ctrl_jax._whole import set_aside, whole_folder
 from ctrl_jax.algorithms.base import (
     Algorithm,
     RunState,
@@ -26,7 +26,7 @@ from ctrl_jax.algorithms.base import (
     start,
 )
 from ctrl_jax.algorithms.training.optimizer import adam, make_schedule
-from ctrl_jax.runtime import own_part
+from ctrl_jax.runtime import RunWarning, own_part
 from experiments.study import Conduct
 
 FACTS = "facts.json"
@@ -85,29 +85,35 @@ def keep(
     """
     name = f"{stage}-{study.fingerprint(stage, on)}"
     folder, began = Path(cache) / name, time.monotonic()
-    if (folder / FACTS).is_file():
+    if _is_whole(folder):
         print(f"{stage}: kept in {folder}", flush=True)
         return Kept(folder, read_json(folder / FACTS), name)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with _unfinished(folder) as unfinished:
+    with whole_folder(folder, shared=True) as unfinished:
         facts = make(unfinished, name)
         facts |= {f"minutes/{stage}": round((time.monotonic() - began) / 60, 2)}
         write_json_atomic(unfinished / FACTS, facts)
+        write_sums(unfinished)
     said = ", ".join(f"{k} {v:.3g}" for k, v in facts.items() if isinstance(v, float | int))
     print(f"{stage}: {said}; kept in {folder}", flush=True)
     return Kept(folder, facts, name)
 
 
-@contextlib.contextmanager
-def _unfinished(folder: Path) -> Iterator[Path]:
-    """A folder that takes its name once it is full; what another run made meanwhile goes first."""
-    unfinished = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
-    try:
-        yield unfinished
-        with contextlib.suppress(OSError):
-            unfinished.rename(folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+def _is_whole(folder: Path) -> bool:
+    """Return whether a stage is there as it was made; one that was damaged is set aside."""
+    if not folder.exists():
+        return False
+    wrong = changed_files(folder)
+    if not (folder / FACTS).is_file():
+        wrong.setdefault(FACTS, "it is not there")
+    if not wrong:
+        return True
+    file, what = next(iter(wrong.items()))
+    aside = set_aside(folder)
+    text = (
+        f"{folder / file}: {what}; the stage is made again, and what was there kept as {aside.name}"
+    )
+    warnings.warn(text, RunWarning, stacklevel=4)
+    return False
 
 
 def fit(

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import pytest
 from PIL import Image
 
+from ctrl_jax._records import write_sealed
 from ctrl_jax.commands.__main__ import main
 from ctrl_jax.commands.fine_tuning.chunks import fitted
 from ctrl_jax.commands.fine_tuning.config import Config
@@ -93,7 +94,7 @@ def test_chunks_are_found_and_kept(folder, finished, tmp_path, unchecked, capsys
     assert found["chunks"] == 1 and found["temporaries"] > 0
     assert "chunks: 1, for which an update needs" in capsys.readouterr().out
     # A run that goes on takes what it began with, and compiles nothing to find it.
-    (out / "chunks.json").write_text('{"chunks": 2}')
+    write_sealed(out / "chunks.json", {"chunks": 2})
     config = Config("model", method=Method(chunks="auto"))
     run: Any = SimpleNamespace(resumed=True, folder=out)
     nothing: Any = None

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ctrl_jax._sums import SUMS
 from ctrl_jax.commands.preference import model as models
 from ctrl_jax.commands.preference.saved import save_model
 from ctrl_jax.networks import LoRA
@@ -72,8 +73,9 @@ def test_what_training_does_not_change_is_copied_byte_for_byte(folder, read, tmp
     (tmp_path / "model" / "of_an_earlier_run").write_text("")
     save_model(tmp_path / "model", trained, params, mesh, precision=None, merge=True)
     before, after = contents(folder), contents(tmp_path / "model")
-    assert {*after} == {*BESIDE, "config.json", "model.safetensors"}
-    assert all(after[name] == before[name] for name in after if name != "model.safetensors")
+    assert {*after} == {*BESIDE, "config.json", "model.safetensors", SUMS}
+    assert all(after[name] == before[name] for name in BESIDE)
+    assert after["config.json"] == before["config.json"]
     weights = read_safetensors(tmp_path / "model" / "model.safetensors")
     assert {array.dtype for array in weights.values()} == {np.dtype(jnp.bfloat16)}
     found = load_decoder(tmp_path / "model").params
@@ -102,7 +104,11 @@ def test_adapters_alone_are_a_folder_for_peft(folder, read, tmp_path):
     trained, mesh = read(adapters)
     params = trained.model.init(jax.random.key(0))
     save_model(tmp_path / "model", trained, params, mesh, precision=None, merge=False)
-    assert {*contents(tmp_path / "model")} == {"adapter_config.json", "adapter_model.safetensors"}
+    assert {*contents(tmp_path / "model")} == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        SUMS,
+    }
     config = json.loads((tmp_path / "model" / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == str(folder)
     assert (config["r"], config["lora_alpha"]) == (2, 3.0)

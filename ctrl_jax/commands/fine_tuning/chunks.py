@@ -9,11 +9,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ctrl_jax._records import read_sealed, write_sealed
 from ctrl_jax.algorithms import Batch
 from ctrl_jax.commands.fine_tuning.config import Config
 from ctrl_jax.commands.fine_tuning.inputs import Inputs
 from ctrl_jax.commands.fine_tuning.steps import Fixed, control, one_program
-from ctrl_jax.runtime import Run, fitting_chunks, memory_plan, read_json, write_json_atomic
+from ctrl_jax.runtime import Run, fitting_chunks, memory_plan
 from ctrl_jax.runtime.devices.distributed import broadcast_text
 
 FILE = "chunks.json"
@@ -35,8 +36,8 @@ def fitted(config: Config, inputs: Inputs, run: Run, batch: Batch, fixed: Fixed,
     """
     path = run.folder / FILE
     if run.resumed and path.exists():
-        chunks = read_json(path, name=FILE, repair="start the run again")["chunks"]
-        return _with(config, chunks)
+        kept = read_sealed(path, name=FILE, repair="remove it: the number is found again")
+        return _with(config, kept["chunks"])
 
     def plan_of(chunks: int):
         update = _update(_with(config, chunks), inputs)
@@ -49,7 +50,7 @@ def fitted(config: Config, inputs: Inputs, run: Run, batch: Batch, fixed: Fixed,
     # Devices of one kind may have been used for other things before: the first process decides.
     chunks = int(broadcast_text(str(chunks)))
     if jax.process_index() == 0:
-        write_json_atomic(path, {"chunks": chunks, **dataclasses.asdict(plan)})
+        write_sealed(path, {"chunks": chunks, **dataclasses.asdict(plan)})
         print(f"chunks: {chunks}, for which an update needs {plan.total / 1e9:.2f} GB of a device")
     return _with(config, chunks)
 

@@ -20,6 +20,7 @@ from ctrl_jax.commands.fine_tuning.reward_exchange import as_shown, measured
 from ctrl_jax.commands.fine_tuning.scoring import parts_of
 from ctrl_jax.commands.fine_tuning.value import Unit
 from ctrl_jax.runtime import own_part, replicate, shard_batch
+from ctrl_jax.runtime.run.arrays import keep_arrays, kept_arrays
 
 SALT = 1000  # from the seed of training to that of the evaluations
 
@@ -148,18 +149,14 @@ def keep(path: Path, found: Found) -> None:
     named: Any = {"pictures": found.pictures, "kl": found.kl, "prompts": found.prompts}
     for group in ("rewards", "held_out"):
         named |= {f"{group}/{name}": values for name, values in getattr(found, group).items()}
-    unfinished = path.with_name(f"unfinished-{path.name}")
-    with unfinished.open("wb") as file:
-        np.savez_compressed(file, **named)
-    unfinished.replace(path)
+    keep_arrays(path, named)
 
 
 def kept(path: Path) -> Found | None:
-    """Return the evaluation of a file; None where there is none."""
-    if not path.exists():
+    """Return the evaluation of a file; None where there is none that is whole."""
+    arrays = kept_arrays(path)
+    if arrays is None:
         return None
-    with np.load(path) as file:
-        arrays = dict(file)
     rewards, held_out = (
         {n.removeprefix(f"{group}/"): a for n, a in arrays.items() if n.startswith(f"{group}/")}
         for group in ("rewards", "held_out")

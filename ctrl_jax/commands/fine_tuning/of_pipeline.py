@@ -1,7 +1,6 @@
 """A text-to-image pipeline of diffusers as what is fine-tuned: adapters of its denoiser, or all."""
 
 import dataclasses
-import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -100,8 +99,7 @@ def subject_of(
         own = dataclasses.replace(
             pipeline, parts={name: pipeline.parts[name]}, params={name: params}
         )
-        shutil.rmtree(folder / MODEL, ignore_errors=True)
-        save_pipeline(folder / MODEL, own)
+        save_pipeline(folder / MODEL, own, replace=True, sums=True)
         return [MODEL]
 
     return Subject(

@@ -26,7 +26,7 @@ import jax
 import numpy as np
 
 from ctrl_jax._errors import RunWarning
-from ctrl_jax._records import plain, write_atomic
+from ctrl_jax._records import plain, seal_of, write_atomic
 from ctrl_jax.runtime import read_metrics
 
 ALPHA = 0.05
@@ -63,8 +63,7 @@ class Overoptimization:
 
     def __init__(self, path: Path, start: int, prompts: np.ndarray):
         self._path, self._prompts, self._warned = path, np.asarray(prompts), False
-        lines = read_metrics(path) if start else []
-        self._lines = [line for line in lines if line["step"] <= start]
+        self._lines = [line for line in _read(path) if line["step"] <= start] if start else []
 
     def look(self, k: int, trained: np.ndarray, held_out: Mapping[str, np.ndarray]) -> Fall | None:
         """Compare an evaluation with all before, keep it, and warn the first time of a fall.
@@ -77,13 +76,24 @@ class Overoptimization:
         line = {"step": k, "trained": trained, "held_out": dict(held_out)}
         before = [each for each in self._lines if each["step"] < k]
         fall = find_fall(before, line, self._prompts)
-        self._lines = [*before, plain(line)]
+        line = plain(line)
+        self._lines = [*before, line | {"seal": seal_of(line)}]
         if jax.process_index() == 0:
             write_atomic(self._path, "".join(json.dumps(each) + "\n" for each in self._lines))
         if fall is not None and not self._warned:
             self._warned = True
             warnings.warn(_told(k, fall), RunWarning, stacklevel=2)
         return fall
+
+
+def _read(path: Path) -> list[dict]:
+    """Return the lines that are what was written; that others are not is said."""
+    number = path.read_bytes().count(b"\n") if path.exists() else 0
+    whole = [line for line in read_metrics(path) if line.get("seal") == seal_of(line)]
+    if len(whole) < number:
+        text = f"{path}: {number - len(whole)} lines were damaged on disk, and are left out"
+        warnings.warn(text, RunWarning, stacklevel=3)
+    return whole
 
 
 def find_fall(

@@ -1,8 +1,6 @@
 """What the reference model says of the data: computed once, kept in the run's folder."""
 
-import contextlib
 import hashlib
-import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +16,8 @@ from ctrl_jax.data import PreferenceRows
 from ctrl_jax.data.preferences.rows import pad_rows, take_rows
 from ctrl_jax.losses import preference
 from ctrl_jax.networks import LanguageModel
-from ctrl_jax.runtime import RunWarning, own_part, progress, shard_batch, state_digest
+from ctrl_jax.runtime import own_part, progress, shard_batch, state_digest
+from ctrl_jax.runtime.run.arrays import keep_arrays, kept_arrays
 
 
 class Referred(NamedTuple):
@@ -53,7 +52,7 @@ def refer(
         show: whether to show progress.
     """
     digest = _digest(model, params, parts)
-    kept = _read(file, digest)
+    kept = kept_arrays(file, digest)
     if kept is None:
         run = _compiled(model, mesh, chunk)
         total = sum(-(-len(rows.tokens) // at_a_time) for rows in parts.values())
@@ -72,7 +71,7 @@ def refer(
                 )
                 kept |= {f"log_probs/{name}": log_probs, f"index/{name}": index}
         if jax.process_index() == 0:
-            _write(file, digest, kept)
+            keep_arrays(file, kept, digest)
     return {
         name: Referred(rows._replace(reference=kept[f"log_probs/{name}"]), kept[f"index/{name}"])
         for name, rows in parts.items()
@@ -119,32 +118,3 @@ def rows_digest(parts: Iterable[PreferenceRows]) -> str:
         for leaf in (rows.tokens, rows.texts, rows.branches):
             found.update(np.ascontiguousarray(leaf).tobytes())
     return found.hexdigest()
-
-
-def _read(file: Path, digest: str) -> dict[str, np.ndarray] | None:
-    """Return what was kept for this model and these rows; None where it is not there whole."""
-    if not file.exists():
-        return None
-    kept = {}
-    # A bit on disk may change any part of the archive, of which its reader then says anything.
-    with contextlib.suppress(Exception), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with np.load(file, allow_pickle=False) as archive:
-            kept = {name: archive[name] for name in archive.files}
-    found, seal = (str(kept.pop(name, "")) for name in ("digest", "seal"))
-    if seal != _seal(found, kept):
-        text = f"{file}: it was damaged on disk, and is computed again"
-        warnings.warn(text, RunWarning, stacklevel=3)
-        return None
-    return kept if found == digest else None
-
-
-def _write(file: Path, digest: str, kept: dict[str, np.ndarray]) -> None:
-    unfinished, sealed = file.with_suffix(".unfinished.npz"), _seal(digest, kept)
-    words = {"digest": np.array(digest), "seal": np.array(sealed)}
-    np.savez(unfinished, **words, **kept)  # pyright: ignore[reportArgumentType]
-    unfinished.replace(file)
-
-
-def _seal(digest: str, kept: dict[str, np.ndarray]) -> str:
-    return hashlib.sha256(f"{digest} {state_digest(kept)}".encode()).hexdigest()

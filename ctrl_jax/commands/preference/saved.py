@@ -14,7 +14,9 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ctrl_jax._records import read_json
+from ctrl_jax._sums import write_sums
 from ctrl_jax._typing import Params
+from ctrl_jax._whole import whole_folder
 from ctrl_jax.commands.preference.model import WEIGHTS, Trained
 from ctrl_jax.networks import lora
 from ctrl_jax.pretrained import save_adapters, save_decoder
@@ -63,20 +65,18 @@ def save_model(
     params = jax.device_get(params)
     if dtype is not None:
         params = jax.tree.map(lambda leaf: leaf.astype(jnp.dtype(dtype)), params)
-    unfinished = folder.with_name(f"{folder.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
     record = trained.pretrained.record
-    if alone:
-        assert trained.adapters is not None
-        base = trained.folder.absolute()
-        save_adapters(unfinished, record, params, trained.adapters, base=base)
-    else:
-        save_decoder(unfinished, record, params)
-        copy_beside(trained.folder, unfinished)
-    if chat_template is not None:
-        (unfinished / "chat_template.jinja").write_text(chat_template, encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    unfinished.rename(folder)
+    with whole_folder(folder, replace=True) as unfinished:
+        if alone:
+            assert trained.adapters is not None
+            base = trained.folder.absolute()
+            save_adapters(unfinished, record, params, trained.adapters, base=base)
+        else:
+            save_decoder(unfinished, record, params)
+            copy_beside(trained.folder, unfinished)
+        if chat_template is not None:
+            (unfinished / "chat_template.jinja").write_text(chat_template, encoding="utf-8")
+        write_sums(unfinished)
 
 
 def copy_beside(source: Path, target: Path) -> None:

@@ -12,6 +12,8 @@ import numpy as np
 from PIL import Image
 
 from ctrl_jax._checks import refuse, under_names
+from ctrl_jax._records import write_atomic
+from ctrl_jax._whole import whole_file
 from ctrl_jax.data.prompts import Prompt, read_prompts
 from ctrl_jax.pretrained.diffusers.drawing import make_drawing
 from ctrl_jax.pretrained.diffusers.pipeline import Pipeline, load_pipeline
@@ -70,13 +72,14 @@ def draw_of_pipeline(drawing: Drawing, out: Path) -> list[str]:
     lines, number = [], drawing.number
     for i, picture in enumerate(pictures):
         name = f"{i // number:04}-{i % number:02}.png"
-        Image.fromarray(picture).save(out / name)
+        with whole_file(out / name) as part:
+            Image.fromarray(picture).save(part)
         prompt = prompts[i // number]
         lines.append(
             {"file": name, "prompt": prompt.text, "number": i % number} | {**prompt.fields}
         )
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    (out / "pictures.jsonl").write_text(text, encoding="utf-8")
+    write_atomic(out / "pictures.jsonl", text)
     shown = max(LARGEST_SHEET // number, 1)
     rows = [
         (prompt.text, pictures[i * number : (i + 1) * number])

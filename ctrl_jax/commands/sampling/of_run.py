@@ -9,6 +9,7 @@ import numpy as np
 from ctrl_jax._checks import check_choice
 from ctrl_jax.models import SteeringSpec
 from ctrl_jax.processes import grids
+from ctrl_jax.runtime.run.arrays import write_samples
 from ctrl_jax.runtime.run.figures import draw_histograms, draw_images
 from ctrl_jax.runtime.saved_models import load_model
 from ctrl_jax.solvers import EulerMaruyama, ExponentialEuler, sample
@@ -51,9 +52,9 @@ def draw_of_run(
     out.mkdir(parents=True, exist_ok=True)
     samples = np.asarray(samples, np.float32)
     if len(model.shape) == 3:
-        np.savez(out / "samples.npz", images=samples)
+        write_samples(out / "samples.npz", images=samples)
         draw_images(out / "samples.png", samples)
     else:
-        np.savez(out / "samples.npz", samples=samples)
+        write_samples(out / "samples.npz", samples=samples)
         draw_histograms(out / "samples.png", {"samples": samples[:, 0]})
     return ["samples.png", "samples.npz"]

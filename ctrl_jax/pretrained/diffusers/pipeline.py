@@ -37,6 +37,7 @@ from jaxtyping import Array, Float
 
 from ctrl_jax._checks import check_choice, check_count, check_finite, refuse
 from ctrl_jax._records import read_json
+from ctrl_jax._sums import check_sums
 from ctrl_jax._typing import Model, Params, ScoreFn
 from ctrl_jax.data.preferences.tokenizer import load_tokenizer
 from ctrl_jax.data.prompts import distinct
@@ -402,6 +403,7 @@ def load_pipeline(
     repair = "give the folder that diffusers' save_pretrained wrote"
     for name, given in (("dtype", dtype), ("param_dtype", param_dtype)):
         _check_float(name, given)
+    check_sums(folder)
     index = read_json(folder / INDEX, name="model", repair=repair)
     without = [without] if isinstance(without, str) else without
     kind, networks, tokenizers = read_index(index, without)

@@ -16,7 +16,9 @@ import numpy as np
 
 from ctrl_jax._checks import refuse
 from ctrl_jax._records import read_json
+from ctrl_jax._sums import write_sums
 from ctrl_jax._typing import Params
+from ctrl_jax._whole import whole_folder
 from ctrl_jax.networks.lora import merge, split
 from ctrl_jax.pretrained.diffusers.lora_file import write_lora
 from ctrl_jax.pretrained.diffusers.parts import Part
@@ -32,31 +34,32 @@ def save_pipeline(
     folder: str | os.PathLike[str],
     pipeline: Pipeline,
     params: Mapping[str, Params] | None = None,
+    *,
+    replace: bool = False,
+    sums: bool = False,
 ) -> None:
     """Write a folder that diffusers loads, adapters added to their kernels.
 
     Args:
-        folder: created, the whole of it or nothing; there must be none yet.
+        folder: created, the whole of it or nothing.
         pipeline: by `load_pipeline`, whose own folder is still there.
         params: weights by part, such as ``{"unet": params}``; the pipeline's for the others. With
             adapters where the pipeline's part has them.
+        replace: whether a folder that is there is replaced.
+        sums: whether ``files.sha256`` is written too, by which whoever loads the folder here
+            notices a file that was damaged or changed.
 
     Raises:
         ValueError: the folder exists, a part is unknown, or weights do not fit it.
     """
     folder = Path(folder)
-    if folder.exists():
+    if folder.exists() and not replace:
         raise refuse("folder", str(folder), "it exists already", "give another")
     params = _all_params(pipeline, params)
-    unfinished = folder.with_name(f"{folder.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    try:
+    with whole_folder(folder, replace=replace) as unfinished:
         _fill(unfinished, pipeline, params)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
-    unfinished.rename(folder)
+        if sums:
+            write_sums(unfinished)
 
 
 def _fill(folder: Path, pipeline: Pipeline, params: Mapping[str, Params]) -> None:

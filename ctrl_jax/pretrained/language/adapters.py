@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ctrl_jax._checks import refuse
+from ctrl_jax._records import write_atomic
 from ctrl_jax._typing import Params
 from ctrl_jax.networks.language.decoder import language_model
 from ctrl_jax.networks.lora import A, B, LoRA
@@ -70,7 +71,7 @@ def save_adapters(
     folder.mkdir(parents=True, exist_ok=True)
     write_safetensors(folder / WEIGHTS, arrays)
     text = json.dumps(_describe(layers, lora, os.fspath(base)), indent=2) + "\n"
-    (folder / CONFIG).write_text(text, encoding="utf-8")
+    write_atomic(folder / CONFIG, text)
 
 
 def _layers(record: Mapping[str, Any], adapters: Params, lora: LoRA) -> dict[str, _Adapted]:

@@ -26,7 +26,8 @@ from jax.typing import DTypeLike
 
 from ctrl_jax._checks import refuse
 from ctrl_jax._errors import RunWarning
-from ctrl_jax._records import read_json
+from ctrl_jax._records import read_json, write_atomic
+from ctrl_jax._sums import check_sums
 from ctrl_jax._typing import Params
 from ctrl_jax.networks.language.config import DecoderConfig
 from ctrl_jax.networks.language.decoder import language_model
@@ -81,6 +82,7 @@ def load_decoder(
     """
     if fully and mesh is None:
         raise refuse("load_decoder.fully", fully, "it needs a mesh", "give one")
+    check_sums(folder)
     record = read_json(
         Path(folder) / "config.json", name="model", repair="give the folder of a saved model"
     )
@@ -132,7 +134,7 @@ def save_decoder(folder: str | os.PathLike[str], record: Mapping[str, Any], para
     saved |= {"architectures": [family.causal], "dtype": jnp.dtype(dtype).name}
     folder.mkdir(parents=True, exist_ok=True)
     write_safetensors(folder / SINGLE, arrays)
-    (folder / "config.json").write_text(json.dumps(saved, indent=2) + "\n", encoding="utf-8")
+    write_atomic(folder / "config.json", json.dumps(saved, indent=2) + "\n")
 
 
 def _with_prefix(family: Family, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

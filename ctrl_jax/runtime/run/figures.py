@@ -6,6 +6,8 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
+from ctrl_jax._whole import whole_file
+
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
@@ -18,7 +20,8 @@ __all__ = ["draw_histograms", "draw_images", "plt", "save", "tile"]
 def save(figure, path: Path) -> None:
     """Write a figure to a file and let go of it."""
     figure.tight_layout()
-    figure.savefig(path, dpi=130, bbox_inches="tight")
+    with whole_file(path) as part:
+        figure.savefig(part, dpi=130, bbox_inches="tight")
     plt.close(figure)
 
 

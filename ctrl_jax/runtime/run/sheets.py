@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from ctrl_jax._whole import whole_file
+
 LARGEST = 256
 """Side of a picture on a sheet, in pixels; larger ones are made smaller."""
 
@@ -38,7 +40,8 @@ def draw_sheet(path: Path, rows: Sequence[tuple[str, Sequence[np.ndarray]]]) -> 
             place = (border + column * (width + border), top + 18 * len(lines) + border)
             sheet.paste(picture, place)
         top += taken
-    sheet.save(path)
+    with whole_file(path) as part:
+        sheet.save(part)
 
 
 def _tile(picture: np.ndarray) -> Image.Image:

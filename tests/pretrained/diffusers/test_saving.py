@@ -1,9 +1,9 @@
 """What comes out: a folder whose untrained parts are the same bytes, a file of adapters."""
 
 import json
+import os
 import shutil
 from functools import cache
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -181,7 +181,7 @@ def test_what_fails_halfway_leaves_nothing(folders, tmp_path, monkeypatch):
     def full(*_):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(Path, "replace", full)
+    monkeypatch.setattr(os, "replace", full)
     with pytest.raises(OSError, match="no space"):
         write_safetensors(tmp_path / "lora.safetensors", {"a": np.ones(3)})
     monkeypatch.setattr(shutil, "copyfile", full)

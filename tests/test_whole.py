@@ -1,0 +1,132 @@
+"""Files and folders are whole or not there, and a bit that changes in a sealed one is noticed."""
+
+import os
+import subprocess
+import warnings
+
+import numpy as np
+import pytest
+
+from ctrl_jax._records import read_sealed, write_sealed
+from ctrl_jax._sums import SUMS, changed_files, check_sums, write_sums
+from ctrl_jax._whole import set_aside, whole_file, whole_folder
+from ctrl_jax.runtime import RunWarning
+from ctrl_jax.runtime.run.arrays import keep_arrays, kept_arrays
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_is_the_old_one_until_the_new_one_is_whole(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_text("old")
+    with pytest.raises(OSError, match="full"), whole_file(path) as part:
+        part.write_text("n")
+        assert part.suffix == ".png" and path.read_text() == "old"
+        raise OSError("full")
+    assert names(tmp_path) == ["a.png"] and path.read_text() == "old"
+    with whole_file(path) as part:
+        part.write_text("new")
+    assert names(tmp_path) == ["a.png"] and path.read_text() == "new"
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_folder_is_whole_or_not_there(tmp_path, shared):
+    folder = tmp_path / "deep" / "a"
+    with pytest.raises(OSError, match="full"), whole_folder(folder, shared=shared) as unfinished:
+        (unfinished / "x").write_text("1")
+        raise OSError("full")
+    assert names(tmp_path / "deep") == []
+    for text in ("1", "2"):
+        with whole_folder(folder, replace=not shared, shared=shared) as unfinished:
+            (unfinished / "x").write_text(text)
+    # Of what several programs make, the first stays.
+    assert (folder / "x").read_text() == ("1" if shared else "2")
+    assert names(tmp_path / "deep") == ["a"]
+
+
+def test_what_is_set_aside_keeps_what_was_before(tmp_path):
+    for text in "ab":
+        (tmp_path / "x").mkdir()
+        (tmp_path / "x" / text).touch()
+        set_aside(tmp_path / "x")
+    assert names(tmp_path) == ["x.corrupt", "x.corrupt-2"]
+    assert names(tmp_path / "x.corrupt-2") == ["b"]
+
+
+@pytest.fixture
+def sealed(tmp_path):
+    folder = tmp_path / "model"
+    (folder / "unet").mkdir(parents=True)
+    (folder / "config.json").write_text('{"a": 1}')
+    (folder / "unet" / "weights").write_bytes(bytes(range(40)))
+    (folder / ".hidden").touch()
+    write_sums(folder)
+    return folder
+
+
+def test_flips_in_a_folder_with_digests_is_noticed(sealed):
+    assert changed_files(sealed) == {}
+    check_sums(sealed)
+    for path in (sealed / "config.json", sealed / "unet" / "weights", sealed / SUMS):
+        whole = path.read_bytes()
+        for bit in range(0, 8 * len(whole), 9):
+            flipped = bytearray(whole)
+            flipped[bit // 8] ^= 1 << bit % 8
+            path.write_bytes(flipped)
+            assert changed_files(sealed), (path.name, bit)
+        path.write_bytes(whole)
+
+
+def test_what_is_wrong_of_a_folder_is_said_and_can_be_repaired(sealed):
+    (sealed / "unet" / "weights").unlink()
+    (sealed / "config.json").write_text('{"a": 2}')
+    with pytest.raises(ValueError, match=r"^model: received .*config.json.; its bits .*; write it"):
+        check_sums(sealed)
+    assert changed_files(sealed)["unet/weights"] == "it is not there"
+    (sealed / SUMS).unlink()
+    check_sums(sealed)
+
+
+@pytest.mark.parametrize("line", ["x", "0" * 64 + "  ../a", "0" * 64 + "  /etc/passwd", ""])
+def test_digests_lead_nowhere_else(sealed, line):
+    (sealed / SUMS).write_text(f"{line}\n")
+    assert [*changed_files(sealed)] == [SUMS]
+
+
+def test_digests_are_those_of_sha256sum(sealed):
+    subprocess.run(["sha256sum", "--quiet", "-c", SUMS], cwd=sealed, check=True)
+
+
+def test_sealed_records(tmp_path):
+    write_sealed(tmp_path / "a.json", {"chunks": 2, "x": [1.5, "b"]})
+    how = {"name": "a.json", "repair": "remove it"}
+    assert read_sealed(tmp_path / "a.json", **how) == {"chunks": 2, "x": [1.5, "b"]}
+    text = (tmp_path / "a.json").read_text()
+    (tmp_path / "a.json").write_text(text.replace('"chunks": 2', '"chunks": 3'))
+    with pytest.raises(ValueError, match=r"a\.json: received .* it is not what was written"):
+        read_sealed(tmp_path / "a.json", **how)
+
+
+def test_kept_arrays_are_the_same_or_none(tmp_path):
+    path = tmp_path / "a.npz"
+    arrays = {"rewards/a": np.arange(3.0), "pictures": np.zeros((2, 1), np.uint8)}
+    assert kept_arrays(path) is None
+    keep_arrays(path, arrays, "of this model")
+    assert kept_arrays(path, "of another") is None
+    found = kept_arrays(path, "of this model")
+    assert found is not None and found.keys() == arrays.keys()
+    whole = path.read_bytes()
+    for bit in range(0, 8 * len(whole), 61):
+        flipped = bytearray(whole)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        with warnings.catch_warnings(category=RunWarning, action="ignore"):
+            same = kept_arrays(path, "of this model")
+        # A bit that the archive's readers pass over, such as of a time, changes nothing.
+        assert same is None or all(np.array_equal(same[n], arrays[n]) for n in arrays)
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.warns(RunWarning, match="it was damaged on disk, and is made again"):
+        assert kept_arrays(path) is None
+    assert os.listdir(tmp_path) == ["a.npz"]
