@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 
 def real(value: Any) -> Array:
@@ -58,6 +58,12 @@ def mean_each(x: Float[Array, "batch ..."]) -> Float[Array, " batch"]:
 def all_each(x: Array) -> Array:
     """Return whether all of an example is true, shape (batch,)."""
     return jnp.all(_rows(x), axis=1)
+
+
+def failure_of(states: Float[Array, "points batch ..."]) -> Int[Array, " batch"]:
+    """Return each example's first point that is not finite, -1 where there is none."""
+    finite = jax.vmap(all_each)(jnp.isfinite(states))
+    return jnp.where(jnp.all(finite, axis=0), -1, jnp.argmin(finite, axis=0))
 
 
 def soft_cap(x: Array, cap: float | None) -> Array:

@@ -156,12 +156,14 @@ def apply_gradient(
     """Take one optimizer step, or none where the gradient or what it leads to is not finite.
 
     Returns:
-        The learner, and whether gradient and moved parameters were finite.
+        The learner, and whether all of gradient, moved parameters and moved optimizer state was
+        finite; what the state held before of infinities, such as a best loss so far, may stay.
     """
     updates, optimizer_state = optimizer.update(gradient, learner.optimizer, learner.params)
     moved = Learner(optax.apply_updates(learner.params, updates), optimizer_state)
-    # A finite gradient times a step size that is too large is not.
+    # A finite gradient times a step size that is too large is not, nor is its square.
     finite = jnp.isfinite(optax.tree.norm(gradient)) & all_finite(moved.params)
+    finite &= _stays_finite(moved.optimizer, learner.optimizer)
     return keep_if(finite, moved, learner), finite
 
 
@@ -169,6 +171,12 @@ def all_finite(tree: Any) -> Bool[Array, ""]:
     """Return whether every number of a tree is finite."""
     leaves = (jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree))
     return functools.reduce(jnp.logical_and, leaves, jnp.asarray(True))
+
+
+def _stays_finite(new: Any, old: Any) -> Bool[Array, ""]:
+    """Return whether every number of a tree is finite that was so before."""
+    kept = jax.tree.map(lambda a, b: jnp.all(jnp.isfinite(a) | ~jnp.isfinite(b)), new, old)
+    return functools.reduce(jnp.logical_and, jax.tree.leaves(kept), jnp.asarray(True))
 
 
 def keep_if(condition: Bool[Array, ""], new: Any, old: Any) -> Any:
@@ -222,6 +230,26 @@ def weighted_mean(values: Float[Array, "batch ..."], weights: Float[Array, " bat
 def weighted_means(values: Metrics, weights: Float[Array, " batch"]) -> Metrics:
     """Return the weighted mean of each of several values per example."""
     return {name: weighted_mean(each, weights) for name, each in values.items()}
+
+
+def state_metrics(
+    failed_at: Int[Array, "..."], counted: Bool[Array, "..."] | None = None
+) -> Metrics:
+    """Return ``states/*``: whether every path stayed finite, how many did not, and from where.
+
+    Args:
+        failed_at: the steps of each path before its first state that is not finite, -1 for none.
+        counted: which paths are looked at, all by default.
+    """
+    failed = failed_at >= 0
+    failed = failed if counted is None else failed & counted
+    last = jnp.iinfo(failed_at.dtype).max
+    first = jnp.min(jnp.where(failed, failed_at, last))
+    return {
+        "states/finite": ~jnp.any(failed),
+        "states/failed": jnp.sum(failed),
+        "states/failed_at": jnp.where(first == last, -1, first),
+    }
 
 
 def pair_metrics(chosen: Float[Array, " pairs"], rejected: Float[Array, " pairs"]) -> Metrics:

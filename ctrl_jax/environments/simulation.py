@@ -12,10 +12,11 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from ctrl_jax._checks import check_count, refuse
 from ctrl_jax._door import at_the_door
+from ctrl_jax._numerics import failure_of
 
 PolicyFn = Callable[[Array], tuple[Array, Array]]
 """``policy(x)`` returns mean and standard deviation (batch, m) of the actions at x (batch, d)."""
@@ -76,7 +77,7 @@ class ControlledPath(NamedTuple):
         stds: its standard deviation.
         increments: \sigma(x_i, a_i) \sqrt{h} z_i, what the noise moved.
         rewards: r(x_i, a_i) per unit of time.
-        ok: whether every state of a trajectory is finite.
+        failed_at: the first state of a trajectory that is not finite, -1 where there is none.
     """
 
     states: Float[Array, "points batch d"]
@@ -85,7 +86,12 @@ class ControlledPath(NamedTuple):
     stds: Float[Array, "steps batch m"]
     increments: Float[Array, "steps batch d"]
     rewards: Float[Array, "steps batch"]
-    ok: Bool[Array, " batch"]
+    failed_at: Int[Array, " batch"]
+
+    @property
+    def ok(self) -> Bool[Array, " batch"]:
+        """Whether every state of a trajectory is finite."""
+        return self.failed_at < 0
 
 
 @at_the_door
@@ -129,4 +135,4 @@ def simulate_control(
 
     _, (states, *rest) = jax.lax.scan(step, x_0, jnp.arange(steps))
     states = jnp.concatenate([x_0[None], states])
-    return ControlledPath(states, *rest, ok=jnp.all(jnp.isfinite(states), axis=(0, 2)))
+    return ControlledPath(states, *rest, failed_at=failure_of(states))

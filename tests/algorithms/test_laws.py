@@ -191,3 +191,20 @@ def test_a_step_beyond_the_largest_number_is_not_taken(rate):
     moved, finite = jax.jit(lambda learner: apply_gradient(learner, gradient, optimizer))(learner)
     assert not finite
     chex.assert_trees_all_equal(moved.params, params)
+
+
+def test_an_optimizer_whose_memory_overflows_is_not_moved():
+    """Adagrad adds up squares: once they overflow it would rest for ever, all parameters finite. An
+    infinity with which an optimizer begins, such as a best loss so far, forbids nothing."""
+    update: Any = lambda updates, best, params: (updates, best)  # noqa: E731
+    best = optax.GradientTransformation(lambda params: jnp.inf, update)
+    optimizer = optax.chain(optax.adagrad(1e-3), best)
+    params = {"w": jnp.ones(3)}
+    learner = Learner(params, optimizer.init(params))
+    step = jax.jit(lambda learner, g: apply_gradient(learner, {"w": g}, optimizer))
+    large = jnp.array([1.5e19, 0.0, 0.0])  # its square is a number, twice that is none
+    once, finite = step(learner, large)
+    assert finite
+    twice, finite = step(once, large)
+    assert not finite
+    chex.assert_trees_all_equal(twice, once)

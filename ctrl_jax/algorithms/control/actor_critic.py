@@ -45,6 +45,7 @@ from ctrl_jax.algorithms.base import (
     apply_gradient,
     finish,
     start,
+    state_metrics,
 )
 from ctrl_jax.environments import ControlledPath, ControlledSDE, simulate_control
 from ctrl_jax.losses import advantage_rate, gaussian, value
@@ -242,9 +243,9 @@ def sample_occupation(
         "objective": jnp.mean(values[0] + h * (discounts @ rates)),
         "reward/mean": jnp.sum(jnp.mean(path.rewards, axis=1) * discounts) / jnp.sum(discounts),
         "policy/entropy": jnp.mean(entropies),
-        "states/finite": jnp.all(path.ok),
+        "reward/finite": jnp.all(jnp.all(jnp.isfinite(path.rewards), axis=0) | ~path.ok),
     }
-    return samples, metrics
+    return samples, metrics | state_metrics(path.failed_at)
 
 
 def fit_values(

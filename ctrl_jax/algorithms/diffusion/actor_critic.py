@@ -215,7 +215,7 @@ def make_control(
         if "rewards" in learners:
             learners["rewards"] = Learner(keep_if(finite, memory, before), ())
         kl = None if rollout.kl is None else rollout.path_kl
-        metrics |= counted | path_metrics(problem, scored, kl, rollout.ok, rollout.batch)
+        metrics |= counted | path_metrics(problem, scored, kl, rollout.failed_at, rollout.batch)
         state, counts = finish(state, key, learners, finite, decay=update.average_decay)
         return state, metrics | counts
 

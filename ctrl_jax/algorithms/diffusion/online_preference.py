@@ -176,8 +176,8 @@ def make_online_preference(
         # The metrics of the first pass.
         metrics = {name: values[0] for name, values in history.items()}
         kl = jnp.stack([rollout.path_kl for rollout in compared], axis=1)
-        ok = jnp.stack([rollout.ok for rollout in rollouts], axis=1)
-        metrics |= path_metrics(problem, scored, kl, ok, batch)
+        failed_at = jnp.stack([rollout.failed_at for rollout in rollouts], axis=1)
+        metrics |= path_metrics(problem, scored, kl, failed_at, batch)
         decay = config.average_decay
         state, counts = finish(state, key, {"policy": learner}, jnp.all(finite), decay=decay)
         return state, metrics | counts

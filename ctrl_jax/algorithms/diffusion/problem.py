@@ -24,9 +24,9 @@ from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from ctrl_jax._checks import check_count, check_non_negative, check_positive, check_shape, refuse
-from ctrl_jax._numerics import all_each, expand
+from ctrl_jax._numerics import all_each, expand, failure_of
 from ctrl_jax._typing import Model, Params, RewardFn, Rewards, ScoreFn
-from ctrl_jax.algorithms.base import Metrics, weighted_mean
+from ctrl_jax.algorithms.base import Metrics, state_metrics, weighted_mean
 from ctrl_jax.algorithms.diffusion.batch import Batch
 from ctrl_jax.algorithms.diffusion.window import Window
 from ctrl_jax.processes import LinearProcess, Prediction
@@ -180,7 +180,8 @@ class Rollout(NamedTuple):
         actions: the score that made each step, or the prediction, (steps, batch, ...).
         reference: that of the reference at the same states; None where it was not asked for.
         kl: divergence of each step from the reference, (steps, batch), in nats; None likewise.
-        ok: whether every state of the example is finite, (batch,).
+        failed_at: the first of all states of the example that is not finite, as the number of
+            steps before it, -1 where there is none, (batch,).
     """
 
     batch: Batch
@@ -191,7 +192,12 @@ class Rollout(NamedTuple):
     actions: Float[Array, "steps batch ..."]
     reference: Float[Array, "steps batch ..."] | None
     kl: Float[Array, "steps batch"] | None
-    ok: Bool[Array, " batch"]
+    failed_at: Int[Array, " batch"]
+
+    @property
+    def ok(self) -> Bool[Array, " batch"]:
+        """Whether every state of the example is finite."""
+        return self.failed_at < 0
 
     @property
     def path_kl(self) -> Float[Array, " batch"]:
@@ -252,8 +258,8 @@ def roll_out(
         place_key = jax.random.fold_in(path_key, problem.steps)
         place = problem.window.place(place_key, update, problem.steps)
         drawn = _with_window(path_key, problem, sde.predict, x_0, place)
-    times, kernel, states, noise, actions, ok = drawn
-    rollout = Rollout(batch, times, kernel, states, noise, actions, None, None, ok)
+    times, kernel, states, noise, actions, failed_at = drawn
+    rollout = Rollout(batch, times, kernel, states, noise, actions, None, None, failed_at)
     if not (problem.compares if compare is None else compare):
         return rollout
     return compare_paths(problem, reference_params, rollout)
@@ -273,8 +279,7 @@ def _with_noise(key: Array, problem: DiffusionControl, predict: ScoreFn, x_0: Ar
         lambda x, inputs: advance(x, *inputs), x_0, (steps, times, kernel)
     )
     states = jnp.concatenate([x_0[None], later])
-    ok = jnp.all(jax.vmap(all_each)(jnp.isfinite(states)), axis=0)
-    return times, kernel, states, noise, actions, ok
+    return times, kernel, states, noise, actions, failure_of(states)
 
 
 def _with_window(key: Array, problem: DiffusionControl, predict: ScoreFn, x_0: Array, place: Array):
@@ -288,25 +293,26 @@ def _with_window(key: Array, problem: DiffusionControl, predict: ScoreFn, x_0: A
     row = jnp.where(inside, steps - place, length)
 
     def body(carry, inputs):
-        x, ok, stored = carry
+        x, failed_at, stored = carry
         step, row, t, kernel_i = inputs
         action, noise = predict(t, x), step_noise(key, step, x)
         x_next = kernel_i.mean(x, action) + kernel_i.std * noise
         stored = jax.tree.map(
             lambda store, value: store.at[row].set(value, mode="drop"), stored, (x, noise, action)
         )
-        return (x_next, ok & all_each(jnp.isfinite(x_next)), stored), None
+        fails = (failed_at < 0) & ~all_each(jnp.isfinite(x_next))
+        return (x_next, jnp.where(fails, step + 1, failed_at), stored), None
 
     empty = (jnp.zeros((length, *x_0.shape), x_0.dtype),) * 3
-    start = (x_0, jnp.ones(x_0.shape[0], bool), empty)
-    (x, ok, stored), _ = jax.lax.scan(body, start, (steps, row, times, kernel))
+    start = (x_0, failure_of(x_0[None]), empty)
+    (x, failed_at, stored), _ = jax.lax.scan(body, start, (steps, row, times, kernel))
     states, noise, actions = stored
 
     def cut(array):
         return jax.lax.dynamic_slice_in_dim(array, place, length)
 
     states = jnp.concatenate([states, x[None]])
-    return cut(times), jax.tree.map(cut, noisy), states, noise, actions, ok
+    return cut(times), jax.tree.map(cut, noisy), states, noise, actions, failed_at
 
 
 def compare_paths(problem: DiffusionControl, reference_params: Params, rollout: Rollout) -> Rollout:
@@ -404,7 +410,7 @@ def mask_rewards(rewards: ArrayLike | Rewards, x: Array, batch: Batch) -> Reward
     return Rewards(masked(found.values), parts)
 
 
-def reward_metrics(rewards: Rewards, ok: Bool[Array, "batch ..."], batch: Batch) -> Metrics:
+def reward_metrics(rewards: Rewards, failed_at: Int[Array, "batch ..."], batch: Batch) -> Metrics:
     """Return mean and standard deviation of rewards and parts, and whether all was finite."""
     metrics = {}
     for name, values in {"": rewards.values, **rewards.parts}.items():
@@ -412,25 +418,24 @@ def reward_metrics(rewards: Rewards, ok: Bool[Array, "batch ..."], batch: Batch)
         mean = weighted_mean(values, batch.weights)
         spread = weighted_mean((values - mean) ** 2, batch.weights)
         metrics |= {f"{which}mean": mean, f"{which}std": jnp.sqrt(spread)}
-    return metrics | {
-        "states/finite": jnp.all(all_each(ok) | (batch.weights == 0)),
-        # Of a state that is not finite the reward may say anything.
-        "reward/finite": jnp.all(jnp.isfinite(rewards.values) | ~ok),
-    }
+    counted = expand(batch.weights, failed_at) > 0
+    # Of a state that is not finite the reward may say anything.
+    finite = jnp.all(jnp.isfinite(rewards.values) | (failed_at >= 0))
+    return metrics | state_metrics(failed_at, counted) | {"reward/finite": finite}
 
 
 def path_metrics(
     problem: DiffusionControl,
     rewards: Rewards,
     kl: Float[Array, "batch ..."] | None,
-    ok: Bool[Array, "batch ..."],
+    failed_at: Int[Array, "batch ..."],
     batch: Batch,
 ) -> Metrics:
     """Return `reward_metrics`, the divergence of whole paths in nats, and the objective (1).
 
     Without a divergence, which only a problem without a penalty has not, there are the others.
     """
-    metrics = reward_metrics(rewards, ok, batch)
+    metrics = reward_metrics(rewards, failed_at, batch)
     if kl is None:
         return metrics | {"objective": metrics["reward/mean"]}
     path_kl = weighted_mean(kl, batch.weights)

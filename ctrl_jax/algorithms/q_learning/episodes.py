@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float, Int
 
 from ctrl_jax._checks import refuse
-from ctrl_jax._numerics import all_each
+from ctrl_jax._numerics import failure_of
 from ctrl_jax._typing import Model, Params
 from ctrl_jax.algorithms.diffusion.problem import Batch
 from ctrl_jax.algorithms.q_learning.problem import Coefficients, RewardDirection
@@ -36,12 +36,12 @@ class Transition(NamedTuple):
 
 
 class Episodes(NamedTuple):
-    """Whole episodes: transitions (steps, batch, ...), last states, w h of them, finiteness."""
+    """Whole episodes: transitions (steps, batch, ...), last states, w h of them, `failure_of`."""
 
     transitions: Transition
     last: Float[Array, "batch ..."]
     values: Float[Array, " batch"]
-    ok: Bool[Array, " batch"]
+    failed_at: Int[Array, " batch"]
 
 
 def advance(
@@ -93,9 +93,8 @@ def run_episodes(
 
     inputs = (jnp.arange(problem.steps), problem.coefficients())
     last, transitions = jax.lax.scan(body, x_0, inputs)
-    finite = jnp.isfinite(jnp.concatenate([transitions.states, last[None]]))
-    ok = all_each(jnp.swapaxes(finite, 0, 1))
-    return Episodes(transitions, last, problem.end_values(last, batch), ok)
+    failed_at = failure_of(jnp.concatenate([transitions.states, last[None]]))
+    return Episodes(transitions, last, problem.end_values(last, batch), failed_at)
 
 
 def _check_shape(name, value, x):

@@ -114,6 +114,6 @@ def _episode_metrics(problem: RewardDirection, episodes: Episodes, batch: Batch)
     if hasattr(problem.reward_fn, "scored"):  # the parts are asked for again, at the very end
         parts = terminal_rewards(problem.reward_fn, episodes.last, batch).parts
         rewards = rewards._replace(parts=parts)
-    metrics = reward_metrics(rewards, episodes.ok, batch)
+    metrics = reward_metrics(rewards, episodes.failed_at, batch)
     objective = problem.weight * metrics["reward/mean"] - penalty
     return metrics | {"penalty/path": penalty, "objective": objective}

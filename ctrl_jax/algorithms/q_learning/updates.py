@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool
 
-from ctrl_jax._numerics import all_each
+from ctrl_jax._numerics import failure_of
 from ctrl_jax.algorithms.base import Learner, Metrics, apply_gradient
 from ctrl_jax.algorithms.diffusion.problem import Batch
 from ctrl_jax.algorithms.q_learning.episodes import Episodes, advance, run_episodes
@@ -78,8 +78,9 @@ class EpisodeUpdates(NamedTuple):
         (last, learners), (transitions, values, history) = jax.lax.scan(
             body, (x_0, learners), inputs
         )
-        ok = all_each(jnp.isfinite(last))
-        return learners, Episodes(transitions, last, values[-1], ok), *_over_updates(*history)
+        failed_at = failure_of(jnp.concatenate([transitions.states, last[None]]))
+        episodes = Episodes(transitions, last, values[-1], failed_at)
+        return learners, episodes, *_over_updates(*history)
 
     def one_step(self, step, coefficients: Coefficients, transition, end, end_time, batch) -> Block:
         """Return the block of one step; the reward is asked for after the last one only."""

@@ -56,7 +56,7 @@ def test_advantages_by_hand(scale):
         actions=blank,
         reference=blank,
         kl=jnp.asarray(kl, jnp.float32),
-        ok=jnp.ones(8, bool),
+        failed_at=jnp.full(8, -1),
     )
     given = jnp.asarray(rewards, jnp.float32)
     advantages = jax.jit(lambda rewards: group_relative(scale)(problem, rollout, rewards, None))

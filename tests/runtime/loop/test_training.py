@@ -1,5 +1,6 @@
 """The loop: one trace, donation, flags into errors, signals, and resume after a kill."""
 
+import dataclasses
 import os
 import re
 import signal
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ctrl_jax.algorithms.base import state_metrics
 from ctrl_jax.rewards import RewardUnavailable
 from ctrl_jax.runtime import (
     Checkpoints,
@@ -156,15 +158,45 @@ def test_too_many_skipped_updates_stop_the_run_and_name_the_last_good_step(tmp_p
     assert [row["update/finite"] for row in rows] == [True] * 7 + [False] * 3
 
 
-@pytest.mark.parametrize(
-    ("flag", "fault"), [("reward", "returned NaN or inf"), ("states", "states overflowed")]
-)
-def test_what_is_not_finite_stops_the_run(flag, fault):
+def test_a_step_that_reports_nothing_is_watched_by_its_loss():
     def step(state, batch):
-        return state + 1, {f"{flag}/finite": state < 6}
+        return state + 1, {"loss": jnp.where(state < 6, 0.5, jnp.nan)}
 
-    with pytest.raises(RunError, match=f"{fault} at update 7; the last good step is 6"):
+    options = LoopOptions(progress=False, fetch_every=4, max_skipped=3)
+    said = "3 updates in a row up to update 9 were not finite; the last good step is 6, nothing"
+    with pytest.raises(RunError, match=said):
+        train(step, jnp.int32(0), None, steps=20, options=options)
+
+
+def test_a_reward_that_is_no_number_stops_the_run():
+    def step(state, batch):
+        return state + 1, {"reward/finite": state < 6}
+
+    said = "returned NaN or inf at update 7; the last good step is 6"
+    with pytest.raises(RunError, match=said):
         train(step, jnp.int32(0), None, steps=20, options=QUIET)
+
+
+@pytest.mark.parametrize("every", [0, 2, 6])
+def test_diverged_states_name_the_place_and_a_repair_that_works(tmp_path, every):
+    """They are the fault of the weights before: a checkpoint of these would end the same way."""
+
+    def step(weights, batch):
+        grown = weights * 1e6
+        return grown, state_metrics(jnp.where(jnp.isfinite(grown), -1, jnp.array([9, 4])))
+
+    options = dataclasses.replace(QUIET, checkpoint_every=every)
+    with Checkpoints(tmp_path / "c") as checkpoints, pytest.raises(RunError) as caught:
+        train(step, jnp.float32(1), None, steps=20, checkpoints=checkpoints, options=options)
+    said = str(caught.value)
+    assert (
+        "overflowed at update 7 (2 examples of its batch, first at the sampler's step 4), " in said
+    )
+    assert "with the weights of step 6; the last good step is 5" in said
+    newest = {0: "nothing was saved", 2: "step 6", 6: "step 6"}[every]
+    assert newest in said
+    removed = f"remove {tmp_path / 'c' / '6'} and continue with --resume latest"
+    assert said.endswith({0: "start again", 2: removed, 6: "start again"}[every])
 
 
 def test_checkpoints_of_a_later_update_are_never_run_into(tmp_path):
