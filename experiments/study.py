@@ -153,16 +153,19 @@ class Conduct:
             The state after the last update.
         """
         from ctrl_jax.runtime import Checkpoints, LoopOptions, MetricsLog, train
+        from ctrl_jax.runtime.loop.training import state_shardings
 
         usual = {"progress": self.config.run.progress, "mesh": self.mesh}
-        options: dict[str, Any] = {**usual, "record": self.run.record, **loop}
+        given: dict[str, Any] = {**usual, "record": self.run.record, **loop}
         if self.config.run.profile and stage is None:
-            options["profile"] = self.folder / "profile"
+            given["profile"] = self.folder / "profile"
+        options = LoopOptions(**given)
         folder, keep = (self.run.checkpoints, 3) if stage is None else (self.folder / stage, 1)
         start, lines = 0, None
         with Checkpoints(folder, keep) as checkpoints, contextlib.ExitStack() as stack:
             if self.run.resumed if stage is None else checkpoints.steps():
-                start, state, record = checkpoints.restore(state)
+                shardings = state_shardings(options)
+                start, state, record = checkpoints.restore(state, shardings=shardings)
                 self.run.check_restored(record)
             if log is not None:
                 adapters = self.adapters if stage is None else ()
@@ -179,7 +182,7 @@ class Conduct:
                 start=start,
                 log=lines,
                 checkpoints=checkpoints,
-                options=LoopOptions(**options),
+                options=options,
             )
 
     def write(

@@ -140,8 +140,10 @@ class Config:
         return self.run.steps or 1_300_000
 
     def validate(self) -> None:
-        """Raise ValueError for options that do not fit together."""
-        self.spec()
+        """Raise ValueError for options that do not fit together.
+
+        Not those of the process: it computes, and before that the processes of a run must join.
+        """
         check_count("solver_steps", self.solver_steps, least=2)
         check_fields(self, check_count, "fetch_every", "checkpoint_every")
         check_count("snapshot_every", self.snapshot_every, least=0)

@@ -30,11 +30,13 @@ from experiments.continuous_control.methods import (
     VARIANTS,
     Comparison,
     Task,
+    Training,
     train_methods,
 )
 from experiments.continuous_control.results import distances, leave
 from experiments.linear_quadratic import STUDY
 
+TRAINING = Training(horizon=4.2)  # a whole number of each step of time
 START = (0.4, 0.7)
 FIRST = LinearGaussian(-0.3, 0.2, 0.8)
 ESTIMATORS = ("difference", "pathwise", "generalized")
@@ -57,6 +59,7 @@ class Config(Comparison):
 
     time_steps: tuple[float, ...] = (0.1, 0.03, 0.01, 0.003, 0.001)
     methods: tuple[str, ...] = METHODS + VARIANTS
+    training: Training = TRAINING
     usual_updates = 80
 
 

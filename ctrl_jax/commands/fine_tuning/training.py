@@ -45,6 +45,7 @@ from ctrl_jax.runtime import (
     train,
     train_outside,
 )
+from ctrl_jax.runtime.checkpoints.stored import placed_as
 from ctrl_jax.runtime.devices.distributed import barrier
 from ctrl_jax.runtime.devices.mesh import place
 
@@ -206,15 +207,6 @@ def abstract_state(config: Config, inputs: Inputs, frozen: dict[str, Any]) -> Ru
     return jax.eval_shape(algorithm.init, jax.random.key(0))
 
 
-def placed_as(state: Any, shardings: Any) -> Any:
-    """Return shapes and types of a state with how it is divided."""
-
-    def leaf(array, sharding):
-        return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
-
-    return jax.tree.map(leaf, state, shardings)
-
-
 def shardings_of(config: Config, inputs: Inputs, state: RunState, mesh: Mesh) -> Any:
     """Return how the state is divided, by the names of the network's parameters in it."""
     specs = partition_specs(state, mesh, fully=config.fully_sharded, rules=inputs.subject.rules)
@@ -226,7 +218,6 @@ def begin(first, shardings: Any, overlap: bool, run: Run, checkpoints: Checkpoin
     if not run.resumed:
         return 0, {}, first()
     whole = in_flight(shardings) if overlap else shardings
-
-    start, state, record = checkpoints.restore(placed_as(jax.eval_shape(first), whole))
+    start, state, record = checkpoints.restore(jax.eval_shape(first), shardings=whole)
     run.check_restored(record)
     return start, record, state

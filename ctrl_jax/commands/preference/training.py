@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 
 from ctrl_jax._typing import Params
 from ctrl_jax.algorithms import LMPreference, RunState, make_lm_preference, whole_params
@@ -177,7 +177,7 @@ def tune(settings: Config, inputs: Inputs, run: Run) -> Outcome:
 
     def begin(checkpoints: Checkpoints) -> tuple[int, RunState]:
         if run.resumed:
-            start, state, record = checkpoints.restore(jax.tree.map(_abstract, abstract, shardings))
+            start, state, record = checkpoints.restore(abstract, shardings=shardings)
             run.check_restored(record)
             return start, state
         return 0, algorithm.init(key)
@@ -291,10 +291,6 @@ def _samples(
         {"prompt": decode([*prompt]), "before": decode([*old]), "after": decode([*new])}
         for prompt, old, new in zip(inputs.data.prompts, before, after, strict=True)
     ]
-
-
-def _abstract(leaf: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
 def metrics_of(outcome: Outcome) -> Mapping[str, Any]:

@@ -107,13 +107,18 @@ class Checkpoints:
         except (OSError, ValueError, RuntimeError) as error:
             raise self._write_error(error, step) from error
 
-    def restore(self, target_state: Any, step: int | None = None) -> Restored:
+    def restore(
+        self, target_state: Any, step: int | None = None, *, shardings: Any = None
+    ) -> Restored:
         """Read a checkpoint bit for bit, the newest good one unless a step is named.
 
         Args:
             target_state: a tree of arrays or `jax.ShapeDtypeStruct`s with the structure, shapes,
                 dtypes and shardings to restore to.
             step: the step to read.
+            shardings: where the state is to live instead, as a tree of shardings like it or one for
+                all of it. With several processes this is where a run goes on: what one device of
+                this process holds cannot be moved to those of others.
 
         Returns:
             The step, the state and the record.
@@ -125,6 +130,8 @@ class Checkpoints:
                 memory, or because of the disk. It stays where it is.
         """
         self.wait()
+        if shardings is not None:
+            target_state = stored.placed_as(target_state, shardings)
         candidates = self.steps()[::-1]
         self._set_aside_unfinished()
         if step is not None:

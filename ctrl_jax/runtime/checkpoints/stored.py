@@ -14,6 +14,23 @@ def describe(leaf: Any) -> dict[str, Any]:
     return {"dtype": dtype, "shape": list(shape), "digest": digests.leaf_digest(leaf)}
 
 
+def placed_as(tree: Any, shardings: Any) -> Any:
+    """Return shapes and types of a tree with how it is divided.
+
+    Args:
+        tree: arrays, or shapes and types.
+        shardings: a tree like it, or one for all of it.
+    """
+
+    def leaf(array: Any, sharding: Any) -> jax.ShapeDtypeStruct:
+        array = array if hasattr(array, "dtype") else np.asarray(array)
+        return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
+
+    if isinstance(shardings, jax.sharding.Sharding):
+        return jax.tree.map(lambda array: leaf(array, shardings), tree)
+    return jax.tree.map(leaf, tree, shardings)
+
+
 def abstract_bits(leaf: Any) -> jax.ShapeDtypeStruct:
     """Return what Orbax is to read for a leaf: the bits of a key, in the leaf's own sharding."""
     if digests.is_key(leaf):

@@ -40,7 +40,9 @@ from ctrl_jax.runtime.run.versions import differences, versions
 Resume = Literal["never", "latest", "strict"]
 
 ROOT = Path("runs")
-_NOT_THE_RUN = frozenset({"out", "resume", "progress", "log", "profile"})
+# How many processes there are is a part of the mesh; where they meet is another place every time.
+_WHERE_THEY_MEET = frozenset({"coordinator", "processes", "process_id", "heartbeat_seconds"})
+_NOT_THE_RUN = frozenset({"out", "resume", "progress", "log", "profile"}) | _WHERE_THEY_MEET
 _NOT_THE_MATHS = _NOT_THE_RUN | {"distributed", "compilation_cache"}
 
 

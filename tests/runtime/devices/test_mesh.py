@@ -1,10 +1,12 @@
 """Mesh, sharded batches and several processes, on simulated devices."""
 
 import jax
+import jax.numpy as jnp
 import pytest
 from jax.sharding import AbstractMesh, AxisType
 
-from ctrl_jax.runtime import MeshOptions, check_batch, make_mesh, start
+from ctrl_jax.runtime import Checkpoints, MeshOptions, check_batch, make_mesh, start
+from tests.runtime import toy
 from tests.runtime.processes import free_port, run_python, start_python
 
 EIGHT = """
@@ -126,7 +128,11 @@ assert own.rows.shape == own.weights.shape == (2,) and own.conditions[0].shape =
 found = jax.jit(lambda b: b.gathered()[0], out_shardings=NamedSharding(mesh, P()))(
     shard_batch(mesh, own))
 assert found.tolist() == [0, 2, 1, 1], found
-restored = checkpoints.restore(replicate(mesh, state))
+everywhere = NamedSharding(mesh, P())
+restored = checkpoints.restore(state, shardings=everywhere)
+assert restored.state.key.sharding == restored.state.weights.sharding == everywhere
+of_one_process = Checkpoints("one").restore(state, shardings=everywhere)
+assert state_digest(of_one_process.state) == state_digest(state)
 again = train(toy.step, restored.state, halves, steps=restored.step + 2, start=restored.step,
               options=LoopOptions(progress=False, mesh=mesh))
 from ctrl_jax.rewards import RewardError
@@ -148,6 +154,9 @@ checkpoints.close()
 
 
 def test_two_processes_agree_on_the_folder_the_stop_and_the_state(tmp_path):
+    state = toy.init(jax.random.key(0))
+    with Checkpoints(tmp_path / "one") as checkpoints:
+        checkpoints.save(1, state)
     port = str(free_port())
     pair = [start_python("-c", TWO, port, str(rank), str(tmp_path)) for rank in (0, 1)]
     try:
@@ -158,3 +167,9 @@ def test_two_processes_agree_on_the_folder_the_stop_and_the_state(tmp_path):
     assert [process.returncode for process in pair] == [0, 0], results[0][1] + results[1][1]
     assert results[0][0].splitlines()[-1] == results[1][0].splitlines()[-1]
     assert "stopped by SIGTERM" in results[0][0]
+    # One process goes on from what two have saved.
+    (saved,) = (tmp_path / "runs" / "toy").glob("*/checkpoints")
+    restored = Checkpoints(saved).restore(state)
+    sharding = restored.state.weights.sharding
+    assert sharding == state.weights.sharding and restored.step >= 4
+    assert not jnp.array_equal(restored.state.weights, state.weights)
