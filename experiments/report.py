@@ -20,6 +20,7 @@ from typing import Any
 from PIL import Image
 
 from ctrl_jax._checks import refuse
+from ctrl_jax._sums import check_sums
 from experiments.papers import PAPERS, Paper
 from experiments.study import Study, studies
 from experiments.verdicts import judge
@@ -64,6 +65,7 @@ def keep(run: Path) -> None:
     Args:
         run: its folder. Where it lay is left out: a machine's paths say nothing to others.
     """
+    check_sums(run, "keep")
     results = json.loads((run / "results.json").read_text(encoding="utf-8"))
     study = studies()[results["experiment"]]
     results["config"]["run"] |= {"out": None, "resume": "never", "progress": True}

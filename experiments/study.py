@@ -161,7 +161,7 @@ class Conduct:
             given["profile"] = self.folder / "profile"
         options = LoopOptions(**given)
         folder, keep = (self.run.checkpoints, 3) if stage is None else (self.folder / stage, 1)
-        start, lines = 0, None
+        start, record, lines = 0, {}, None
         with Checkpoints(folder, keep) as checkpoints, contextlib.ExitStack() as stack:
             if self.run.resumed if stage is None else checkpoints.steps():
                 shardings = state_shardings(options)
@@ -169,8 +169,9 @@ class Conduct:
                 self.run.check_restored(record)
             if log is not None:
                 adapters = self.adapters if stage is None else ()
+                known: dict[str, Any] = {"start": start, "digest": record.get("lines")}
                 lines = stack.enter_context(
-                    MetricsLog(self.folder / log, start=start, adapters=adapters)
+                    MetricsLog(self.folder / log, adapters=adapters, **known)
                 )
                 if first is not None and start == 0:
                     lines.write(0, first)
@@ -223,11 +224,12 @@ class Conduct:
             adapter.flush()
 
     def close(self, claims: Sequence["Claim"] = ()) -> Path:
-        """Print the verdicts and the folder, and return the folder."""
+        """Seal the run, print the verdicts and the folder, and return the folder."""
         import jax
 
         from experiments.verdicts import print_claims
 
+        self.run.seal()
         if jax.process_index() == 0:
             if claims:
                 print_claims(claims)

@@ -72,6 +72,7 @@ def main(config: Config) -> Path:
             print(f"stopped after update {metrics['updates']}: {metrics['stopped']}")
         report.print_results(f"fine-tuning ({config.method.algorithm})", metrics)
         print(f"{', '.join(names)}, sheet.png and curves.png: {run.folder}")
+    run.seal()
     return run.folder
 
 

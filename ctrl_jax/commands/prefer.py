@@ -58,6 +58,7 @@ def main(config: Config) -> Path:
         report.print_samples(outcome.samples)
         report.print_results(metrics, config.objective.title)
         print(f"results: {run.folder}")
+    run.seal()
     return run.folder
 
 

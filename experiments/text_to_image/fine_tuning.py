@@ -13,6 +13,7 @@ import tyro
 
 from ctrl_jax._checks import check_count, check_non_negative, check_positive
 from ctrl_jax._records import read_json, write_atomic
+from ctrl_jax._sums import SUMS, changed_files
 from ctrl_jax.commands import fine_tune
 from ctrl_jax.runtime import validate
 from experiments.text_to_image.scenes import CATEGORIES, Request
@@ -124,7 +125,7 @@ def tune(
         more: further options of the command.
         progress: whether progress is shown.
     """
-    if not (out / "results.json").exists():
+    if not (out / SUMS).exists() or changed_files(out):
         with _reward(options, given) as reward:
             args = [*arguments(options, given, reward), "--out", str(out), "--seed", str(seed)]
             args += [*more, *(() if progress else ("--no-progress",))]

@@ -168,7 +168,8 @@ def updated(setting: Setting, step: CountTraces | OutsideStep, watch: Watch) -> 
         steps = start if before and watch.exceeds(before["kl"]) else config.updates
         stopped += [before] if steps == start and before else []
         adapters = make_adapters(config.run.log, run.folder, config)
-        with MetricsLog(run.metrics, start=start, adapters=adapters) as log:
+        known = {"start": start, "digest": record.get("lines")}
+        with MetricsLog(run.metrics, adapters=adapters, **known) as log:
             watch.begin(start, log)
             given = {"steps": steps, "start": start, "log": log, "checkpoints": checkpoints}
             given |= {"options": options}

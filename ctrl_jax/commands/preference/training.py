@@ -175,17 +175,18 @@ def tune(settings: Config, inputs: Inputs, run: Run) -> Outcome:
     before = evaluate(base)
     step = CountTraces(algorithm.step)
 
-    def begin(checkpoints: Checkpoints) -> tuple[int, RunState]:
+    def begin(checkpoints: Checkpoints) -> tuple[int, str | None, RunState]:
         if run.resumed:
             start, state, record = checkpoints.restore(abstract, shardings=shardings)
             run.check_restored(record)
-            return start, state
-        return 0, algorithm.init(key)
+            return start, record.get("lines"), state
+        return 0, None, algorithm.init(key)
 
     with Checkpoints(run.checkpoints) as checkpoints:
-        start, *states = begin(checkpoints)
+        start, lines, *states = begin(checkpoints)
         adapters = make_adapters(settings.run.log, run.folder, settings)
-        with MetricsLog(run.metrics, start=start, adapters=adapters) as log:
+        known = {"start": start, "digest": lines}
+        with MetricsLog(run.metrics, adapters=adapters, **known) as log:
             if start == 0:
                 log.write(0, before)
             state = train(

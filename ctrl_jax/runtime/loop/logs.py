@@ -5,8 +5,10 @@ resume it is cut back, in one atomic step, to the updates that the checkpoint co
 a resumed run leaves the same lines as one that was never stopped.
 """
 
+import hashlib
 import json
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from typing import Any
 import jax
 
 from ctrl_jax._checks import check_path
-from ctrl_jax._errors import RunError
+from ctrl_jax._errors import RunError, RunWarning
 from ctrl_jax._records import plain, write_atomic
 from ctrl_jax.runtime.loop.adapters import Adapter, Guarded
 
@@ -27,10 +29,19 @@ class MetricsLog:
         start: completed updates of the restored state; later lines are removed.
         adapters: called with every line too, for example `tensorboard_adapter(folder)`; what they
             raise is said once and stops nothing.
+        digest: of the lines up to `start`, as the checkpoint's record has it under "lines".
+
+    Warns:
+        RunWarning: the lines are others than those of the digest.
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], *, start: int = 0, adapters: Sequence[Adapter] = ()
+        self,
+        path: str | os.PathLike[str],
+        *,
+        start: int = 0,
+        adapters: Sequence[Adapter] = (),
+        digest: str | None = None,
     ):
         self.path = Path(path)
         self._adapters = tuple(
@@ -40,8 +51,16 @@ class MetricsLog:
         self._file = None
         if jax.process_index() == 0:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            _truncate(self.path, start)
+            self._lines = hashlib.sha256(_truncate(self.path, start).encode())
+            if digest is not None and digest != self.digest:
+                text = f"{self.path}: lines were changed on disk since they were written; they stay"
+                warnings.warn(text, RunWarning, stacklevel=2)
             self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115
+
+    @property
+    def digest(self) -> str | None:
+        """The sha256 of all lines so far, by which a run that goes on knows them; of process 0."""
+        return None if jax.process_index() else self._lines.hexdigest()
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Append one line.
@@ -52,7 +71,9 @@ class MetricsLog:
         """
         if self._file is None:
             return
-        self._file.write(json.dumps({"step": step, **plain(metrics)}, allow_nan=False) + "\n")
+        line = json.dumps({"step": step, **plain(metrics)}, allow_nan=False) + "\n"
+        self._lines.update(line.encode())
+        self._file.write(line)
         for adapter in self._adapters:
             adapter(step, metrics)
 
@@ -121,10 +142,13 @@ def _parse(line: str) -> dict[str, Any] | None:
     return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
 
 
-def _truncate(path: Path, start: int) -> None:
+def _truncate(path: Path, start: int) -> str:
+    """Cut a file back to its lines up to `start`, and return them."""
     rows = read_metrics(path)
     kept = [row for row in rows if row["step"] <= start]
     if start == 0:
         kept = []
+    lines = "".join(json.dumps(row) + "\n" for row in kept)
     if path.exists():
-        write_atomic(path, "".join(json.dumps(row) + "\n" for row in kept))
+        write_atomic(path, lines)
+    return lines

@@ -250,7 +250,8 @@ class _Loop:
 
     def save(self, k: int, state: Any) -> None:
         if self._checkpoints is not None and k != self._saved:
-            told = {} if self.stopped is None else {"stopped": self.stopped}
+            told = {} if self._log is None else {"lines": self._log.digest}
+            told |= {} if self.stopped is None else {"stopped": self.stopped}
             self._checkpoints.save(k, state, {**self._options.record, **told})
             self._saved = k
 

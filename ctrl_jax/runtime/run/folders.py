@@ -1,8 +1,8 @@
 """The folder of a run: `runs/NAME/<time>-<seed>/`, or the folder the user names.
 
 It holds `config.json` (what was asked for, with versions and mesh), `metrics.jsonl`,
-`checkpoints/`, pictures and `results.json`. What happens where a `config.json` is there already
-is decided by `--resume`:
+`checkpoints/`, pictures and `results.json`, and once the run is complete `files.sha256`, the
+digests of them. What happens where a `config.json` is there already is decided by `--resume`:
 
 | resume | config.json is there | no config.json | a checkpoint is missing | something changed |
 |---|---|---|---|---|
@@ -32,8 +32,10 @@ import jax
 
 from ctrl_jax._checks import check_choice, refuse
 from ctrl_jax._errors import RunError, RunWarning
-from ctrl_jax._records import plain, read_json, write_atomic, write_json_atomic
-from ctrl_jax.runtime.checkpoints.step_folders import finished_steps
+from ctrl_jax._records import plain, read_json, write_json_atomic
+from ctrl_jax._sums import SUMS, changed_files, write_sums
+from ctrl_jax._whole import whole_file
+from ctrl_jax.runtime.checkpoints.step_folders import finished_steps, step_folders
 from ctrl_jax.runtime.devices.distributed import broadcast_text
 from ctrl_jax.runtime.run.versions import differences, versions
 
@@ -100,13 +102,27 @@ class Run:
                 "put it back and continue with --resume latest"
             )
 
+    def seal(self) -> None:
+        """Write the digests of all that the run leaves beside it, once it is complete.
+
+        `sha256sum -c files.sha256` reads them, and so does a run that goes on in the folder.
+        Checkpoints have digests of their own; loggers' files are still written to.
+        """
+        if jax.process_index() == 0:
+            write_sums(self.folder, _is_left)
+
+
+def _is_left(path: Path) -> bool:
+    loggers = ("tensorboard", "wandb", "profile")
+    return not (path.is_dir() and (path.name in loggers or step_folders(path)))
+
 
 @dataclasses.dataclass(frozen=True)
 class _Opened:
     """A folder as it was before it was opened: what `withdraw` needs."""
 
     folder: Path
-    config: str | None
+    files: dict[str, bytes]
     steps: list[Path]
     absent: Path | None
 
@@ -170,8 +186,10 @@ def withdraw() -> None:
         opened = _opened.pop()
         if finished_steps(opened.folder / "checkpoints") != opened.steps:
             continue
-        if opened.config is not None:
-            write_atomic(opened.folder / "config.json", opened.config)
+        for name, content in opened.files.items():
+            with whole_file(opened.folder / name) as part:
+                part.write_bytes(content)
+        if opened.files:
             continue
         (opened.folder / "config.json").unlink(missing_ok=True)
         if opened.absent is None or next(opened.folder.rglob("_CHECKPOINT_METADATA"), None):
@@ -204,7 +222,7 @@ def _open(
         "started": now.isoformat(timespec="seconds"),
         "resumed": [],
     }
-    resumed, before = False, None
+    resumed, before = False, {}
     absent = _first_absent(folder or ROOT / experiment / "new")
     if folder is None:
         if resume == "strict":
@@ -212,15 +230,27 @@ def _open(
         folder = _create(experiment, f"{now:%Y%m%d-%H%M%S}-{seed}")
     elif (folder / "config.json").exists():
         resumed = _check_resume(folder, description, resume)
-        before = (folder / "config.json").read_text(encoding="utf-8")
+        _tell_changed(folder)
+        there = (name for name in ("config.json", SUMS) if (folder / name).exists())
+        before = {name: (folder / name).read_bytes() for name in there}
     elif resume == "strict":
         raise refuse("resume", resume, f"{folder} holds no run", "give another --out")
     elif folder.exists() and not folder.is_dir():
         raise refuse("out", str(folder), "it must be a folder", "give another --out")
     folder.mkdir(parents=True, exist_ok=True)
     _opened.append(_Opened(folder, before, finished_steps(folder / "checkpoints"), absent))
+    (folder / SUMS).unlink(missing_ok=True)  # what follows changes files
     write_json_atomic(folder / "config.json", description)
     return folder, resumed
+
+
+def _tell_changed(folder: Path) -> None:
+    """Warn of files that are not what a complete run left in the folder; any may be removed."""
+    for name, what in changed_files(folder).items():
+        if name != SUMS and not (folder / name).exists():
+            continue
+        text = f"{folder / name}: {what}; the run writes it again, all but lines of metrics"
+        warnings.warn(text, RunWarning, stacklevel=5)
 
 
 def _first_absent(folder: Path) -> Path | None:

@@ -42,6 +42,23 @@ def test_resume_cuts_the_file_back(tmp_path):
     assert path.read_text() == whole
 
 
+def test_lines_that_the_disk_changed_are_said(tmp_path, recwarn):
+    path = tmp_path / "metrics.jsonl"
+    with MetricsLog(path) as log:
+        log.write(1, {"loss": 1 / 3})
+        known = log.digest
+        log.write(2, {"loss": 0.5})
+    with MetricsLog(path, start=1, digest=known) as log:
+        assert log.digest == known
+    assert not recwarn
+    path.write_text(path.read_text().replace("0.33", "0.32"))
+    with pytest.warns(RunWarning, match="lines were changed on disk since they were written"):
+        MetricsLog(path, start=1, digest=known).close()
+    path.write_text("")
+    with pytest.warns(RunWarning, match="lines were changed"):
+        MetricsLog(path, start=1, digest=known).close()
+
+
 def test_a_fresh_start_empties_the_file(tmp_path):
     path = tmp_path / "metrics.jsonl"
     with MetricsLog(path) as log:

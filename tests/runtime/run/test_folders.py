@@ -19,6 +19,7 @@ from ctrl_jax.runtime import (
     write_json_atomic,
     write_results,
 )
+from ctrl_jax.runtime.run.folders import forget, withdraw
 
 CONFIG: dict[str, Any] = {
     "learning_rate": 0.1,
@@ -197,6 +198,29 @@ def test_results_of_a_folder_that_vanished_are_an_error(tmp_path):
     words = {"experiment": "toy", "claim": "", "source": "", "digest": "", "seconds": 0.0}
     with pytest.raises(RunError, match="d is no longer there: it was moved or removed"):
         write_results(run, **words, metrics={}, expected={}, config={})
+
+
+def test_what_a_complete_run_left_is_known_again(tmp_path, recwarn):
+    run = start()
+    save(run)
+    (run.folder / "metrics.jsonl").write_text('{"step": 1}')
+    (run.folder / "model" / "params" / "1").mkdir(parents=True)
+    (run.folder / "model" / "model.json").write_text("{}")
+    run.seal()
+    sums = (run.folder / "files.sha256").read_text()
+    names = [line.split("  ")[1] for line in sums.splitlines()]
+    assert names == ["config.json", "metrics.jsonl", "model/model.json"]
+    # One that goes on makes it all anew; what is refused leaves it as it was.
+    forget()
+    start(resume="latest")
+    assert not recwarn and not (run.folder / "files.sha256").exists()
+    withdraw()
+    assert (run.folder / "files.sha256").read_text() == sums
+    (run.folder / "metrics.jsonl").write_text('{"step": 3}')
+    (run.folder / "model" / "model.json").unlink()
+    with pytest.warns(RunWarning, match=r"metrics.jsonl: its bits are not those that were") as said:
+        start(resume="latest")
+    assert len(said) == 1
 
 
 def test_another_experiment_or_a_file_is_refused(tmp_path):
