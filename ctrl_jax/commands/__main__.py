@@ -11,6 +11,7 @@ from ctrl_jax import __version__
 PROGRAM = "ctrl-jax"
 COMMANDS = {
     "fine-tune": "fine-tune a text-to-image model towards rewards; a LoRA comes out",
+    "plan": "compile another command's update for a TPU slice, and say what it needs and costs",
     "prefer": "tune a language model on preference pairs: DPO, Mallows-DPO and other losses",
     "sample": "draw samples from a run, as a picture and as arrays",
 }
@@ -44,6 +45,8 @@ def run_command(name: str, args: Sequence[str]) -> Any:
     from ctrl_jax.runtime.run.command import command
 
     module = importlib.import_module(f"ctrl_jax.commands.{name.replace('-', '_')}")
+    if hasattr(module, "run_command"):
+        return module.run_command(args, program=f"{PROGRAM} {name}")
     return command(module.Config, module.main, args, program=f"{PROGRAM} {name}")
 
 

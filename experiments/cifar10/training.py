@@ -7,7 +7,7 @@ import numpy as np
 import optax
 
 from ctrl_jax._typing import Model
-from ctrl_jax.algorithms import RunState, make_score_pretraining, uniform_times
+from ctrl_jax.algorithms import Algorithm, RunState, make_score_pretraining, uniform_times
 from ctrl_jax.algorithms.training.optimizer import adam, make_schedule
 from ctrl_jax.runtime import CountTraces
 from experiments.cifar10.config import Config, Optimization
@@ -21,6 +21,18 @@ def make_optimizer(options: Optimization) -> optax.GradientTransformation:
     return adam(rate, clip=options.gradient_clip)
 
 
+def make_algorithm(config: Config, model: Model) -> Algorithm:
+    """Return the training of a score network that the options name."""
+    options, process = config.optimization, config.spec().process()
+    return make_score_pretraining(
+        process,
+        model,
+        make_optimizer(options),
+        sample_times=uniform_times(process, options.start),
+        average_decay=options.average_decay,
+    )
+
+
 def train_score(
     config: Config,
     model: Model,
@@ -29,14 +41,7 @@ def train_score(
     snapshot: Callable[[int, RunState], dict],
 ) -> tuple[RunState, int]:
     """Run the main loop; return its last state and how often the update was traced."""
-    options, process = config.optimization, config.spec().process()
-    algorithm = make_score_pretraining(
-        process,
-        model,
-        make_optimizer(options),
-        sample_times=uniform_times(process, options.start),
-        average_decay=options.average_decay,
-    )
+    options, algorithm = config.optimization, make_algorithm(config, model)
     step = CountTraces(algorithm.step)
     state = study.train(
         step,

@@ -37,8 +37,8 @@ def test_help_of_a_command_names_it_and_every_option(name, capsys):
 @pytest.mark.parametrize(
     ("typed", "said"),
     [
-        ("prefr", "'prefr'; it must be fine-tune or prefer or sample; perhaps prefer; "),
-        ("42", "'42'; it must be fine-tune or prefer or sample; --help lists the commands"),
+        ("prefr", "'prefr'; it must be fine-tune or plan or prefer or sample; perhaps prefer; "),
+        ("42", "'42'; it must be fine-tune or plan or prefer or sample; --help lists the commands"),
     ],
 )
 def test_an_unknown_command_is_one_line(typed, said, capsys):

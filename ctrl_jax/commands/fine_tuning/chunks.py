@@ -4,6 +4,7 @@ What was found is kept in the run's folder: a run that goes on takes the same, w
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -40,7 +41,7 @@ def fitted(config: Config, inputs: Inputs, run: Run, batch: Batch, fixed: Fixed,
         return _with(config, kept["chunks"])
 
     def plan_of(chunks: int):
-        update = _update(_with(config, chunks), inputs)
+        update = whole_update(_with(config, chunks), inputs)
         return memory_plan(update, state, batch, fixed, donate_argnums=0)
 
     steps = config.sampler.trained_steps
@@ -59,8 +60,8 @@ def _with(config: Config, chunks: int) -> Config:
     return dataclasses.replace(config, method=dataclasses.replace(config.method, chunks=chunks))
 
 
-def _update(config: Config, inputs: Inputs):
-    """An update as one program, also where its rewards are asked between two."""
+def whole_update(config: Config, inputs: Inputs) -> Callable[..., Any]:
+    """Return an update as one program, also where its rewards are asked between two."""
     if not inputs.rewards.outside:
         return one_program(config, inputs)
 

@@ -11,7 +11,13 @@ import optax
 from jax.sharding import Mesh
 
 from ctrl_jax._typing import Params
-from ctrl_jax.algorithms import LMPreference, RunState, make_lm_preference, whole_params
+from ctrl_jax.algorithms import (
+    Algorithm,
+    LMPreference,
+    RunState,
+    make_lm_preference,
+    whole_params,
+)
 from ctrl_jax.algorithms.language.preference import ScoreLoss
 from ctrl_jax.algorithms.training.optimizer import make_schedule
 from ctrl_jax.commands.preference.config import Config, Optimization
@@ -36,6 +42,7 @@ from ctrl_jax.commands.preference.reference import (
     refer,
 )
 from ctrl_jax.data import PreferenceRows
+from ctrl_jax.networks import LanguageModel
 from ctrl_jax.runtime import (
     Checkpoints,
     CountTraces,
@@ -149,21 +156,8 @@ def tune(settings: Config, inputs: Inputs, run: Run) -> Outcome:
     options, (trained, data, mesh) = settings.optimization, inputs
     batch, seed = data.packing.batch, settings.run.seed
     steps = settings.run.steps or max(1, round(options.epochs * len(data.train.tokens) / batch))
-    objective = settings.objective
-    loss_fn = objective.loss_fn
-    algorithm = make_lm_preference(
-        trained.model,
-        make_optimizer(options, steps),
-        loss_fn,
-        LMPreference(
-            objective.beta,
-            options.accumulate,
-            options.chunk,
-            adapters_only=trained.adapters is not None,
-            average_decay=options.average_decay,
-            rewards=objective.rewards,
-        ),
-    )
+    loss_fn = settings.objective.loss_fn
+    algorithm = make_algorithm(settings, trained.model, steps)
     key = jax.random.key(seed)
     base = trained.model.init(key)
     abstract = jax.eval_shape(algorithm.init, key)
@@ -204,7 +198,7 @@ def tune(settings: Config, inputs: Inputs, run: Run) -> Outcome:
                     evaluate_every=settings.evaluation.every,
                     evaluate=lambda k, s: evaluate(whole_params(s)),
                     progress=settings.run.progress,
-                    description=objective.title,
+                    description=settings.objective.title,
                     mesh=mesh,
                     shardings=shardings,
                     record=run.record,
@@ -216,6 +210,24 @@ def tune(settings: Config, inputs: Inputs, run: Run) -> Outcome:
     tuned = whole_params(state)
     samples = _samples(inputs, *map(answering.answers, (base, tuned)))
     return Outcome(tuned, before, evaluate(tuned), index, facts, samples)
+
+
+def make_algorithm(settings: Config, model: LanguageModel, steps: int) -> Algorithm:
+    """Return the algorithm that the options name, for so many updates."""
+    options, objective = settings.optimization, settings.objective
+    return make_lm_preference(
+        model,
+        make_optimizer(options, steps),
+        objective.loss_fn,
+        LMPreference(
+            objective.beta,
+            options.accumulate,
+            options.chunk,
+            adapters_only=settings.adapters.lora is not None,
+            average_decay=options.average_decay,
+            rewards=objective.rewards,
+        ),
+    )
 
 
 def make_optimizer(options: Optimization, steps: int) -> optax.GradientTransformation:

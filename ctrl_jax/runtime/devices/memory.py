@@ -25,7 +25,7 @@ import jax
 from ctrl_jax._checks import refuse
 
 UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-REFUSED = re.compile(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT])")
+REFUSED = re.compile(r"Used ([\d.]+)([KMGT]) of|\(([\d.]+)([KMGT])\) exceeds available")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +93,9 @@ def needed_of(error: Exception) -> int | None:
         error: what compiling raised.
     """
     found = REFUSED.search(str(error)) if "RESOURCE_EXHAUSTED" in str(error) else None
-    return found and int(float(found[1]) * UNITS[found[2]])
+    if found is None:
+        return None
+    return int(float(found[1] or found[3]) * UNITS[found[2] or found[4]])
 
 
 def device_memory(device: Any = None) -> int:

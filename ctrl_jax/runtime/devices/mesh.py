@@ -6,7 +6,7 @@ of type Auto: the compiler places the intermediate arrays.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -36,11 +36,12 @@ class MeshOptions:
             check_count("mesh.data", self.data)
 
 
-def make_mesh(options: MeshOptions | None = None) -> Mesh:
+def make_mesh(options: MeshOptions | None = None, devices: Sequence[Any] | None = None) -> Mesh:
     """Build the mesh over the devices of every process.
 
     Args:
         options: sizes of the axes; all devices on `data` by default.
+        devices: that there are, also some that are only described; all of JAX's by default.
 
     Returns:
         A mesh with axes ("data", "model").
@@ -50,7 +51,8 @@ def make_mesh(options: MeshOptions | None = None) -> Mesh:
     """
     options = options or MeshOptions()
     options.validate()
-    count = jax.device_count()
+    devices = jax.devices() if devices is None else devices
+    count = len(devices)
     data = options.data if options.data is not None else count // options.model
     used = data * options.model
     whole = options.data is None or jax.process_count() > 1
@@ -62,7 +64,7 @@ def make_mesh(options: MeshOptions | None = None) -> Mesh:
         (data, options.model),
         ("data", "model"),
         axis_types=(AxisType.Auto, AxisType.Auto),
-        devices=jax.devices()[:used],
+        devices=devices[:used],
     )
 
 
@@ -112,6 +114,31 @@ def shard_batch(mesh: Mesh, tree: Any) -> Any:
         return jax.make_array_from_process_local_data(sharding, local)
 
     return _divided(put, lambda leaf: replicate(mesh, leaf), tree)
+
+
+def batch_shapes(mesh: Mesh, tree: Any) -> Any:
+    """Return shapes and types of what `shard_batch` makes of a batch, with how they are divided.
+
+    Args:
+        mesh: a mesh with a `data` axis, whose devices need not be there.
+        tree: the whole batch, arrays or shapes (batch, …).
+
+    Raises:
+        ValueError: the data axis does not divide a batch.
+    """
+
+    def placed(leaf, spec):
+        sharding = NamedSharding(mesh, spec)
+        dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
+        return jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=sharding)
+
+    def cut(path, leaf):
+        if len(leaf.shape) == 0:
+            return placed(leaf, PartitionSpec())
+        check_batch(mesh, leaf.shape[0], f"batch{jax.tree_util.keystr(path)}")
+        return placed(leaf, PartitionSpec("data"))
+
+    return _divided(cut, lambda leaf: placed(leaf, PartitionSpec()), tree)
 
 
 def own_part(tree: Any) -> Any:

@@ -1,0 +1,1 @@
+"""What an update needs of devices that need not be there."""

@@ -1,0 +1,107 @@
+"""Devices that need not be there: a TPU slice by its name, or a number of CPU devices.
+
+With the package libtpu, of the extra `tpu`, a TPU's compiler runs on any machine. It is asked for
+devices by name alone: nothing is computed on them.
+"""
+
+import contextlib
+import importlib.util
+import os
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from ctrl_jax._checks import refuse
+from ctrl_jax.runtime.devices.mesh import MeshOptions, make_mesh
+
+_NAME = re.compile(r"cpu:\d+|v\d\w*:\d+(x\d+){1,2}")
+_OFFLINE = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_WORKER_ID": "0",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
+"""So that libtpu looks for no TPU, and several of it run beside each other."""
+
+
+def choose_cpu(number: int | None = None) -> None:
+    """Tell JAX to compute on the CPU, before its first use; of no effect after that.
+
+    Args:
+        number: of devices that the CPU is taken for.
+    """
+    with contextlib.suppress(RuntimeError):
+        jax.config.update("jax_platforms", "cpu")
+        if number:
+            jax.config.update("jax_num_cpu_devices", number)
+
+
+def described_devices(topology: str) -> Sequence[Any]:
+    """Return the devices of a TPU slice, or so many of the CPU.
+
+    Call before any other use of JAX, which is told to compute on the CPU.
+
+    Args:
+        topology: v5e:4x4, v6e:16x16 and others by libtpu's names, or cpu:8.
+
+    Raises:
+        ValueError: the name is of another form or of no slice, libtpu is not installed, or JAX has
+            started with fewer CPU devices.
+    """
+    rule = "it must name a TPU slice or a number of CPU devices"
+    repair = "give one such as v5e:4x4, v6e:16x16, v5p:2x2x1 or cpu:8"
+    if not _NAME.fullmatch(topology):
+        raise refuse("topology", topology, rule, repair)
+    kind, size = topology.split(":")
+    if kind == "cpu":
+        return _of_cpu(int(size), topology)
+    if importlib.util.find_spec("libtpu") is None:
+        rule = "libtpu is not installed, which has the compiler"
+        raise refuse("topology", topology, rule, 'run pip install "ctrl_jax[tpu]", or give cpu:8')
+    for name, value in _OFFLINE.items():
+        os.environ.setdefault(name, value)
+    choose_cpu()  # libtpu's being there makes JAX try a TPU first
+    from jax.experimental import topologies
+
+    try:
+        return topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+    except jax.errors.JaxRuntimeError as error:
+        rule = f"libtpu knows no such slice ({str(error).splitlines()[0][:160]})"
+        raise refuse("topology", topology, rule, repair) from error
+
+
+def described_mesh(devices: Sequence[Any], options: MeshOptions) -> Mesh:
+    """Return the mesh over devices, as `make_mesh`, also where its axes cut across a slice's.
+
+    Args:
+        devices: by `described_devices`.
+        options: sizes of the axes.
+
+    Raises:
+        ValueError: the sizes do not fit the devices.
+    """
+    try:
+        return make_mesh(options, devices)
+    except NotImplementedError:
+        from jax.experimental import mesh_utils
+
+        shape = (options.data or len(devices) // options.model, options.model)
+        used = devices[: shape[0] * shape[1]]
+        found = mesh_utils.create_device_mesh(shape, used, allow_split_physical_axes=True)
+        return Mesh(np.asarray(found), ("data", "model"))
+
+
+def _of_cpu(number: int, topology: str) -> Sequence[Any]:
+    if not number:
+        raise refuse("topology", topology, "there must be a device", "give cpu:8")
+    choose_cpu(number)
+    found = jax.devices("cpu")
+    if len(found) < number:
+        rule = f"JAX has started with {len(found)} CPU devices"
+        raise refuse("topology", topology, rule, "set JAX_NUM_CPU_DEVICES before")
+    return found[:number]

@@ -1,0 +1,134 @@
+"""`ctrl-jax plan`: updates on shapes, what is said of them, and the largest batch."""
+
+import json
+
+import jax
+import pytest
+
+from ctrl_jax.commands import plan
+from ctrl_jax.commands.__main__ import main
+from ctrl_jax.commands.planning import largest as batches
+from ctrl_jax.pretrained.diffusers.small_records import write_records
+from ctrl_jax.runtime.devices.topology import described_devices
+from tests.runtime.processes import run_python
+
+LLAMA = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 64,
+    "max_position_embeddings": 128,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "hidden_act": "silu",
+    "tie_word_embeddings": False,
+}
+
+
+def planned(folder, *typed):
+    """What a process of its own writes and prints, which JAX has not started in."""
+    file = folder / "plan.json"
+    status, out, err = run_python(
+        *("-m", "ctrl_jax.commands", "plan", *typed, "--json", str(file)),
+        JAX_DISABLE_MOST_OPTIMIZATIONS="1",
+    )
+    assert status == 0, err
+    return json.loads(file.read_text()), out
+
+
+def test_a_preference_step_of_a_config_alone(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA))
+    given = ["--model", str(tmp_path), "--data", "-", "--texts.max-length", "32"]
+    given += ["--mesh.model", "2", "--optimization.fully-sharded"]
+    told, printed = planned(tmp_path, "prefer", "--topology", "cpu:8", *given)
+    assert (told["mesh"], told["examples"], told["unit"]) == ({"data": 4, "model": 2}, 8, "pairs")
+    memory = told["memory"]
+    # Two tables of 64 x 32, queries and outputs of 32, keys and values of 16, three products of a
+    # gated layer, all divided over eight devices; three scales of 32 on each.
+    divided = 2 * 64 * 32 + 2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64
+    assert memory["parameters"] == 4 * (divided // 8 + 3 * 32)
+    assert memory["optimizer"] == 2 * memory["parameters"] + 2 * 4
+    # Of a pair the one block sees 48 tokens, and answers at 32 of them: keys and values, the other
+    # products with the head, and attention's two; forward and twice backward, on half a device.
+    products = 48 * 2 * 32 * 16 + 32 * (2 * 32 * 32 + 3 * 32 * 64 + 64 * 32) + 2 * 32 * 48 * 32
+    pairs = 8 // 4
+    assert told["flops"] == pytest.approx(2 * 3 * pairs * products / 2, rel=0.02)
+    assert told["floors"] is None and told["loops_without_trips"] == 0
+    assert "all-reduce" in told["collectives"] and "8 pairs an update" in printed
+
+
+@pytest.mark.slow
+def test_a_fine_tuning_of_records_without_weights(tmp_path):
+    folder = write_records(tmp_path / "model", "sd3")
+    given = ["--model", str(folder), "--reward", "jpeg_size:-1", "--solver-steps", "2"]
+    told, _ = planned(tmp_path, "fine-tune", "--topology", "cpu:4", "--batch", "8", *given)
+    assert (told["mesh"], told["unit"]) == ({"data": 4, "model": 1}, "images")
+    assert told["flops"] > 0 and told["memory"]["parameters"] > 0
+
+
+@pytest.mark.parametrize("first", [4, 64])
+def test_the_largest_batch_is_found_whatever_is_tried_first(first):
+    tried = []
+
+    def total(batch):
+        tried.append(batch)
+        needed = 1000 + 7 * batch + (batch > 30) * 50
+        return None if needed > 2000 else needed
+
+    assert batches.largest(total, first=first, unit=4, limit=1400) == (48, True)
+    assert len(tried) <= 8 and all(batch % 4 == 0 for batch in tried)
+
+
+def test_where_nothing_fits_it_is_said():
+    with pytest.raises(ValueError, match="largest_batch: received 4; what it needs is above"):
+        batches.largest(lambda batch: None, first=8, unit=4, limit=1400)
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (["prefr"], "COMMAND: received 'prefr'; it must be fine-tune or prefer, or the module"),
+        (["experiments"], "COMMAND: received 'experiments'; it must be "),
+        (
+            ["prefer", "--topology", "v5e", "--model", "m", "--data", "-"],
+            "topology: received 'v5e'",
+        ),
+        (["prefer", "--topology", "cpu:0", "--model", "m", "--data", "-"], "topology: received"),
+        (["prefer", "--model", "m", "--data", "-"], "Missing from ctrl-jax plan"),
+    ],
+)
+def test_a_mistake_is_one_line(typed, said, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["plan", *typed])
+    printed = capsys.readouterr().err
+    assert stop.value.code == 2 and said in printed and printed.count("\n") == 1
+
+
+def test_help_has_the_options_of_both(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["plan", "prefer", "--help"])
+    printed = capsys.readouterr().out
+    assert stop.value.code == 0
+    assert (
+        "--topology" in printed and "--optimization.batch" in printed and "--mesh.model" in printed
+    )
+
+
+def test_a_slice_is_described_where_libtpu_is_installed():
+    pytest.importorskip("libtpu")
+    devices = described_devices("v5e:4x4")
+    assert len(devices) == 16 and devices[0].device_kind == "TPU v5 lite"
+    with pytest.raises(ValueError, match="topology: received 'v5e:3x5'; libtpu knows no such"):
+        described_devices("v5e:3x5")
+
+
+def test_without_libtpu_it_is_said(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="topology: received 'v5e:4x4'; libtpu is not installed"):
+        described_devices("v5e:4x4")
+    assert plan.limit_of(plan.Config("cpu:8", memory=2.0), None, 8) == 2 * 10**9
+    assert jax.devices()[0].platform == "cpu"
