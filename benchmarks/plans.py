@@ -11,9 +11,10 @@ the shapes of Stable Diffusion 1.5 and 3.5 medium and of Llama 3 with 8 billion 
 import argparse
 import dataclasses
 import json
+import re
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,8 +25,12 @@ from benchmarks.pipeline import Settings
 from ctrl_jax._records import write_json_atomic
 from ctrl_jax.commands.plan import run_command
 from ctrl_jax.pretrained.diffusers.small_records import write_records
+from ctrl_jax.runtime.devices.chips import CHIPS as CHIP_TABLE
 
 FILE = Path(__file__).parent / "results" / "plans.json"
+PAGE = Path(__file__).parent.parent / "docs" / "plan.md"
+Rows = Sequence[Mapping[str, Any]]
+_BLOCK = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- /\2 -->)", re.DOTALL)
 LLAMA = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
@@ -193,6 +198,119 @@ def keep(row: Mapping[str, Any]) -> None:
     write_json_atomic(FILE, {"plans": [*others, row]})
 
 
+def of_chips(rows: Rows) -> str:
+    """Return the table of the chips."""
+    lines = [
+        "| chip | memory (GiB) | bfloat16 (TFLOP/s) | memory (GB/s) | links, out (GB/s) | source |",
+        "|---|---|---|---|---|---|",
+    ]
+    for chip in CHIP_TABLE.values():
+        numbers = (chip.flops / 1e12, chip.bandwidth / 1e9, chip.interconnect / 1e9)
+        cells = [chip.name, f"{chip.memory / 2**30:.4g}", *(f"{n:.0f}" for n in numbers)]
+        lines.append(f"| {' | '.join(cells)} | <{chip.source}> |")
+    return table(dict.fromkeys(lines))
+
+
+def of_jobs(rows: Rows) -> str:
+    """Return the table of what was compiled."""
+    lines = [
+        "| update | slice | batch | GB per chip: weights, optimizer, temporaries, all "
+        "| TFLOP per chip | floors (ms): arithmetic, memory, links | examples per second, at most "
+        "| lowered, compiled in (s) |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        memory, seconds = row["memory"], row["seconds"]
+        parts = (memory[name] for name in ("parameters", "optimizer", "temporaries", "total"))
+        floors = (row["floors"][name] for name in ("arithmetic", "memory", "interconnect"))
+        sizes = " x ".join(f"{name} {size}" for name, size in row["mesh"].items())
+        cells = [
+            row["name"],
+            f"{row['topology']}, {sizes}",
+            f"{row['batch']}",
+            ", ".join(f"{part / 1e9:.3g}" for part in parts),
+            f"{row['flops'] / 1e12:.3g}",
+            ", ".join(f"{1e3 * floor:.3g}" for floor in floors),
+            f"{row['per_second']:.3g} {row['unit']}",
+            f"{seconds['lower']:.0f}, {seconds['compile']:.0f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return table(lines)
+
+
+def curves(rows: Rows) -> Iterator[tuple[str, str, str, list[Mapping[str, Any]]]]:
+    """Yield study, chip, "weak" or "strong", and the rows of a curve by chips."""
+    for study in SCALED:
+        for chip in ("v5e", "v6e"):
+            own = [r for r in rows if r["name"] == study.name and r["chip"]["name"] == chip]
+            own.sort(key=lambda row: row["mesh"]["data"])
+            weak = [row for row in own if row["batch"] == study.each * row["mesh"]["data"]]
+            strong = [row for row in own if row["batch"] == study.all]
+            yield from (
+                (study.name, chip, kind, found)
+                for kind, found in (("weak", weak), ("strong", strong))
+                if len(found) > 1
+            )
+
+
+def of_scaling(rows: Rows) -> str:
+    """Return the table of weak and strong scaling."""
+    lines = [
+        "| update | scaling | chips | batch | floor (ms) | set by | sent per chip (MB) "
+        "| examples per second, at most | of so many times the first |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, chip, kind, found in curves(rows):
+        first = found[0]
+        for row in found:
+            chips = row["mesh"]["data"]
+            ideal = first["per_second"] * chips / first["mesh"]["data"]
+            by = max(row["floors"], key=row["floors"].get)
+            cells = [
+                name,
+                f"{kind}, {chip}",
+                f"{chips}",
+                f"{row['batch']}",
+                f"{1e3 * row['floor']:.3g}",
+                by,
+                f"{row['sent'] / 1e6:.3g}",
+                f"{row['per_second']:.3g}",
+                f"{row['per_second'] / ideal:.0%}",
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+    return table(lines)
+
+
+def table(lines: Iterable[str]) -> str:
+    """Return lines as a block of a page."""
+    found = list(lines)
+    return "\n".join(found) + "\n" if len(found) > 2 else "Not compiled yet.\n"
+
+
+def page(text: str, rows: Rows) -> str:
+    """Return docs/plan.md with its tables written anew."""
+    tables = {"chips": of_chips, "jobs": of_jobs, "scaling": of_scaling}
+    return _BLOCK.sub(lambda m: f"{m[1]}{tables[m[2]](rows)}{m[3]}", text)
+
+
+def draw(path: Path, rows: Rows) -> None:
+    """Draw examples per second over chips."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 3.5), layout="constrained")
+    axes: Any = figure.subplots(1, len(SCALED))
+    for place, study in zip(axes, SCALED, strict=True):
+        for name, chip, kind, found in curves(rows):
+            if name == study.name:
+                chips = [row["mesh"]["data"] for row in found]
+                speeds = [row["per_second"] for row in found]
+                style = "o-" if kind == "weak" else "s--"
+                place.loglog(chips, speeds, style, base=2, label=f"{kind}, {chip}")
+        place.set(title=study.name, xlabel="chips", ylabel="images per second, at most")
+        place.legend()
+    figure.savefig(path, dpi=120)
+
+
 def main(arguments: list[str]) -> None:
     """Compile, list or write."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.plans", description=__doc__)
@@ -202,6 +320,10 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--missing", action="store_true", help="only those not yet compiled")
     parser.add_argument("--page", action="store_true")
     options = parser.parse_args(arguments)
+    if options.page:
+        PAGE.write_text(page(PAGE.read_text(encoding="utf-8"), kept()), encoding="utf-8")
+        draw(PAGE.parent / "_static" / "scaling.png", kept())
+        return
     there = {(row["name"], row["topology"], row["batch"]) for row in kept()}
     with tempfile.TemporaryDirectory() as place:
         for job in jobs():
