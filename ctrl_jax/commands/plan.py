@@ -180,7 +180,7 @@ def run_command(args: Sequence[str] | None = None, *, program: str = "ctrl-jax p
     """
     name, *rest = [*(sys.argv[1:] if args is None else args)] or ["--help"]
     if name in ("-h", "--help"):
-        return command(Config, main, ["--help"], program=f"{program} COMMAND")
+        return command(Config, lambda config: None, ["--help"], program=f"{program} COMMAND")
     # Reading the options of a command may use JAX already.
     asked = re.search(r"--topology[= ]cpu:(\d+)", " ".join(rest))
     choose_cpu(int(asked[1]) if asked else None)

@@ -66,7 +66,8 @@ def program(config: Config, mesh: Mesh) -> Program:
     check_batch(mesh, config.batch, "batch")
     inputs, frozen = inputs_of(config, mesh)
     params = shapes_of(inputs.subject.params)
-    unit = Unit(*2 * [jax.ShapeDtypeStruct((), jnp.float32)])
+    scalar: Any = jax.ShapeDtypeStruct((), jnp.float32)
+    unit = Unit(scalar, scalar)
 
     def first(frozen, params, unit):
         subject = inputs.subject._replace(params=params)
