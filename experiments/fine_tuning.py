@@ -14,6 +14,7 @@ from ctrl_jax.algorithms import Batch, DiffusionControl, roll_out
 from ctrl_jax.metrics import frontier
 from ctrl_jax.processes import LinearProcess, grids
 from ctrl_jax.runtime import own_part, replicate, shard_batch
+from ctrl_jax.runtime.loop.signals import stop_point
 from ctrl_jax.solvers import ExponentialEuler, GaussianSolver
 
 TEMPERATURES = np.geomspace(0.01, 10.0, 121)
@@ -139,9 +140,10 @@ def make_evaluation(task: Task, steps: int, mesh: Mesh, *, number: int, chunk: i
     def evaluate(key, params) -> Evaluation:
         params, reference = replicate(mesh, (params, task.reference.init(key)))
         keys = jax.random.split(key, -(-number // chunk))
-        parts = [
-            jax.device_get(simulate(replicate(mesh, k), params, reference, batch)) for k in keys
-        ]
+        parts = []
+        for k in keys:
+            parts.append(jax.device_get(simulate(replicate(mesh, k), params, reference, batch)))
+            stop_point()
         samples, rewards, kls = (np.concatenate(part) for part in zip(*parts, strict=True))
         # A sample that is not a number is no success, and no classifier takes it.
         finite = np.isfinite(samples).reshape(len(samples), -1).all(axis=1)

@@ -152,7 +152,11 @@ class Conduct:
         Returns:
             The state after the last update.
         """
+        import jax
+
+        from ctrl_jax._errors import MissingCheckpointError
         from ctrl_jax.runtime import Checkpoints, LoopOptions, MetricsLog, train
+        from ctrl_jax.runtime.loop.signals import stop_point
         from ctrl_jax.runtime.loop.training import state_shardings
 
         usual = {"progress": self.config.run.progress, "mesh": self.mesh}
@@ -162,11 +166,17 @@ class Conduct:
         options = LoopOptions(**given)
         folder, keep = (self.run.checkpoints, 3) if stage is None else (self.folder / stage, 1)
         start, record, lines = 0, {}, None
+        stop_point()
+        if jax.process_index() == 0:
+            self.run.check_there()
         with Checkpoints(folder, keep) as checkpoints, contextlib.ExitStack() as stack:
-            if self.run.resumed if stage is None else checkpoints.steps():
-                shardings = state_shardings(options)
-                start, state, record = checkpoints.restore(state, shardings=shardings)
-                self.run.check_restored(record)
+            # A stage begins anew where nothing good is kept of it; a run that is to go on does not.
+            lacking = () if stage is None else (MissingCheckpointError,)
+            with contextlib.suppress(*lacking):
+                if stage is not None or self.run.resumed:
+                    shardings = state_shardings(options)
+                    start, state, record = checkpoints.restore(state, shardings=shardings)
+                    self.run.check_restored(record)
             if log is not None:
                 adapters = self.adapters if stage is None else ()
                 known: dict[str, Any] = {"start": start, "digest": record.get("lines")}
@@ -202,8 +212,10 @@ class Conduct:
             expected: names to expectations; the study's of which there is a metric by default.
         """
         from ctrl_jax.runtime import state_digest, write_results
+        from ctrl_jax.runtime.loop.signals import stop_point
         from experiments.verdicts import judge
 
+        stop_point()
         told = {"claims": [dataclasses.asdict(claim) for claim in claims]} if claims else {}
         study = self.study
         if expected is None:

@@ -20,6 +20,7 @@ from ctrl_jax.commands.fine_tuning.reward_exchange import as_shown, measured
 from ctrl_jax.commands.fine_tuning.scoring import parts_of
 from ctrl_jax.commands.fine_tuning.value import Unit
 from ctrl_jax.runtime import own_part, replicate, shard_batch
+from ctrl_jax.runtime.loop.signals import stop_point
 from ctrl_jax.runtime.run.arrays import keep_arrays, kept_arrays
 
 SALT = 1000  # from the seed of training to that of the evaluations
@@ -120,6 +121,7 @@ def make_evaluation(
             batch = shard_batch(mesh, own_part(inputs.batch(prompts[rows], 1, held_out=True)))
             drawn = replicate(mesh, jax.random.fold_in(key, i))
             parts.append(jax.device_get(measure(drawn, params, batch, frozen)))
+            stop_point()
         pictures, rewards, held_out, kl = jax.tree.map(
             lambda *some: np.concatenate(some)[: len(prompts)], *parts
         )

@@ -19,6 +19,7 @@ from ctrl_jax.data.preferences.rows import take_rows
 from ctrl_jax.losses.preference.named import Inputs
 from ctrl_jax.networks import LanguageModel
 from ctrl_jax.runtime import own_part, replicate, shard_batch
+from ctrl_jax.runtime.loop.signals import stop_point
 
 Evaluate = Callable[[Params], dict[str, float]]
 
@@ -74,6 +75,7 @@ def make_evaluation(
 
     def evaluate(params: Params) -> dict[str, float]:
         found = jax.device_get([measure(params, some) for some in batches])
+        stop_point()
         weight = sum(float(total) for _, total in found)
         return {
             f"evaluation/{name}": sum(float(sums[name]) for sums, _ in found) / weight
@@ -113,11 +115,13 @@ def make_answering(
 
     def evaluate(params: Params) -> dict[str, float]:
         values = np.asarray(run(key, params, base, *texts)[0], np.float64)
+        stop_point()
         error = values.std(ddof=1) / len(values) ** 0.5 if len(values) > 1 else float("nan")
         return {"evaluation/kl": float(values.mean()), "evaluation/kl/stderr": float(error)}
 
     def answers(params: Params) -> list[list[int]]:
         rows = np.asarray(run(key, params, base, *texts)[1])
+        stop_point()
         drawn = [row[n : n + length].tolist() for row, n in zip(rows, lengths, strict=True)]
         return [some[: some.index(end)] if end in some else some for some in drawn]
 

@@ -198,6 +198,8 @@ class Checkpoints:
                 preservation_policy=LatestN(self._keep), cleanup_tmp_directories=True
             )
             self._manager = ocp.CheckpointManager(self.folder, options=options)
+            # It would ask by the numbers of steps, and the service knows one count of places.
+            self._manager.reached_preemption = lambda step: False
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(arrays), description=ocp.args.JsonSave(description)
         )

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 
 from ctrl_jax.runtime.loop.adapters import numbers_of
+from ctrl_jax.runtime.loop.signals import stop_point
 
 Update = Callable[..., None]
 _SHOWN = 4
@@ -35,15 +36,24 @@ def progress(
 
     Yields:
         `update(done, metrics=None)`, to be called with the pieces done so far and, where there
-        are any, a dict of scalars to show.
+        are any, a dict of scalars to show. Outside a training loop it is a place where a run may
+        be stopped, so that all processes must call it equally often.
     """
     if not enabled or jax.process_index() != 0:
-        yield lambda done, metrics=None: None
+        yield _stoppable(lambda done, metrics=None: None)
     elif sys.stderr.isatty():
         with _bar(total, description) as update:
-            yield update
+            yield _stoppable(update)
     else:
-        yield _lines(total, description, every_seconds)
+        yield _stoppable(_lines(total, description, every_seconds))
+
+
+def _stoppable(update: Update) -> Update:
+    def told(done: int, metrics: Mapping[str, Any] | None = None) -> None:
+        update(done, metrics)
+        stop_point()
+
+    return told
 
 
 @contextlib.contextmanager

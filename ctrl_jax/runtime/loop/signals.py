@@ -1,14 +1,22 @@
 """Stopping a run when the machine asks for it.
 
-The first SIGTERM or SIGINT is remembered and the loop stops after the current update, or at once
-where it waits for something outside (`wait_for`); the second ends the process at once. Where
-`jax.distributed` runs, its own service hears SIGTERM on any host and agrees with all others on the
-update to stop at; SIGINT is turned into SIGTERM there, so that all hosts hear of it.
+Within a training loop the first SIGTERM or SIGINT is remembered: the loop stops after the update
+that is under way, its evaluation and its save, also where that is the last one, or at once where it
+waits for something outside (`wait_for`). Between loops (`ending_at_signals`) there is nothing to be
+saved, and a command ends at once, with a line. A second signal ends the process at once.
+
+Where `jax.distributed` runs, its own service hears SIGTERM on any host and agrees with all others
+on the place to stop at: they are counted, the same on every process, over all loops and stages.
+SIGINT is turned into SIGTERM in its loops, so that all hosts hear of it. Between loops the places
+are those of `stop_point`.
 """
 
+import contextlib
+import itertools
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from concurrent.futures import Future
 from types import FrameType
 from typing import TypeVar
@@ -19,11 +27,25 @@ Result = TypeVar("Result")
 LOOK_EVERY = 0.05
 """Seconds between two looks for a signal while something is waited for."""
 
+_places = itertools.count(1)
+
 
 class Stopped(Exception):
     """A signal came while something outside was waited for."""
 
     def __init__(self, signum: int):
+        super().__init__(signal.Signals(signum).name)
+        self.signum = signum
+
+
+class Terminated(KeyboardInterrupt):
+    """A signal came between loops; like Ctrl-C no handler of errors takes it for one.
+
+    Args:
+        signum: its number.
+    """
+
+    def __init__(self, signum: int = signal.SIGTERM):
         super().__init__(signal.Signals(signum).name)
         self.signum = signum
 
@@ -48,26 +70,23 @@ class StopSignals:
         self.listening.append(self)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.listening.remove(self)
         for signum, handler in self._before.items():
             signal.signal(signum, handler)  # pyright: ignore[reportArgumentType]
+        if kind is None and self.received is not None and not self._shared:
+            # It came after the last look: whoever listens outside is to hear of it.
+            os.kill(os.getpid(), self.received)
 
-    def stop_after(self, step: int) -> int | None:
-        """Ask, after every update, whether to stop.
-
-        Args:
-            step: completed updates, the same on every process.
+    def asked(self) -> int | None:
+        """Ask, after every update, whether to stop; as often on every process.
 
         Returns:
             The number of the signal that asked for it, or None.
         """
         if not self._shared:
             return self.received
-        from jax.experimental import multihost_utils
-
-        reached = multihost_utils.reached_preemption_sync_point(step)
-        return (self.received or signal.SIGTERM) if reached else None
+        return (self.received or signal.SIGTERM) if _all_have_heard() else None
 
     def check(self) -> None:
         """Raise `Stopped` if a signal came; never where other processes must hear of it first."""
@@ -81,6 +100,43 @@ class StopSignals:
             signal.signal(number, signal.SIG_DFL)
         if self._shared:
             os.kill(os.getpid(), signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def ending_at_signals() -> Iterator[None]:
+    """Let SIGTERM raise `Terminated` wherever no loop is listening, in the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(signum: int, frame: FrameType | None) -> None:
+        del frame
+        signal.signal(signum, signal.SIG_DFL)
+        raise Terminated(signum)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def stop_point() -> None:
+    """Be a place between loops where a run of several processes may end, the same for all.
+
+    In a loop it is none: what the loop does is finished and saved first.
+
+    Raises:
+        Terminated: a signal came to one of the processes.
+    """
+    if jax.distributed.is_initialized() and not StopSignals.listening and _all_have_heard():
+        raise Terminated
+
+
+def _all_have_heard() -> bool:
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.reached_preemption_sync_point(next(_places))
 
 
 def wait_for(future: Future[Result]) -> Result:

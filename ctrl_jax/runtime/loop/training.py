@@ -177,10 +177,10 @@ def conduct(
             if loop.stopped is not None:
                 loop.save(done, state)
                 break
-            if (signum := signals.stop_after(done)) is not None and done < steps:
+            if (signum := signals.asked()) is not None:
                 loop.interrupt(done, state, signum)
-    if checkpoints is not None:
-        checkpoints.wait()
+        if checkpoints is not None:
+            checkpoints.wait()
     return state
 
 

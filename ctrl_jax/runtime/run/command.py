@@ -2,8 +2,8 @@
 
 Docstrings below the fields become `--help`. A mistake of the user's is one line on stderr,
 `error: …`, and exit status 2; `CTRL_JAX_TRACEBACK=1` shows the traceback instead. A run that
-was stopped by a signal exits with status 128 + its number, and one that gets no more rewards from
-outside with 75, which elsewhere too means: try again later.
+was stopped by a signal, in whatever stage, exits with status 128 + its number, and one that gets no
+more rewards from outside with 75, which elsewhere too means: try again later.
 """
 
 import contextlib
@@ -12,13 +12,16 @@ import io
 import itertools
 import os
 import re
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from ctrl_jax._errors import RewardUnavailable, RunError, RunInterrupted, RunWarning
-from ctrl_jax.runtime.run.folders import forget, withdraw
+from ctrl_jax.runtime.loop.signals import ending_at_signals
+from ctrl_jax.runtime.run.folders import forget, left_behind, withdraw
+from ctrl_jax.runtime.run.lock import release
 
 Config = TypeVar("Config")
 
@@ -57,14 +60,15 @@ def command(
             `--help`.
     """
     forget()
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), ending_at_signals():
         warnings.showwarning = _show_warning(warnings.showwarning)
         try:
             config = _parse(config_class, args, default, program or _program())
             validate(config)
             return run(config)
-        except KeyboardInterrupt:
-            _exit("interrupted", 130)
+        except KeyboardInterrupt as stopped:
+            signum = getattr(stopped, "signum", signal.SIGINT)
+            _exit(f"stopped by {signal.Signals(signum).name}{left_behind()}", 128 + signum)
         except (ValueError, RuntimeError, OSError, MemoryError, OverflowError) as error:
             said = _said_of(error)
             if not isinstance(error, RunError | OSError):
@@ -81,6 +85,8 @@ def command(
         except Exception:
             withdraw()
             raise
+        finally:
+            release()
 
 
 def validate(config: Any) -> None:

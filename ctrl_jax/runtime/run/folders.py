@@ -14,8 +14,8 @@ Without `--out`, `latest` and `strict` take the newest run of the experiment. Wh
 config, the versions, the mesh, and the content of what the run was given (`contents`): a file that
 only moved is the same.
 
-A command that is refused after its folder was made leaves none of it behind, or a folder that is
-resumed as it was (`withdraw`).
+Two runs never share a folder (`lock`). A command that is refused after its folder was made leaves
+none of it behind, or a folder that is resumed as it was (`withdraw`).
 """
 
 import dataclasses
@@ -37,6 +37,7 @@ from ctrl_jax._sums import SUMS, changed_files, write_sums
 from ctrl_jax._whole import whole_file
 from ctrl_jax.runtime.checkpoints.step_folders import finished_steps, step_folders
 from ctrl_jax.runtime.devices.distributed import broadcast_text
+from ctrl_jax.runtime.run import lock
 from ctrl_jax.runtime.run.versions import differences, versions
 
 Resume = Literal["never", "latest", "strict"]
@@ -201,6 +202,16 @@ def withdraw() -> None:
             path.rmdir()
 
 
+def left_behind() -> str:
+    """Return how a run that is stopped between its updates goes on, after a semicolon."""
+    if not _opened:
+        return ""
+    folder = _opened[-1].folder
+    if next(folder.rglob("_CHECKPOINT_METADATA"), None) is None:
+        return f"; nothing is saved yet in {folder}"
+    return f"; continue with the same command and --out {folder} --resume latest"
+
+
 def forget() -> None:
     """Let the folders opened so far stay whatever comes."""
     _opened.clear()
@@ -229,6 +240,8 @@ def _open(
             raise refuse("resume", resume, f"{ROOT / experiment} holds no run", "give --out")
         folder = _create(experiment, f"{now:%Y%m%d-%H%M%S}-{seed}")
     elif (folder / "config.json").exists():
+        if resume != "never":
+            lock.take(folder)
         resumed = _check_resume(folder, description, resume)
         _tell_changed(folder)
         there = (name for name in ("config.json", SUMS) if (folder / name).exists())
@@ -238,6 +251,7 @@ def _open(
     elif folder.exists() and not folder.is_dir():
         raise refuse("out", str(folder), "it must be a folder", "give another --out")
     folder.mkdir(parents=True, exist_ok=True)
+    lock.take(folder)
     _opened.append(_Opened(folder, before, finished_steps(folder / "checkpoints"), absent))
     (folder / SUMS).unlink(missing_ok=True)  # what follows changes files
     write_json_atomic(folder / "config.json", description)

@@ -116,8 +116,10 @@ def batches(k):
 options = LoopOptions(progress=False, mesh=mesh, fetch_every=1, checkpoint_every=2)
 checkpoints = Checkpoints(run.checkpoints)
 state = toy.init(jax.random.key(0))
+# The signal comes in the last update of a stage, and the next one hears of it.
+train(toy.step, state, batches, steps=4, options=LoopOptions(progress=False, mesh=mesh))
 try:
-    train(toy.step, state, batches, steps=2000, log=MetricsLog(run.metrics),
+    train(toy.step, state, halves, steps=2000, log=MetricsLog(run.metrics),
           checkpoints=checkpoints, options=options)
 except RunInterrupted as error:
     print("stopped", error)
@@ -171,5 +173,5 @@ def test_two_processes_agree_on_the_folder_the_stop_and_the_state(tmp_path):
     (saved,) = (tmp_path / "runs" / "toy").glob("*/checkpoints")
     restored = Checkpoints(saved).restore(state)
     sharding = restored.state.weights.sharding
-    assert sharding == state.weights.sharding and restored.step >= 4
+    assert sharding == state.weights.sharding and restored.step >= 1
     assert not jnp.array_equal(restored.state.weights, state.weights)

@@ -26,6 +26,7 @@ from ctrl_jax.runtime import (
     state_digest,
     train,
 )
+from ctrl_jax.runtime.loop.signals import StopSignals, Terminated, ending_at_signals
 from tests.runtime import toy
 from tests.runtime.processes import TOY, run_python, start_python
 
@@ -245,6 +246,48 @@ def test_first_signal_saves_and_handlers_are_put_back(tmp_path):
     assert e.value.signum == signal.SIGTERM
     assert state_digest(restored.state) == reference(6)
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("moment", ["update", "evaluation", "save"])
+def test_a_signal_at_the_end_of_a_stage_is_honored(tmp_path, moment):
+    """Not the next stage: what came in the last update, its evaluation or its save is heard."""
+
+    def arrives(now):
+        if now == moment:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def batches(k):
+        arrives("update" if k == 3 else "")
+        return toy.batches(k)
+
+    def evaluate(k, state):
+        arrives("evaluation")
+
+    class Saving(Checkpoints):
+        def save(self, *arguments):
+            arrives("save")
+            super().save(*arguments)
+
+    options = dataclasses.replace(QUIET, evaluate=evaluate)
+    with (
+        Saving(tmp_path / "checkpoints") as checkpoints,
+        pytest.raises(RunInterrupted, match="stopped by SIGTERM; update 4 of 4 is saved"),
+    ):
+        state = toy.init(jax.random.key(0))
+        train(toy.step, state, batches, steps=4, checkpoints=checkpoints, options=options)
+    assert Checkpoints(tmp_path / "checkpoints").steps() == [4]
+
+
+def test_a_signal_after_the_last_look_is_heard_outside():
+    """Given on to whoever listens there: a command, or the system's own way."""
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Terminated) as stopped, ending_at_signals():
+        with StopSignals() as signals:
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert signals.received == signal.SIGTERM
+        pytest.fail("it was swallowed")
+    assert stopped.value.signum == signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) is before and not StopSignals.listening
 
 
 def test_a_trace_of_a_few_updates(tmp_path):

@@ -1,6 +1,9 @@
 """Commands: help from docstrings, and one clear line for every mistake."""
 
+import contextlib
 import dataclasses
+import os
+import signal
 import sys
 from collections.abc import Callable
 from importlib.machinery import ModuleSpec
@@ -28,6 +31,7 @@ from ctrl_jax.runtime import (
     prepare,
     read_json,
 )
+from ctrl_jax.runtime.loop.signals import Terminated
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,6 +130,32 @@ def test_bad_input_is_one_line_and_status_2(args, message, capsys):
     assert err.count("\n") == 1 and "Traceback" not in err
 
 
+@pytest.mark.parametrize("saved", [True, False])
+def test_a_signal_between_updates_ends_a_command_with_a_line(tmp_path, monkeypatch, capsys, saved):
+    """While a model is loaded, pictures are drawn, or samples are measured."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(config):
+        run = open_run("toy", {}, out="a", resume="never", seed=0)
+        if saved:
+            with Checkpoints(run.folder / "stage") as checkpoints:
+                checkpoints.save(1, {"x": jnp.ones(2)})
+        with contextlib.suppress(Exception):  # such as that of a user's reward
+            os.kill(os.getpid(), signal.SIGTERM)
+            pytest.fail("it was swallowed")
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as stop:
+        command(Config, run, args=[])
+    assert stop.value.code == 128 + signal.SIGTERM
+    onward = "continue with the same command and --out a --resume latest"
+    assert capsys.readouterr().err == (
+        f"stopped by SIGTERM; {onward if saved else 'nothing is saved yet in a'}\n"
+    )
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert not (tmp_path / "a" / ".lock").exists()
+
+
 @pytest.mark.parametrize(
     ("error", "status", "line"),
     [
@@ -133,7 +163,8 @@ def test_bad_input_is_one_line_and_status_2(args, message, capsys):
         (RunError("stopped"), 2, "error: stopped"),
         (RunInterrupted("saved", 15), 143, "saved"),
         (RewardUnavailable("nobody answers"), 75, "error: nobody answers"),
-        (KeyboardInterrupt(), 130, "interrupted"),
+        (KeyboardInterrupt(), 130, "stopped by SIGINT"),
+        (Terminated(), 143, "stopped by SIGTERM"),
         (FileNotFoundError(2, "No such file", "x"), 2, "error: [Errno 2] No such file: 'x'"),
     ],
 )
