@@ -11,6 +11,7 @@ from jax.typing import DTypeLike
 from ctrl_jax._typing import Model, Params
 from ctrl_jax.networks.layers.making import Layers, Streams
 from ctrl_jax.networks.lora import LoRA, adapt
+from ctrl_jax.networks.sharding import SCORE, Rules, gathered, in_turn
 
 
 class Network(NamedTuple):
@@ -30,6 +31,7 @@ class Network(NamedTuple):
 def as_network(
     make_module: Callable[[Layers], nnx.Module],
     *,
+    rules: Rules = SCORE,
     dtype: DTypeLike = jnp.float32,
     param_dtype: DTypeLike = jnp.float32,
     lora: LoRA | None = None,
@@ -38,6 +40,7 @@ def as_network(
 
     Args:
         make_module: builds it from what makes its layers.
+        rules: how its parameters are divided over a mesh.
         dtype: type of the arithmetic; normalizations and softmaxes are in float32 at least.
         param_dtype: type of fresh parameters.
         lora: adapters beside some of the kernels; None for none.
@@ -59,7 +62,8 @@ def as_network(
         return nnx.to_pure_dict(nnx.state(make(key)))
 
     def apply(params: Params, *arguments: Any, method: str = "__call__", **options: Any) -> Any:
-        return getattr(nnx.merge(graph, params), method)(*arguments, **options)
+        with in_turn(rules):
+            return getattr(nnx.merge(graph, gathered(params)), method)(*arguments, **options)
 
     return Network(init, apply, nnx.to_pure_dict(abstract))
 
@@ -81,10 +85,12 @@ def as_model(make_module: Callable[[nnx.Rngs], nnx.Module], *, has_dropout: bool
         return nnx.to_pure_dict(nnx.state(make_module(nnx.Rngs(key))))
 
     def apply(params: Params, t, x, *conditions) -> jax.Array:
-        return nnx.merge(graph, params)(t, x, *conditions)
+        with in_turn(SCORE):
+            return nnx.merge(graph, gathered(params))(t, x, *conditions)
 
     def train(key: jax.Array, params: Params, t, x, *conditions) -> jax.Array:
-        return nnx.merge(graph, params)(t, x, *conditions, key=key)
+        with in_turn(SCORE):
+            return nnx.merge(graph, gathered(params))(t, x, *conditions, key=key)
 
     return Model(init, apply, train=train if has_dropout else None)
 

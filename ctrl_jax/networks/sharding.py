@@ -9,18 +9,27 @@ layer's weights are gathered when it is their turn.
 A table says it for one kind of network: the end of a parameter's dotted path, as a regular
 expression, and an axis of the mesh or None for each of its axes; the first line that fits counts.
 An axis of the mesh that does not divide its axis of the parameter, such as 50257 tokens, takes
-another one if it divides that, and none otherwise. Where blocks alike are stacked, a line is of one
-of them, and their own axis stays whole: every device takes part in every block.
+another one if it divides that, and none otherwise, which a warning says. Where blocks alike are
+stacked, a line is of one of them, and their own axis stays whole: every device takes part in every
+block.
+
+That weights are gathered, rather than what they are multiplied with moved about, the networks say
+themselves (`gathered`), where JAX knows the mesh while they are traced; all that `runtime` compiles
+is traced so.
 """
 
+import contextlib
+import contextvars
 import re
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
-from jax.sharding import AbstractMesh, Mesh, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from ctrl_jax._checks import refuse
+from ctrl_jax._errors import RunWarning
 
 DATA, MODEL = "data", "model"
 STACK = re.compile(r"\d+-\d+")  # names of `layers.blocks`
@@ -101,9 +110,33 @@ UNET: Rules = {
 AUTOENCODER: Rules = {**RESNETS, "kernel": LARGEST}
 """Of `autoencoder`, whose attention has one head, which is not divided."""
 
-SCORE: Rules = {"kernel|embedding|positions": LARGEST}
-"""Of `MLP`, `DiT`, `UNet` and `NCSNpp`, whose products are too narrow to be divided inside: kernels
-and tables over ``data``; biases, scales and frequencies are few and replicated."""
+BLIP: Rules = {
+    **pairs(r"query|key|value|fc1|intermediate\.dense", r"attn\.proj|fc2|output\.dense"),
+    r"word_embeddings\.embedding": (MODEL, DATA),
+    "kernel|embedding|pos_embed": LARGEST,
+}
+"""Of `image_reward_network`, whose queries, keys and values of pictures lie in one layer, which is
+not divided inside."""
+
+SCORE: Rules = {
+    **pairs(
+        r"(condition|embedding|blocks\.\d+)\.hidden", r"(condition|embedding|blocks\.\d+)\.out"
+    ),
+    r"blocks\.\d+\.attention\.out\.kernel": (MODEL, DATA),
+    r"first\.kernel": (None, None, DATA, MODEL),
+    r"shift\.kernel": (DATA, MODEL),
+    r"(first|shift)\.bias|second_norm\.(scale|bias)": (MODEL,),
+    r"second\.kernel": (None, None, MODEL, DATA),
+    "kernel|embedding|positions": LARGEST,
+}
+"""Of `MLP`, `DiT`, `UNet` and `NCSNpp`, of values, policies and rewards made of these, and of any
+other network of kernels and tables, which are divided over ``data``. Pairs are the two layers of a
+perceptron and the two convolutions of a residual block; layers that hold several things side by
+side (modulations; queries, keys and values of `DiT`) and an attention of one head are not divided
+inside. What few numbers there are, such as those of `linear_policy`, every device holds."""
+
+INCEPTION: Rules = {"kernel": LARGEST}
+"""Of `InceptionV3`, whose branches are joined by channels and are not divided inside."""
 
 
 def partition_specs(
@@ -124,24 +157,86 @@ def partition_specs(
     if {DATA, MODEL} - {*mesh.shape}:
         repair = "make it with both, of size 1 where nothing is divided"
         raise refuse("mesh", tuple(mesh.shape), f"it must have {DATA!r} and {MODEL!r}", repair)
-    used = (DATA, MODEL) if fully else (MODEL,)
-    endings = [(re.compile(rf"(.*\.)?({ending})"), rule) for ending, rule in rules.items()]
+    placed, left = _places(tree, mesh, (DATA, MODEL) if fully else (MODEL,), rules)
+    for axis in (DATA, MODEL):
+        if names := left[axis]:
+            others = "" if len(names) == 1 else f" and {len(names) - 1} more"
+            text = (
+                f"mesh.{axis} = {mesh.shape[axis]} finds no axis to divide in {names[0]}{others}: "
+                "they are not divided over it"
+            )
+            warnings.warn(text, RunWarning, stacklevel=2)
+    return placed
+
+
+def _places(
+    tree: Any, mesh: Mesh | AbstractMesh, used: tuple[str, ...], rules: Rules
+) -> tuple[Any, dict[str, list[str]]]:
+    """Return the tree of `PartitionSpec`, and what each axis should have divided and does not."""
+    endings = [(re.compile(rf"(.*\.)?(?P<end>{ending})"), rule) for ending, rule in rules.items()]
+    left: dict[str, dict[str, None]] = {axis: {} for axis in (DATA, MODEL)}
 
     def spec(path, leaf) -> PartitionSpec:
         names = [*map(_name, path)]
         name, stacks = ".".join(names), sum(map(bool, map(STACK.fullmatch, names)))
-        rule = next((rule for ending, rule in endings if ending.fullmatch(name)), ())
+        found = ((ending.fullmatch(name), rule) for ending, rule in endings)
+        matched, rule = next((pair for pair in found if pair[0]), (None, ()))
         shape = leaf.shape[stacks:]
         if rule == LARGEST:
-            sizes = [size if size % mesh.shape[DATA] == 0 else 0 for size in shape]
-            at = max(range(len(sizes)), key=sizes.__getitem__, default=0)
-            rule = tuple(DATA if i == at and size else None for i, size in enumerate(sizes))
+            rule = tuple(DATA if i == _largest(shape, mesh) else None for i in range(len(shape)))
         if len(rule) != len(shape):
             return PartitionSpec()
         placed = _fit([axis if axis in used else None for axis in rule], shape, mesh)
+        for axis in {*rule} & {*used} - {*placed}:
+            # By the end of its name, which the optimizer's numbers of it have too.
+            left[axis][f"{matched and matched['end']} {shape}"] = None
         return PartitionSpec(*[None] * stacks, *placed)
 
-    return jax.tree_util.tree_map_with_path(spec, tree)
+    placed = jax.tree_util.tree_map_with_path(spec, tree)
+    return placed, {axis: sorted(names) for axis, names in left.items()}
+
+
+def _largest(shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> int:
+    """The largest axis that ``data`` divides; the largest of all where it divides none."""
+    fits = [size % mesh.shape[DATA] == 0 for size in shape]
+    return max(range(len(shape)), key=lambda i: (fits[i], shape[i]), default=0)
+
+
+_TABLE: contextvars.ContextVar[Rules] = contextvars.ContextVar("table", default={})  # noqa: B039
+
+
+@contextlib.contextmanager
+def in_turn(rules: Rules) -> Iterator[None]:
+    """Trace a network within, whose parameters are divided by these rules, for `gathered`."""
+    token = _TABLE.set(rules)
+    try:
+        yield
+    finally:
+        _TABLE.reset(token)
+
+
+def gathered(params: Any, *, later: Iterable[str] = ()) -> Any:
+    """Return parameters of the network `in_turn` that are whole over ``data``: it is their turn.
+
+    It does nothing where JAX knows of no mesh while this is traced (`jax.set_mesh`), and nothing to
+    what is not divided over ``data``.
+
+    Args:
+        params: a tree that ends in the names of the network's parameters.
+        later: names of what has its turn later, besides stacks of blocks.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if {DATA, MODEL} - {*mesh.shape} or mesh.shape[DATA] == 1:
+        return params
+    places, _ = _places(params, mesh, (MODEL,), _TABLE.get())
+
+    def whole(path, leaf, spec):
+        names = [*map(_name, path)]
+        if {*later} & {*names} or any(map(STACK.fullmatch, names)):
+            return leaf
+        return jax.lax.with_sharding_constraint(leaf, NamedSharding(mesh, spec))
+
+    return jax.tree_util.tree_map_with_path(whole, params, places)
 
 
 def _name(part: Any) -> str:

@@ -98,5 +98,5 @@ def test_chunks_are_found_and_kept(folder, finished, tmp_path, unchecked, capsys
     config = Config("model", method=Method(chunks="auto"))
     run: Any = SimpleNamespace(resumed=True, folder=out)
     nothing: Any = None
-    again = fitted(config, nothing, run, nothing, nothing, nothing)
+    again = fitted(config, nothing, run, *[nothing] * 4)
     assert again.method == Method(chunks=2)

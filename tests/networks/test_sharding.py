@@ -4,6 +4,7 @@ import jax
 import pytest
 from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
+from ctrl_jax._errors import RunWarning
 from ctrl_jax.networks import (
     MLP,
     DecoderConfig,
@@ -78,25 +79,54 @@ SCORE_NETWORKS = {
 }
 
 
-@pytest.mark.parametrize("make", SCORE_NETWORKS.values(), ids=SCORE_NETWORKS)
-def test_a_score_network_is_divided_over_data_on_the_largest_axis_that_divides(make):
-    """By hand from the shapes: nothing over model, vectors whole, the rest on its largest axis."""
-    params = jax.eval_shape(as_model(make).init, jax.random.key(0))
+PAIRS = {
+    "MLP": ("blocks.0.hidden", "blocks.0.out"),
+    "DiT": ("blocks.0.hidden", "blocks.0.out"),
+    "UNet": ("middle.first", "middle.second"),
+    "NCSNpp": ("down.0.blocks.0.first", "down.0.blocks.0.second"),
+}
+
+
+@pytest.mark.parametrize("name", SCORE_NETWORKS)
+def test_a_score_network_is_divided_in_pairs_and_on_the_largest_axis_that_divides(name):
+    """By hand from the shapes: pairs inside, all else over data on its largest axis."""
+    params = jax.eval_shape(as_model(SCORE_NETWORKS[name]).init, jax.random.key(0))
     mesh = abstract(4, 2)
     specs = partition_specs(params, mesh, fully=True, rules=SCORE)
-    divided = 0
+    over = {"data": 0, "model": 0}
     for leaf, spec in zip(jax.tree.leaves(params), jax.tree.leaves(specs), strict=True):
-        fitting = [size for size in leaf.shape if size % 4 == 0]
-        places = [axis for axis, name in enumerate(spec) if name is not None]
-        if leaf.ndim < 2 or not fitting:
-            assert places == [], (leaf, spec)
-        else:
-            (at,) = places
-            assert spec[at] == "data" and leaf.shape[at] == max(fitting), (leaf, spec)
-            divided += leaf.size
-    assert divided > 0.8 * count_parameters(params)
+        placed = dict(zip(spec, leaf.shape, strict=False))
+        if leaf.ndim > 1 and "model" not in placed:
+            fitting = [size for size in leaf.shape if size % 4 == 0]
+            assert placed.get("data") == max(fitting, default=None), (leaf, spec)
+        for axis in over:
+            over[axis] += leaf.size if axis in placed else 0
+    assert over["data"] > 0.8 * count_parameters(params)
+    assert over["model"] > {"MLP": 0.2, "DiT": 0.3, "UNet": 0.7, "NCSNpp": 0.7}[name] * over["data"]
+    first, second = (_at(specs, layer) for layer in PAIRS[name])
+    assert tuple(first["kernel"])[-2:] == ("data", "model")
+    assert tuple(second["kernel"])[-2:] == ("model", "data")
+    assert first["bias"] == PartitionSpec("model") and not any(second["bias"])
     whole = jax.tree.leaves(partition_specs(params, mesh, rules=SCORE))
-    assert all(spec == PartitionSpec(*[None] * len(spec)) for spec in whole)
+    assert not any("data" in spec for spec in whole)
+
+
+def _at(tree, path):
+    for name in path.split("."):
+        tree = tree[int(name) if name.isdecimal() else name]
+    return tree
+
+
+def test_what_no_axis_divides_is_said_once_whatever_the_tree(shapes):
+    """The weights alone, and with the optimizer's numbers of them: one line by Python's filter."""
+    state = {"params": shapes, "optimizer": {"mu": shapes, "nu": shapes}}
+    said = set()
+    for tree in (shapes, state):
+        with pytest.warns(RunWarning) as found:
+            partition_specs(tree, abstract(1, 5))
+        said |= {str(warning.message) for warning in found}
+    (line,) = said
+    assert line.startswith("mesh.model = 5 finds no axis to divide in down.kernel (48, 12) and 9")
 
 
 def test_a_table_of_ones_own_says_which_line_counts():

@@ -9,25 +9,29 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from ctrl_jax._records import read_sealed, write_sealed
 from ctrl_jax.algorithms import Batch
 from ctrl_jax.commands.fine_tuning.config import Config
 from ctrl_jax.commands.fine_tuning.inputs import Inputs
 from ctrl_jax.commands.fine_tuning.steps import Fixed, control, one_program
-from ctrl_jax.runtime import Run, fitting_chunks, memory_plan
+from ctrl_jax.runtime import Run, fitting_chunks, memory_plan, on_mesh
 from ctrl_jax.runtime.devices.distributed import broadcast_text
 
 FILE = "chunks.json"
 
 
-def fitted(config: Config, inputs: Inputs, run: Run, batch: Batch, fixed: Fixed, state: Any):
+def fitted(
+    config: Config, inputs: Inputs, run: Run, mesh: Mesh, batch: Batch, fixed: Fixed, state: Any
+):
     """Return the options with the number of chunks that fits, compiled to find it.
 
     Args:
         config: with ``chunks="auto"``.
         inputs: what is fine-tuned, and by which rewards.
         run: where the number is kept.
+        mesh: its devices.
         batch: one of the updates, placed.
         fixed: what no gradient moves, placed.
         state: shapes and types of the state, with how it is divided.
@@ -41,7 +45,7 @@ def fitted(config: Config, inputs: Inputs, run: Run, batch: Batch, fixed: Fixed,
         return _with(config, kept["chunks"])
 
     def plan_of(chunks: int):
-        update = whole_update(_with(config, chunks), inputs)
+        update = on_mesh(mesh, whole_update(_with(config, chunks), inputs))
         return memory_plan(update, state, batch, fixed, donate_argnums=0)
 
     steps = config.sampler.trained_steps

@@ -19,7 +19,7 @@ from ctrl_jax.commands.fine_tuning.inputs import Inputs
 from ctrl_jax.commands.fine_tuning.reward_exchange import as_shown, measured
 from ctrl_jax.commands.fine_tuning.scoring import parts_of
 from ctrl_jax.commands.fine_tuning.value import Unit
-from ctrl_jax.runtime import own_part, replicate, shard_batch
+from ctrl_jax.runtime import on_mesh, own_part, replicate, shard_batch
 from ctrl_jax.runtime.loop.signals import stop_point
 from ctrl_jax.runtime.run.arrays import keep_arrays, kept_arrays
 
@@ -92,6 +92,7 @@ def make_evaluation(
 
     # Replicated results, which every process can read.
     @partial(jax.jit, out_shardings=everywhere)
+    @partial(on_mesh, mesh)
     def measure(key, params, batch, frozen):
         scale, passes = inputs.scale, config.sampler.guidance_passes
         policy, reference = models_of(subject, frozen, scale=scale, passes=passes)

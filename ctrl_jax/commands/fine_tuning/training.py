@@ -115,7 +115,7 @@ def tune(config: Config, inputs: Inputs, run: Run, mesh: Mesh) -> Outcome:
     if config.method.chunks == "auto":
         batch = shard_batch(mesh, own_part(inputs.batch(course.prompts(0), config.together)))
         state = abstract_state(config, inputs, frozen)
-        config = fitted(config, inputs, run, batch, fixed, placed_as(state, shardings))
+        config = fitted(config, inputs, run, mesh, batch, fixed, placed_as(state, shardings))
     outside = bool(inputs.rewards.outside) or config.split
     step = two_programs(config, inputs, course) if outside else one_program(config, inputs)
     ended = updated(Setting(config, inputs, run, mesh, course, fixed, shardings), step, watch)

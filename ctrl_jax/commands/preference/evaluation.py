@@ -18,7 +18,7 @@ from ctrl_jax.data import PreferenceRows
 from ctrl_jax.data.preferences.rows import take_rows
 from ctrl_jax.losses.preference.named import Inputs
 from ctrl_jax.networks import LanguageModel
-from ctrl_jax.runtime import own_part, replicate, shard_batch
+from ctrl_jax.runtime import on_mesh, own_part, replicate, shard_batch
 from ctrl_jax.runtime.loop.signals import stop_point
 
 Evaluate = Callable[[Params], dict[str, float]]
@@ -62,6 +62,7 @@ def make_evaluation(
 
     # Replicated results, which every process can read.
     @partial(jax.jit, out_shardings=NamedSharding(mesh, PartitionSpec()))
+    @partial(on_mesh, mesh)
     def measure(params, rows):
         scores = score_answers(model, params, rows, chunk=chunk)
         weights = rows.weights.reshape(-1)
@@ -109,7 +110,8 @@ def make_answering(
     if not prompts:
         return Answering(lambda params: {}, lambda params: [])
     everywhere = NamedSharding(mesh, PartitionSpec())
-    run = jax.jit(make_divergence(model, length=length, end=end), out_shardings=everywhere)
+    diverge = on_mesh(mesh, make_divergence(model, length=length, end=end))
+    run = jax.jit(diverge, out_shardings=everywhere)
     _, lengths = padded = pad_prompts(prompts, length)
     key, *texts = replicate(mesh, (key, *map(jnp.asarray, padded)))
 

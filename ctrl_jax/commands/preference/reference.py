@@ -16,7 +16,7 @@ from ctrl_jax.data import PreferenceRows
 from ctrl_jax.data.preferences.rows import pad_rows, take_rows
 from ctrl_jax.losses import preference
 from ctrl_jax.networks import LanguageModel
-from ctrl_jax.runtime import own_part, progress, shard_batch, state_digest
+from ctrl_jax.runtime import on_mesh, own_part, progress, shard_batch, state_digest
 from ctrl_jax.runtime.run.arrays import keep_arrays, kept_arrays
 
 
@@ -100,7 +100,8 @@ def _compiled(
 ) -> Callable[[Params, PreferenceRows], Reference]:
     # Replicated results, which every process can read.
     everywhere = NamedSharding(mesh, PartitionSpec())
-    run = jax.jit(make_reference_pass(model, chunk=chunk), out_shardings=everywhere)
+    score = on_mesh(mesh, make_reference_pass(model, chunk=chunk))
+    run = jax.jit(score, out_shardings=everywhere)
     return lambda params, rows: run(params, shard_batch(mesh, own_part(rows)))
 
 

@@ -24,6 +24,7 @@ from ctrl_jax.networks.layers.linear import gradient_turned
 from ctrl_jax.networks.layers.rotary import Rotary, angles
 from ctrl_jax.networks.layers.rotary_scaling import Lengths, depends_on_length
 from ctrl_jax.networks.lora import LoRA, adapt
+from ctrl_jax.networks.sharding import DECODER, gathered, in_turn
 
 
 class LanguageModel(NamedTuple):
@@ -86,7 +87,7 @@ class Decoder(nnx.Module):
     ) -> Array:
         """Return the last hidden states (batch, tokens, width), or those `at`."""
         h = self.embed(tokens, positions)
-        block_of = nnx.remat(Block.__call__) if self.remat else Block.__call__
+        block_of = nnx.remat(_in_turn) if self.remat else _in_turn
         views = self.views(positions, lengths, lambda window: within(mask, positions, window))
         for block, view in zip(self.blocks[:-1], views, strict=False):
             h = block_of(block, h, *view)
@@ -172,12 +173,21 @@ def language_model(
         elif varying:
             lengths = text_lengths(mask, positions_of(mask) if positions is None else positions)
         positions = positions_of(mask) if positions is None else positions
-        return nnx.merge(graph, params)(tokens, positions, mask, lengths, at)
+        with in_turn(DECODER):
+            network = nnx.merge(graph, gathered(params, later=("blocks",)))
+            return network(tokens, positions, mask, lengths, at)
 
     def head(params: Params) -> Array:
-        return nnx.merge(graph, params).matrix()
+        with in_turn(DECODER):
+            return nnx.merge(graph, gathered(params, later=("blocks",))).matrix()
 
     return LanguageModel(init, apply, head, nnx.to_pure_dict(abstract), config.logit_cap)
+
+
+def _in_turn(block: Block, *arguments: Any) -> Array:
+    """Apply a block, its weights gathered within: no sooner, and once more in a second pass."""
+    graph, state = nnx.split(block)
+    return nnx.merge(graph, gathered(state))(*arguments)
 
 
 def _rows(table: Array, indices: Array) -> Array:

@@ -19,6 +19,7 @@ from ctrl_jax.networks.language.block import Linears
 from ctrl_jax.networks.language.config import DecoderConfig, Learned
 from ctrl_jax.networks.language.decoder import Decoder
 from ctrl_jax.networks.lora import LoRA, adapt
+from ctrl_jax.networks.sharding import DECODER, gathered, in_turn
 
 
 class KVCache(NamedTuple):
@@ -90,7 +91,8 @@ def make_decoding(
         return KVCache((empty,) * config.depth, (empty,) * config.depth)
 
     def read(params: Params, cache: KVCache, tokens: Array, position) -> tuple[Array, KVCache]:
-        decoder = nnx.merge(graph, params)
+        with in_turn(DECODER):
+            decoder = nnx.merge(graph, gathered(params))
         places = jnp.broadcast_to((position + jnp.arange(tokens.shape[1]))[None], tokens.shape)
         length = cache.keys[0].shape[1]
         views = decoder.views(places, length, lambda window: _seen(places, length, window))
@@ -107,7 +109,8 @@ def make_decoding(
         return decoder.norm(h), KVCache(*zip(*layers, strict=True))
 
     def head(params: Params) -> Array:
-        return nnx.merge(graph, params).matrix()
+        with in_turn(DECODER):
+            return nnx.merge(graph, gathered(params, later=("blocks",))).matrix()
 
     return Decoding(start, read, head, config.logit_cap)
 

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from ctrl_jax.networks.sharding import gathered
+
 
 def recompute(block: Any, *arguments: Any) -> Any:
     """Return ``block(*arguments)``; what it computes is computed again in the backward pass.
@@ -71,7 +73,7 @@ class Blocks(nnx.Module):
             graph, state = nnx.split(getattr(self, name))
 
             def step(carry, state, graph=graph):
-                return call(nnx.merge(graph, state), carry)
+                return call(nnx.merge(graph, gathered(state)), carry)
 
             step = jax.checkpoint(step) if self.remat else step
             if "-" in name:

@@ -24,6 +24,7 @@ from ctrl_jax.networks.layers.activations import ACTIVATIONS
 from ctrl_jax.networks.layers.blocks import recompute
 from ctrl_jax.networks.layers.making import Layers
 from ctrl_jax.networks.lora import LoRA
+from ctrl_jax.networks.sharding import AUTOENCODER
 from ctrl_jax.networks.text_to_image.resnet import Downsample, ResnetBlock, Upsample
 from ctrl_jax.networks.text_to_image.spatial_attention import EPSILON, PictureAttention
 
@@ -109,6 +110,7 @@ def autoencoder(
     wide = jnp.float32 if config.upcast and jnp.dtype(dtype) == jnp.float16 else dtype
     return as_network(
         lambda layers: AutoencoderKL(layers, config, remat=remat),
+        rules=AUTOENCODER,
         dtype=wide,
         param_dtype=param_dtype,
         lora=lora,

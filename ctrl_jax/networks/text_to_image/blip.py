@@ -21,6 +21,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from ctrl_jax._checks import check_annotated, refuse
+from ctrl_jax.networks import sharding
 from ctrl_jax.networks.functional import Network, as_network
 from ctrl_jax.networks.layers.activations import ACTIVATIONS
 from ctrl_jax.networks.layers.blocks import Blocks
@@ -105,7 +106,7 @@ def image_reward_network(
     Source: Li et al. 2022 (2201.12086); Xu et al. 2023 (2304.05977), section 3.
     """
     make = partial(ImageReward, config, remat=remat, stacked=stacked)
-    return as_network(make, dtype=dtype, param_dtype=param_dtype)
+    return as_network(make, rules=sharding.BLIP, dtype=dtype, param_dtype=param_dtype)
 
 
 class ImageReward(nnx.Module):

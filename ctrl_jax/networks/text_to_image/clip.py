@@ -22,6 +22,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from ctrl_jax._checks import refuse
+from ctrl_jax.networks import sharding
 from ctrl_jax.networks.functional import Network, as_network
 from ctrl_jax.networks.layers.activations import ACTIVATIONS
 from ctrl_jax.networks.layers.blocks import Blocks
@@ -295,7 +296,7 @@ def clip_text(
     Source: Radford et al. 2021 (2103.00020), section 2.4.
     """
     make = partial(CLIPText, config, remat=remat, stacked=stacked)
-    return as_network(make, dtype=dtype, param_dtype=param_dtype, lora=lora)
+    return as_network(make, rules=sharding.CLIP, dtype=dtype, param_dtype=param_dtype, lora=lora)
 
 
 def clip_vision(
@@ -326,7 +327,7 @@ def clip_vision(
     Source: Radford et al. 2021 (2103.00020), section 2.4.
     """
     make = partial(CLIPVision, config, remat=remat, stacked=stacked)
-    return as_network(make, dtype=dtype, param_dtype=param_dtype, lora=lora)
+    return as_network(make, rules=sharding.CLIP, dtype=dtype, param_dtype=param_dtype, lora=lora)
 
 
 def clip(
@@ -359,7 +360,7 @@ def clip(
     Source: Radford et al. 2021 (2103.00020), figure 3.
     """
     make = partial(CLIP, config, remat=remat, stacked=stacked)
-    return as_network(make, dtype=dtype, param_dtype=param_dtype, lora=lora)
+    return as_network(make, rules=sharding.CLIP, dtype=dtype, param_dtype=param_dtype, lora=lora)
 
 
 def _projection(config: TowerConfig, make: Layers) -> Linear | None:

@@ -27,6 +27,7 @@ from ctrl_jax.networks.layers.convolution import UNPADDED
 from ctrl_jax.networks.layers.making import Layers
 from ctrl_jax.networks.layers.noise_embedding import positional_features
 from ctrl_jax.networks.lora import LoRA
+from ctrl_jax.networks.sharding import MMDIT
 from ctrl_jax.networks.text_to_image.mmdit_block import Block, ScaledNorm
 from ctrl_jax.networks.text_to_image.mmdit_config import MMDiTConfig
 from ctrl_jax.networks.text_to_image.time_embedding import TimestepEmbedding
@@ -156,7 +157,7 @@ def mmdit(
     Source: Esser et al. 2024 (2403.03206), section 4; the dual blocks are of Stable Diffusion 3.5.
     """
     make = partial(MMDiT, config, remat=remat, stacked=stacked)
-    return as_network(make, dtype=dtype, param_dtype=param_dtype, lora=lora)
+    return as_network(make, rules=MMDIT, dtype=dtype, param_dtype=param_dtype, lora=lora)
 
 
 def place_table(places: int, base: int, width: int) -> Float[Array, "places_squared width"]:

@@ -29,6 +29,7 @@ from ctrl_jax.networks.layers.fused_attention import attend_heads
 from ctrl_jax.networks.layers.linear import at_least_single
 from ctrl_jax.networks.layers.making import Layers
 from ctrl_jax.networks.lora import LoRA
+from ctrl_jax.networks.sharding import T5
 from ctrl_jax.networks.text_to_image.text_tokens import check_tokens
 
 Activation = Literal["relu", "gelu_new"]
@@ -234,4 +235,4 @@ def t5(
     Source: Raffel et al. 2019 (1910.10683), section 2.1; Shazeer 2020 (2002.05202) for (1).
     """
     make = partial(T5Encoder, config, remat=remat, stacked=stacked)
-    return as_network(make, dtype=dtype, param_dtype=param_dtype, lora=lora)
+    return as_network(make, rules=T5, dtype=dtype, param_dtype=param_dtype, lora=lora)

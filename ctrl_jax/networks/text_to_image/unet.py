@@ -23,6 +23,7 @@ from ctrl_jax.networks.layers.linear import at_least_single
 from ctrl_jax.networks.layers.making import Layers
 from ctrl_jax.networks.layers.noise_embedding import positional_features
 from ctrl_jax.networks.lora import LoRA
+from ctrl_jax.networks.sharding import UNET
 from ctrl_jax.networks.text_to_image.time_embedding import TimestepEmbedding
 from ctrl_jax.networks.text_to_image.unet_config import UNetConfig
 from ctrl_jax.networks.text_to_image.unet_levels import DownLevel, MiddleLevel, Parts, UpLevel
@@ -55,6 +56,7 @@ def unet(
     """
     return as_network(
         lambda layers: UNet2DCondition(layers, config, remat=remat, stacked=stacked),
+        rules=UNET,
         dtype=dtype,
         param_dtype=param_dtype,
         lora=lora,

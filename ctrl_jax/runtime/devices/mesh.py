@@ -6,6 +6,7 @@ of type Auto: the compiler places the intermediate arrays.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,13 +17,15 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 from ctrl_jax._checks import check_count, refuse
 from ctrl_jax.runtime.checkpoints.digests import is_key
 
+FILL = -1  # of MeshOptions.data
+
 
 @dataclasses.dataclass(frozen=True)
 class MeshOptions:
     """How many devices each axis of the mesh gets.
 
     Args:
-        data: devices the batch is divided over; all that are left by default.
+        data: devices the batch is divided over; all that are left by default, or by -1.
         model: devices the weights are divided over.
     """
 
@@ -32,7 +35,7 @@ class MeshOptions:
     def validate(self) -> None:
         """Raise ValueError for a size below one."""
         check_count("mesh.model", self.model)
-        if self.data is not None:
+        if self.data not in (None, FILL):
             check_count("mesh.data", self.data)
 
 
@@ -52,10 +55,10 @@ def make_mesh(options: MeshOptions | None = None, devices: Sequence[Any] | None 
     options = options or MeshOptions()
     options.validate()
     devices = jax.devices() if devices is None else devices
-    count = len(devices)
-    data = options.data if options.data is not None else count // options.model
+    count, fills = len(devices), options.data is None or options.data == FILL
+    data = count // options.model if options.data is None or fills else options.data
     used = data * options.model
-    whole = options.data is None or jax.process_count() > 1
+    whole = fills or jax.process_count() > 1
     if used > count or data == 0 or (whole and used != count):
         rule = f"data x model must {'equal' if whole else 'not exceed'} the {count} devices"
         received = (options.data, options.model)
@@ -66,6 +69,22 @@ def make_mesh(options: MeshOptions | None = None, devices: Sequence[Any] | None 
         axis_types=(AxisType.Auto, AxisType.Auto),
         devices=devices[:used],
     )
+
+
+def on_mesh(mesh: Mesh, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that JAX traces with the mesh known, so that networks gather their weights.
+
+    Args:
+        mesh: the mesh.
+        function: of arrays; it is not compiled here.
+    """
+
+    @functools.wraps(function)
+    def traced(*arguments: Any, **options: Any) -> Any:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return function(*arguments, **options)
+
+    return traced
 
 
 def check_batch(mesh: Mesh | AbstractMesh, size: int, name: str = "batch") -> None:

@@ -17,6 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ctrl_jax._checks import refuse
 from ctrl_jax._errors import RunWarning
+from ctrl_jax.runtime.devices.mesh import on_mesh
 
 
 class CountTraces:
@@ -62,7 +63,7 @@ def jit_step(
     counted = step_fn if isinstance(step_fn, CountTraces) else CountTraces(step_fn)
     if mesh is None:
         return jax.jit(counted, donate_argnums=0)
-    replicated = NamedSharding(mesh, PartitionSpec())
+    counted, replicated = on_mesh(mesh, counted), NamedSharding(mesh, PartitionSpec())
     shardings = (replicated if state_shardings is None else state_shardings, replicated)
     return jax.jit(counted, donate_argnums=0, out_shardings=shardings)
 
@@ -82,6 +83,7 @@ def jit_collect(collect: Callable[..., Any], mesh: Mesh | None = None) -> Callab
     counted = collect if isinstance(collect, CountTraces) else CountTraces(collect)
     if mesh is None:
         return jax.jit(counted)
+    counted = on_mesh(mesh, counted)
     return jax.jit(counted, out_shardings=(None, NamedSharding(mesh, PartitionSpec("data"))))
 
 
