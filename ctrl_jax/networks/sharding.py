@@ -101,11 +101,11 @@ RESNETS: Rules = {
 """Of residual blocks of pictures, whose two convolutions are a pair."""
 
 UNET: Rules = {
-    **pairs(r"to_[qkv]|net\.0\.proj", r"to_out\.0|net\.2"),
+    **pairs("to_[qkv]", r"to_out\.0"),
     **RESNETS,
     "kernel": LARGEST,
 }
-"""Of `unet`."""
+"""Of `unet`, in whose perceptrons a layer holds gates beside what they gate: over ``data`` alone."""
 
 AUTOENCODER: Rules = {**RESNETS, "kernel": LARGEST}
 """Of `autoencoder`, whose attention has one head, which is not divided."""
@@ -118,22 +118,21 @@ BLIP: Rules = {
 """Of `image_reward_network`, whose queries, keys and values of pictures lie in one layer, which is
 not divided inside."""
 
+_RESIDUAL = r"(blocks\.\d+|halve|double|middle\.(first|second))\."
 SCORE: Rules = {
-    **pairs(
-        r"(condition|embedding|blocks\.\d+)\.hidden", r"(condition|embedding|blocks\.\d+)\.out"
-    ),
-    r"blocks\.\d+\.attention\.out\.kernel": (MODEL, DATA),
-    r"first\.kernel": (None, None, DATA, MODEL),
-    r"shift\.kernel": (DATA, MODEL),
-    r"(first|shift)\.bias|second_norm\.(scale|bias)": (MODEL,),
-    r"second\.kernel": (None, None, MODEL, DATA),
+    **pairs(r"blocks\.\d+\.hidden", r"blocks\.\d+\.out"),
+    _RESIDUAL + r"first\.kernel": (None, None, DATA, MODEL),
+    _RESIDUAL + r"shift\.kernel": (DATA, MODEL),
+    _RESIDUAL + r"((first|shift)\.bias|second_norm\.(scale|bias))": (MODEL,),
+    _RESIDUAL + r"second\.kernel": (None, None, MODEL, DATA),
     "kernel|embedding|positions": LARGEST,
 }
 """Of `MLP`, `DiT`, `UNet` and `NCSNpp`, of values, policies and rewards made of these, and of any
-other network of kernels and tables, which are divided over ``data``. Pairs are the two layers of a
-perceptron and the two convolutions of a residual block; layers that hold several things side by
-side (modulations; queries, keys and values of `DiT`) and an attention of one head are not divided
-inside. What few numbers there are, such as those of `linear_policy`, every device holds."""
+other network of kernels and tables. The perceptrons of `MLP` and `DiT` and the convolutions of
+NCSN++ are pairs. All else is divided over ``data`` alone: layers that hold several things side by
+side (modulations; queries, keys and values), the blocks of `UNet`, which are modulated between
+their convolutions, and attention of one head. What few numbers there are, such as those of
+`linear_policy`, every device holds."""
 
 INCEPTION: Rules = {"kernel": LARGEST}
 """Of `InceptionV3`, whose branches are joined by channels and are not divided inside."""
@@ -187,9 +186,10 @@ def _places(
         if len(rule) != len(shape):
             return PartitionSpec()
         placed = _fit([axis if axis in used else None for axis in rule], shape, mesh)
-        for axis in {*rule} & {*used} - {*placed}:
-            # By the end of its name, which the optimizer's numbers of it have too.
-            left[axis][f"{matched and matched['end']} {shape}"] = None
+        for axis in used:
+            if axis in rule and axis not in placed:
+                # By the end of its name, which the optimizer's numbers of it have too.
+                left[axis][f"{matched and matched['end']} {shape}"] = None
         return PartitionSpec(*[None] * stacks, *placed)
 
     placed = jax.tree_util.tree_map_with_path(spec, tree)

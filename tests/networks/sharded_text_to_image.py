@@ -39,7 +39,7 @@ CASES = (
         unet(UNetConfig(**one_level, groups=4)),
         UNET,
         (latents, jnp.linspace(10.0, 90.0, 4), text),
-        ("mid_block", "attentions", 0, "transformer_blocks", "0-1", "ff", "net", 2, "kernel"),
+        ("mid_block", "attentions", 0, "transformer_blocks", "0-1", "attn1", "to_q", "kernel"),
     ),
     (
         autoencoder(picture),
