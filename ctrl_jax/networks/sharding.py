@@ -105,7 +105,7 @@ UNET: Rules = {
     **RESNETS,
     "kernel": LARGEST,
 }
-"""Of `unet`, in whose perceptrons a layer holds gates beside what they gate: over ``data`` alone."""
+"""Of `unet`, whose perceptrons have gates beside what they gate: not divided inside."""
 
 AUTOENCODER: Rules = {**RESNETS, "kernel": LARGEST}
 """Of `autoencoder`, whose attention has one head, which is not divided."""
