@@ -27,7 +27,6 @@ def load(tmp_path_factory):
     return cache(lambda kind, **options: load_pipeline(written(kind), **options))
 
 
-@pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize(
     ("kind", "old"),
     [
@@ -37,9 +36,11 @@ def load(tmp_path_factory):
         ("sd3", "rollout"),
     ],
 )
-def test_a_step_of_dpok_trains_the_adapters_at_a_ratio_of_one(kind, old, load):
+def test_a_step_of_dpok_trains_the_adapters_at_a_ratio_of_one(kind, old, load, request):
     """Against the rollout's own predictions the pieces are single times of the whole batch, and
     blocks are computed again in the backward pass, so that the forward one is as in the rollout."""
+    if old == "scored":  # bits are promised as users compile
+        request.getfixturevalue("optimized")
     pipeline = load(kind, remat=old == "rollout").adapt(
         jax.random.key(0), LoRA(2, 2.0, ("to_q", "to_v"))
     )

@@ -33,7 +33,7 @@ def files(folder):
 
 
 def moved(params):
-    return jax.tree.map(lambda x: x + 0.01, params)
+    return jax.tree.map(lambda x: np.asarray(x) + np.float32(0.01), params)
 
 
 @pytest.mark.parametrize("kind", ["sd1", "sd3"])
@@ -115,7 +115,7 @@ def test_adapters_go_out_and_in(kind, folders, tmp_path):
     start = value(plain, plain.params[name])
     fresh = value(pipeline, pipeline.params[name])
     np.testing.assert_allclose(fresh, start, rtol=0, atol=1e-5)
-    trained = {name: jax.tree.map(jnp.add, pipeline.params[name], _lift(adapters, base))}
+    trained = {name: jax.tree.map(np.add, pipeline.params[name], _lift(adapters, base))}
     wanted = value(pipeline, trained[name])
     assert np.abs(wanted - start).max() > 0.01
 
@@ -144,8 +144,8 @@ def _lift(adapters, base):
     from ctrl_jax.networks.lora import combine
 
     return combine(
-        jax.tree.map(lambda x: jnp.full_like(x, 0.05), adapters),
-        jax.tree.map(jnp.zeros_like, base),
+        jax.tree.map(lambda x: np.full(x.shape, 0.05, x.dtype), adapters),
+        jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), base),
     )
 
 
