@@ -20,14 +20,10 @@ prompts, size = ["a cat", "a dog", "red cat", "red dog"], {"height": 16, "width"
 
 
 def drawn(pipeline, place):
-    conditions, null, placed = (
-        jax.tree.map(place, tree)
-        for tree in (
-            pipeline.encode(prompts, **size),
-            pipeline.encode([None] * 4, **size),
-            keys,
-        )
-    )
+    # One batch, so that the encoders are compiled once.
+    found = [np.asarray(x) for x in pipeline.encode([*prompts, None], **size)]
+    texts, absent = [x[:4] for x in found], [np.repeat(x[4:], 4, axis=0) for x in found]
+    conditions, null, placed = (jax.tree.map(place, tree) for tree in (texts, absent, keys))
     draw = make_drawing(pipeline, scale=3.0, steps=3, height=16, width=16)
     latents = draw(pipeline.params[pipeline.kind.denoiser], placed, conditions, null)
     return latents, pipeline.decode(latents)

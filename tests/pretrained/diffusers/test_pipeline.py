@@ -27,25 +27,40 @@ def folders(tmp_path_factory):
     return cache(lambda kind: write_pipeline(root / kind, kind))
 
 
-def load(folders, name):
-    kind, scheduler, changes, eta = oracle.CASES[name]
-    without = ("text_encoder_3",) if "without" in name else ()
-    pipeline = load_pipeline(folders(kind), without=without)
-    if scheduler is not None:
-        record = json.loads((folders(kind) / "scheduler/scheduler_config.json").read_text())
-        read = read_scheduler(record | changes, solver=oracle.SOLVERS[scheduler])
-        if eta:
-            read = dataclasses.replace(read, solver=ExponentialEuler(eta))
-        pipeline = dataclasses.replace(pipeline, scheduler=read)
-    return pipeline, eta
+@pytest.fixture(scope="module")
+def loaded(folders):
+    """Pipelines of a kind, whose encoders and decoder are compiled once for all its cases."""
+    return cache(lambda kind, *without: load_pipeline(folders(kind), without=without))
+
+
+@pytest.fixture(scope="module")
+def encoded(loaded):
+    """The conditions of the prompts, and of what they are guided away from: one batch."""
+
+    @cache
+    def conditions(kind, negative, *without):
+        found = loaded(kind, *without).encode([*oracle.PROMPTS, negative], height=16, width=16)
+        return tuple(x[:2] for x in found), tuple(jnp.repeat(x[2:], 2, axis=0) for x in found)
+
+    return conditions
+
+
+def scheduler_of(name, folder):
+    _, scheduler, changes, eta = oracle.CASES[name]
+    record = json.loads((folder / "scheduler/scheduler_config.json").read_text())
+    read = read_scheduler(record | changes, solver=oracle.SOLVERS[scheduler])
+    return dataclasses.replace(read, solver=ExponentialEuler(eta)) if eta else read
 
 
 @pytest.mark.filterwarnings("ignore:.*longer than the 16 tokens")
 @pytest.mark.parametrize("name", oracle.CASES)
-def test_latents_and_pictures_are_those_of_diffusers(name, folders):
-    pipeline, eta = load(folders, name)
-    conditions = pipeline.encode(oracle.PROMPTS, height=16, width=16)
-    null = pipeline.encode([oracle.negative_of(name)] * 2, height=16, width=16)
+def test_latents_and_pictures_are_those_of_diffusers(name, folders, loaded, encoded):
+    kind, scheduler, _, eta = oracle.CASES[name]
+    without = ("text_encoder_3",) if "without" in name else ()
+    pipeline = whole = loaded(kind, *without)
+    if scheduler is not None:
+        pipeline = dataclasses.replace(whole, scheduler=scheduler_of(name, folders(kind)))
+    conditions, null = encoded(kind, oracle.negative_of(name), *without)
     grid = pipeline.scheduler.grid(oracle.STEPS)
 
     @jax.jit
@@ -66,7 +81,7 @@ def test_latents_and_pictures_are_those_of_diffusers(name, folders):
     stored = STORED[name]
     scale = np.abs(stored["latents"]).max()
     np.testing.assert_allclose(latents.reshape(-1), stored["latents"], rtol=0, atol=1e-4 * scale)
-    pixels = pipeline.decode(latents)[:, ::5, ::5].reshape(-1)
+    pixels = np.asarray(whole.decode(latents))[:, ::5, ::5].reshape(-1)
     np.testing.assert_allclose(pixels, stored["pixels"], rtol=0, atol=1e-3)
 
 
@@ -90,7 +105,7 @@ def test_tokenizers_by_hand_are_those_of_transformers(kind, folders):
 
 
 @pytest.mark.parametrize("without", [(), ("text_encoder_3",)])
-def test_the_index_may_say_how_many_tokens_t5_reads(without, folders, tmp_path):
+def test_the_index_may_say_how_many_tokens_t5_reads(without, folders, loaded, tmp_path):
     folder = shutil.copytree(folders("sd3"), tmp_path / "few")
     index = json.loads((folder / "model_index.json").read_text())
 
@@ -101,7 +116,7 @@ def test_the_index_may_say_how_many_tokens_t5_reads(without, folders, tmp_path):
         return load_pipeline(folder, without=without).encode(["a cat"])
 
     hidden, pooled = conditions(3)
-    clips = load_pipeline(folders("sd3"), without=without).encode(["a cat"])
+    clips = loaded("sd3", *without).encode(["a cat"])
     assert hidden.shape[1] == 16 + 3 and clips[0].shape[1] == 16 + 256
     np.testing.assert_array_equal(hidden[:, :16], clips[0][:, :16])
     np.testing.assert_array_equal(pooled, clips[1])
