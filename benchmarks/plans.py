@@ -1,11 +1,13 @@
-"""Real jobs compiled for TPU slices that are not there, by `ctrl-jax plan`, and docs/plan.md.
+"""Real jobs compiled for TPU slices that are not there, by `ctrl-jax plan`, and two pages of them.
 
     python -m benchmarks.plans --list               what there is to compile
-    python -m benchmarks.plans --cases "digits"     compile some of it, and keep what is found
-    python -m benchmarks.plans --page               write tables and pictures of docs/plan.md
+    python -m benchmarks.plans --cases digits       compile some of it, and keep what is found
+    python -m benchmarks.plans --missing            compile what was not compiled yet
+    python -m benchmarks.plans --page               write tables and picture of the pages
 
-With the package libtpu a TPU's compiler runs on any machine. Models are records without weights, of
-the shapes of Stable Diffusion 1.5 and 3.5 medium and of Llama 3 with 8 billion parameters.
+With the package libtpu a TPU's compiler runs on any machine. Models are records without weights,
+of the shapes of Stable Diffusion 1.5 and 3.5 medium and of Llama 3 with 8 billion parameters. The
+pages are docs/plan.md and docs/memory.md.
 """
 
 import argparse
@@ -28,7 +30,8 @@ from ctrl_jax.pretrained.diffusers.small_records import write_records
 from ctrl_jax.runtime.devices.chips import CHIPS as CHIP_TABLE
 
 FILE = Path(__file__).parent / "results" / "plans.json"
-PAGE = Path(__file__).parent.parent / "docs" / "plan.md"
+UPDATES = FILE.parent / "cpu-2-cores" / "fine_tune.json"
+DOCS, PAGES = Path(__file__).parent.parent / "docs", ("plan.md", "memory.md")
 Rows = Sequence[Mapping[str, Any]]
 _BLOCK = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- /\2 -->)", re.DOTALL)
 LLAMA = {
@@ -67,11 +70,20 @@ ENCODERS = {
     "SD 1.5": {"text_encoder": CLIP_L},
     "SD 3.5-M": {"text_encoder": CLIP_L, "text_encoder_2": CLIP_G, "text_encoder_3": T5_XXL},
 }
+MODELS, SINGLE = ("SD 1.5", "SD 3.5-M"), "v5p:2x2x1"
+SIZES, USABLE = (16, 24, 80, 140), 0.95
 CHIPS = {1: "1x1", 4: "2x2", 16: "4x4", 64: "8x8", 256: "16x16"}
 STEPS = ("--solver-steps", "10", "--minibatches", "1", "--guidance", "4.5", "--remat")
 PIPELINE = ("--precision", "bfloat16", "--reward", "jax:benchmarks.plans:reddish", *STEPS)
 PREFER = ("--data", "-", "--precision", "bfloat16", "--texts.max-length", "1024")
-PREFER += ("--optimization.remat", "--optimization.fully-sharded", "--optimization.chunk", "256")
+PREFER += (
+    "--optimization.remat",
+    "--optimization.fully-sharded",
+    "--optimization.chunk",
+    "256",
+    "--mesh.model",
+    "4",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,8 +94,7 @@ class Job:
         name: in tables.
         command: that is planned.
         options: of the command.
-        chip: of the slice.
-        chips: how many.
+        topology: as libtpu names it.
         batch: examples of an update.
         model: whose folder is given; None for a study.
     """
@@ -91,20 +102,14 @@ class Job:
     name: str
     command: str
     options: tuple[str, ...]
-    chip: str
-    chips: int
+    topology: str
     batch: int
     model: str | None = None
 
     @property
-    def topology(self) -> str:
-        """As libtpu names it."""
-        return f"{self.chip}:{CHIPS[self.chips]}"
-
-    @property
     def title(self) -> str:
         """What it is called in the file and on the command line."""
-        return f"{self.name}, batch {self.batch}, {self.topology}"
+        return title_of(dataclasses.asdict(self))
 
 
 class Scaled(NamedTuple):
@@ -129,23 +134,30 @@ def jobs() -> Iterator[Job]:
         weak = [(chips, study.each * chips) for chips in CHIPS]
         strong = [(chips, study.all) for chips in CHIPS]
         for chips, batch in dict.fromkeys([*weak, *strong]):
-            yield Job(study.name, study.command, study.options, "v5e", chips, batch)
+            yield _study(study, "v5e", chips, batch)
         for chips, batch in weak[1:]:
-            yield Job(study.name, study.command, study.options, "v6e", chips, batch)
-    for model in ("SD 1.5", "SD 3.5-M"):
+            yield _study(study, "v6e", chips, batch)
+    for model in MODELS:
         for training, algorithm in (("LoRA", "ppo"), ("LoRA", "grpo"), ("full", "ppo")):
-            yield _pipeline(model, training, algorithm)
-    options = (*PREFER, "--mesh.model", "4")
-    yield Job("Llama 8 B, DPO", "prefer", options, "v5e", 64, 64, model="Llama 8 B")
-    yield Job("Llama 8 B, DPO", "prefer", options, "v6e", 64, 64, model="Llama 8 B")
+            yield _pipeline(model, training, algorithm, "v5e:4x4", 32)
+        for training in ("LoRA", "full"):
+            yield _pipeline(model, training, "ddpo", SINGLE, 2)
+    for chip in ("v5e", "v6e"):
+        yield Job("Llama 8 B, DPO", "prefer", PREFER, f"{chip}:8x8", 64, "Llama 8 B")
 
 
-def _pipeline(model: str, training: str, algorithm: str) -> Job:
-    options = (*PIPELINE, "--algorithm", algorithm, "--group", "4")
+def _study(study: Scaled, chip: str, chips: int, batch: int) -> Job:
+    topology = f"{chip}:{CHIPS[chips]}"
+    return Job(study.name, study.command, study.options, topology, batch)
+
+
+def _pipeline(model: str, training: str, algorithm: str, topology: str, batch: int) -> Job:
+    options = (*PIPELINE, "--algorithm", algorithm, "--group", str(min(4, batch)))
     options += ("--chunks", "10") if algorithm != "grpo" else ("--window", "2", "--chunks", "2")
-    options += ("--full", "--fully-sharded") if training == "full" else ()
-    name = f"{model}, {training}, {algorithm}"
-    return Job(name, "fine-tune", options, "v5e", 16, 32, model=model)
+    options += ("--mesh.data", "1") if topology == SINGLE else ()
+    if training == "full":
+        options += ("--full",) if topology == SINGLE else ("--full", "--fully-sharded")
+    return Job(f"{model}, {training}, {algorithm}", "fine-tune", options, topology, batch, model)
 
 
 def folder_of(model: str, place: Path) -> Path:
@@ -190,10 +202,14 @@ def kept() -> list[dict[str, Any]]:
     return json.loads(FILE.read_text())["plans"] if FILE.exists() else []
 
 
+def title_of(row: Mapping[str, Any]) -> str:
+    """Return the title of the job that a row is of."""
+    return f"{row['name']}, batch {row['batch']}, {row['topology']}"
+
+
 def keep(row: Mapping[str, Any]) -> None:
     """Write what was found into the file, in the place of what it held of the same job."""
-    same = ("name", "topology", "batch")
-    others = [old for old in kept() if any(old[key] != row[key] for key in same)]
+    others = [old for old in kept() if title_of(old) != title_of(row)]
     FILE.parent.mkdir(parents=True, exist_ok=True)
     write_json_atomic(FILE, {"plans": [*others, row]})
 
@@ -220,6 +236,8 @@ def of_jobs(rows: Rows) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
+        if "floors" not in row:  # of before they were counted
+            continue
         memory, seconds = row["memory"], row["seconds"]
         parts = (memory[name] for name in ("parameters", "optimizer", "temporaries", "total"))
         floors = (row["floors"][name] for name in ("arithmetic", "memory", "interconnect"))
@@ -238,11 +256,49 @@ def of_jobs(rows: Rows) -> str:
     return table(lines)
 
 
+def of_one_device(rows: Rows) -> str:
+    """Return the table of what fits into one device."""
+    lines = [
+        "| model | trained | always in use (GB) | per picture (GB) | "
+        + " | ".join(f"{size} GB" for size in SIZES)
+        + " |",
+        "|---" * (4 + len(SIZES)) + "|",
+    ]
+    single = {row["name"]: row for row in rows if row["topology"] == SINGLE}
+    for model in MODELS:
+        adapters = single.get(f"{model}, LoRA, ddpo")
+        for training in ("LoRA", "full"):
+            row = single.get(f"{model}, {training}, ddpo")
+            if row is None or adapters is None:
+                continue
+            slope = adapters["memory"]["temporaries"] / adapters["batch"]
+            base = row["memory"]["total"] - slope * row["batch"]
+            fits = [int((USABLE * size * 1e9 - base) // slope) for size in SIZES]
+            cells = [model, training, f"{base / 1e9:.1f}", f"{slope / 1e9:.2f}"]
+            cells += [str(number) if number > 0 else "–" for number in fits]
+            lines.append(f"| {' | '.join(cells)} |")
+    return table(lines)
+
+
+def of_updates(rows: Rows) -> str:
+    """Return the table of updates that were run, by `benchmarks.fine_tune`."""
+    lines = [
+        "| update of two pictures | seconds | compiled for (GB) | process at its peak (GB) |",
+        "|---|---|---|---|",
+    ]
+    for case in json.loads(UPDATES.read_text())["cases"] if UPDATES.exists() else ():
+        row = case["rows"][0]
+        sizes = (f"{row[name] / 1e9:.2f}" for name in ("memory_bytes", "resident_bytes"))
+        name = case["name"].removesuffix(", update by a reward")
+        lines.append(f"| {name} | {row['seconds']:.1f} | {' | '.join(sizes)} |")
+    return table(lines)
+
+
 def curves(rows: Rows) -> Iterator[tuple[str, str, str, list[Mapping[str, Any]]]]:
     """Yield study, chip, "weak" or "strong", and the rows of a curve by chips."""
     for study in SCALED:
         for chip in ("v5e", "v6e"):
-            own = [r for r in rows if r["name"] == study.name and r["chip"]["name"] == chip]
+            own = [r for r in rows if r["name"] == study.name and r["topology"].startswith(chip)]
             own.sort(key=lambda row: row["mesh"]["data"])
             weak = [row for row in own if row["batch"] == study.each * row["mesh"]["data"]]
             strong = [row for row in own if row["batch"] == study.all]
@@ -288,8 +344,9 @@ def table(lines: Iterable[str]) -> str:
 
 
 def page(text: str, rows: Rows) -> str:
-    """Return docs/plan.md with its tables written anew."""
+    """Return a page with its tables written anew."""
     tables = {"chips": of_chips, "jobs": of_jobs, "scaling": of_scaling}
+    tables |= {"device": of_one_device, "updates": of_updates}
     return _BLOCK.sub(lambda m: f"{m[1]}{tables[m[2]](rows)}{m[3]}", text)
 
 
@@ -316,19 +373,19 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.plans", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--list", action="store_true")
-    parser.add_argument("--cases", default="", help="only those whose name contains this")
+    parser.add_argument("--cases", nargs="*", default=[""], help="those whose names contain these")
     parser.add_argument("--missing", action="store_true", help="only those not yet compiled")
     parser.add_argument("--page", action="store_true")
     options = parser.parse_args(arguments)
     if options.page:
-        PAGE.write_text(page(PAGE.read_text(encoding="utf-8"), kept()), encoding="utf-8")
-        draw(PAGE.parent / "_static" / "scaling.png", kept())
+        for name in PAGES:
+            text = (DOCS / name).read_text(encoding="utf-8")
+            (DOCS / name).write_text(page(text, kept()), encoding="utf-8")
+        draw(DOCS / "_static" / "scaling.png", kept())
         return
-    there = {(row["name"], row["topology"], row["batch"]) for row in kept()}
     with tempfile.TemporaryDirectory() as place:
-        for job in jobs():
-            known = (job.name, job.topology, job.batch) in there
-            if options.cases not in job.title or (known and options.missing):
+        for job in [job for words in options.cases for job in jobs() if words in job.title]:
+            if options.missing and any(job.title == title_of(row) for row in kept()):
                 continue
             print(job.title, flush=True)
             if not options.list:

@@ -1,6 +1,7 @@
 """`ctrl-jax plan`: updates on shapes, what is said of them, and the largest batch."""
 
 import json
+import types
 
 import jax
 import pytest
@@ -8,7 +9,9 @@ import pytest
 from ctrl_jax.commands import plan
 from ctrl_jax.commands.__main__ import main
 from ctrl_jax.commands.planning import largest as batches
+from ctrl_jax.commands.planning.program import Compiled, Memory, TooLarge
 from ctrl_jax.pretrained.diffusers.small_records import write_records
+from ctrl_jax.runtime.devices.costs import Costs
 from ctrl_jax.runtime.devices.topology import described_devices
 from tests.runtime.processes import run_python
 
@@ -86,6 +89,32 @@ def test_the_largest_batch_is_found_whatever_is_tried_first(first):
 def test_where_nothing_fits_it_is_said():
     with pytest.raises(ValueError, match="largest_batch: received 4; what it needs is above"):
         batches.largest(lambda batch: None, first=8, unit=4, limit=1400)
+
+
+def faked(program, mesh):
+    """What compiling a batch of this size finds: 1000 bytes, and 7 for each example."""
+    if program > 60:
+        raise TooLarge("memory: received more than there is", 0)
+    return Compiled(Memory(600, 300, 90, 10, 7 * program), Costs(0.0, 0.0, (), 0), 0.0, 0.0)
+
+
+def test_of_several_batches_the_activations_are_known(monkeypatch):
+    module = types.SimpleNamespace(
+        program=lambda batch, mesh: batch,
+        batch_of=lambda batch: batch,
+        with_batch=lambda old, batch: batch,
+        unit_of=lambda batch, mesh: 4,
+    )
+    monkeypatch.setattr(plan, "compiled", faked)
+    found = plan.plan(module, 8, None, 1400, search=True)
+    assert found.largest == (56, True) and found.others[56] == 1392
+    assert found.found.memory.activations == 7 * 8 == found.found.memory.temporaries
+    # The batch that was asked for is refused: that of the plan is the largest one.
+    found = plan.plan(module, 64, None, 1400, search=True)
+    assert (found.program, found.largest) == (56, (56, True))
+    with pytest.raises(TooLarge, match="memory: received"):
+        plan.plan(module, 64, None, 1400, search=False)
+    assert plan.plan(module, 8, None, 1400, search=False).found.memory.activations is None
 
 
 @pytest.mark.parametrize(
