@@ -19,9 +19,9 @@ from ctrl_jax._records import write_json_atomic
 from ctrl_jax.commands.planning import report
 from ctrl_jax.commands.planning.largest import largest, slope_of
 from ctrl_jax.commands.planning.program import Compiled, Program, TooLarge, compiled
-from ctrl_jax.runtime import command, device_memory, versions
+from ctrl_jax.runtime import command, device_memory, make_mesh, versions
 from ctrl_jax.runtime.devices.chips import chip_of
-from ctrl_jax.runtime.devices.topology import choose_cpu, described_devices, described_mesh
+from ctrl_jax.runtime.devices.topology import choose_cpu, described_devices
 
 PLANNED = {
     "fine-tune": "ctrl_jax.commands.planning.fine_tune",
@@ -86,7 +86,7 @@ def main(options: Config, settings: Any, name: str, module: Any) -> dict[str, An
     """
     devices = described_devices(options.topology)
     jax.config.update("jax_enable_x64", settings.run.arithmetic == "float64")
-    mesh = described_mesh(devices, settings.run.mesh)
+    mesh = make_mesh(settings.run.mesh, devices)
     kind = devices[0].device_kind
     chip = chip_of(kind)
     limit = limit_of(options, chip, len(devices))

@@ -12,6 +12,7 @@ from ctrl_jax.commands.planning import largest as batches
 from ctrl_jax.commands.planning.program import Compiled, Memory, TooLarge
 from ctrl_jax.pretrained.diffusers.small_records import write_records
 from ctrl_jax.runtime.devices.costs import Costs
+from ctrl_jax.runtime.devices.mesh import MeshOptions, make_mesh
 from ctrl_jax.runtime.devices.topology import described_devices
 from tests.runtime.processes import run_python
 
@@ -151,6 +152,9 @@ def test_a_slice_is_described_where_libtpu_is_installed():
     pytest.importorskip("libtpu")
     devices = described_devices("v5e:4x4")
     assert len(devices) == 16 and devices[0].device_kind == "TPU v5 lite"
+    # Whose axes are no products of the slice's.
+    mesh = make_mesh(MeshOptions(data=64, model=4), described_devices("v6e:16x16"))
+    assert len({device.id for device in mesh.devices.flat}) == 256
     with pytest.raises(ValueError, match="topology: received 'v5e:3x5'; libtpu knows no such"):
         described_devices("v5e:3x5")
 

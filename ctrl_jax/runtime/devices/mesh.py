@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from ctrl_jax._checks import check_count, refuse
@@ -63,12 +64,13 @@ def make_mesh(options: MeshOptions | None = None, devices: Sequence[Any] | None 
         rule = f"data x model must {'equal' if whole else 'not exceed'} the {count} devices"
         received = (options.data, options.model)
         raise refuse("mesh (data, model)", received, rule, "change --mesh.data or --mesh.model")
-    return jax.make_mesh(
-        (data, options.model),
-        ("data", "model"),
-        axis_types=(AxisType.Auto, AxisType.Auto),
-        devices=devices[:used],
-    )
+    shape, names = (data, options.model), ("data", "model")
+    types = (AxisType.Auto, AxisType.Auto)
+    try:
+        return jax.make_mesh(shape, names, axis_types=types, devices=devices[:used])
+    except NotImplementedError:  # its axes cut across those of a TPU slice
+        found = mesh_utils.create_device_mesh(shape, devices[:used], allow_split_physical_axes=True)
+        return Mesh(found, names, axis_types=types)
 
 
 def on_mesh(mesh: Mesh, function: Callable[..., Any]) -> Callable[..., Any]:

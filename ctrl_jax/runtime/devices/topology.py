@@ -12,11 +12,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import numpy as np
-from jax.sharding import Mesh
 
 from ctrl_jax._checks import refuse
-from ctrl_jax.runtime.devices.mesh import MeshOptions, make_mesh
 
 _NAME = re.compile(r"cpu:\d+|v\d\w*:\d+(x\d+){1,2}")
 _OFFLINE = {
@@ -73,27 +70,6 @@ def described_devices(topology: str) -> Sequence[Any]:
     except jax.errors.JaxRuntimeError as error:
         rule = f"libtpu knows no such slice ({str(error).splitlines()[0][:160]})"
         raise refuse("topology", topology, rule, repair) from error
-
-
-def described_mesh(devices: Sequence[Any], options: MeshOptions) -> Mesh:
-    """Return the mesh over devices, as `make_mesh`, also where its axes cut across a slice's.
-
-    Args:
-        devices: by `described_devices`.
-        options: sizes of the axes.
-
-    Raises:
-        ValueError: the sizes do not fit the devices.
-    """
-    try:
-        return make_mesh(options, devices)
-    except NotImplementedError:
-        from jax.experimental import mesh_utils
-
-        shape = (options.data or len(devices) // options.model, options.model)
-        used = devices[: shape[0] * shape[1]]
-        found = mesh_utils.create_device_mesh(shape, used, allow_split_physical_axes=True)
-        return Mesh(np.asarray(found), ("data", "model"))
 
 
 def _of_cpu(number: int, topology: str) -> Sequence[Any]:

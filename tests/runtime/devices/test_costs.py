@@ -8,8 +8,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from ctrl_jax.runtime.devices.chips import CHIPS, chip_of
 from ctrl_jax.runtime.devices.compiled_text import arrays_of
 from ctrl_jax.runtime.devices.costs import costs_of, group_size
-from ctrl_jax.runtime.devices.mesh import MeshOptions
-from ctrl_jax.runtime.devices.topology import described_devices, described_mesh
+from ctrl_jax.runtime.devices.mesh import MeshOptions, make_mesh
+from ctrl_jax.runtime.devices.topology import described_devices
 
 ROWS, WIDTH, TRIPS = 32, 64, 7
 PRODUCT = 2 * ROWS * WIDTH**2
@@ -151,7 +151,7 @@ def test_exchanges_count_once_for_each_time_and_as_a_device_sends_them():
 @pytest.mark.parametrize("topology", ["v5e:2x2", "v6e:2x2"])
 def test_a_slice_counts_the_same(topology):
     pytest.importorskip("libtpu")
-    mesh = described_mesh(described_devices(topology), MeshOptions(2, 2))
+    mesh = make_mesh(MeshOptions(2, 2), described_devices(topology))
 
     def placed(shape, *spec):
         sharding = NamedSharding(mesh, PartitionSpec(*spec))
