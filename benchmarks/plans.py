@@ -124,7 +124,7 @@ class Scaled(NamedTuple):
 
 SCALED = (
     Scaled("digits", "experiments.score_as_action", (), 48, 12288),
-    Scaled("NCSN++", "experiments.cifar10", ("--precision", "bfloat16"), 64, 1024),
+    Scaled("NCSN++", "experiments.cifar10", ("--data", "-", "--precision", "bfloat16"), 64, 1024),
 )
 
 
@@ -388,8 +388,12 @@ def main(arguments: list[str]) -> None:
             if options.missing and any(job.title == title_of(row) for row in kept()):
                 continue
             print(job.title, flush=True)
-            if not options.list:
+            if options.list:
+                continue
+            try:
                 keep(planned(job, Path(place)))
+            except SystemExit:  # it has said why
+                continue
 
 
 if __name__ == "__main__":

@@ -176,7 +176,7 @@ def _places(
     left: dict[str, dict[str, None]] = {axis: {} for axis in (DATA, MODEL)}
 
     def spec(path, leaf) -> PartitionSpec:
-        names = [*map(_name, path)]
+        names = _names(path)
         name, stacks = ".".join(names), sum(map(bool, map(STACK.fullmatch, names)))
         found = ((ending.fullmatch(name), rule) for ending, rule in endings)
         matched, rule = next((pair for pair in found if pair[0]), (None, ()))
@@ -231,12 +231,18 @@ def gathered(params: Any, *, later: Iterable[str] = ()) -> Any:
     places, _ = _places(params, mesh, (MODEL,), _TABLE.get())
 
     def whole(path, leaf, spec):
-        names = [*map(_name, path)]
+        names = _names(path)
         if {*later} & {*names} or any(map(STACK.fullmatch, names)):
             return leaf
         return jax.lax.with_sharding_constraint(leaf, NamedSharding(mesh, spec))
 
     return jax.tree_util.tree_map_with_path(whole, params, places)
+
+
+def _names(path: Any) -> list[str]:
+    names = [*map(_name, path)]
+    # Within modules of Flax a parameter is the value of a variable.
+    return names[:-1] if names[-1:] == ["value"] else names
 
 
 def _name(part: Any) -> str:
