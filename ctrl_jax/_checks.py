@@ -87,8 +87,13 @@ def _default(config: Any, first: str, *rest: str) -> Any:
 
 def check_positive(name: str, value: object) -> None:
     """Raise ValueError, about `name`, unless `value` is a finite number above zero."""
-    if check_finite(name, value) <= 0:
+    number = check_finite(name, value)
+    if number <= 0:
         raise refuse(name, value, "it must be above zero", "give a positive number")
+    kind = _type_of(value)
+    if number < np.finfo(kind).tiny:
+        rule = f"it must be above zero, and in {kind.__name__} it is zero"
+        raise refuse(name, value, rule, f"give {np.finfo(kind).tiny:.2g} or more")
 
 
 def check_all_positive(owner: str, **values: object) -> bool:
@@ -359,8 +364,12 @@ def as_float(value: Any) -> Any:
 
 def _is_finite(number: Any) -> bool:
     try:
-        wide = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
-        wide = wide or isinstance(number, np.ndarray | np.generic)
-        return abs(float(number)) <= float(np.finfo(np.float64 if wide else np.float32).max)
+        return abs(float(number)) <= float(np.finfo(_type_of(number)).max)
     except OverflowError:  # a whole number beyond the largest float
         return False
+
+
+def _type_of(number: Any) -> type[np.floating]:
+    """Return the floating type that a number is computed with."""
+    wide = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
+    return np.float64 if wide or isinstance(number, np.ndarray | np.generic) else np.float32

@@ -22,7 +22,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import AbstractArray, jaxtyped
 
-from ctrl_jax._checks import check_whole, refuse
+from ctrl_jax._checks import as_float, check_whole, refuse
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -53,6 +53,7 @@ def at_the_door(function: Function) -> Function:
     promises = {name: promise(p.annotation) for name, p in signature.parameters.items()}
     promises = {name: found for name, found in promises.items() if found is not None}
     keys = [n for n, p in signature.parameters.items() if n == "key" and p.annotation is jax.Array]
+    plain = [n for n, p in signature.parameters.items() if _is_plain(p.annotation)]
 
     @functools.wraps(function)
     def checked(*arguments, **named):
@@ -60,6 +61,9 @@ def at_the_door(function: Function) -> Function:
         given = bound.arguments
         for name in keys:
             check_key(name, given[name])
+        for name in plain:
+            if name in given:
+                given[name] = as_float(given[name])
         with jaxtyped("context"):
             for name in promises.keys() & given.keys() if promises else ():
                 given[name] = read(name, given[name], promises[name])
@@ -67,6 +71,11 @@ def at_the_door(function: Function) -> Function:
         return function(*bound.args, **bound.kwargs)
 
     return checked  # pyright: ignore[reportReturnType]
+
+
+def _is_plain(annotation: Any) -> bool:
+    """Return whether an annotation is of one floating number and no array."""
+    return annotation in (float, float | None)
 
 
 def promise(annotation: Any) -> _Promise | None:
@@ -227,4 +236,17 @@ def _check_shapes(given: dict[str, Any], promises: dict[str, _Promise]) -> None:
         if not scalar and not any(isinstance(value, form) for form in found.arrays):
             shapes = " or ".join(f"({form.dim_str.strip()})" for form in found.arrays)
             rule = f"its shape must be {shapes}, sizes of one name being the same everywhere"
+            raise refuse(name, value, rule, "give it in this shape")
+    _check_beside(given, promises)
+
+
+def _check_beside(given: dict[str, Any], promises: dict[str, _Promise]) -> None:
+    """Refuse a vector that has neither one number for all nor one for each example beside it."""
+    arrays = {name: value for name, value in given.items() if isinstance(value, jax.Array)}
+    forms = {name: promises[name].arrays[0].dim_str.split() for name in arrays}
+    sizes = {arrays[n].shape[0] for n, form in forms.items() if form[:1] == ["batch"]}
+    for name, value in arrays.items():
+        free = len(forms[name]) == 1 and forms[name][0].startswith("*")
+        if free and sizes and value.ndim == 1 and value.shape[0] not in sizes | {1}:
+            rule = f"it must be one number, or one for each of {min(sizes)} examples"
             raise refuse(name, value, rule, "give it in this shape")

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ctrl_jax._checks import check_positive
+from ctrl_jax._checks import check_finite, check_positive, refuse
 from ctrl_jax._door import at_the_door
 from ctrl_jax._numerics import discounted_sums
 
@@ -110,6 +110,9 @@ def generalized(
         memory: l, in units of time; 0 returns `rates`.
     """
     check_positive("dt", dt)
+    check_finite("discount", discount)
+    if rates.shape[0] == 0:
+        raise refuse("rates", rates, "there must be a step", "give one or more")
     memory = jnp.asarray(memory, rates.dtype)
     inverse = jnp.where(memory > 0, 1 / jnp.maximum(memory, jnp.finfo(rates.dtype).tiny), jnp.inf)
     decay = jnp.exp(-(discount + inverse) * dt)

@@ -33,7 +33,7 @@ Source: arXiv 2311.12908 (3); 2409.08400, section 3 (1); 2311.13231 (D3PO); 2404
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ctrl_jax._checks import check_finite, check_positive, refuse
+from ctrl_jax._checks import as_float, check_finite, check_positive, refuse
 from ctrl_jax._numerics import expand
 from ctrl_jax.losses.preference.pair import require_floating, require_same, widened
 
@@ -64,6 +64,7 @@ def from_noise_errors(
     """
     require_same(error=error, reference_error=reference_error)
     check_positive("share", share)
+    share = as_float(share)
     return share * (widened(reference_error) - widened(error))
 
 

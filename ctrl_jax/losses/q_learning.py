@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ctrl_jax._checks import check_count, check_positive
+from ctrl_jax._checks import check_count, check_finite, check_positive
 from ctrl_jax._door import at_the_door
 from ctrl_jax.losses.weighting import weighted
 
@@ -51,6 +51,8 @@ def gaussian_rate(
     """
     check_count("dimension", dimension)
     check_positive("temperature", temperature)
+    if not getattr(rate, "ndim", 0):
+        check_positive("rate", rate)
     constant = temperature * dimension / 2 * jnp.log(jnp.pi * temperature / rate)
     return -rate * square - constant
 
@@ -75,6 +77,8 @@ def martingale_residual(
         dt: length of the step.
         weights: optional weight of each transition.
     """
+    if not getattr(dt, "ndim", 0):
+        check_finite("dt", dt)
     return weighted(next_value - value + (reward - q) * dt, weights)
 
 

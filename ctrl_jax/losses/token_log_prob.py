@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ctrl_jax._checks import check_count, check_positive, check_whole, refuse
+from ctrl_jax._checks import as_float, check_count, check_positive, check_whole, refuse
 from ctrl_jax._numerics import soft_cap
 from ctrl_jax.losses.preference.pair import require_floating, working_dtype
 
@@ -48,6 +48,7 @@ def token_log_probs(
     _check(hidden, head, targets, chunk)
     if cap is not None:
         check_positive("cap", cap)
+        cap = as_float(cap)
     if chunk is None or chunk >= hidden.shape[0]:
         return _of_logits(soft_cap(_logits(hidden, head), cap), targets)
     number = -(-hidden.shape[0] // chunk)

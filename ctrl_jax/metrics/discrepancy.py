@@ -20,6 +20,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from ctrl_jax._checks import refuse
+from ctrl_jax._door import read_real
 from ctrl_jax._numerics import square_root
 from ctrl_jax.metrics.wasserstein import as_floats, flatten_pair
 
@@ -47,10 +48,13 @@ def mmd(
     if bandwidths is None:
         widths = _median_distance(between, within_x, within_y)[None]
     else:
-        if not isinstance(bandwidths, Tracer) and not (np.asarray(bandwidths) > 0).all():
+        widths = read_real("mmd.bandwidths", bandwidths).astype(x.dtype)
+        if widths.ndim != 1 or widths.size == 0:
+            rule = "they must be a vector, one for each kernel"
+            raise refuse("mmd.bandwidths", bandwidths, rule, "give one such as [1.0]")
+        if not isinstance(widths, Tracer) and not (np.asarray(widths) > 0).all():
             rule = "all must be positive"
             raise refuse("mmd.bandwidths", bandwidths, rule, "leave out the others")
-        widths = jnp.asarray(bandwidths).astype(x.dtype)
 
     def kernel(squares):
         return jnp.mean(jax.lax.map(lambda h: jnp.exp(-squares / (2 * h**2)), widths), axis=0)

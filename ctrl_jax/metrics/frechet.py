@@ -15,7 +15,7 @@ upwards for small samples, by about tr S (1/n + 1/m) and more: compare equal siz
 Source: Dowson and Landau 1982; Heusel et al. 2017; Chan, Golub and LeVeque 1983 (2).
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -77,7 +77,13 @@ def feature_moments(
     check_count("feature_moments.batch", batch)
     total: Moments | None = None
     arrays = [batches] if isinstance(batches, np.ndarray | jax.Array) else batches
+    if isinstance(arrays, str | Mapping) or not isinstance(arrays, Iterable):
+        rule = "it must be an array (n, ...) or an iterable of such"
+        raise refuse("feature_moments.batches", batches, rule, "give one")
     for array in arrays:
+        if not getattr(array, "ndim", 0):
+            rule = "each must be an array (n, ...)"
+            raise refuse("feature_moments.batches", array, rule, "convert it with numpy.asarray")
         for start in range(0, array.shape[0], batch):
             found = _moments(_features(array[start : start + batch], feature_fn))
             total = found if total is None else total.merge(found)

@@ -30,7 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ctrl_jax._checks import as_float, check_end, check_positive
+from ctrl_jax._checks import as_float, check_end, check_finite, check_positive
 from ctrl_jax._door import at_the_door
 from ctrl_jax._numerics import expand
 from ctrl_jax.processes import grids
@@ -72,6 +72,7 @@ def coefficients(
     scale, std = process.marginal(t)
     scale_end, std_end = process.marginal(jnp.asarray(end, t.dtype))
     data_std = as_float(data_std)
+    check_finite("the square of data_std", data_std**2)
     scale, scale_end = data_std * scale, data_std * scale_end
     norm = jnp.sqrt(scale**2 + std**2)
     skip = (scale_end * scale + std_end * std) / norm**2
@@ -121,7 +122,8 @@ def score_from_normalized_v(
         ValueError: data_std is not positive.
     """
     check_positive("data_std", data_std)
-    check_positive("data_std", data_std)
+    data_std = as_float(data_std)
+    check_finite("the square of data_std", data_std**2)
 
     def score_fn(t, x, *conditions):
         scale, std = process.marginal(t)

@@ -73,6 +73,7 @@ def wasserstein_bound(
         check_non_negative("wasserstein_bound.score_error", score_error)
     if h is not None:
         check_positive("wasserstein_bound.h", h)
+        h = as_float(h)
     if not callable(lipschitz):
         check_finite("wasserstein_bound.lipschitz", lipschitz)
     integrals = _integrals(process, lipschitz, score_error)

@@ -108,6 +108,10 @@ class DataPoints(eqx.Module):
 
     def __init__(self, points, labels=None):
         points = np.asarray(points)
+        real = jnp.issubdtype(points.dtype, jnp.floating) or points.dtype.kind in "iub"
+        if not real:
+            rule = "they must be real numbers"
+            raise refuse("DataPoints.points", points, rule, "give an array of such")
         if points.ndim < 1 or len(points) == 0:
             raise refuse("DataPoints.points", points, "at least one is needed", "add points")
         if labels is None:
@@ -142,6 +146,10 @@ def _average(share, data):
 
 def _check(x, points, floor):
     check_non_negative("score_from_points.floor", floor)
+    if x.shape[:1] == (0,) or 0 in points.shape:
+        wrong, name = (x, "x") if x.shape[:1] == (0,) else (points, "points")
+        rule, repair = "it must hold an example", "give one or more"
+        raise refuse(f"score_from_points.{name}", wrong, rule, repair)
     own = points.ndim == x.ndim + 1 and points.shape[:1] == x.shape[:1]
     shared = points.ndim == x.ndim
     if not (own or shared) or points.shape[points.ndim - x.ndim + 1 :] != x.shape[1:]:

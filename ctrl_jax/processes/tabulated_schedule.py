@@ -34,7 +34,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ctrl_jax._checks import check_all_positive, check_choice, check_count, refuse
-from ctrl_jax._door import at_the_door, read_real
+from ctrl_jax._door import at_the_door, read_host, read_real
 from ctrl_jax._numerics import times
 from ctrl_jax.processes.schedules import NoiseSchedule
 
@@ -69,7 +69,7 @@ class TabulatedSchedule(NoiseSchedule):
     ):
         check_all_positive("TabulatedSchedule", horizon=horizon)
         check_choice("between", between, get_args(Between))
-        betas = np.asarray(betas, np.float64)
+        betas = read_host("betas", betas)
         if betas.ndim != 1 or betas.size == 0:
             raise refuse("betas", betas.shape, "they must be a vector", "give one per step")
         outside = ~((betas > 0) & (betas < 1))

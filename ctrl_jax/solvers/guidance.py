@@ -26,6 +26,7 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
@@ -72,6 +73,10 @@ def classifier_free(
     """
     if null is not None and not null:
         raise refuse("classifier_free.null", null, "it must hold a value", "give one per condition")
+    if np.size(scale) == 0:
+        raise refuse(
+            "classifier_free.scale", scale, "it must hold a number", "give one such as 2.0"
+        )
     if passes not in (1, 2):
         raise refuse("classifier_free.passes", passes, "it must be 1 or 2", "leave it out")
     if jnp.ndim(scale) == 0:

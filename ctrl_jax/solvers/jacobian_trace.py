@@ -65,8 +65,8 @@ def projected(
         x: points, shape (batch, ...).
         direction: v for each example, of x's shape, by `rademacher` or `gaussian`.
     """
-    value, tangent = jax.jvp(field, (x,), (direction,))
-    return value, sum_each(direction * tangent)
+    value, tangent = jax.jvp(field, (x,), (direction.astype(x.dtype),))
+    return value, sum_each(direction.astype(x.dtype) * tangent)
 
 
 @at_the_door

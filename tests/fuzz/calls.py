@@ -776,7 +776,7 @@ def some_environments() -> Iterator[Call]:
             curvature=Number(0.3),
             target=Number(1.0),
             penalty=Number(0.7),
-            weights=Values(np.array([0.4, 0.6])),
+            weights=Values(np.array([0.4, 0.6]), True),
         ),
     )
     yield Call(
@@ -1040,7 +1040,7 @@ def some_algorithms() -> Iterator[Call]:
     yield Call(
         "named_loss/several",
         a.named_loss,
-        fixed(name=("dpo", "sft"), beta=Number(0.1), shares=Values(np.array([1.0, 0.5]))),
+        fixed(name=("dpo", "sft"), beta=Number(0.1), shares=Values(np.array([1.0, 0.5]), True)),
     )
     yield Call(
         "rewards.standardized",

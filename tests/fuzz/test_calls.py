@@ -86,3 +86,40 @@ def test_an_odd_argument_is_refused_or_right(part, known):
             shown = {name: re.sub(r"\s+", " ", f"{arguments[name]!r:.80}") for name in replaced}
             found.append(f"{call.name} of {shown} {said:.200}")
     assert not found, "\n" + "\n".join(found)
+
+
+FOUND = [
+    ("clipped_surrogate", "clip", 10**23),  # JAX counts in 32 bits
+    ("flow", "horizon", 10**23),
+    ("wasserstein_bound", "h", 2**40),
+    ("kto", "kl", 10**23),
+    ("mallows_phi", "epsilon", 1e300),
+    ("coefficients", "data_std", 10**23),  # whose square is infinite
+    ("difference_quotient", "dt", 1e-300),  # which is 0 in float32
+    ("simpo", "alpha", 1e-300),
+    ("gaussian_rate", "rate", 0),
+    ("q.martingale_residual", "dt", float("inf")),
+    ("rate.generalized", "rates", np.zeros((0, 2), np.float32)),
+    ("score_from_points", "points", np.zeros((0, 2), np.float32)),
+    ("score_from_points", "t", []),  # neither one time nor one for each example
+    ("kl_rate", "weight", []),
+    ("classifier_free", "scale", []),
+    ("projected", "direction", np.ones((2, 2), np.float16)),
+    ("mmd", "bandwidths", {}),
+    ("mmd", "bandwidths", np.float32(1.0)),
+    ("feature_moments", "batches", None),
+    ("TabulatedSchedule", "betas", ""),
+    ("DataPoints", "points", np.ones((2, 2), np.complex64)),
+    ("ConsistencyConfig", "teacher_order", True),
+    ("DecoderConfig", "norm", None),
+    ("read_metrics", "path", ""),
+]
+
+
+def test_odd_arguments_that_were_found_in_more_draws(known):
+    found = []
+    for name, argument, value in FOUND:
+        arguments = {n: plain(kind) for n, kind in known[name].arguments.items()}
+        if said := fault(known[name], [argument], arguments | {argument: value}):
+            found.append(f"{name} of {argument} = {value!r} {said:.200}")
+    assert not found, "\n".join(found)

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from ctrl_jax._checks import check_count, check_decay, check_fields, check_positive, refuse
+from ctrl_jax._checks import check_count, check_decay, check_fields, check_positive
 from ctrl_jax._typing import Model, ScoreFn
 from ctrl_jax.algorithms.base import (
     Algorithm,
@@ -69,8 +69,7 @@ class ConsistencyConfig:
         check_fields(self, check_decay, "target_decay", "average_decay")
         if self.huber is not None:
             check_positive("huber", self.huber)
-        if self.teacher_order not in (1, 2):
-            raise refuse("teacher_order", self.teacher_order, "it must be 1 or 2", "give 2")
+        check_count("teacher_order", self.teacher_order, most=2)
 
     def levels(self, update: Int[Array, ""]) -> Float[Array, ""]:
         """Return N at an update: as many updates for each number of levels."""

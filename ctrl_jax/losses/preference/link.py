@@ -143,8 +143,9 @@ def _read(s: Array, dispersion, link: Link, epsilon) -> tuple[Array, Array]:
         raise refuse("epsilon", epsilon, rule, "leave it out")
     epsilon = CUBIC_WIDTH if epsilon is None else epsilon
     width = require_beside("epsilon", epsilon, s)
-    rule, repair = "it must be positive and finite", f"give {CUBIC_WIDTH}"
-    require_known("epsilon", epsilon, lambda v: (v > 0) & np.isfinite(v), rule, repair)
+    rule, repair = "it must be positive, and its cube a finite number", f"give {CUBIC_WIDTH}"
+    cube = jnp.finfo(width.dtype).max ** (1 / 3)
+    require_known("epsilon", epsilon, lambda v: (v > 0) & (v < cube), rule, repair)
     return phi, width
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from ctrl_jax._checks import MOST, check_fraction, check_positive, refuse
+from ctrl_jax._checks import MOST, as_float, check_fraction, check_positive, refuse
 from ctrl_jax.losses.weighting import weighted
 
 Number = Float[Array, ""] | float | int
@@ -143,7 +143,7 @@ def require_beside(name: str, value: Array | Number, like: Array) -> Array:
     """
     dtype = working_dtype(like)
     if isinstance(value, float | int):
-        return jnp.asarray(value, dtype)
+        return jnp.asarray(as_float(value), dtype)
     require_floating(**{name: value})
     if value.shape not in ((), like.shape):
         rule = f"it must be one number or have shape {list(like.shape)}"
@@ -187,4 +187,4 @@ def known_values(value: Array | Number) -> np.ndarray | None:
     """Return the values on the host, where there are any and this process holds them."""
     if isinstance(value, Tracer) or not getattr(value, "is_fully_addressable", True):
         return None
-    return np.asarray(value) if np.size(value) else None
+    return np.asarray(as_float(value)) if np.size(value) else None

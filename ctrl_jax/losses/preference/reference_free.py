@@ -177,7 +177,7 @@ def sft(
 
 def check_nonzero(name: str, value: object) -> None:
     """Raise ValueError unless a known value is a finite number other than zero."""
-    if check_finite(name, value) == 0:
+    if abs(check_finite(name, value)) < np.finfo(np.float32).tiny:
         raise refuse(name, value, "it must not be 0", "leave it out for its limit at 0")
 
 

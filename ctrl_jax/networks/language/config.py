@@ -24,9 +24,15 @@ Team 2024, 2025 (2408.00118, 2503.19786); Abdin et al. 2024 (2404.14219, Phi-3);
 """
 
 import dataclasses
-from typing import Literal
+from typing import Literal, get_args
 
-from ctrl_jax._checks import check_annotated, check_count, check_positive, refuse
+from ctrl_jax._checks import (
+    check_annotated,
+    check_choice,
+    check_count,
+    check_positive,
+    refuse,
+)
 from ctrl_jax.networks.layers.rotary import Rotary, rotated_entries
 from ctrl_jax.networks.layers.rotary_scaling import YarnScaling, check_scaling
 
@@ -127,8 +133,14 @@ class DecoderConfig:
         for name in (*sizes, "window", "longest_text"):
             if getattr(self, name) is not None or name in sizes:
                 check_count(f"DecoderConfig.{name}", getattr(self, name))
+        for name, choices in (
+            ("norm", Norm),
+            ("norm_places", NormPlaces),
+            ("activation", Activation),
+        ):
+            check_choice(f"DecoderConfig.{name}", getattr(self, name), get_args(choices))
         for name in ("epsilon", "score_scale", "score_cap", "logit_cap"):
-            if getattr(self, name) is not None:
+            if getattr(self, name) is not None or name == "epsilon":
                 check_positive(f"DecoderConfig.{name}", getattr(self, name))
         if self.heads % self.key_heads:
             rule = f"it must divide the {self.heads} heads"

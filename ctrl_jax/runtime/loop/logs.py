@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 
-from ctrl_jax._checks import check_path
+from ctrl_jax._checks import check_path, refuse
 from ctrl_jax._errors import RunError, RunWarning
 from ctrl_jax._records import plain, write_atomic
 from ctrl_jax.runtime.loop.adapters import Adapter, Guarded
@@ -131,6 +131,8 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
         lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
         return []
+    except IsADirectoryError:
+        raise refuse("path", str(path), "it is a folder", "give the file in it") from None
     return [row for row in map(_parse, lines) if row is not None]
 
 
