@@ -21,7 +21,6 @@ use_letters_without_transformers()
 SMALL = "--solver-steps 2 --steps 3 --batch 4 --group 2 --adapters.rank 2 --guidance 1"
 SMALL += " --evaluation.prompts 2 --evaluation.number 2 --evaluation.every 2 --no-progress"
 SMALL += " --evaluation.checkpoint-every 1 --no-compilation-cache"
-TIMED = {"images_per_second": 0}
 REWARD = ("--reward", "jpeg_size:-1")
 
 
@@ -79,10 +78,7 @@ def test_a_run_that_goes_on_ends_with_the_same_bits(folder, finished, tmp_path):
     before, after = map(results_of, (finished, out))
     assert after["digest"] == before["digest"]
     assert after["metrics"] == before["metrics"]
-    lines = [map(json.loads, (f / "metrics.jsonl").open()) for f in (out, finished)]
-    for one, other in zip(*lines, strict=True):
-        assert one | TIMED == other | TIMED
-    names = ("pytorch_lora_weights.safetensors", "sheet.png")
+    names = ("metrics.jsonl", "pytorch_lora_weights.safetensors", "sheet.png")
     assert all((out / n).read_bytes() == (finished / n).read_bytes() for n in names)
 
 

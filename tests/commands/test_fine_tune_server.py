@@ -72,4 +72,6 @@ def test_it_ends_with_status_75_and_goes_on_bitwise(model, page, tmp_path, capsy
     assert mine["digest"] == whole["digest"] and mine["metrics"] == whole["metrics"]
     rows = read_metrics(tmp_path / "mine" / "metrics.jsonl")
     assert [row["step"] for row in rows] == [0, 1, 2, 3]
-    assert all(row["seconds/reward"] > 0 for row in rows[1:])
+    rows = read_metrics(tmp_path / "mine" / "metrics.speed.jsonl")
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    assert all(row["seconds/reward"] > 0 for row in rows)

@@ -153,7 +153,7 @@ def updated(setting: Setting, step: CountTraces | OutsideStep, watch: Watch) -> 
         evaluate_every=config.evaluation.every,
         evaluate=watch.evaluate,
         stop=stop,
-        images=config.queries,
+        amounts={"images": config.queries},
         progress=config.run.progress,
         description=f"fine-tuning ({config.method.algorithm})",
         mesh=mesh,

@@ -198,6 +198,7 @@ def tune(settings: Config, inputs: Inputs, run: Run) -> Outcome:
                     evaluate_every=settings.evaluation.every,
                     evaluate=lambda k, s: evaluate(whole_params(s)),
                     progress=settings.run.progress,
+                    amounts=_amounts(parts["train"].rows, batch),
                     description=settings.objective.title,
                     mesh=mesh,
                     shardings=shardings,
@@ -228,6 +229,13 @@ def make_algorithm(settings: Config, model: LanguageModel, steps: int) -> Algori
             rewards=objective.rewards,
         ),
     )
+
+
+def _amounts(rows: PreferenceRows, batch: int) -> dict[str, float]:
+    """Return the pairs and the tokens of a batch of rows, on average, without padding."""
+    share = batch / len(rows.tokens)
+    pairs, tokens = np.count_nonzero(rows.numbers >= 0), np.count_nonzero(rows.texts >= 0)
+    return {"pairs": share * pairs, "tokens": share * tokens}
 
 
 def make_optimizer(options: Optimization, steps: int) -> optax.GradientTransformation:

@@ -2,7 +2,8 @@
 
 The file is the record of a run: it is appended to, never rewritten while the run goes on. On
 resume it is cut back, in one atomic step, to the updates that the checkpoint contains, so that
-a resumed run leaves the same lines as one that was never stopped.
+a resumed run leaves the same lines as one that was never stopped. What no two runs have in common,
+how long things took, has lines of its own beside it, in `metrics.speed.jsonl`, cut back likewise.
 """
 
 import hashlib
@@ -48,14 +49,21 @@ class MetricsLog:
             adapter if isinstance(adapter, Guarded) else Guarded(adapter, "adapter")
             for adapter in adapters
         )
-        self._file = None
+        self._file = self._speed = None
         if jax.process_index() == 0:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._lines = hashlib.sha256(_truncate(self.path, start).encode())
             if digest is not None and digest != self.digest:
                 text = f"{self.path}: lines were changed on disk since they were written; they stay"
                 warnings.warn(text, RunWarning, stacklevel=2)
+            _truncate(self.speed_path, start)
             self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115
+            self._speed = open(self.speed_path, "a", encoding="utf-8")  # noqa: SIM115
+
+    @property
+    def speed_path(self) -> Path:
+        """The file of times beside that of metrics."""
+        return self.path.with_suffix(f".speed{self.path.suffix}")
 
     @property
     def digest(self) -> str | None:
@@ -77,6 +85,19 @@ class MetricsLog:
         for adapter in self._adapters:
             adapter(step, metrics)
 
+    def write_speed(self, step: int, times: Mapping[str, Any]) -> None:
+        """Append one line of times.
+
+        Args:
+            step: completed updates.
+            times: of the updates since the line before, by names as in docs/metrics.md.
+        """
+        if self._speed is None:
+            return
+        self._speed.write(json.dumps({"step": step, **plain(times)}, allow_nan=False) + "\n")
+        for adapter in self._adapters:
+            adapter(step, times)
+
     def flush(self) -> None:
         """Put all lines on disk; called before every checkpoint.
 
@@ -85,8 +106,10 @@ class MetricsLog:
         """
         if self._file is None:
             return
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        for file in (self._file, self._speed):
+            assert file is not None
+            file.flush()
+            os.fsync(file.fileno())
         try:
             there = os.path.samestat(os.fstat(self._file.fileno()), self.path.stat())
         except FileNotFoundError:
@@ -105,8 +128,10 @@ class MetricsLog:
         try:
             self.flush()
         finally:
-            self._file = None
             file.close()
+            if self._speed is not None:
+                self._speed.close()
+            self._file = self._speed = None
             for adapter in self._adapters:
                 adapter.flush()
 

@@ -37,6 +37,7 @@ from ctrl_jax.runtime.devices.mesh import own_rows, shard_batch
 from ctrl_jax.runtime.loop.compilation import jit_collect, jit_step
 from ctrl_jax.runtime.loop.logs import MetricsLog
 from ctrl_jax.runtime.loop.signals import wait_for
+from ctrl_jax.runtime.loop.speed import Speed
 from ctrl_jax.runtime.loop.training import (
     Batches,
     LoopOptions,
@@ -44,6 +45,7 @@ from ctrl_jax.runtime.loop.training import (
     check_loop,
     conduct,
     own_copy,
+    speed_of,
     state_shardings,
 )
 
@@ -94,9 +96,9 @@ def train_outside(
 ) -> Any:
     """Run updates `start + 1` to `steps` with rewards that are asked for on the host.
 
-    Each update's metrics say besides how many seconds rollout, rewards and update took, as
-    ``seconds/rollout``, ``seconds/reward`` and ``seconds/update``, and ``images_per_second`` of the
-    whole. A signal that comes while a rollout or its rewards are awaited ends the run at once.
+    The log's second file says besides how many seconds rollout, rewards and update took, as
+    ``seconds/rollout``, ``seconds/reward`` and ``seconds/update``. A signal that comes while a
+    rollout or its rewards are awaited ends the run at once.
 
     Args:
         step: its parts; `collect` and `learn` may be `CountTraces`, and with `options.fixed` have
@@ -130,8 +132,9 @@ def train_outside(
     whole = in_flight(shardings) if overlap and isinstance(shardings, RunState) else shardings
     state = own_copy(state, whole)
     source = batch_source(batches, steps, options.mesh)
-    work = _Work(step, source, steps, options, shardings)
-    watched = {"log": log, "checkpoints": checkpoints, "options": options}
+    speed = speed_of(options)
+    work = _Work(step, source, steps, options, shardings, speed)
+    watched = {"log": log, "checkpoints": checkpoints, "options": options, "speed": speed}
     update = work.overlapped if overlap else work.update
     try:
         return conduct(update, state, steps=steps, start=start, **watched)
@@ -152,7 +155,6 @@ class _Answered(NamedTuple):
     """What came back of one rollout, and when: all on the host."""
 
     values: Any
-    size: int
     rollout: float
     reward: float
 
@@ -167,8 +169,16 @@ class _Pending(NamedTuple):
 class _Work:
     """The two programs, and what is under way between them."""
 
-    def __init__(self, step: OutsideStep, source, steps: int, options: LoopOptions, shardings: Any):
-        mesh = options.mesh
+    def __init__(
+        self,
+        step: OutsideStep,
+        source,
+        steps: int,
+        options: LoopOptions,
+        shardings: Any,
+        speed: Speed,
+    ):
+        mesh, self._speed = options.mesh, speed
         self._ask, self._source, self._steps, self._options = step.ask, source, steps, options
         self._collect = jit_collect(step.collect, mesh)
         self._learn = jit_step(step.learn, mesh, shardings)
@@ -177,7 +187,6 @@ class _Work:
         self._ahead = jax.jit(_counters_ahead, out_shardings=_everywhere(mesh))
         self._next: _Pending | None = None
         self._last: Future[_Answered] | None = None
-        self._finished: float | None = None
         self.ended = False
 
     def update(self, k: int, state: RunState) -> tuple[RunState, Mapping[str, Any]]:
@@ -198,7 +207,10 @@ class _Work:
 
     def _begin(self, k: int, state: RunState) -> _Pending:
         began = time.monotonic()
-        rollout, shown = self._collect(state, self._source(k), *self._options.last_arguments)
+        with self._speed.spent("input"):
+            arguments = (state, self._source(k), *self._options.last_arguments)
+        self._speed.begin(self._collect, *arguments)
+        rollout, shown = self._collect(*arguments)
         self._last = in_background(self._answer, k, shown, began, self._last)
         return _Pending(rollout, self._last)
 
@@ -212,8 +224,7 @@ class _Work:
             raise RewardUnavailable("the run has ended")
         asked = time.monotonic()
         values = self._ask(k, seen)
-        size = len(jax.tree.leaves(seen)[0]) * jax.process_count()
-        return _Answered(values, size, there - began, time.monotonic() - asked)
+        return _Answered(values, there - began, time.monotonic() - asked)
 
     def _finish(
         self, k: int, state: RunState, pending: _Pending
@@ -229,20 +240,13 @@ class _Work:
         if mesh is not None:
             values = shard_batch(mesh, values)
         began = time.monotonic()
-        state, metrics = self._learn(state, pending.rollout, values, *self._options.last_arguments)
+        arguments = (state, pending.rollout, values, *self._options.last_arguments)
+        self._speed.begin(self._learn, *arguments)
+        state, metrics = self._learn(*arguments)
         jax.block_until_ready(metrics)
-        return state, {**metrics, **self._seconds(answered, began)}
-
-    def _seconds(self, answered: _Answered, began: float) -> dict[str, float]:
-        now = time.monotonic()
-        since, self._finished = self._finished, now
-        found = {
-            "seconds/rollout": answered.rollout,
-            "seconds/reward": answered.reward,
-            "seconds/update": now - began,
-        }
-        whole = sum(found.values()) if since is None else now - since
-        return found | {"images_per_second": answered.size / whole}
+        times = {"rollout": answered.rollout, "reward": answered.reward}
+        times["update"] = time.monotonic() - began
+        return state, {**metrics, **{f"seconds/{name}": s for name, s in times.items()}}
 
 
 def _counters_ahead(state: RunState) -> tuple[jax.Array, jax.Array]:

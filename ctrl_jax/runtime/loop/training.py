@@ -12,7 +12,6 @@ batch is `batches(k)`.
 
 import dataclasses
 import signal
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from ctrl_jax.runtime.loop.logs import MetricsLog
 from ctrl_jax.runtime.loop.profiling import Profile
 from ctrl_jax.runtime.loop.progress import progress
 from ctrl_jax.runtime.loop.signals import Stopped, StopSignals
+from ctrl_jax.runtime.loop.speed import Speed, split_times
 
 Step = Callable[..., tuple[Any, Mapping[str, jax.Array]]]
 Batches = Callable[[int], Any] | Iterable[Any] | None
@@ -53,8 +53,8 @@ class LoopOptions:
         shardings: a tree of shardings like the state; None to replicate it over the mesh.
         fixed: a tree of placed arrays that a step reads as its last argument and never changes,
             such as frozen weights: in no checkpoint, never copied; None for a step without.
-        images: examples of an update, for the metric ``images_per_second`` of the updates since the
-            last fetch, evaluations and saving left out; None for no such metric.
+        amounts: what an update works through, such as ``{"images": 64}``, for ``images_per_second``
+            in the log's second file; by default the examples of its batch.
         evaluate: called with (completed updates, state); what it returns joins that update's
             metrics. It must not keep the state, which the next update overwrites.
         stop: called with (completed updates, metrics) of every update as they are fetched; what it
@@ -73,7 +73,7 @@ class LoopOptions:
     mesh: Mesh | None = None
     shardings: Any = None
     fixed: Any = None
-    images: int | None = None
+    amounts: Mapping[str, int | float] = dataclasses.field(default_factory=dict)
     evaluate: Evaluate | None = None
     stop: Callable[[int, Mapping[str, Any]], Any] | None = None
     record: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -137,10 +137,15 @@ def train(
     state = own_copy(state, shardings)
     batch = batch_source(batches, steps, options.mesh)
 
-    def update(k: int, state: Any) -> tuple[Any, Mapping[str, Any]]:
-        return step(state, batch(k), *options.last_arguments)
+    speed = speed_of(options)
 
-    watched = {"log": log, "checkpoints": checkpoints, "options": options}
+    def update(k: int, state: Any) -> tuple[Any, Mapping[str, Any]]:
+        with speed.spent("input"):
+            arguments = (batch(k), *options.last_arguments)
+        speed.begin(step, state, *arguments)
+        return step(state, *arguments)
+
+    watched = {"log": log, "checkpoints": checkpoints, "options": options, "speed": speed}
     return conduct(update, state, steps=steps, start=start, **watched)
 
 
@@ -153,12 +158,13 @@ def conduct(
     log: MetricsLog | None,
     checkpoints: Checkpoints | None,
     options: LoopOptions,
+    speed: Speed,
 ) -> Any:
     """Repeat ``state, metrics = update(k, state)``, watched and saved; k updates are complete.
 
     An update that raises `Stopped` or `RewardUnavailable` leaves the state before it as it is.
     """
-    loop = _Loop(start, steps, log, checkpoints, options)
+    loop = _Loop(start, steps, log, checkpoints, options, speed)
     bar = progress(steps, options.description, enabled=options.progress)
     profile = Profile(options.profile, start, steps)
     with StopSignals() as signals, profile, bar as show:
@@ -187,17 +193,16 @@ def conduct(
 class _Loop:
     """What happens between two updates: fetching, checking, logging, evaluating, saving."""
 
-    def __init__(self, start, steps, log, checkpoints, options: LoopOptions):
+    def __init__(self, start, steps, log, checkpoints, options: LoopOptions, speed: Speed):
         self._steps: int = steps
         self._log: MetricsLog | None = log
         self._checkpoints: Checkpoints | None = checkpoints
-        self._options = options
+        self._options, self._speed = options, speed
         self._flags = Flags(options.max_skipped, checkpoints)
         self._pending: list[tuple[int, Mapping[str, Any]]] = []
         there = checkpoints is not None and start in checkpoints.steps()
         self._saved: int | None = start if there else None
         self.stopped: Any = None
-        self._began: float | None = None
 
     def after_update(self, k: int, state: Any, metrics: Mapping[str, Any], show) -> None:
         options = self._options
@@ -209,14 +214,7 @@ class _Loop:
         show(k, self.fetch(state if evaluates else None))
         if saves and self.stopped is None:
             self.save(k, state)
-        self._began = time.monotonic()
-
-    def _images_per_second(self, updates: int) -> dict[str, float]:
-        """The rate of the updates since the last fetch; the first ones compiled meanwhile."""
-        if self._options.images is None or self._began is None or not updates:
-            return {}
-        seconds = time.monotonic() - self._began
-        return {"images_per_second": self._options.images * updates / seconds}
+        self._speed.go_on()
 
     def _is_due(self, k: int, every: int) -> bool:
         return k == self._steps or (every > 0 and k % every == 0)
@@ -226,33 +224,39 @@ class _Loop:
 
         The state to evaluate, where there is one, belongs to the last of them.
         """
-        fetched = jax.device_get(self._pending)
-        rate = self._images_per_second(len(fetched))
+        fetched = [(k, *split_times(found)) for k, found in jax.device_get(self._pending)]
         self._pending = []
         last: Mapping[str, Any] = {}
+        speed = self._speed.line([times for _, _, times in fetched]) if fetched else {}
         try:
-            for position, (k, metrics) in enumerate(fetched, 1):
-                last = {**metrics, **rate}
-                self._flags.check(k, metrics)
+            for position, (k, last, _) in enumerate(fetched, 1):
+                self._flags.check(k, last)
                 try:
                     if evaluated is not None and position == len(fetched):
-                        assert self._options.evaluate is not None
-                        last = {**last, **(self._options.evaluate(k, evaluated) or {})}
+                        last = {**last, **self._evaluate(k, evaluated)}
                 finally:
                     if self._log is not None:
                         self._log.write(k, last)
                 if self._options.stop is not None and self.stopped is None:
                     self.stopped = self._options.stop(k, last)
+            if self._log is not None and speed:
+                self._log.write_speed(fetched[-1][0], speed)
         finally:
             if self._log is not None:
                 self._log.flush()
-        return last
+        return {**last, **speed}
+
+    def _evaluate(self, k: int, state: Any) -> Mapping[str, Any]:
+        assert self._options.evaluate is not None
+        with self._speed.spent("evaluation"):
+            return self._options.evaluate(k, state) or {}
 
     def save(self, k: int, state: Any) -> None:
         if self._checkpoints is not None and k != self._saved:
             told = {} if self._log is None else {"lines": self._log.digest}
             told |= {} if self.stopped is None else {"stopped": self.stopped}
-            self._checkpoints.save(k, state, {**self._options.record, **told})
+            with self._speed.spent("checkpoint"):
+                self._checkpoints.save(k, state, {**self._options.record, **told})
             self._saved = k
 
     def interrupt(self, k: int, state: Any, signum: int) -> None:
@@ -308,6 +312,11 @@ def state_shardings(options: LoopOptions) -> Any:
     if options.mesh is None or options.shardings is not None:
         return options.shardings
     return NamedSharding(options.mesh, PartitionSpec())
+
+
+def speed_of(options: LoopOptions) -> Speed:
+    """Return what measures a loop."""
+    return Speed(options.amounts, 1 if options.mesh is None else options.mesh.size)
 
 
 def own_copy(state: Any, shardings: Any) -> Any:

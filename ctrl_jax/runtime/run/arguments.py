@@ -105,6 +105,38 @@ def suggestions(config_class: type, unknown: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(found))[:3]
 
 
+_LESS_MEMORY = (
+    ("chunks", "--{} auto"),
+    ("chunks", "a larger --{}"),
+    ("remat", "--{}"),
+    ("fully-sharded", "--{}"),
+    ("accumulate", "a larger --{}"),
+    ("chunk", "a smaller --{}"),
+    ("batch", "a smaller --{}"),
+    ("minibatches", "a larger --{}"),
+    ("samples", "a smaller --{}"),
+    ("number", "a smaller --{}"),
+    ("precision", "--{} bfloat16"),
+    ("mesh.data", "more devices by --{}"),
+    ("mesh.model", "--{}"),
+)
+
+
+def memory_savers(config_class: type) -> list[str]:
+    """Return the options of a command that lower what its devices must hold, as they are written.
+
+    Args:
+        config_class: a dataclass, whose fields are the options.
+    """
+    options = [(flag.lstrip("-"), "auto" in str(hint)) for flag, hint in options_of(config_class)]
+    return [
+        how.format(flag)
+        for name, how in _LESS_MEMORY
+        for flag, auto in options
+        if (flag == name or flag.endswith(f".{name}")) and auto == how.endswith("auto")
+    ]
+
+
 def options_of(config_class: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield the options of a config, those of its groups too, with their types."""
     hints = typing.get_type_hints(config_class, include_extras=True)

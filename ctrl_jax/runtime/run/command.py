@@ -3,7 +3,9 @@
 Docstrings below the fields become `--help`. A mistake of the user's is one line on stderr,
 `error: …`, and exit status 2; `CTRL_JAX_TRACEBACK=1` shows the traceback instead. A run that
 was stopped by a signal, in whatever stage, exits with status 128 + its number, and one that gets no
-more rewards from outside with 75, which elsewhere too means: try again later.
+more rewards from outside with 75, which elsewhere too means: try again later. Want of memory, on a
+device or while compiling for it, is status 2 as well, and the line names the options of the command
+that need less.
 """
 
 import contextlib
@@ -28,7 +30,8 @@ Config = TypeVar("Config")
 TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
 
 _OURS = ("ctrl_jax", "experiments", "benchmarks", "__main__")
-_NO_ROOM = ("RESOURCE_EXHAUSTED", "Out of memory", "bad_alloc", "size exceeding 2 ** 64")
+_NO_ROOM = ("RESOURCE_EXHAUSTED", "Out of memory", "OUT_OF_MEMORY", "Ran out of memory")
+_NO_ROOM += ("bad_alloc", "size exceeding 2 ** 64")
 _RULE = re.compile(r"[-─]{5,}")
 
 
@@ -70,7 +73,7 @@ def command(
             signum = getattr(stopped, "signum", signal.SIGINT)
             _exit(f"stopped by {signal.Signals(signum).name}{left_behind()}", 128 + signum)
         except (ValueError, RuntimeError, OSError, MemoryError, OverflowError) as error:
-            said = _said_of(error)
+            said = _said_of(error, config_class)
             if not isinstance(error, RunError | OSError):
                 withdraw()
             if said is None:
@@ -120,14 +123,15 @@ def one_line(text: str) -> str:
     return re.sub(r"([^\s]{200})[^\s]{200,}", r"\1…", joined)
 
 
-def _said_of(error: Exception) -> str | None:
+def _said_of(error: Exception, config_class: type) -> str | None:
     """Return what is said of an error that may be no bug; None of any other."""
     said = str(error) or type(error).__name__
     short = isinstance(error, MemoryError) or any(word in said for word in _NO_ROOM)
     if short and not isinstance(error, ValueError | OSError | RunError):
-        return (
-            f"there is not enough memory ({said[:300]}); lower the batch or what is drawn at once"
-        )
+        from ctrl_jax.runtime.run.arguments import memory_savers
+
+        helps = ", ".join(memory_savers(config_class)) or "a smaller batch"
+        return f"there is not enough memory ({one_line(said)[:300]}); what helps: {helps}"
     if isinstance(error, OverflowError):
         return f"a number is too large for what it counts ({said}); give a smaller one"
     return said if isinstance(error, ValueError | RunError | OSError) else None

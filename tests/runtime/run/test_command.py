@@ -2,10 +2,12 @@
 
 import contextlib
 import dataclasses
+import importlib
 import os
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +16,7 @@ from typing import Annotated, Any
 import jax.numpy as jnp
 import pytest
 import tyro
+from jax.errors import JaxRuntimeError
 
 from ctrl_jax.rewards import RewardUnavailable
 from ctrl_jax.runtime import (
@@ -32,6 +35,7 @@ from ctrl_jax.runtime import (
     read_json,
 )
 from ctrl_jax.runtime.loop.signals import Terminated
+from ctrl_jax.runtime.run.arguments import memory_savers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,7 +185,11 @@ def test_errors_of_a_run(error, status, line, capsys):
 @pytest.mark.parametrize(
     ("error", "line"),
     [
-        (MemoryError("8 GiB"), "error: there is not enough memory (8 GiB); lower the batch"),
+        (
+            MemoryError("8 GiB"),
+            "error: there is not enough memory (8 GiB); what helps: --precision bfloat16, more "
+            "devices by --mesh.data, --mesh.model",
+        ),
         (RuntimeError("RESOURCE_EXHAUSTED: 9"), "error: there is not enough memory (RESOURCE_EXH"),
         (OverflowError("int too large"), "error: a number is too large for what it counts (int t"),
     ],
@@ -193,6 +201,48 @@ def test_what_the_machine_cannot_do_is_one_line(error, line, capsys):
     with pytest.raises(SystemExit) as stop:
         command(Config, run, args=[])
     assert stop.value.code == 2 and capsys.readouterr().err.startswith(line)
+
+
+def fail(error: Exception, config: Config) -> None:
+    raise error
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda config: jnp.zeros(2**45).block_until_ready(),
+        # As a TPU's compiler says it.
+        partial(
+            fail, JaxRuntimeError("RESOURCE_EXHAUSTED: compile error.\nUsed 20G of 15.75G hbm.")
+        ),
+        partial(fail, JaxRuntimeError("INTERNAL: CUDA_ERROR_OUT_OF_MEMORY")),
+    ],
+)
+def test_want_of_memory_names_the_options_of_the_command(run, capsys):
+    @dataclasses.dataclass(frozen=True)
+    class Large(Config):
+        batch: int = 8
+        remat: bool = False
+
+    with pytest.raises(SystemExit) as stop:
+        command(Large, run, args=[])
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and said.count("\n") == 1
+    helps = "what helps: --remat, a smaller --batch, --precision bfloat16, more devices by --mesh."
+    assert said.startswith("error: there is not enough memory (") and helps in said
+
+
+@pytest.mark.parametrize(
+    ("name", "helps"),
+    [
+        ("fine_tune", {"--chunks auto", "--remat", "a smaller --batch", "--fully-sharded"}),
+        ("prefer", {"--optimization.remat", "a larger --optimization.accumulate"}),
+        ("sample", {"a smaller --batch", "--precision bfloat16"}),
+    ],
+)
+def test_what_needs_less_memory_is_found_in_every_command(name, helps):
+    module = importlib.import_module(f"ctrl_jax.commands.{name}")
+    assert helps <= set(memory_savers(module.Config))
 
 
 def refused(
