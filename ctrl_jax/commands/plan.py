@@ -5,6 +5,7 @@ what the compiler says of the program that the command would run, and what its t
 """
 
 import dataclasses
+import functools
 import importlib
 import re
 import sys
@@ -63,16 +64,18 @@ class Planned(NamedTuple):
     """What is known of an update on a slice.
 
     Fields:
+        batch: that was asked for, or the largest one where that is refused.
         program: on shapes.
-        found: of its own batch.
+        found: of it.
         largest: the largest batch that fits, and whether the next is known not to; None if unasked.
-        others: what other batches need of a device, by batch.
+        totals: what batches need of a device; None of one that the compiler refuses.
     """
 
+    batch: int
     program: Program
     found: Compiled
     largest: tuple[int, bool] | None
-    others: dict[int, int]
+    totals: dict[int, int | None]
 
 
 def main(options: Config, settings: Any, name: str, module: Any) -> dict[str, Any]:
@@ -99,7 +102,7 @@ def main(options: Config, settings: Any, name: str, module: Any) -> dict[str, An
         topology=options.topology,
         device=kind,
         mesh=dict(mesh.shape),
-        batch=module.batch_of(settings),
+        batch=planned.batch,
     )
     told["versions"] = {name: versions()[name] for name in ("jax", "flax")}
     report.show(told)
@@ -132,8 +135,8 @@ def plan(module: Any, settings: Any, mesh: Any, limit: int, *, search: bool) -> 
     """
     programs: dict[int, Program] = {}
     founds: dict[int, Compiled] = {}
-    totals: dict[int, int] = {}
 
+    @functools.cache
     def total_of(batch: int) -> int | None:
         own = batch == module.batch_of(settings)
         changed = settings if own else module.with_batch(settings, batch)
@@ -144,28 +147,22 @@ def plan(module: Any, settings: Any, mesh: Any, limit: int, *, search: bool) -> 
             if not search:
                 raise
             return None
-        totals[batch] = founds[batch].memory.total
-        return totals[batch]
+        return founds[batch].memory.total
 
     batch, best = module.batch_of(settings), None
     total_of(batch)
     if search:
-        best = largest(
-            lambda b: totals[b] if b in totals else total_of(b),
-            first=batch,
-            unit=module.unit_of(settings, mesh),
-            limit=limit,
-        )
-    if batch not in founds:
-        assert best is not None
-        batch = best[0]
+        unit = module.unit_of(settings, mesh)
+        best = largest(total_of, first=batch, unit=unit, limit=limit)
+        batch = batch if batch in founds else best[0]
     found = founds[batch]
     slope = slope_of({b: one.memory.temporaries for b, one in founds.items()})
     if slope is not None:
         activations = min(int(slope * batch), found.memory.temporaries)
         memory = dataclasses.replace(found.memory, activations=activations)
         found = dataclasses.replace(found, memory=memory)
-    return Planned(programs[batch], found, best, totals)
+    totals = {b: total_of(b) for b in programs}
+    return Planned(batch, programs[batch], found, best, totals)
 
 
 def run_command(args: Sequence[str] | None = None, *, program: str = "ctrl-jax plan") -> Any:

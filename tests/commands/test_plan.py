@@ -8,6 +8,9 @@ import pytest
 
 from ctrl_jax.commands import plan
 from ctrl_jax.commands.__main__ import main
+from ctrl_jax.commands.fine_tuning.method import Method
+from ctrl_jax.commands.fine_tuning.sampler import Sampler
+from ctrl_jax.commands.planning import fine_tune
 from ctrl_jax.commands.planning import largest as batches
 from ctrl_jax.commands.planning.program import Compiled, Memory, TooLarge
 from ctrl_jax.pretrained.diffusers.small_records import write_records
@@ -65,6 +68,20 @@ def test_a_preference_step_of_a_config_alone(tmp_path):
     assert "all-reduce" in told["collectives"] and "8 pairs an update" in printed
 
 
+@pytest.mark.parametrize("more", [{}, {"full": True, "batch": 2}])
+def test_the_step_of_fine_tuning_is_made_of_shapes_alone(tmp_path, more):
+    folder = write_records(tmp_path / "model", "sd1")
+    sampler, method = Sampler(solver_steps=2), Method("ddpo", minibatches=1)
+    given = {"sampler": sampler, "method": method, "batch": 4, **more}
+    config = fine_tune.Config(model=str(folder), reward=("jpeg_size:-1",), **given)
+    made = fine_tune.program(config, make_mesh(MeshOptions(1, 1), jax.devices()))
+    assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(made.arguments))
+    state, metrics = jax.eval_shape(made.step, *made.arguments)
+    same = jax.tree.map(lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype), state, made.state)
+    assert all(jax.tree.leaves(same)) and metrics["reward/mean"].shape == ()
+    assert (made.examples, made.unit) == (config.batch, "images")
+
+
 @pytest.mark.slow
 def test_a_fine_tuning_of_records_without_weights(tmp_path):
     folder = write_records(tmp_path / "model", "sd3")
@@ -108,11 +125,12 @@ def test_of_several_batches_the_activations_are_known(monkeypatch):
     )
     monkeypatch.setattr(plan, "compiled", faked)
     found = plan.plan(module, 8, None, 1400, search=True)
-    assert found.largest == (56, True) and found.others[56] == 1392
+    assert found.largest == (56, True) and found.totals[56] == 1392
     assert found.found.memory.activations == 7 * 8 == found.found.memory.temporaries
     # The batch that was asked for is refused: that of the plan is the largest one.
     found = plan.plan(module, 64, None, 1400, search=True)
-    assert (found.program, found.largest) == (56, (56, True))
+    assert (found.batch, found.program, found.largest) == (56, 56, (56, True))
+    assert found.totals[64] is None
     with pytest.raises(TooLarge, match="memory: received"):
         plan.plan(module, 64, None, 1400, search=False)
     assert plan.plan(module, 8, None, 1400, search=False).found.memory.activations is None

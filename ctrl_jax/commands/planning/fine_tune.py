@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from ctrl_jax._checks import refuse
 from ctrl_jax.commands.fine_tuning.algorithms import make_algorithm
 from ctrl_jax.commands.fine_tuning.chunks import whole_update
 from ctrl_jax.commands.fine_tuning.config import Config
@@ -63,6 +64,9 @@ def program(config: Config, mesh: Mesh) -> Program:
     Raises:
         ValueError: an option or a file does not fit the others.
     """
+    if config.method.chunks == "auto":
+        rule = "it is found on the devices themselves"
+        raise refuse("chunks", "auto", rule, "give a number, a divisor of the solver steps")
     check_batch(mesh, config.batch, "batch")
     inputs, frozen = inputs_of(config, mesh)
     params = shapes_of(inputs.subject.params)

@@ -55,7 +55,7 @@ def record(planned: Any, chip: Chip | None, limit: int, **told: Any) -> dict[str
             "floor": floor,
             "per_second": None if not floor else program.examples / floor,
             "largest_batch": None if best is None else {"batch": best[0], "next_fits_not": best[1]},
-            "totals": {str(batch): total for batch, total in sorted(planned.others.items())},
+            "totals": {str(batch): total for batch, total in sorted(planned.totals.items())},
             "seconds": {"lower": found.lowering, "compile": found.compiling},
         }
     )
