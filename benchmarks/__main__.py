@@ -13,6 +13,8 @@ from pathlib import Path
 from benchmarks.threads import cores
 
 NAMES = ("sampling", "rollout_update", "continuous_rl", "preference_lm", "pipeline", "fine_tune")
+CAMPAIGNS = ("faults",)
+"""What is no measurement of time: `python -m benchmarks NAME --help` shows its options."""
 CORES = cores()
 
 # Read by libraries as they load, so they must be there before this process starts. With glibc's
@@ -33,6 +35,8 @@ ENVIRONMENT = {
 
 def main(arguments: list[str]) -> int:
     """Run the command and return its exit status."""
+    if arguments and arguments[0] in CAMPAIGNS:
+        return importlib.import_module(f"benchmarks.{arguments[0]}").main(arguments[1:])
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("name", nargs="?", help=f"{', '.join(NAMES)}, or all; none lists them")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: does it run at all?")
@@ -60,13 +64,13 @@ def main(arguments: list[str]) -> int:
     )
     options = parser.parse_args(arguments)
     if options.name is None:
-        for name in NAMES:
+        for name in NAMES + CAMPAIGNS:
             print(f"{name:16} {importlib.import_module(f'benchmarks.{name}').CLAIM}")
         return 0
     if options.name not in (*NAMES, "all"):
         print(
             f"benchmarks: no benchmark is called {options.name!r}; choose from "
-            f"{', '.join(NAMES)}, all.",
+            f"{', '.join(NAMES + CAMPAIGNS)}, all.",
             file=sys.stderr,
         )
         return 2

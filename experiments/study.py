@@ -164,12 +164,16 @@ class Conduct:
         if self.config.run.profile and stage is None:
             given["profile"] = self.folder / "profile"
         options = LoopOptions(**given)
-        folder, keep = (self.run.checkpoints, 3) if stage is None else (self.folder / stage, 1)
+        common = self.config.run
+        folder, keep, every = self.run.checkpoints, common.keep, common.keep_every
+        if stage is not None:
+            folder, keep, every = self.folder / stage, 1, None
         start, record, lines = 0, {}, None
         stop_point()
         if jax.process_index() == 0:
             self.run.check_there()
-        with Checkpoints(folder, keep) as checkpoints, contextlib.ExitStack() as stack:
+        kept = Checkpoints(folder, keep, keep_every=every)
+        with kept as checkpoints, contextlib.ExitStack() as stack:
             # A stage begins anew where nothing good is kept of it; a run that is to go on does not.
             lacking = () if stage is None else (MissingCheckpointError,)
             with contextlib.suppress(*lacking):
@@ -195,6 +199,32 @@ class Conduct:
                 checkpoints=checkpoints,
                 options=options,
             )
+
+    def once(self, piece: str, make: Callable[[], Any]) -> Any:
+        """Return what a piece of work returns; a run that goes on finds it again.
+
+        Args:
+            piece: its name, that of a folder beside the checkpoints.
+            make: returns a tree of arrays, the same at every call; traced for their shapes.
+        """
+        import jax
+        from jax.sharding import NamedSharding, PartitionSpec
+
+        from ctrl_jax._errors import MissingCheckpointError
+        from ctrl_jax.runtime import Checkpoints
+        from ctrl_jax.runtime.loop.signals import stop_point
+
+        stop_point()
+        with Checkpoints(self.run.checkpoints / piece, keep=1) as checkpoints:
+            if self.run.resumed:
+                everywhere = NamedSharding(self.mesh, PartitionSpec())
+                with contextlib.suppress(MissingCheckpointError):
+                    found = checkpoints.restore(jax.eval_shape(make), shardings=everywhere)
+                    self.run.check_restored(found.record)
+                    return found.state
+            state = make()
+            checkpoints.save(1, state, self.run.record)
+        return state
 
     def write(
         self,

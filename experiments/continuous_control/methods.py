@@ -5,7 +5,9 @@ from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ctrl_jax._checks import (
     check_choice,
@@ -29,8 +31,10 @@ from ctrl_jax.algorithms import (
 )
 from ctrl_jax.algorithms.training.optimizer import adam, make_schedule
 from ctrl_jax.environments import ControlledSDE
-from ctrl_jax.runtime import check_small_run, progress
-from experiments.options import COMMON, Common
+from ctrl_jax.runtime import MeshOptions, check_small_run, progress
+from ctrl_jax.runtime.devices.mesh import place
+from experiments.options import COMMON, Common, check_replicated
+from experiments.study import Conduct
 
 METHODS = ("cpg", "cppo_sqrt_kl", "cppo_linear_kl", "cppo_clipped", "pg", "ppo")
 VARIANTS = ("cpg_difference", "cppo_clipped_difference")
@@ -104,7 +108,10 @@ class Comparison:
                 rule = "a trajectory must have two steps at least"
                 raise refuse("time_steps", dt, rule, "take smaller steps")
             check_divides("time_steps", dt, "training.horizon", self.training.horizon)
-        check_small_run(self.run)
+        # Several devices and processes, and a run that goes on, are fine.
+        free = {"resume": "never", "mesh": MeshOptions(), "distributed": "auto"}
+        check_small_run(dataclasses.replace(self.run, **free))
+        check_replicated(self.run)
 
 
 def make_method(
@@ -182,19 +189,23 @@ class Task(NamedTuple):
     evaluate: Callable[[Any], jax.Array]
 
 
-def train_methods(config: Comparison, task: Task) -> dict[float, dict[str, Curves]]:
-    """Return the training by every method at every step of time."""
+def train_methods(config: Comparison, task: Task, study: Conduct) -> dict[float, dict[str, Curves]]:
+    """Return the training by every method at every step of time, each kept once it is done."""
     pairs = [(dt, name) for dt in config.time_steps for name in config.methods]
     runs: dict[float, dict[str, Curves]] = {dt: {} for dt in config.time_steps}
     with progress(len(pairs), "method and step", enabled=config.run.progress) as show:
         for i, (dt, name) in enumerate(pairs):
-            runs[dt][name] = _train_seeds(config, task, name, dt)
+            train = _make_training(config, task, name, dt, study.mesh)
+            found = jax.device_get(study.once(f"{name}-dt={dt:g}", train))
+            runs[dt][name] = Curves(*jax.tree.map(lambda leaf: leaf[: config.seeds], found))
             show(i + 1)
     return runs
 
 
-def _train_seeds(config: Comparison, task: Task, name: str, dt: float) -> Curves:
-    """Train all seeds of a method in one compiled program."""
+def _make_training(
+    config: Comparison, task: Task, name: str, dt: float, mesh: Mesh
+) -> Callable[[], tuple[Any, Any, Any]]:
+    """Return what trains all seeds of a method in one program, divided over the data axis."""
     problem = ContinuousControl(task.environment, dt, config.training.horizon)
     updates, batch = config.updates(), config.training.batch
     algorithm = make_method(name, problem, task.policy, task.value, config.training, updates)
@@ -211,5 +222,9 @@ def _train_seeds(config: Comparison, task: Task, name: str, dt: float) -> Curves
         return scores, state.policy.params, metrics
 
     keys = jax.random.split(jax.random.key(config.run.seed), config.seeds)
-    scores, params, metrics = jax.jit(jax.vmap(one_seed))(keys)
-    return Curves(np.asarray(scores), params, {k: np.asarray(v) for k, v in metrics.items()})
+    rows, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("data",), ()))
+    filled = jnp.arange(-(-config.seeds // mesh.shape["data"]) * mesh.shape["data"])
+    keys = place(keys[filled % config.seeds], rows)
+    # Replicated results, which every process can read.
+    run = jax.jit(jax.vmap(one_seed), out_shardings=whole)
+    return lambda: run(keys)

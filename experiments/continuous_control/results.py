@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from ctrl_jax.runtime import MetricsLog
 from experiments.continuous_control import plots
 from experiments.continuous_control.methods import Curves, Training
@@ -59,8 +61,9 @@ def leave(study: Conduct, config: Any, runs: Runs, metrics: Mapping[str, Any]) -
     _write_curves(study, runs, per_update)
     params = {f"{dt:g}": {n: c.params for n, c in methods.items()} for dt, methods in runs.items()}
     study.write(metrics, params)
-    _draw(study.folder, runs, metrics, per_update, training)
-    print(verdict(metrics))
+    if jax.process_index() == 0:
+        _draw(study.folder, runs, metrics, per_update, training)
+        print(verdict(metrics))
 
 
 def _write_curves(study, runs, per_update):

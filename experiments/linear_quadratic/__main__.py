@@ -68,13 +68,14 @@ def main(config: Config) -> Path:
     run, environment = STUDY.begin(config), make_environment()
     evaluate = partial(evaluate_policy, environment)
     task = Task(environment, first_policy(), quadratic_value(1), start_states, evaluate)
-    runs = train_methods(config, task)
+    runs = train_methods(config, task, run)
     measured = [measure_estimators(config, environment, dt) for dt in config.time_steps]
     variances = {name: [errors[name] for errors in measured] for name in ESTIMATORS}
     metrics = summarize(config, runs, variances)
     leave(run, config, runs, metrics)
-    plots.draw_variances(run.folder / "estimators.png", config.time_steps, variances)
-    print_tables(config, metrics)
+    if jax.process_index() == 0:
+        plots.draw_variances(run.folder / "estimators.png", config.time_steps, variances)
+        print_tables(config, metrics)
     return run.close()
 
 

@@ -56,10 +56,11 @@ def main(config: Config) -> Path:
         return suboptimality(environment, learned_policy(params))
 
     task = Task(environment, make_policy(), make_value(), start_states, evaluate)
-    runs = train_methods(config, task)
+    runs = train_methods(config, task, run)
     metrics = summarize(config, runs)
     leave(run, config, runs, metrics)
-    print_results(config, metrics)
+    if jax.process_index() == 0:
+        print_results(config, metrics)
     return run.close()
 
 

@@ -1,12 +1,13 @@
 """The experiments of continuous-time policy optimization, as their users run them."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 
 from ctrl_jax.environments import LinearGaussian
-from ctrl_jax.runtime import command, read_metrics
+from ctrl_jax.runtime import command, read_metrics, validate
 from experiments.continuous_control.methods import Curves, Training
 from experiments.continuous_control.results import distances, verdict
 from experiments.linear_quadratic.__main__ import Config, main, make_environment, suboptimality
@@ -52,6 +53,24 @@ def test_the_curves_end_in_the_results(finished):
     assert [line["environment_time"] for line in lines] == [16.0, 32.0, 48.0, 64.0]
     key = "suboptimality/ppo/dt=0.1"
     np.testing.assert_allclose(lines[-1][key], results["metrics"][key], rtol=1e-5)
+
+
+def test_what_was_trained_is_found_again(finished, tmp_path):
+    """One of four trainings is lost; the run that goes on makes it again, and the same results."""
+    folder, results = finished
+    shutil.copytree(folder, tmp_path / "a")
+    (tmp_path / "a" / "results.json").unlink()
+    shutil.rmtree(tmp_path / "a" / "checkpoints" / "ppo-dt=0.1")
+    command(Config, main, [*TINY, "--out", str(tmp_path / "a"), "--resume", "latest"])
+    again = json.loads((tmp_path / "a" / "results.json").read_text())
+    assert again["digest"] == results["digest"] and again["metrics"] == results["metrics"]
+    lines = [(f / "metrics.jsonl").read_text() for f in (folder, tmp_path / "a")]
+    assert lines[0] == lines[1]
+
+
+def test_the_defaults_are_accepted():
+    validate(Config())
+    validate(pair_trading.Config())
 
 
 def test_who_missed_the_optimum_where():
@@ -114,8 +133,7 @@ def test_pair_trading(tmp_path):
         (["--training.trace", "1"], "training.trace"),
         (["--methods", "sac"], "methods"),
         (["--training.draws", "0"], "training.draws"),
-        (["--resume", "latest"], "not checkpointed"),
-        (["--distributed", "on"], "one process"),
+        (["--mesh.model", "2"], "mesh.model: received 2"),
     ],
 )
 def test_mistakes_are_one_clear_line(options, expected, tmp_path, capsys):

@@ -162,7 +162,8 @@ def updated(setting: Setting, step: CountTraces | OutsideStep, watch: Watch) -> 
         record=run.record,
         profile=run.folder / "profile" if config.run.profile else None,
     )
-    with Checkpoints(run.checkpoints) as checkpoints:
+    keep, every = config.run.keep, config.run.keep_every
+    with Checkpoints(run.checkpoints, keep, keep_every=every) as checkpoints:
         start, record, *states = begin(first, shardings, overlap, run, checkpoints)
         before = record.get("stopped")
         steps = start if before and watch.exceeds(before["kl"]) else config.updates

@@ -176,7 +176,8 @@ def tune(settings: Config, inputs: Inputs, run: Run) -> Outcome:
             return start, record.get("lines"), state
         return 0, None, algorithm.init(key)
 
-    with Checkpoints(run.checkpoints) as checkpoints:
+    keep, every = settings.run.keep, settings.run.keep_every
+    with Checkpoints(run.checkpoints, keep, keep_every=every) as checkpoints:
         start, lines, *states = begin(checkpoints)
         adapters = make_adapters(settings.run.log, run.folder, settings)
         known = {"start": start, "digest": lines}

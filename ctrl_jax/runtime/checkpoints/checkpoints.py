@@ -17,6 +17,7 @@ import json
 import os
 import shutil
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,7 +31,7 @@ from ctrl_jax.runtime.checkpoints import digests, stored
 from ctrl_jax.runtime.checkpoints.damage import proves_damage
 from ctrl_jax.runtime.checkpoints.digests import LeafType
 from ctrl_jax.runtime.checkpoints.step_folders import is_finished, set_aside, step_folders
-from ctrl_jax.runtime.devices.distributed import barrier
+from ctrl_jax.runtime.devices.distributed import barrier, broadcast_text, worst
 from ctrl_jax.runtime.run.versions import versions
 
 
@@ -52,17 +53,27 @@ class Checkpoints:
     Args:
         folder: where the steps lie, on a disk that all processes share.
         keep: how many of the newest steps are kept.
+        keep_every: steps of which each multiple is kept for good; None for none.
         read_only: whether damaged steps are left where they are, for reading another's run.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], keep: int = 3, *, read_only: bool = False):
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        keep: int = 3,
+        *,
+        keep_every: int | None = None,
+        read_only: bool = False,
+    ):
         check_count("keep", keep)
+        if keep_every is not None:
+            check_count("keep_every", keep_every)
         # Imported now, not at the first save: it loads parts of JAX that add settings to the key
         # under which traces are kept, and a step in progress would be traced a second time.
         import orbax.checkpoint  # noqa: F401
 
         self.folder = Path(folder).absolute()
-        self._keep = keep
+        self._keep, self._keep_every = keep, keep_every
         self._read_only = read_only
         self._manager: Any = None
         self._reader: Any = None
@@ -132,7 +143,7 @@ class Checkpoints:
         self.wait()
         if shardings is not None:
             target_state = stored.placed_as(target_state, shardings)
-        candidates = self.steps()[::-1]
+        candidates = _of_the_first(self.steps())[::-1]
         self._set_aside_unfinished()
         if step is not None:
             if step not in candidates:
@@ -190,12 +201,18 @@ class Checkpoints:
 
     def _write(self, step: int, arrays: dict[str, Any], description: dict[str, Any]) -> None:
         import orbax.checkpoint as ocp
-        from orbax.checkpoint.checkpoint_managers import LatestN
+        from orbax.checkpoint.checkpoint_managers import (
+            AnyPreservationPolicy,
+            EveryNSteps,
+            LatestN,
+        )
 
         if self._manager is None:
             self._set_aside_unfinished()
+            every = [] if self._keep_every is None else [EveryNSteps(self._keep_every)]
+            kept = [LatestN(self._keep), *every]
             options = ocp.CheckpointManagerOptions(
-                preservation_policy=LatestN(self._keep), cleanup_tmp_directories=True
+                preservation_policy=AnyPreservationPolicy(kept), cleanup_tmp_directories=True
             )
             self._manager = ocp.CheckpointManager(self.folder, options=options)
             # It would ask by the numbers of steps, and the service knows one count of places.
@@ -220,7 +237,7 @@ class Checkpoints:
         )
 
     def _read(self, step: int, target_state: Any) -> Restored:
-        description = self._read_description(step)
+        description = self._together(step, lambda: self._read_description(step))
         wanted = digests.named_leaves(target_state)
         saved = {
             name: LeafType(leaf["dtype"], tuple(leaf["shape"]))
@@ -231,13 +248,33 @@ class Checkpoints:
             place, repair = str(self.folder / str(step)), "use the options it was written with"
             rule = f"it holds another tree than the state to restore ({difference})"
             raise refuse("checkpoint", place, rule, f"{repair}, or another folder")
-        arrays = self._read_arrays(step, wanted)
+        arrays = self._together(step, lambda: self._read_arrays(step, wanted))
         leaves = [stored.rebuild(leaf, arrays.get(name)) for name, leaf in wanted.items()]
-        for name, leaf in zip(wanted, leaves, strict=True):
-            if digests.leaf_digest(leaf) != description["leaves"][name]["digest"]:
-                raise _DamagedError(f"the bits of {name} are not those that were saved")
+        found = zip(wanted, map(digests.leaf_digest, leaves), strict=True)
+        told = description["leaves"]
+        changed = [name for name, digest in found if digest != told[name]["digest"]]
+        self._together(step, lambda: _check_unchanged(changed))
         state = jax.tree.unflatten(jax.tree.structure(target_state), leaves)
         return Restored(step, state, description["record"])
+
+    def _together(self, step: int, read: Callable[[], Any]) -> Any:
+        """Return what is read where every process can read it; else fail on all of them alike."""
+        found, mine = None, None
+        try:
+            found = read()
+        except (_DamagedError, RunError) as error:
+            mine = error
+        rank = 0 if mine is None else 1 if isinstance(mine, _DamagedError) else 2
+        if (of_all := worst(rank)) == rank:
+            if mine is not None:
+                raise mine
+            return found
+        if of_all == 1:
+            raise _DamagedError("another process finds it damaged")
+        raise RunError(
+            f"checkpoint {self.folder / str(step)} cannot be read now by another process; it is "
+            "left as it is; see there, and continue with --resume latest"
+        )
 
     def _read_description(self, step: int) -> dict[str, Any]:
         import orbax.checkpoint as ocp
@@ -257,10 +294,17 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         if self._reader is None:
+            # Each process reads by itself, waits for nobody, and they agree afterwards: Orbax would
+            # leave the others waiting for one that cannot read.
+            me = jax.process_index()
+            alone: Any = ocp.options.MultiprocessingOptions(me, {me}, f"reader {me}")
             self._reader = ocp.Checkpointer(
                 ocp.CompositeCheckpointHandler(
-                    state=ocp.StandardCheckpointHandler(), description=ocp.JsonCheckpointHandler()
-                )
+                    state=ocp.StandardCheckpointHandler(multiprocessing_options=alone),
+                    description=ocp.JsonCheckpointHandler(multiprocessing_options=alone),
+                    composite_options=ocp.CompositeOptions(multiprocessing_options=alone),
+                ),
+                multiprocessing_options=alone,
             )
         (name,) = item
         try:
@@ -280,9 +324,9 @@ class Checkpoints:
     def _set_aside_unfinished(self) -> None:
         if self._read_only:
             return
-        for path in step_folders(self.folder):
-            if not is_finished(path):
-                self._set_aside(int(path.name), "it was not written to the end")
+        folders = step_folders(self.folder)
+        for step in _of_the_first([int(path.name) for path in folders if not is_finished(path)]):
+            self._set_aside(step, "it was not written to the end")
 
     def _set_aside(self, step: int, reason: str) -> None:
         barrier(f"set aside {step}")
@@ -296,6 +340,16 @@ class Checkpoints:
             stacklevel=3,
         )
         barrier(f"was set aside {step}")
+
+
+def _of_the_first(steps: list[int]) -> list[int]:
+    """Return the steps that process 0 sees: a shared disk may show others a little later."""
+    return json.loads(broadcast_text(json.dumps(steps)))
+
+
+def _check_unchanged(changed: list[str]) -> None:
+    if changed:
+        raise _DamagedError(f"the bits of {changed[0]} are not those that were saved")
 
 
 def _seal(content: Any) -> str:

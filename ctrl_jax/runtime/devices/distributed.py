@@ -119,6 +119,19 @@ def broadcast_text(text: str) -> str:
     return np.asarray(multihost_utils.broadcast_one_to_all(buffer), np.uint8).tobytes().decode()
 
 
+def worst(rank: int) -> int:
+    """Return the largest of a small whole number over all processes.
+
+    Args:
+        rank: this process's.
+    """
+    if jax.process_count() == 1:
+        return rank
+    from jax.experimental import multihost_utils
+
+    return int(np.max(multihost_utils.process_allgather(np.int32(rank))))
+
+
 def barrier(name: str) -> None:
     """Wait until every process is here.
 

@@ -25,7 +25,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ctrl_jax._errors import RewardError, RewardUnavailable, RunWarning
@@ -33,6 +32,7 @@ from ctrl_jax._typing import Params
 from ctrl_jax.algorithms.base import RunState, ahead, skip
 from ctrl_jax.rewards.outside.threads import in_background
 from ctrl_jax.runtime.checkpoints.checkpoints import Checkpoints
+from ctrl_jax.runtime.devices.distributed import worst
 from ctrl_jax.runtime.devices.mesh import own_rows, shard_batch
 from ctrl_jax.runtime.loop.compilation import jit_collect, jit_step
 from ctrl_jax.runtime.loop.logs import MetricsLog
@@ -286,11 +286,8 @@ def _agreed(future: Future[_Answered]) -> _Answered:
 
 
 def _worst(mine: RewardError | RewardUnavailable | None) -> RewardError | RewardUnavailable | None:
-    from jax.experimental import multihost_utils
-
     rank = 0 if mine is None else 1 if isinstance(mine, RewardError) else 2
-    worst = int(np.max(multihost_utils.process_allgather(np.int32(rank))))
-    if worst == rank:
+    if (of_all := worst(rank)) == rank:
         return mine
     said = "another process got no rewards"
-    return RewardError(said) if worst == 1 else RewardUnavailable(said)
+    return RewardError(said) if of_all == 1 else RewardUnavailable(said)

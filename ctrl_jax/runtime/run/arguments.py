@@ -40,6 +40,7 @@ _ELSEWHERE = {
     "loss": "loss_type",
     "log": "report_to, logger, wandb, tensorboard, log_with, tracker",
     "profile": "profiler, trace_steps",
+    "keep": "save_total_limit, checkpoints_total_limit, max_to_keep, keep_last",
     "checkpoint_every": "save_steps, checkpointing_steps, save_interval, save_every",
     "evaluate_every": "eval_steps, eval_interval, eval_every, evaluation_steps, logging_steps",
     "every": "eval_steps, eval_interval, eval_every, evaluation_steps",

@@ -45,7 +45,9 @@ Resume = Literal["never", "latest", "strict"]
 ROOT = Path("runs")
 # How many processes there are is a part of the mesh; where they meet is another place every time.
 _WHERE_THEY_MEET = frozenset({"coordinator", "processes", "process_id", "heartbeat_seconds"})
-_NOT_THE_RUN = frozenset({"out", "resume", "progress", "log", "profile"}) | _WHERE_THEY_MEET
+_NOT_THE_RUN = _WHERE_THEY_MEET | {
+    *("out", "resume", "keep", "keep_every", "progress", "log", "profile")
+}
 _NOT_THE_MATHS = _NOT_THE_RUN | {"distributed", "compilation_cache"}
 
 

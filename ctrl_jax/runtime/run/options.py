@@ -45,6 +45,8 @@ class RunOptions:
         resume: never: a new run; latest: continue from the newest checkpoint where there is one;
             strict: continue only with the same config, versions, mesh and content of what is given
             (data, model, tokenizer, reward).
+        keep: newest checkpoints that are kept.
+        keep_every: updates between two checkpoints that are kept for good; none by default.
         progress: show progress.
         log: where metrics go besides metrics.jsonl: tensorboard, to the run's folder, and wandb.
         profile: trace a few updates with JAX's profiler, into the folder `profile` of the run.
@@ -62,6 +64,8 @@ class RunOptions:
     process_id: int | None = None
     heartbeat_seconds: int = 100
     resume: Literal["never", "latest", "strict"] = "never"
+    keep: int = 3
+    keep_every: int | None = None
     progress: bool = True
     log: tuple[Name, ...] = ()
     profile: bool = False
@@ -75,6 +79,9 @@ class RunOptions:
         check_choice("precision", self.arithmetic, ("float32", "float64", "bfloat16"))
         check_choice("resume", self.resume, ("never", "latest", "strict"))
         check_count("heartbeat_seconds", self.heartbeat_seconds)
+        check_count("keep", self.keep)
+        if self.keep_every is not None:
+            check_count("keep_every", self.keep_every)
         if self.out is not None and (not isinstance(self.out, str) or not self.out.strip()):
             raise refuse("out", self.out, "it must name a folder", "give --out DIR or leave it out")
         for name in self.log:
@@ -102,6 +109,9 @@ def check_small_run(options: RunOptions) -> None:
     if options.resume != "never":
         rule = "this run takes minutes and is not checkpointed"
         raise refuse("resume", options.resume, rule, "leave it out")
+    if (options.keep, options.keep_every) != (RunOptions.keep, RunOptions.keep_every):
+        received = (options.keep, options.keep_every)
+        raise refuse("keep (and every)", received, "this run keeps no checkpoints", "leave it out")
     if options.mesh.data not in (None, 1) or options.mesh.model != 1:
         sizes = (options.mesh.data, options.mesh.model)
         raise refuse("mesh (data, model)", sizes, "this run uses one device", "leave it at 1")

@@ -104,6 +104,17 @@ def test_keeps_the_newest(tmp_path):
             checkpoints.restore({"x": jnp.zeros(3, jnp.int32)}, step=1)
 
 
+def test_keeps_every_so_many(tmp_path):
+    """Beside the newest, and through a restart."""
+    for steps in ((1, 2, 3), (4, 5, 6, 7)):
+        with Checkpoints(tmp_path, keep=1, keep_every=2) as checkpoints:
+            for step in steps:
+                checkpoints.save(step, {"x": jnp.full(3, step)})
+    assert Checkpoints(tmp_path).steps() == [2, 4, 6, 7]
+    with pytest.raises(ValueError, match="keep_every: received 0"):
+        Checkpoints(tmp_path, keep_every=0)
+
+
 def test_save_does_not_see_later_donation(tmp_path):
     double = jax.jit(lambda x: 2 * x + 1, donate_argnums=0)
     x = jnp.arange(200_000.0)

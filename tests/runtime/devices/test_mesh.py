@@ -133,6 +133,17 @@ assert found.tolist() == [0, 2, 1, 1], found
 everywhere = NamedSharding(mesh, P())
 restored = checkpoints.restore(state, shardings=everywhere)
 assert restored.state.key.sharding == restored.state.weights.sharding == everywhere
+read = checkpoints._reader.restore
+def fails(*_, **__):
+    raise MemoryError("no room")
+if rank == "1":
+    checkpoints._reader.restore = fails
+try:
+    checkpoints._together(1, lambda: checkpoints._read_description(restored.step))
+    raise SystemExit("it goes on without the other process")
+except RunError as error:
+    assert ("by another process" in str(error)) == (rank == "0"), error
+checkpoints._reader.restore = read
 of_one_process = Checkpoints("one").restore(state, shardings=everywhere)
 assert state_digest(of_one_process.state) == state_digest(state)
 again = train(toy.step, restored.state, halves, steps=restored.step + 2, start=restored.step,
