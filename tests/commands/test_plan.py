@@ -64,6 +64,7 @@ def test_a_preference_step_of_a_config_alone(tmp_path):
     products = 48 * 2 * 32 * 16 + 32 * (2 * 32 * 32 + 3 * 32 * 64 + 64 * 32) + 2 * 32 * 48 * 32
     pairs = 8 // 4
     assert told["flops"] == pytest.approx(2 * 3 * pairs * products / 2, rel=0.02)
+    assert told["flops_share"] == pytest.approx(told["flops"], rel=0.02)
     assert told["floors"] is None and told["loops_without_trips"] == 0
     assert "all-reduce" in told["collectives"] and "8 pairs an update" in printed
 
@@ -113,7 +114,7 @@ def faked(program, mesh):
     """What compiling a batch of this size finds: 1000 bytes, and 7 for each example."""
     if program > 60:
         raise TooLarge("memory: received more than there is", 0)
-    return Compiled(Memory(600, 300, 90, 10, 7 * program), Costs(0.0, 0.0, (), 0), 0.0, 0.0)
+    return Compiled(Memory(600, 300, 90, 10, 7 * program), Costs(0.0, 0.0, (), 0), 0.0, 0.0, 0.0)
 
 
 def test_of_several_batches_the_activations_are_known(monkeypatch):

@@ -15,6 +15,7 @@ from ctrl_jax.runtime.checkpoints.digests import is_key
 from ctrl_jax.runtime.devices.chips import Chip
 from ctrl_jax.runtime.devices.costs import Costs, costs_of
 from ctrl_jax.runtime.devices.memory import needed_of
+from ctrl_jax.runtime.devices.operations import operations_of
 from ctrl_jax.runtime.loop.compilation import jit_step
 
 
@@ -77,12 +78,14 @@ class Compiled:
     Args:
         memory: of each device.
         costs: of each device, in one update.
+        share: operations of each device if all that the program asks for were divided evenly.
         lowering: seconds that it took to write the program down.
         compiling: seconds that the compiler took.
     """
 
     memory: Memory
     costs: Costs
+    share: float
     lowering: float
     compiling: float
 
@@ -113,7 +116,8 @@ def compiled(program: Program, mesh: Mesh) -> Compiled:
     jitted: Any = jit_step(program.step, mesh, shardings)
     platform = mesh.devices.flat[0].platform
     began = time.perf_counter()
-    lowered = jitted.trace(*program.arguments).lower(lowering_platforms=(platform,))
+    traced = jitted.trace(*program.arguments)
+    lowered = traced.lower(lowering_platforms=(platform,))
     middle = time.perf_counter()
     try:
         found = lowered.compile()
@@ -126,8 +130,10 @@ def compiled(program: Program, mesh: Mesh) -> Compiled:
         text = str(refuse("memory", said, "the compiler finds that this is too much", repair))
         raise TooLarge(text, needed) from error
     seconds = time.perf_counter() - middle
+    memory = memory_of(program, found.memory_analysis())
     costs = costs_of(found.as_text() or "", mesh.devices.size)
-    return Compiled(memory_of(program, found.memory_analysis()), costs, middle - began, seconds)
+    share = operations_of(traced.jaxpr) / mesh.devices.size
+    return Compiled(memory, costs, share, middle - began, seconds)
 
 
 def memory_of(program: Program, analysis: Any) -> Memory:

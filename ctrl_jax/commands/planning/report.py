@@ -8,6 +8,9 @@ from ctrl_jax.commands.planning.program import floors
 from ctrl_jax.runtime.devices.chips import Chip
 from ctrl_jax.runtime.run.tables import console, print_table
 
+MOST_OF_SHARE = 1.1
+"""Above this many times its share of the operations a device computes what others do too."""
+
 _PARTS = {
     "parameters": "parameters",
     "optimizer": "optimizer",
@@ -46,6 +49,7 @@ def record(planned: Any, chip: Chip | None, limit: int, **told: Any) -> dict[str
             "memory": {**plain(memory), "total": memory.total, "limit": limit},
             "fits": memory.total <= limit,
             "flops": costs.flops,
+            "flops_share": found.share,
             "bytes": costs.bytes,
             "sent": costs.sent,
             "collectives": costs.by_kind(),
@@ -126,6 +130,9 @@ def lines(told: Mapping[str, Any]) -> list[str]:
         )
     else:
         found.append(f"{number} {unit} an update; the peaks of {told['device']} are not known")
+    if told["flops"] > MOST_OF_SHARE * told["flops_share"] > 0:
+        times = told["flops"] / told["flops_share"]
+        found.append(f"each device computes {times:.2f} times its share: something is not divided")
     if not told["fits"]:
         found.append("it does not fit: lower the batch, or take more chips, remat or bfloat16")
     if (best := told["largest_batch"]) is not None:
