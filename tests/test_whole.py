@@ -127,6 +127,6 @@ def test_kept_arrays_are_the_same_or_none(tmp_path):
         # A bit that the archive's readers pass over, such as of a time, changes nothing.
         assert same is None or all(np.array_equal(same[n], arrays[n]) for n in arrays)
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.warns(RunWarning, match="it was damaged on disk, and is made again"):
+    with pytest.warns(RunWarning, match="it was damaged on disk, and is computed again"):
         assert kept_arrays(path) is None
     assert os.listdir(tmp_path) == ["a.npz"]

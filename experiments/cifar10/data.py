@@ -1,6 +1,7 @@
 """Images to train on, from files or made; and the batches of every update."""
 
 import functools
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -9,10 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ctrl_jax._sums import SUMS, changed_files, write_sums
 from ctrl_jax.algorithms import DataBatch
 from ctrl_jax.data import load_folder
 from ctrl_jax.data.image_files import write_cifar10
-from ctrl_jax.runtime import own_part, refuse
+from ctrl_jax.runtime import RunWarning, own_part, refuse
 from ctrl_jax.runtime.devices.distributed import barrier
 
 TINY_SHAPE, TINY_IMAGES, TINY_HELD_OUT = (32, 32, 3), 256, 64
@@ -52,17 +54,22 @@ def load_images(folder: str, batch: int, likelihood: int) -> Images:
 
 
 def make_tiny_set(folder: Path) -> Path:
-    """Write soft colored discs on a shaded ground as CIFAR-10's binary files, once.
+    """Write soft colored discs on a shaded ground as CIFAR-10's files, unless they are there.
 
     The numbers are the same everywhere; process 0 writes, all wait.
     """
-    if jax.process_index() == 0 and not (folder / "test_batch.bin").exists():
+    changed = changed_files(folder)
+    if changed:
+        text = f"{folder}: {', '.join(changed)} changed on disk; the set is written again"
+        warnings.warn(text, RunWarning, stacklevel=2)
+    if jax.process_index() == 0 and (changed or not (folder / SUMS).exists()):
         folder.mkdir(parents=True, exist_ok=True)
         images, labels = _discs(TINY_IMAGES)
         half = TINY_IMAGES // 2
         write_cifar10(folder / "data_batch_1.bin", images[:half], labels[:half])
         write_cifar10(folder / "data_batch_2.bin", images[half:], labels[half:])
         write_cifar10(folder / "test_batch.bin", *_discs(TINY_HELD_OUT, seed=1))
+        write_sums(folder)
     barrier("tiny data set")
     return folder
 

@@ -32,6 +32,7 @@ LEARN = {"online": learn_online, "offline": learn_offline}
 def main(config: Config) -> Path:
     """Run the experiment and return the folder of its results."""
     run = STUDY.begin(config)
+    run.run.metrics.unlink(missing_ok=True)  # of a run that was stopped: all is run again
     metrics: dict[str, Any] = {}
     told: list[Claim] = []
     params: dict[str, Any] = {}

@@ -97,6 +97,7 @@ class Config:
 def main(config: Config) -> Path:
     """Run the experiment and return the folder of its results."""
     run, options = STUDY.begin(config), config.run
+    run.run.metrics.unlink(missing_ok=True)  # of a run that was stopped: all is run again
     rows: list[Row] = []
     found: list[Claim] = []
     curves: dict[str, dict[str, np.ndarray]] = {}

@@ -1,5 +1,7 @@
 """The warning about a held-out reward: how often it is wrong, and that it sees a fall."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -75,5 +77,15 @@ def test_it_warns_once_and_goes_on_where_it_was(tmp_path):
     with pytest.warns(RunWarning, match="16 prompts"):
         found = look(again, 3)
     assert found is not None and found.name == "a"
+    text = (tmp_path / "evaluations.jsonl").read_text()
+    assert json.loads(text.splitlines()[1])["held_out"].keys() == lines[1]["held_out"].keys()
+    for damaged in (
+        text[: text.rindex("\n", 0, -1) + 1],
+        text.replace('"step": 1', '"step": 0'),
+        "",
+    ):
+        (tmp_path / "evaluations.jsonl").write_text(damaged)
+        with pytest.warns(RunWarning, match="it was damaged on disk; .* of it are used"):
+            Overoptimization(tmp_path / "evaluations.jsonl", 4, PROMPTS)
     fresh = Overoptimization(tmp_path / "evaluations.jsonl", 0, PROMPTS)
     assert look(fresh, 3) is None

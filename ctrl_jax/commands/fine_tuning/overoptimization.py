@@ -76,24 +76,32 @@ class Overoptimization:
         line = {"step": k, "trained": trained, "held_out": dict(held_out)}
         before = [each for each in self._lines if each["step"] < k]
         fall = find_fall(before, line, self._prompts)
-        line = plain(line)
-        self._lines = [*before, line | {"seal": seal_of(line)}]
+        self._lines = [*before, plain(line)]
         if jax.process_index() == 0:
-            write_atomic(self._path, "".join(json.dumps(each) + "\n" for each in self._lines))
+            _write(self._path, self._lines)
         if fall is not None and not self._warned:
             self._warned = True
             warnings.warn(_told(k, fall), RunWarning, stacklevel=2)
         return fall
 
 
+def _write(path: Path, lines: list[dict]) -> None:
+    """Write lines, each with its seal; the last one says that it is the last: none is missing."""
+    marked = [line | {"last": line is lines[-1]} for line in lines]
+    sealed = [line | {"seal": seal_of(line)} for line in marked]
+    write_atomic(path, "".join(json.dumps(line) + "\n" for line in sealed))
+
+
 def _read(path: Path) -> list[dict]:
     """Return the lines that are what was written; that others are not is said."""
-    number = path.read_bytes().count(b"\n") if path.exists() else 0
+    if not path.exists():
+        return []
+    number = len(path.read_bytes().split(b"\n")) - 1
     whole = [line for line in read_metrics(path) if line.get("seal") == seal_of(line)]
-    if len(whole) < number:
-        text = f"{path}: {number - len(whole)} lines were damaged on disk, and are left out"
+    if len(whole) < max(number, 1) or not whole[-1].get("last"):
+        text = f"{path}: it was damaged on disk; {len(whole)} evaluations of it are used"
         warnings.warn(text, RunWarning, stacklevel=3)
-    return whole
+    return [{key: line[key] for key in ("step", "trained", "held_out")} for line in whole]
 
 
 def find_fall(

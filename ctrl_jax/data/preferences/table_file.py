@@ -3,11 +3,12 @@
 A table cannot leave a key out: where it has no value, the key counts as absent.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 from ctrl_jax._checks import refuse
+from ctrl_jax.data.compressed import check_ratio
 
 BATCH = 256
 STREAM = b"\xff\xff\xff\xff"  # how `datasets` writes arrow
@@ -31,27 +32,29 @@ def table_records(
         unread: columns that are left unread.
 
     Raises:
-        ValueError: pyarrow is not installed, or the file is damaged.
+        ValueError: pyarrow is not installed, the file is damaged, or it unpacks to too much.
     """
     try:
         import pyarrow  # noqa: F401
     except ImportError as error:
         repair = "run pip install 'ctrl_jax[data]', or give JSON lines"
         raise refuse(name, str(path), "tables need pyarrow", repair) from error
-    number = 0
+    number = unpacked = 0
     batches = _batches(path, unread)
-    while True:
-        try:
-            batch = next(batches, None)
-            rows = [] if batch is None else batch.to_pylist()
-        except Exception as error:  # whatever the library raises about damaged files
-            rule = f"it cannot be read as a table ({' '.join(str(error).split())})"
-            raise refuse(name, str(path), rule, "write or fetch it again") from error
-        if batch is None:
-            return
-        for row in rows:
+    while (batch := _tried(path, name, lambda: next(batches, None))) is not None:
+        unpacked += batch.nbytes
+        check_ratio(name, path, unpacked)
+        for row in _tried(path, name, batch.to_pylist):
             number += 1
             yield number, f"{path}, record {number}", _without_nulls(row)
+
+
+def _tried(path: Path, name: str, read: Callable[[], Any]) -> Any:
+    try:
+        return read()
+    except Exception as error:  # whatever the library raises about damaged files
+        rule = f"it cannot be read as a table ({' '.join(str(error).split())})"
+        raise refuse(name, str(path), rule, "write or fetch it again") from error
 
 
 def _batches(path: Path, unread: Collection[str]) -> Iterator[Any]:

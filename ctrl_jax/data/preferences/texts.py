@@ -11,7 +11,9 @@ so that the same data are the same tokens tomorrow. It may leave out what messag
 for in the text, and told of. It may never end: each record has limits of time and length.
 """
 
+import contextlib
 import datetime
+import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -74,10 +76,11 @@ class ChatTemplate:
         self.reads_clock = CLOCK in written
         if self.reads_clock:
             self.template = stopped_clock(datetime.datetime.fromisoformat(date)) + written
+        name = "tokenizer: chat_template" if template is None else "chat_template"
+        _check_arithmetic(name, written)
         *before, last = [*example.prompt, *example.chosen]
         conversation = [*before, {**last, "content": MARK}]
         marked, again = self._rendered(example.place, *[(conversation, False)] * 2)
-        name = "tokenizer: chat_template" if template is None else "chat_template"
         if marked != again:
             rule = "it renders one conversation differently each time"
             raise refuse(name, f"{marked[:40]}…", rule, "give another chat_template")
@@ -139,6 +142,24 @@ class ChatTemplate:
             rule = f"the chat template refuses it ({reason})"
         repair = "repair the record or give another chat_template"
         return refuse(f"{place}: roles", roles, rule, repair)
+
+
+def _check_arithmetic(name: str, template: str) -> None:
+    """Refuse powers and numbers so large that one operation of compiled code does not end."""
+    try:
+        import jinja2
+    except ImportError:
+        return  # rendering says so
+    tokens = []
+    with contextlib.suppress(jinja2.TemplateSyntaxError):  # that too
+        found = jinja2.Environment().lex(template)
+        tokens = [(kind, value) for _, kind, value in found if kind != "whitespace"]
+    powers = [after for (_, value), after in itertools.pairwise(tokens) if value == "**"]
+    numbers = [int(value.replace("_", ""), 0) for kind, value in tokens if kind == "integer"]
+    small = all(kind == "integer" and len(value) == 1 for kind, value in powers)
+    if len(powers) > 1 or not small or max(numbers, default=0) > 10**9:
+        rule = "it has powers or numbers of which the arithmetic may not end"
+        raise refuse(name, f"{template[:40]}…", rule, "give another chat_template")
 
 
 def stopped_clock(moment: datetime.datetime) -> str:

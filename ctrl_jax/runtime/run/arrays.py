@@ -53,7 +53,7 @@ def kept_arrays(path: str | os.PathLike[str], words: str = "") -> dict[str, np.n
     found, seal = (str(kept.pop(name, "")) for name in ("words", "seal"))
     arrays = {name.removeprefix("array/"): array for name, array in kept.items()}
     if seal != _seal(found, arrays):
-        text = f"{path}: it was damaged on disk, and is made again"
+        text = f"{path}: it was damaged on disk, and is computed again"
         warnings.warn(text, RunWarning, stacklevel=3)
         return None
     return arrays if found == words else None

@@ -126,6 +126,8 @@ def test_templates_that_are_none(qwen, tokenize, monkeypatch):
     for template, message in (
         (RANDOM, "chat_template: .* it renders one conversation differently each time"),
         ("{{ 'a' * 10**8 }}" + CHATML, r"refuses it \(it writes 1000000\d\d characters of it"),
+        ("{{ 9**9**9 }}" + CHATML, "chat_template: .* powers or numbers of which the arithmetic"),
+        ("{{ 'a' * 99999999999 }}" + CHATML, "chat_template: .* of which the arithmetic may not"),
         ("{% for m in", "chat_template: .* it is no template in Jinja"),
         ("nothing", "chat_template: received 'nothing…'; it leaves out what the assistant says"),
     ):

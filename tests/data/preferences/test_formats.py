@@ -220,6 +220,18 @@ def test_zstandard_and_damaged_tables(table, tmp_path):
         assert "\n" not in str(error.value)
 
 
+def test_a_table_that_unpacks_to_too_much(tmp_path, monkeypatch):
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    words = {"prompt": "p" * 10**6, "chosen": "a", "rejected": "b"}
+    table = pa.Table.from_pylist([words] * 4)
+    parquet.write_table(table, tmp_path / "a.parquet", compression="zstd")
+    monkeypatch.setattr("ctrl_jax.data.compressed.LARGE", 2**20)
+    with pytest.raises(ValueError, match=r"bytes unpack to \d+ or more; if it is meant so"):
+        read_preferences(tmp_path / "a.parquet")
+
+
 def test_a_pointer_in_the_place_of_a_file_is_named(tmp_path):
     path = tmp_path / "train.parquet"
     path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
