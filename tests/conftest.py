@@ -120,7 +120,7 @@ def float64() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def optimized() -> Iterator[None]:
     """Compiled as for users also by ``make test``, where bits are promised."""
     before = jax.config.read("jax_disable_most_optimizations")
