@@ -146,7 +146,7 @@ def test_the_chains_divergence_tends_to_girsanovs(solver):
         with jax.enable_x64(True):
             process = VP(0.2, 2.0, horizon=3.0)
             grid = grids.log_snr(process, steps, end=end)
-            kernel = solver.kernel(process, grid[:-1], grid[1:])
+            kernel = jax.jit(lambda s, r: solver.kernel(process, s, r))(grid[:-1], grid[1:])  # noqa: B023
         score = chains.gaussian_score(oracle, 3.0 - np.asarray(grid[:-1]), 1.0, 0.5)
         chain = chains.affine_chain(kernel, score)
         start_variance = oracle.variance(3.0)

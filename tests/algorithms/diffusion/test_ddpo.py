@@ -95,12 +95,13 @@ def test_a_batch_that_overfills_a_ring_leaves_its_last():
     scoring = _by_memory(PromptStatistics(prompts=1, buffer=3, least=2))
     rewards = jnp.arange(8.0)
     assert scoring.init is not None
-    seen, scores, _ = scoring.score(scoring.init(jnp.float32), rewards, Batch(jnp.ones(8)))
-    np.testing.assert_array_equal(jnp.sort(seen.rewards[0]), [5, 6, 7])
-    np.testing.assert_allclose(scores, (rewards - 6) / np.sqrt(2 / 3), rtol=1e-6)
+    score = jax.jit(scoring.score)
+    seen, scores, _ = score(scoring.init(jnp.float32), rewards, Batch(jnp.ones(8)))
+    np.testing.assert_array_equal(np.sort(seen.rewards[0]), [5, 6, 7])
+    np.testing.assert_allclose(scores, (np.asarray(rewards) - 6) / np.sqrt(2 / 3), rtol=1e-6)
     # Padding is not remembered, and a prompt that always gets the same has no spread.
     batch = Batch(jnp.asarray([1.0] * 3 + [0.0]))
-    seen, scores, counted = scoring.score(seen, jnp.asarray([4.0, 4.0, 4.0, 1e9]), batch)
+    seen, scores, counted = score(seen, jnp.asarray([4.0, 4.0, 4.0, 1e9]), batch)
     np.testing.assert_array_equal(seen.rewards[0], 4.0)
     np.testing.assert_array_equal(scores[:3], 0.0)
     assert counted["reward/zero_spread"] == 1

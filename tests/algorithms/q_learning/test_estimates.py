@@ -48,13 +48,14 @@ def test_a_product_of_two_estimates_pays_no_variance():
     estimate = RatioScore(PROCESS, lambda key, shape: gaussian_points(key, (*shape, 2))[..., 0], 1)
     t, size = jnp.asarray(1.0), 20000
     x, action = jnp.full((size, 2), 0.4), jnp.full((1, size, 2), -0.2)
-    first, second = (estimate(jax.random.key(k), t, x)[None] for k in (0, 1))
-    rate = jnp.asarray([0.7])
+    drawn = jax.jit(lambda key: estimate(key, t, x)[None])
+    first, second = (drawn(jax.random.key(k)) for k in (0, 1))
+    rate, cost = jnp.asarray([0.7]), jax.jit(penalty_rates)
     scale, std = (float(c) for c in PROCESS.marginal(t))
     mean = (scale * MEAN - 0.4) / std**2
     alone = 0.7 * 2 * ((mean + 0.2) ** 2 + scale**2 * VARIANCE / std**4)
     for twin, exact in ((second, 0.7 * 2 * (mean + 0.2) ** 2), (first, alone)):
-        paid = penalty_rates(rate, Transition(x[None], action, first, twin, x[None]), action)[0]
+        paid = np.asarray(cost(rate, Transition(x[None], action, first, twin, x[None]), action)[0])
         assert abs(paid.mean() - exact) < 4.5 * paid.std() / np.sqrt(size)
     problem = make_direction(3, estimate=RatioScore(PROCESS, gaussian_points, 2), paired=True)
     policy = affine_policy(make_setting(3).problem)

@@ -10,7 +10,8 @@ import pytest
 from ctrl_jax.networks.layers import attention
 from ctrl_jax.networks.layers.linear import gradient_turned
 
-attend: Any = attention.attend  # called with unpacked arguments
+# Called with unpacked arguments.
+attend: Any = jax.jit(attention.attend, static_argnames=("scale", "cap"))
 BATCH, TOKENS, SEEN, WIDTH = 2, 3, 5, 4
 
 
@@ -101,7 +102,7 @@ def test_a_token_that_sees_none_has_a_finite_mean(arguments):
         none = mask & (jnp.arange(TOKENS) > 0)[None, :, None]
         return jnp.sum(jnp.sin(attend(query, key, parts[2], none)[:, 0]))
 
-    for slope in jax.grad(first, (0, 1))(*parts[:2]):
+    for slope in jax.jit(jax.grad(first, (0, 1)))(*parts[:2]):
         np.testing.assert_array_equal(slope, np.zeros_like(slope))
 
 
