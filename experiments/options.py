@@ -1,17 +1,27 @@
-"""The common options in a study's config, where their flags have no prefix, and a check."""
+"""The common options in a study's config, where their flags have no prefix, and their mesh."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from ctrl_jax.runtime import RunOptions, refuse
+from ctrl_jax.runtime import RunOptions
+
+if TYPE_CHECKING:
+    from jax import Array
+    from jax.sharding import Mesh
 
 Common = Annotated[RunOptions, tyro.conf.arg(name="")]
 COMMON = RunOptions()
 
 
-def check_replicated(options: RunOptions) -> None:
-    """Raise ValueError where the options would divide networks, which the studies replicate."""
-    if options.mesh.model != 1:
-        rule = "the networks of a study are replicated, never divided"
-        raise refuse("mesh.model", options.mesh.model, rule, "leave it at 1")
+def over_data(mesh: "Mesh", keys: "Array") -> "Array":
+    """Return the keys of runs side by side, divided over ``data`` where it divides their number.
+
+    Every run then is one device's own; elsewhere all devices have all of them.
+    """
+    from jax.sharding import NamedSharding, PartitionSpec
+
+    from ctrl_jax.runtime.devices.mesh import place
+
+    axes = () if len(keys) % mesh.shape["data"] else ("data",)
+    return place(keys, NamedSharding(mesh, PartitionSpec(*axes)))

@@ -150,17 +150,21 @@ class Conduct:
             **loop: fields of `LoopOptions`.
 
         Returns:
-            The state after the last update.
+            The state after the last update, whole on every device.
         """
         import jax
 
         from ctrl_jax._errors import MissingCheckpointError
-        from ctrl_jax.runtime import Checkpoints, LoopOptions, MetricsLog, train
+        from ctrl_jax.runtime import Checkpoints, LoopOptions, MetricsLog, replicate, train
         from ctrl_jax.runtime.loop.signals import stop_point
         from ctrl_jax.runtime.loop.training import state_shardings
 
         usual = {"progress": self.config.run.progress, "mesh": self.mesh}
+        usual["shardings"] = self.divided(state)
         given: dict[str, Any] = {**usual, "record": self.run.record, **loop}
+        evaluate = given.get("evaluate")
+        if evaluate is not None and given["shardings"] is not None:
+            given["evaluate"] = lambda k, state: evaluate(k, replicate(self.mesh, state))
         if self.config.run.profile and stage is None:
             given["profile"] = self.folder / "profile"
         options = LoopOptions(**given)
@@ -189,7 +193,7 @@ class Conduct:
                 )
                 if first is not None and start == 0:
                     lines.write(0, first)
-            return train(
+            ended = train(
                 step,
                 state,
                 batches,
@@ -199,6 +203,19 @@ class Conduct:
                 checkpoints=checkpoints,
                 options=options,
             )
+        return ended if options.shardings is None else replicate(self.mesh, ended)
+
+    def divided(self, state: Any) -> Any:
+        """Return how a state is divided over ``model`` by its networks' rules; None for not."""
+        if self.mesh.shape["model"] == 1:
+            return None
+        import jax
+        from jax.sharding import NamedSharding
+
+        from ctrl_jax.networks.sharding import SCORE, partition_specs
+
+        specs = partition_specs(state, self.mesh, rules=SCORE)
+        return jax.tree.map(lambda spec: NamedSharding(self.mesh, spec), specs)
 
     def once(self, piece: str, make: Callable[[], Any]) -> Any:
         """Return what a piece of work returns; a run that goes on finds it again.

@@ -85,10 +85,13 @@ def _of_logits(logits: Array, targets: Array) -> Array:
 
 def _forward(logits: Array, targets: Array):
     total = jax.nn.logsumexp(logits, axis=1)
-    # Negative indices would count from the end.
-    picked = logits.at[jnp.arange(targets.size), targets].get(
-        mode="fill", fill_value=jnp.nan, wrap_negative_indices=False
-    )
+
+    # Row by row: of rows divided over devices each then picks its own. Negative indices would count
+    # from the end.
+    def pick(row, i):
+        return row.at[i].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+
+    picked = jax.vmap(pick)(logits, targets)
     return picked - total, (logits, total, targets)
 
 

@@ -8,10 +8,10 @@ layer's weights are gathered when it is their turn.
 
 A table says it for one kind of network: the end of a parameter's dotted path, as a regular
 expression, and an axis of the mesh or None for each of its axes; the first line that fits counts.
-An axis of the mesh that does not divide its axis of the parameter, such as 50257 tokens, takes
-another one if it divides that, and none otherwise, which a warning says. Where blocks alike are
-stacked, a line is of one of them, and their own axis stays whole: every device takes part in every
-block.
+Where ``model`` does not divide its axis of a parameter, such as 50257 tokens, the parameter is not
+divided over it, which a warning says; ``data`` takes another axis if it divides that. Where blocks
+alike are stacked, a line is of one of them, and their own axis stays whole: every device takes part
+in every block.
 
 That weights are gathered, rather than what they are multiplied with moved about, the networks say
 themselves (`gathered`), where JAX knows the mesh while they are traced; all that `runtime` compiles
@@ -256,9 +256,8 @@ def _fit(
         axis if axis and size % mesh.shape[axis] == 0 else None
         for axis, size in zip(rule, shape, strict=True)
     ]
-    for axis in rule:
-        free = [i for i, taken in enumerate(placed) if taken is None]
-        fits = [i for i in free if axis and shape[i] % mesh.shape[axis] == 0]
-        if axis and axis not in placed and fits:
-            placed[fits[0]] = axis
+    free = [i for i, axis in enumerate(placed) if axis is None]
+    fits = [i for i in free if shape[i] % mesh.shape[DATA] == 0]
+    if DATA in rule and DATA not in placed and fits:
+        placed[fits[0]] = DATA
     return placed

@@ -8,7 +8,7 @@ from ctrl_jax.models.image import ImageDiffusionSpec, Kind
 from ctrl_jax.networks import NCSNppConfig
 from ctrl_jax.runtime import RunOptions
 from experiments.cifar10.data import TINY_HELD_OUT, TINY_IMAGES
-from experiments.options import COMMON, Common, check_replicated
+from experiments.options import COMMON, Common
 
 Solver = Literal["predictor_corrector", "ancestral", "euler_maruyama", "probability_flow"]
 
@@ -155,7 +155,6 @@ class Config:
             if self.solver != "predictor_corrector":
                 rule = "only predictor_corrector has a corrector"
                 raise refuse("snr", self.snr, rule, "leave it out")
-        check_replicated(self.run)
         if self.tiny and self.data is not None:
             rule = "--tiny makes its own data"
             raise refuse("data", self.data, rule, "leave out one of them")

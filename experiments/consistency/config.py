@@ -11,7 +11,7 @@ from ctrl_jax._checks import (
     check_positive,
     refuse,
 )
-from experiments.options import COMMON, Common, check_replicated
+from experiments.options import COMMON, Common
 
 Data = Literal["swiss_roll", "digits"]
 
@@ -82,7 +82,6 @@ class Config:
         if not self.evaluations or sorted(set(self.evaluations)) != list(self.evaluations):
             raise refuse("evaluations", self.evaluations, "they must increase", "give 1 2 4 8")
         check_count("evaluations", self.evaluations[0])
-        check_replicated(self.run)
         if self.run.resume == "strict":
             rule = "stages are found again by their options, not compared"
             raise refuse("resume", self.run.resume, rule, "use --resume latest")

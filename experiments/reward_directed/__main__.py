@@ -15,13 +15,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from ctrl_jax._checks import check_choice, check_count, check_fields, check_numbers, refuse
 from ctrl_jax.runtime import check_small_run, command, progress
 from ctrl_jax.runtime.run.tables import print_table
 from experiments.base_models import pretrain
 from experiments.directed_tasks import Task, make_task
-from experiments.options import COMMON, Common
+from experiments.options import COMMON, Common, over_data
 from experiments.reward_directed import STUDY, claims, few_points, plots
 from experiments.reward_directed.claims import Row
 from experiments.reward_directed.methods import (
@@ -33,6 +34,7 @@ from experiments.reward_directed.methods import (
     pretraining_evaluations,
     train,
 )
+from experiments.study import Conduct
 from experiments.verdicts import Claim
 
 TASKS = ("mixture_1d", "mixture_2d", "swiss_roll", "digits")
@@ -118,7 +120,7 @@ def main(config: Config) -> Path:
                     seed=options.seed,
                 )
             for method, sampler, steps in settings_of(config, name):
-                trained = run_one(config, task, method, sampler, steps, pretrained)
+                trained = run_one(config, run.mesh, task, method, sampler, steps, pretrained)
                 rows.append(measure(task, method, sampler, steps, trained))
                 record(run.run.metrics, rows[-1])
                 params[f"{name}/{method}/{sampler}/{steps}"] = trained.params
@@ -129,7 +131,7 @@ def main(config: Config) -> Path:
             curves[name] = {m: t.history["reward/mean"] for m, t in shown.items()}
             plots.draw_samples(run.folder / f"{name}.png", task, shown)
             found += claims_of(config, task, rows)
-        laws = study_few_points(config, run.folder, lambda k: show(done + k))
+        laws = study_few_points(config, run, lambda k: show(done + k))
     found += claims.one_point(*laws) if laws else []
     if curves:
         plots.draw_curves(run.folder / "curves.png", curves, config.training.batch)
@@ -167,7 +169,7 @@ def shown_steps(config: Config, task: str) -> int:
 
 
 def run_one(
-    config: Config, task: Task, method: str, sampler: str, steps: int, pretrained: Any
+    config: Config, mesh: Mesh, task: Task, method: str, sampler: str, steps: int, pretrained: Any
 ) -> Trained:
     """Train all seeds of one method."""
     return train(
@@ -176,7 +178,7 @@ def run_one(
         config.budget(),
         solver_steps=steps,
         flow=sampler == "flow",
-        keys=jax.random.split(jax.random.key(config.run.seed), config.seeds),
+        keys=over_data(mesh, jax.random.split(jax.random.key(config.run.seed), config.seeds)),
         number=config.samples - config.samples % max(1, task.classes),
         pretrained=pretrained,
     )
@@ -224,11 +226,12 @@ def claims_of(config: Config, task: Task, rows: list[Row]) -> list[Claim]:
     return [claim for claim in found if claim is not None]
 
 
-def study_few_points(config: Config, folder: Path, show):
+def study_few_points(config: Config, run: Conduct, show):
     """Return the end laws learned from m points and the limit of m = 1, and draw them."""
     if not config.few:
         return None
     keys = jax.random.split(jax.random.key(config.run.seed + 1), config.seeds)
+    keys = over_data(run.mesh, keys)
     exact, limit = few_points.learn(None, False, keys), few_points.one_point_limit()
     show(1)
     laws: list[dict[str, few_points.Law]] = []
@@ -237,7 +240,7 @@ def study_few_points(config: Config, folder: Path, show):
         for m in config.few:
             laws[-1][str(m)] = few_points.learn(m, paired, keys)
             show(1 + len(laws[0]) + (len(laws[1]) if paired else 0))
-    plots.draw_few_points(folder / "few_points.png", laws[0], laws[1], exact, limit)
+    plots.draw_few_points(run.folder / "few_points.png", laws[0], laws[1], exact, limit)
     return {**laws[0], **{f"{m} paired": law for m, law in laws[1].items()}, "exact": exact}, limit
 
 

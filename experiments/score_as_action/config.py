@@ -15,7 +15,7 @@ from ctrl_jax._checks import (
 )
 from ctrl_jax.algorithms import PolicyUpdate, ValueUpdate
 from ctrl_jax.models import DiffusionSpec
-from experiments.options import COMMON, Common, check_replicated
+from experiments.options import COMMON, Common
 
 Algorithm = Literal["ppo", "value_gradient", "policy_gradient", "ddpo", "dpok"]
 Schedule = Literal["cosine", "constant"]
@@ -246,7 +246,6 @@ class Config:
         if self.grid_steps() % pieces:
             rule = f"minibatches must divide the solver steps, {self.grid_steps()} (times chunks)"
             raise refuse("update.minibatches", self.update.minibatches, rule, "choose a divisor")
-        check_replicated(self.run)
         if self.environment != "digits" and (self.data or self.reward):
             rule = f"--environment {self.environment} brings its own data and reward"
             raise refuse("data/reward", self.data or self.reward, rule, "leave one of them out")

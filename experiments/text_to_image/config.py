@@ -10,7 +10,7 @@ from ctrl_jax._checks import (
     check_positive,
     refuse,
 )
-from experiments.options import COMMON, Common, check_replicated
+from experiments.options import COMMON, Common
 from experiments.text_to_image.autoencoder import Autoencoder
 from experiments.text_to_image.fine_tuning import FineTuning
 from experiments.text_to_image.generator import Generator
@@ -68,4 +68,3 @@ class Config:
         parts = (self.towers, self.autoencoder, self.generator, self.fine_tuning, self.run)
         for part in parts:
             part.validate()
-        check_replicated(self.run)

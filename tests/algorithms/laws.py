@@ -1,7 +1,7 @@
 """Every algorithm on a problem of its own, as small as can be: the table that the laws run over."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -155,10 +155,10 @@ def q_learning(**options: Any) -> Case:
     return Case(made, steering.one_prompt(BATCH))
 
 
-def lm_preference() -> Case:
+def lm_preference(number: int = BATCH, losses: Sequence[str] = ("dpo", "aot", "kto")) -> Case:
     model = language_model(dataclasses.replace(QWEN, depth=1))
     params, draw = moved(model), np.random.default_rng(2).integers
-    pairs = [TokenPair(*(draw(0, 23, size).tolist() for size in (3, 3, 2))) for _ in range(BATCH)]
+    pairs = [TokenPair(*(draw(0, 23, size).tolist() for size in (3, 3, 2))) for _ in range(number)]
     rows = pack_pairs(pairs, pairs_per_row=1)
     shape = (*rows.weights.shape, 2)
     rows = rows._replace(reference=np.full(shape, -9.0, np.float32))
@@ -166,7 +166,7 @@ def lm_preference() -> Case:
         model._replace(init=lambda key: params),
         sgd(),
         # Two of them look at the other pairs, wherever these are.
-        algorithms.named_loss(("dpo", "aot", "kto"), beta=0.5),
+        algorithms.named_loss(losses, beta=0.5),
         algorithms.LMPreference(accumulate=2, average_decay=0.5),
     )
     return Case(made, rows)

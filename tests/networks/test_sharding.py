@@ -50,11 +50,13 @@ def test_first_layers_by_outputs_and_second_ones_by_inputs(shapes):
     assert specs["positions"] == PartitionSpec(None, "data")
 
 
-def test_what_does_not_divide_an_axis_takes_the_other_or_none(shapes):
-    """37 tokens are divided by nothing, 12 entries by 2, 3 and 4."""
-    assert partition_specs(shapes, abstract(1, 3))["tokens"] == PartitionSpec(None, "model")
+def test_data_takes_another_axis_that_it_divides_and_model_its_own_or_none(shapes):
+    """37 tokens are divided by nothing, 12 entries by 2, 3 and 4, 16 positions by 2 and 4."""
+    assert partition_specs(shapes, abstract(1, 3))["tokens"] == PartitionSpec(None, None)
     both = partition_specs(shapes, abstract(2, 3), fully=True)["tokens"]
     assert both == PartitionSpec(None, "data")
+    other = partition_specs(shapes, abstract(8, 1), fully=True)
+    assert other["positions"] == PartitionSpec("data", None)
     assert partition_specs(shapes, abstract(1, 5))["tokens"] == PartitionSpec(None, None)
     query = partition_specs(shapes, abstract(5, 5), fully=True)["blocks"][0]["attention"]["query"]
     assert query["kernel"] == PartitionSpec(None, None)

@@ -1,0 +1,78 @@
+"""Run by a test on eight simulated devices: a study at its smallest, on one device and on meshes.
+
+    python -m tests.experiments.on_meshes NAME FOLDER
+
+Noise is the same on any mesh; sums over examples are taken in another order.
+"""
+
+import importlib
+import json
+import math
+import sys
+from pathlib import Path
+
+import jax
+
+from ctrl_jax.runtime import command
+from tests.experiments.test_consistency import TINY as CONSISTENCY
+from tests.experiments.test_contraction import LEARNED
+from tests.experiments.test_contraction import TINY as CONTRACTION
+from tests.experiments.test_diffusion_preference import TINY as DIFFUSION_PREFERENCE
+from tests.experiments.test_linear_quadratic import TINY as LINEAR_QUADRATIC
+from tests.experiments.test_mallows_bandit import TINY as MALLOWS_BANDIT
+from tests.experiments.test_mallows_lm import TINY as MALLOWS_LM
+from tests.experiments.test_reward_directed import TINY as REWARD_DIRECTED
+from tests.experiments.test_score_matching import TINY as SCORE_MATCHING
+from tests.experiments.tiny import TINY, TINY_ANALYTIC, TINY_CIFAR10
+
+OPTIONS = {
+    "score_as_action": TINY,
+    "score_as_action gaussian": ["--environment", "gaussian", *TINY_ANALYTIC],
+    "cifar10": TINY_CIFAR10,
+    "consistency": [*CONSISTENCY, "--data", "swiss_roll"],
+    "contraction": [*CONTRACTION, *LEARNED],
+    "diffusion_preference": [*DIFFUSION_PREFERENCE, "--parts", "online"],
+    "linear_quadratic": LINEAR_QUADRATIC,
+    "pair_trading": [*LINEAR_QUADRATIC, "--time-steps", "0.25", "--methods", "cpg_difference"],
+    "mallows_bandit": MALLOWS_BANDIT,
+    "mallows_lm": MALLOWS_LM,
+    "reward_directed": REWARD_DIRECTED,
+    "score_matching": SCORE_MATCHING,
+}
+MESHES = ((1, 1), (8, 1), (4, 2))
+TIMES = ("seconds", "minutes", "cost", "claims", "memory")
+"""What metrics are named that say how long something took, or are sentences."""
+
+
+def run(name: str, folder: Path, data: int, model: int) -> dict[str, float]:
+    """The numbers of results.json."""
+    module = importlib.import_module(f"experiments.{name.split()[0]}.__main__")
+    mesh = ["--mesh.data", str(data), "--mesh.model", str(model)]
+    run_command = getattr(module, "run_command", None)
+    options = [*OPTIONS[name], *mesh, "--out", str(folder / f"{data}x{model}")]
+    found = run_command(options) if run_command else command(module.Config, module.main, options)
+    metrics = json.loads((found / "results.json").read_text())["metrics"]
+    return {
+        key: value
+        for key, value in metrics.items()
+        if isinstance(value, int | float) and not any(word in key for word in TIMES)
+    }
+
+
+def main(name: str, folder: str) -> None:
+    assert jax.device_count() == 8
+    one, *others = (run(name, Path(folder), *sizes) for sizes in MESHES)
+    assert len(one) > 2
+    for sizes, many in zip(MESHES[1:], others, strict=True):
+        assert many.keys() == one.keys()
+        apart = {
+            key: (value, many[key])
+            for key, value in one.items()
+            if not math.isclose(value, many[key], rel_tol=2e-3, abs_tol=2e-3)
+        }
+        assert not apart, (name, sizes, apart)
+    print("agreed")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
