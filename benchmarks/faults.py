@@ -400,14 +400,12 @@ def with_table(page: str, result: dict[str, Any]) -> str:
 
 def table(result: dict[str, Any]) -> str:
     """Return the rows as Markdown."""
-    lines = [
-        "| command | on | signal | sent | met | resumed equal | lost |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    names = ("command", "on", "signal", "sent", "met", "too late", "resumed equal", "lost")
+    lines = [f"| {' | '.join(names)} |", f"|{'---|' * len(names)}"]
     for row in result["rows"]:
         met = ", ".join(f"{phase} {n}" for phase, n in row["phases"].items())
         equal = row["runs"] - len(row["lost"])
-        cells = [row["command"], row["place"], row["signal"], row["tried"], met]
+        cells = [row["command"], row["place"], row["signal"], row["tried"], met, row["too late"]]
         cells += [f"{equal} of {row['runs']} runs", len(row["lost"])]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     total = sum(row["tried"] for row in result["rows"])

@@ -43,7 +43,7 @@ def test_a_row_takes_the_place_of_the_one_it_measures_again(tmp_path):
     assert [r["command"] for r in result["rows"]] == ["score_as_action", "prefer"]
     page = faults.with_table(f"a\n{faults.BEGIN}\nold\n{faults.END}\nb\n", result)
     assert "old" not in page and page.startswith("a\n") and page.endswith("b\n")
-    assert "| prefer | 1 device | kill | 2 | training 2 | 1 of 1 runs | 0 |" in page
+    assert "| prefer | 1 device | kill | 2 | training 2 | 0 | 1 of 1 runs | 0 |" in page
     assert "In all 4 signals, 0 runs lost." in page
 
 

@@ -28,6 +28,7 @@ LOOK_EVERY = 0.05
 """Seconds between two looks for a signal while something is waited for."""
 
 _places = itertools.count(1)
+_ending: list[int] = []  # signals that raised `Terminated` in the command under way
 
 
 class Stopped(Exception):
@@ -63,6 +64,8 @@ class StopSignals:
 
     def __enter__(self) -> "StopSignals":
         self._shared = jax.distributed.is_initialized()
+        if _ending and not self._shared:
+            self.received = _ending[0]
         if threading.current_thread() is threading.main_thread():
             mine = (signal.SIGINT,) if self._shared else (signal.SIGINT, signal.SIGTERM)
             for signum in mine:
@@ -104,7 +107,11 @@ class StopSignals:
 
 @contextlib.contextmanager
 def ending_at_signals() -> Iterator[None]:
-    """Let SIGTERM raise `Terminated` wherever no loop is listening, in the main thread."""
+    """Let SIGTERM raise `Terminated` wherever no loop is listening, in the main thread.
+
+    Python ignores what is raised while it collects garbage, where JAX has a callback: then the next
+    `stop_point` or loop hears of it.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -112,25 +119,32 @@ def ending_at_signals() -> Iterator[None]:
     def end(signum: int, frame: FrameType | None) -> None:
         del frame
         signal.signal(signum, signal.SIG_DFL)
+        _ending.append(signum)
         raise Terminated(signum)
 
     before = signal.signal(signal.SIGTERM, end)
     try:
         yield
     finally:
+        _ending.clear()
         signal.signal(signal.SIGTERM, before)
 
 
 def stop_point() -> None:
-    """Be a place between loops where a run of several processes may end, the same for all.
+    """Be a place between loops where a run may end, with several processes the same for all.
 
     In a loop it is none: what the loop does is finished and saved first.
 
     Raises:
         Terminated: a signal came to one of the processes.
     """
-    if jax.distributed.is_initialized() and not StopSignals.listening and _all_have_heard():
-        raise Terminated
+    if StopSignals.listening:
+        return
+    if jax.distributed.is_initialized():
+        if _all_have_heard():
+            raise Terminated
+    elif _ending:
+        raise Terminated(_ending[0])
 
 
 def _all_have_heard() -> bool:

@@ -1,6 +1,7 @@
 """The loop: one trace, donation, flags into errors, signals, and resume after a kill."""
 
 import dataclasses
+import gc
 import os
 import re
 import signal
@@ -26,7 +27,13 @@ from ctrl_jax.runtime import (
     state_digest,
     train,
 )
-from ctrl_jax.runtime.loop.signals import StopSignals, Terminated, ending_at_signals
+from ctrl_jax.runtime.loop.signals import (
+    Stopped,
+    StopSignals,
+    Terminated,
+    ending_at_signals,
+    stop_point,
+)
 from tests.runtime import toy
 from tests.runtime.processes import TOY, run_python, start_python
 
@@ -288,6 +295,29 @@ def test_a_signal_after_the_last_look_is_heard_outside():
         pytest.fail("it was swallowed")
     assert stopped.value.signum == signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) is before and not StopSignals.listening
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_signal_that_python_ignores_is_heard_later():
+    """What a handler raises while garbage is collected goes to nobody; JAX has a callback there."""
+
+    def collected(*_):
+        if not sent:
+            sent.append(signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    sent: list[int] = []
+    with ending_at_signals():
+        gc.callbacks.append(collected)
+        try:
+            gc.collect()
+        finally:
+            gc.callbacks.remove(collected)
+        with pytest.raises(Stopped), StopSignals() as signals:
+            signals.check()
+        with pytest.raises(Terminated):
+            stop_point()
+    stop_point()
 
 
 def test_a_trace_of_a_few_updates(tmp_path):
