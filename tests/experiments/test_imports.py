@@ -4,15 +4,21 @@ from experiments.study import studies
 from tests.runtime.processes import run_python
 from tests.test_floors import ROOT, imports
 
+LOOK = """
+import importlib
+from jax._src import xla_bridge
+from ctrl_jax.runtime import validate
+for name in {names!r}:
+    module = importlib.import_module(f"experiments.{{name}}.__main__")
+    validate(getattr(module, "TINY", None) or module.Config())
+    print(name, xla_bridge._backends)
+"""
 
-def test_importing_a_programme_does_not_start_jax():
+
+def test_importing_a_programme_and_checking_its_options_does_not_start_jax():
     """One process for all: it has started where the first of them starts it."""
-    names = ("score_as_action", "cifar10", "mallows_lm")
-    look = "from jax._src import xla_bridge"
-    imports = [
-        f"import experiments.{n}.__main__; print({n!r}, xla_bridge._backends)" for n in names
-    ]
-    status, out, err = run_python("-c", "\n".join([look, *imports]))
+    names = ("score_as_action", "cifar10", "mallows_lm", "linear_quadratic", "consistency")
+    status, out, err = run_python("-c", LOOK.format(names=names))
     assert status == 0, err
     assert out.splitlines() == [f"{name} {{}}" for name in names]
 
