@@ -30,6 +30,8 @@ from experiments.cifar10.likelihood import mean_bits_per_dim
 from experiments.cifar10.sampling import make_sampler, to_floats
 from experiments.cifar10.training import train_score
 
+PICTURES = 64
+"""Of the samples, and of every snapshot."""
 REPORTED = {
     "contractive_sub_vp": {"fid": 2.47, "inception_score": 10.18},
     "ve": {"fid": 2.50, "inception_score": 9.68},
@@ -51,7 +53,7 @@ def main(config: Config) -> Path:
     key = jax.random.key(config.run.seed + 1000)
 
     def snapshot(k: int, state) -> dict[str, Any]:
-        pictures = draw(jax.random.fold_in(key, k), state.params, 64, config.evaluation.batch)
+        pictures = draw(jax.random.fold_in(key, k), state.params, PICTURES, config.evaluation.batch)
         _draw(run.folder / f"samples-{k}.png", pictures)
         return {}
 
@@ -95,7 +97,7 @@ def shape_of(data) -> tuple[int, ...]:
 def finish(config: Config, run: Run, samples: np.ndarray, metrics: dict[str, Any]) -> None:
     """Write the samples and the pictures, and print the table."""
     write_samples(run.folder / "samples.npz", images=samples)
-    _draw(run.folder / "samples.png", samples[:64])
+    _draw(run.folder / "samples.png", samples[:PICTURES])
     plots.draw_loss(run.folder / "loss.png", read_metrics(run.metrics))
     reported = REPORTED[config.process]
     rows = [[name, value, reported.get(name)] for name, value in metrics.items()]

@@ -18,6 +18,7 @@ from ctrl_jax.networks.inception import InceptionOutput
 from ctrl_jax.pretrained import Inception, load_inception
 from ctrl_jax.processes import VP, ContractiveSubVP
 from ctrl_jax.runtime import load, read_metrics
+from experiments.cifar10 import __main__ as programme
 from experiments.cifar10.__main__ import run_command
 from experiments.cifar10.config import TINY, Config
 from experiments.cifar10.data import make_batches, make_tiny_set
@@ -38,8 +39,11 @@ def run(folder: Path, *options: str) -> dict:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
+    """The first updates are drawn in a few pictures: their number has no part in what follows."""
     folder = tmp_path_factory.mktemp("cifar10") / "a"
-    return folder, run(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(programme, "PICTURES", 8)
+        return folder, run(folder)
 
 
 def test_results(finished):

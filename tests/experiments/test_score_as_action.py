@@ -378,20 +378,16 @@ def test_a_seed_does_not_depend_on_the_seeds_beside_it():
     assert summarize(both)["objective/missed"] > 0.1  # two updates are far from the optimum
 
 
-def test_value_networks_side_by_side(tmp_path):
+def test_value_networks_side_by_side(finished, tmp_path, monkeypatch):
+    monkeypatch.chdir(finished[0].parent)  # where the base model is
+
     def both_seeds(config):
         study = study_of(config).begin(config, partial(load_inputs, config))
         rows.extend(value_networks.measure(config, study, (0, 1)))
         return study.folder
 
     rows = []
-    options = [
-        "--value-network",
-        "anchored",
-        "--pretraining.no-reuse",
-        "--out",
-        str(tmp_path / "a"),
-    ]
+    options = ["--value-network", "anchored", "--out", str(tmp_path / "a")]
     command(Config, both_seeds, [*TINY, *options])
     found = value_networks.summarize(rows)
     assert rows[0]["reward"] != rows[1]["reward"] and np.isfinite([*found.values()]).all()

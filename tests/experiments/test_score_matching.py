@@ -10,7 +10,7 @@ from experiments.score_matching.__main__ import Config, main
 from experiments.score_matching.estimators import OBJECTIVES, compare
 
 TINY = """
---no-progress --steps 6 --dimensions 2 --batch 64 --batches 64 --warm-steps 10 --width 8
+--no-progress --steps 6 --dimensions 2 --batch 64 --batches 64 --warm-steps 6 --width 8
 --rounds 2 --seeds 2
 """.split()  # noqa: SIM905
 
