@@ -1,10 +1,10 @@
 """One bit of a file is changed, or its end cut off: every file that a run writes, one at a time.
 
-    python -m benchmarks.flips                         make small runs and damage their files
-    python -m benchmarks.flips --runs DIR              keep the runs there, or take those that are
-    python -m benchmarks.flips --flips 2               flips of a file, and half as many cuts; more
+    python -m benchmarks flips                         make small runs and damage their files
+    python -m benchmarks flips --runs DIR              keep the runs there, or take those that are
+    python -m benchmarks flips --flips 2               flips of a file, and half as many cuts; more
                                                        of one that is alone of its kind
-    python -m benchmarks.flips --page                  write the table of docs/faults.md
+    python -m benchmarks flips --page                  write the table of docs/faults.md
 
 The runs are score_as_action, `ctrl-jax fine-tune` (with adapters; besides a model as `--full`
 writes it) and `ctrl-jax prefer` (all weights, and adapters). What reads a file in earnest is called
@@ -49,6 +49,7 @@ from ctrl_jax.runtime.run.arrays import kept_arrays
 from ctrl_jax.runtime.run.folders import forget, withdraw
 from ctrl_jax.runtime.saved_models import load_model
 
+CLAIM = "no file that a run writes is used wrong once the disk changed a bit of it, or cut it short"
 FILE = Path(__file__).parent / "results" / "flips.json"
 PAGE = Path(__file__).parent.parent / "docs" / "faults.md"
 OUTCOMES = ("noticed", "repaired", "harmless", "used wrong")
@@ -480,7 +481,7 @@ def page(text: str) -> str:
 
 def main(arguments: list[str]) -> int:
     """Make runs, damage their files and keep what came of it; the status is 1 for a wrong use."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.flips", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks flips", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--runs", type=Path, help="folder of the runs")
     parser.add_argument("--flips", type=int, default=2, help="bits changed of every file")
