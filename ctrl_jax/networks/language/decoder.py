@@ -21,6 +21,7 @@ from ctrl_jax.networks.language.block import Block, Linears, Norm
 from ctrl_jax.networks.language.config import DecoderConfig, Learned
 from ctrl_jax.networks.language.mask import causal_mask, positions_of, text_lengths, within
 from ctrl_jax.networks.layers.linear import gradient_turned
+from ctrl_jax.networks.layers.making import Streams
 from ctrl_jax.networks.layers.rotary import Rotary, angles
 from ctrl_jax.networks.layers.rotary_scaling import Lengths, depends_on_length
 from ctrl_jax.networks.lora import LoRA, adapt
@@ -150,7 +151,8 @@ def language_model(
         ValueError: `lora` names a layer that the decoder does not have.
     """
 
-    def make(rngs: nnx.Rngs) -> Decoder:
+    def make(key: Array) -> Decoder:
+        rngs = Streams(key, jax.random.fold_in(key, 1))
         dtypes = jnp.dtype(dtype), jnp.dtype(param_dtype)
         decoder = Decoder(config, Linears(config.initial_std, *dtypes, rngs), remat=remat)
         if lora is not None:
@@ -158,11 +160,10 @@ def language_model(
         return decoder
 
     varying = any(rotary and depends_on_length(rotary.scaling) for rotary in config.rotations)
-    graph, abstract = nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(params=0, lora=1))))
+    graph, abstract = nnx.split(nnx.eval_shape(lambda: make(jax.random.key(0))))
 
     def init(key: Array) -> Params:
-        streams = nnx.Rngs(params=key, lora=jax.random.fold_in(key, 1))
-        return nnx.to_pure_dict(nnx.state(make(streams)))
+        return nnx.to_pure_dict(nnx.state(make(key)))
 
     def apply(params: Params, tokens: Array, positions=None, mask=None, at=None) -> Array:
         _check(config, tokens, positions, mask)

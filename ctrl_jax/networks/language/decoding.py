@@ -18,6 +18,7 @@ from ctrl_jax._typing import Params
 from ctrl_jax.networks.language.block import Linears
 from ctrl_jax.networks.language.config import DecoderConfig, Learned
 from ctrl_jax.networks.language.decoder import Decoder
+from ctrl_jax.networks.layers.making import Streams
 from ctrl_jax.networks.lora import LoRA, adapt
 from ctrl_jax.networks.sharding import DECODER, gathered, in_turn
 
@@ -74,7 +75,8 @@ def make_decoding(
     """
 
     def make() -> Decoder:
-        rngs = nnx.Rngs(params=0, lora=1)
+        key = jax.random.key(0)
+        rngs = Streams(key, key)
         linear = Linears(config.initial_std, jnp.dtype(dtype), jnp.dtype(dtype), rngs)
         decoder = Decoder(config, linear, remat=False)
         if lora is not None:
