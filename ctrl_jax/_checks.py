@@ -127,8 +127,14 @@ MOST = 2**31 - 1
 """The largest count: updates, places and sizes are counted in 32 bits on the devices."""
 
 
-def check_count(name: str, value: object, *, least: int = 1, most: int = MOST) -> None:
+_MOST = {"depth": 10_000, "blocks": 10_000, "seeds": 10_000}
+"""Counts of what the host makes one by one, before anything refuses them for want of memory."""
+
+
+def check_count(name: str, value: object, *, least: int = 1, most: int | None = None) -> None:
     """Raise ValueError, about `name`, unless `value` is a whole number from `least` to `most`."""
+    if most is None:
+        most = _MOST.get(name.replace(".", "_").rpartition("_")[2], MOST)
     whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     if not whole or value < least:  # pyright: ignore[reportOperatorIssue]
         rule = f"it must be a whole number of at least {least}"

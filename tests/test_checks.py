@@ -40,6 +40,12 @@ def test_every_field_is_checked_under_its_own_name():
         check_fields(Config(rates=(0.1, -1)), check_positive, "steps", "rates")
 
 
+def test_blocks_are_not_built_until_the_memory_ends():
+    check_count("model.depth", 10_000)
+    with pytest.raises(ValueError, match=r"model\.depth: received 10001; it must be at most 10000"):
+        check_count("model.depth", 10_001)
+
+
 def test_numbers_are_counts_where_they_are_whole():
     numbers = dataclasses.make_dataclass("Numbers", [("steps", int), ("rate", float | None)])
     check_numbers(numbers(1, None), "training")

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from ctrl_jax._checks import check_count, check_non_negative, refuse
+from ctrl_jax._checks import check_count, check_entries, check_non_negative, refuse
 from ctrl_jax._door import at_the_door
 from ctrl_jax._numerics import expand
 from ctrl_jax.processes.base import LinearProcess
@@ -114,6 +114,7 @@ class DataPoints(eqx.Module):
             raise refuse("DataPoints.points", points, rule, "give an array of such")
         if points.ndim < 1 or len(points) == 0:
             raise refuse("DataPoints.points", points, "at least one is needed", "add points")
+        check_entries("DataPoints", points=points)
         if labels is None:
             self.points, self.starts, self.counts = jnp.asarray(points), None, None
             return

@@ -110,6 +110,7 @@ FOUND = [
     ("feature_moments", "batches", None),
     ("TabulatedSchedule", "betas", ""),
     ("DataPoints", "points", np.ones((2, 2), np.complex64)),
+    ("DataPoints", "points", np.full((2, 2), np.nan)),
     ("ConsistencyConfig", "teacher_order", True),
     ("DecoderConfig", "norm", None),
     ("read_metrics", "path", ""),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import itertools
 import typing
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -106,36 +107,45 @@ def suggestions(config_class: type, unknown: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(found))[:3]
 
 
+# What to say, and how to try whether a command takes it.
 _LESS_MEMORY = (
-    ("chunks", "--{} auto"),
-    ("chunks", "a larger --{}"),
-    ("remat", "--{}"),
-    ("fully-sharded", "--{}"),
-    ("accumulate", "a larger --{}"),
-    ("chunk", "a smaller --{}"),
-    ("batch", "a smaller --{}"),
-    ("minibatches", "a larger --{}"),
-    ("samples", "a smaller --{}"),
-    ("number", "a smaller --{}"),
-    ("precision", "--{} bfloat16"),
-    ("mesh.data", "more devices by --{}"),
-    ("mesh.model", "--{}"),
+    ("chunks", "{} auto", "{} auto"),
+    ("chunks", "a larger {}", ""),
+    ("remat", "{}", "{}"),
+    ("fully-sharded", "{}", "{}"),
+    ("accumulate", "a larger {}", ""),
+    ("chunk", "a smaller {}", ""),
+    ("batch", "a smaller {}", ""),
+    ("minibatches", "a larger {}", ""),
+    ("precision", "{} bfloat16", "{} bfloat16"),
+    ("mesh.data", "more devices by {}", "{} 2"),
+    ("mesh.model", "more devices by {}", "{} 2"),
 )
 
 
-def memory_savers(config_class: type) -> list[str]:
-    """Return the options of a command that lower what its devices must hold, as they are written.
+def memory_savers(config_class: type, typed: Sequence[str] = ()) -> list[tuple[str, list[str]]]:
+    """Return the options of a command that lower what its devices must hold.
 
     Args:
         config_class: a dataclass, whose fields are the options.
+        typed: the command line, of which large numbers come first.
+
+    Returns:
+        What to do in words, and the arguments by which to try whether the command takes it.
     """
-    options = [(flag.lstrip("-"), "auto" in str(hint)) for flag, hint in options_of(config_class)]
-    return [
-        how.format(flag)
-        for name, how in _LESS_MEMORY
-        for flag, auto in options
-        if (flag == name or flag.endswith(f".{name}")) and auto == how.endswith("auto")
-    ]
+    found: list[tuple[str, list[str]]] = []
+    words = [part for word in typed for part in word.split("=", 1)]
+    for flag, value in itertools.pairwise(words):
+        counts = flag.startswith("--") and _last(flag) not in ("seed", "steps")
+        if counts and value.isdecimal() and int(value) >= 1000:
+            found.append((f"a smaller {flag}", []))
+    options = [(flag, "auto" in str(hint)) for flag, hint in options_of(config_class)]
+    for name, how, trial in _LESS_MEMORY:
+        for flag, auto in options:
+            fits = flag == f"--{name}" or flag.endswith(f".{name}")
+            if fits and auto == how.endswith("auto"):
+                found.append((how.format(flag), trial.format(flag).split()))
+    return list({text: (text, words) for text, words in found}.values())
 
 
 def options_of(config_class: type, prefix: str = "") -> Iterator[tuple[str, Any]]:

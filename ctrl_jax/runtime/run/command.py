@@ -73,7 +73,7 @@ def command(
             signum = getattr(stopped, "signum", signal.SIGINT)
             _exit(f"stopped by {signal.Signals(signum).name}{left_behind()}", 128 + signum)
         except (ValueError, RuntimeError, OSError, MemoryError, OverflowError) as error:
-            said = _said_of(error, config_class)
+            said = _said_of(error, lambda: _less_memory(config_class, args, default))
             if not isinstance(error, RunError | OSError):
                 withdraw()
             if said is None:
@@ -123,18 +123,32 @@ def one_line(text: str) -> str:
     return re.sub(r"([^\s]{200})[^\s]{200,}", r"\1…", joined)
 
 
-def _said_of(error: Exception, config_class: type) -> str | None:
+def _said_of(error: Exception, less_memory: Callable[[], str]) -> str | None:
     """Return what is said of an error that may be no bug; None of any other."""
     said = str(error) or type(error).__name__
     short = isinstance(error, MemoryError) or any(word in said for word in _NO_ROOM)
     if short and not isinstance(error, ValueError | OSError | RunError):
-        from ctrl_jax.runtime.run.arguments import memory_savers
-
-        helps = ", ".join(memory_savers(config_class)) or "a smaller batch"
-        return f"there is not enough memory ({one_line(said)[:300]}); what helps: {helps}"
+        return f"there is not enough memory ({one_line(said)[:300]}); what helps: {less_memory()}"
     if isinstance(error, OverflowError):
         return f"a number is too large for what it counts ({said}); give a smaller one"
     return said if isinstance(error, ValueError | RunError | OSError) else None
+
+
+def _less_memory(config_class: type, args: Sequence[str] | None, default: Any) -> str:
+    """Return the options that need less memory, of those that the command takes beside the rest."""
+    from ctrl_jax.runtime.run.arguments import memory_savers
+
+    typed = list(sys.argv[1:] if args is None else args)
+    now = _parse(config_class, typed, default, None)
+    helps = []
+    for text, trial in memory_savers(config_class, typed):
+        with contextlib.suppress(ValueError):
+            tried = _parse(config_class, [*typed, *trial], default, None) if trial else None
+            if tried is not None:
+                validate(tried)
+            if tried != now:
+                helps.append(text)
+    return ", ".join(helps) or "smaller sizes"
 
 
 def _exit(text: str, status: int) -> None:
