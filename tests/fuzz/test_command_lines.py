@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ctrl_jax.commands import prefer, sample
+from ctrl_jax.commands import fine_tune, prefer, sample
 from ctrl_jax.runtime.run.arguments import options_of
 from ctrl_jax.runtime.run.command import command
 from experiments.study import Study, studies
@@ -31,6 +31,13 @@ OTHERS = [
 ]
 
 
+# What nothing else of the line is looked at without, most of the time.
+NEEDED = {
+    "prefer": ["--model", "folder", "--data", "file"],
+    "fine-tune": ["--model", "folder", "--prompts", "file", "--reward", "jpeg_size"],
+}
+
+
 class Started(Exception):
     """A run would begin here."""
 
@@ -42,7 +49,7 @@ def begin(*arguments, **options):
 @pytest.fixture(scope="module")
 def commands():
     named = {name: importlib.import_module(f"experiments.{name}.__main__") for name in studies()}
-    return named | {"prefer": prefer, "sample": sample}
+    return named | {"prefer": prefer, "sample": sample, "fine-tune": fine_tune}
 
 
 @pytest.fixture(autouse=True)
@@ -52,11 +59,13 @@ def elsewhere(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("x")
     monkeypatch.setattr(Study, "begin", begin)
     monkeypatch.setattr(prefer, "prepare", begin)
+    monkeypatch.setattr(fine_tune, "prepare", begin)
 
 
 def drawn_line(draw: random.Random, name: str, options: list) -> list[str]:
     """Arguments of a command, most of them odd."""
     line = [draw.choice(("file", "folder", "/nonexistent", ""))] if name == "sample" else []
+    line = list(NEEDED.get(name, line)) if draw.random() < 0.8 else line
     for _ in range(draw.choice((1, 1, 1, 2, 2, 3))):
         flag, hint = draw.choice(options)
         value = draw.choice(ODD)
