@@ -91,7 +91,6 @@ def test_an_odd_argument_is_refused_or_right(part, known):
 FOUND = [
     ("clipped_surrogate", "clip", 10**23),  # JAX counts in 32 bits
     ("flow", "horizon", 10**23),
-    ("wasserstein_bound", "h", 2**40),
     ("kto", "kl", 10**23),
     ("mallows_phi", "epsilon", 1e300),
     ("coefficients", "data_std", 10**23),  # whose square is infinite
