@@ -120,9 +120,14 @@ def check_whole(collect, step, state, batch, params: int, updates: int, rules: R
         assert not found, found
     found = compiled(step, mesh, state, batch, False, rules, keeps=True)
     assert {one.kind for one in found} == {"all-reduce"}, found
-    # Every device sends a number of 4 bytes 2 (n - 1) / n times; of metrics there are few.
+    # Every device sends a number of 4 bytes 2 (n - 1) / n times; metrics are few, as are tables that
+    # have no gradient.
     sent = sum(one.sent * one.times for one in found) / (2 * 7 / 8 * 4)
-    assert updates * params <= sent <= updates * params * 1.02 + 1000, (sent, params, updates)
+    assert 0.95 * updates * params <= sent <= updates * params * 1.02 + 1000, (
+        sent,
+        params,
+        updates,
+    )
 
 
 def check_divided(collect, step, state, batch, weights: float, passes: int, rules: Rules) -> None:
