@@ -202,6 +202,7 @@ def _largest(shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> int:
     return max(range(len(shape)), key=lambda i: (fits[i], shape[i]), default=0)
 
 
+_AUTO = jax.sharding.AxisType.Auto
 _TABLE: contextvars.ContextVar[Rules] = contextvars.ContextVar("table", default={})  # noqa: B039
 
 
@@ -218,15 +219,16 @@ def in_turn(rules: Rules) -> Iterator[None]:
 def gathered(params: Any, *, later: Iterable[str] = ()) -> Any:
     """Return parameters of the network `in_turn` that are whole over ``data``: it is their turn.
 
-    It does nothing where JAX knows of no mesh while this is traced (`jax.set_mesh`), and nothing to
-    what is not divided over ``data``.
+    It does nothing where JAX knows of no mesh while this is traced (`jax.set_mesh`), or one with an
+    axis that is not the compiler's to divide (within `jax.shard_map`), and nothing to what is not
+    divided over ``data``.
 
     Args:
         params: a tree that ends in the names of the network's parameters.
         later: names of what has its turn later, besides stacks of blocks.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    if {DATA, MODEL} - {*mesh.shape} or mesh.shape[DATA] == 1:
+    if {DATA, MODEL} - {*mesh.shape} or mesh.shape[DATA] == 1 or {*mesh.axis_types} - {_AUTO}:
         return params
     places, _ = _places(params, mesh, (MODEL,), _TABLE.get())
 

@@ -354,6 +354,9 @@ def along_path(function, *arrays, rows: int):
         What the function returns, stacked over time.
     """
     points, batch = jax.tree.leaves(arrays[-1])[0].shape[:2]
+    # Convolutions take examples of several points in one axis, points first, which does not tell
+    # devices whose they are: each would compute all.
+    rows = 1 if jax.sharding.get_abstract_mesh().shape.get("data", 1) > 1 else rows
     together = max(
         d for d in range(1, points + 1) if points % d == 0 and d * batch <= max(rows, batch)
     )
