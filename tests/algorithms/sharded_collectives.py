@@ -120,9 +120,9 @@ def check_whole(collect, step, state, batch, params: int, updates: int, rules: R
         assert not found, found
     found = compiled(step, mesh, state, batch, False, rules, keeps=True)
     assert {one.kind for one in found} == {"all-reduce"}, found
-    # Every device sends a number of 4 bytes 2 (n - 1) / n times; metrics are few. Of layers that see
-    # the time alone the gradient of their outputs is summed, at every time: less than their weights,
-    # or a little more. A sum of all at every time were 6 times that.
+    # Every device sends a number of 4 bytes 2 (n - 1) / n times; metrics are few. Of layers that
+    # see the time alone the gradient of their outputs is summed, at every time: less than their
+    # weights, or a little more. A sum of all at every time were 6 times that.
     sent = sum(one.sent * one.times for one in found) / (2 * 7 / 8 * 4)
     assert 0.5 * updates * params <= sent <= 1.5 * updates * params + 1000, (
         sent,
