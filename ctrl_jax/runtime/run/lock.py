@@ -7,6 +7,7 @@ the words of another machine there watches the count, and one that stands still 
 two clocks are compared.
 """
 
+import atexit
 import contextlib
 import errno
 import json
@@ -60,6 +61,7 @@ def take(folder: Path) -> None:
     _held[folder] = _Held(file, ended, counter)
     write_json_atomic(folder / WORDS, {**mine, "count": 0})
     counter.start()
+    atexit.register(_leave, os.getpid())
 
 
 def release() -> None:
@@ -73,6 +75,11 @@ def release() -> None:
             with contextlib.suppress(OSError):
                 (folder / name).unlink(missing_ok=True)
         os.close(held.file)
+
+
+def _leave(owner: int) -> None:
+    if os.getpid() == owner:  # a fork holds no lock, and must not remove its parent's
+        release()
 
 
 def _open(path: Path) -> tuple[int, bool | None]:

@@ -11,7 +11,7 @@ import pytest
 
 from ctrl_jax.runtime import RunWarning
 from ctrl_jax.runtime.run import lock
-from tests.runtime.processes import environment
+from tests.runtime.processes import environment, run_python
 
 HOLD = """
 import sys, time
@@ -19,7 +19,8 @@ from pathlib import Path
 from ctrl_jax.runtime.run import lock
 lock.take(Path(sys.argv[1]))
 print("held", flush=True)
-time.sleep(600)
+if len(sys.argv) == 2:
+    time.sleep(600)
 """
 
 
@@ -51,6 +52,12 @@ def test_a_run_under_way_is_refused_and_one_that_was_killed_is_not(tmp_path):
     assert json.loads((tmp_path / lock.WORDS).read_text())["pid"] == os.getpid()
     lock.take(tmp_path)  # it is ours
     lock.release()
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_process_that_ends_leaves_no_lock(tmp_path):
+    status, _, err = run_python("-c", HOLD, os.fspath(tmp_path), "and ends")
+    assert status == 0, err
     assert not [*tmp_path.iterdir()]
 
 
