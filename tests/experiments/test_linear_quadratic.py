@@ -133,7 +133,7 @@ def test_pair_trading(tmp_path):
         (["--training.trace", "1"], "training.trace"),
         (["--methods", "sac"], "methods"),
         (["--training.draws", "0"], "training.draws"),
-        (["--mesh.model", "2"], "mesh.model: received 2"),
+        (["--mesh.model", "2"], "mesh (data, model): received (None, 2)"),
     ],
 )
 def test_mistakes_are_one_clear_line(options, expected, tmp_path, capsys):
