@@ -83,6 +83,20 @@ def test_the_step_of_fine_tuning_is_made_of_shapes_alone(tmp_path, more):
     assert (made.examples, made.unit) == (config.batch, "images")
 
 
+@pytest.mark.parametrize("name", ["experiments.cifar10", "experiments.score_as_action"])
+def test_a_study_is_planned_by_the_name_of_its_module(name):
+    module = plan.module_of(name)
+    own = getattr(module, "default_of", lambda args: module.Config())(["--tiny"])
+    config = module.with_batch(own, 6)
+    made = module.program(config, make_mesh(MeshOptions(1, 1), jax.devices()))
+    assert (
+        made.examples == module.batch_of(config) == 6
+        and module.unit_of(config, types.SimpleNamespace(shape={"data": 3})) == 3
+    )
+    assert {leaf.shape[0] for leaf in jax.tree.leaves(made.batch)} == {6}
+    assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(made.arguments))
+
+
 @pytest.mark.slow
 def test_a_fine_tuning_of_records_without_weights(tmp_path):
     folder = write_records(tmp_path / "model", "sd3")
