@@ -228,7 +228,7 @@ def of_chips(rows: Rows) -> str:
 
 
 def of_jobs(rows: Rows) -> str:
-    """Return the table of what was compiled."""
+    """Return the table of what was compiled, and the names of what was not."""
     lines = [
         "| update | slice | batch | GB per chip: weights, optimizer, temporaries, all "
         "| TFLOP per chip | floors (ms): arithmetic, memory, links | examples per second, at most "
@@ -253,7 +253,9 @@ def of_jobs(rows: Rows) -> str:
             f"{seconds['lower']:.0f}, {seconds['compile']:.0f}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    return table(lines)
+    there = {title_of(row) for row in rows}
+    missing = [f"- {job.title}" for job in jobs() if job.title not in there]
+    return table(lines) + ("\n".join(["\nNot compiled yet:\n", *missing, ""]) if missing else "")
 
 
 def of_one_device(rows: Rows) -> str:

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from ctrl_jax.algorithms import DataBatch
 from ctrl_jax.commands.planning.program import Program, placed
+from ctrl_jax.networks.sharding import SCORE, partition_specs
 from ctrl_jax.runtime import check_batch
 from ctrl_jax.runtime.devices.mesh import batch_shapes
 from experiments.cifar10.config import TINY, Config
@@ -50,7 +51,7 @@ def program(config: Config, mesh: Mesh) -> Program:
     state = jax.eval_shape(algorithm.init, jax.random.key(0))
     return Program(
         step=algorithm.step,
-        state=placed(state, mesh),
+        state=placed(state, mesh, partition_specs(state, mesh, rules=SCORE)),
         batch=batch_shapes(mesh, DataBatch(images)),
         fixed=None,
         examples=size,

@@ -17,6 +17,7 @@ from ctrl_jax._typing import Model
 from ctrl_jax.algorithms import Batch
 from ctrl_jax.commands.planning.program import Program, placed
 from ctrl_jax.networks import ValueMLP, as_model
+from ctrl_jax.networks.sharding import SCORE, partition_specs
 from ctrl_jax.rewards import learned
 from ctrl_jax.runtime import check_batch
 from ctrl_jax.runtime.devices.mesh import batch_shapes
@@ -60,7 +61,7 @@ def program(config: Config, mesh: Mesh) -> Program:
     weights: Any = jax.ShapeDtypeStruct((size,), jnp.float32)
     return Program(
         step=algorithm.step,
-        state=placed(state, mesh),
+        state=placed(state, mesh, partition_specs(state, mesh, rules=SCORE)),
         batch=batch_shapes(mesh, Batch(weights)),
         fixed=None,
         examples=size,
