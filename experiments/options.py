@@ -17,11 +17,12 @@ COMMON = RunOptions()
 def over_data(mesh: "Mesh", keys: "Array") -> "Array":
     """Return the keys of runs side by side, divided over ``data`` where it divides their number.
 
-    Every run then is one device's own; elsewhere all devices have all of them.
+    Every run then is one device's own; elsewhere one device has them all.
     """
     from jax.sharding import NamedSharding, PartitionSpec
 
     from ctrl_jax.runtime.devices.mesh import place
 
-    axes = () if len(keys) % mesh.shape["data"] else ("data",)
-    return place(keys, NamedSharding(mesh, PartitionSpec(*axes)))
+    if len(keys) % mesh.shape["data"]:
+        return keys
+    return place(keys, NamedSharding(mesh, PartitionSpec("data")))

@@ -36,7 +36,7 @@ OPTIONS = {
     "pair_trading": [*LINEAR_QUADRATIC, "--time-steps", "0.25", "--methods", "cpg_difference"],
     "mallows_bandit": MALLOWS_BANDIT,
     "mallows_lm": MALLOWS_LM,
-    "reward_directed": REWARD_DIRECTED,
+    "reward_directed": [*REWARD_DIRECTED, "--few", "--seeds", "4"],
     "score_matching": SCORE_MATCHING,
 }
 MESHES = ((1, 1), (8, 1), (4, 2))
