@@ -40,7 +40,7 @@ OPTIONS = {
     "score_matching": SCORE_MATCHING,
 }
 MESHES = ((1, 1), (8, 1), (4, 2))
-TIMES = ("seconds", "minutes", "cost", "claims", "memory")
+TIMES = ("seconds", "minutes", "cost", "claims", "memory", "time_ratio")
 """What metrics are named that say how long something took, or are sentences."""
 
 
