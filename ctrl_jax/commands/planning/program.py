@@ -131,9 +131,23 @@ def compiled(program: Program, mesh: Mesh) -> Compiled:
         raise TooLarge(text, needed) from error
     seconds = time.perf_counter() - middle
     memory = memory_of(program, found.memory_analysis())
-    costs = costs_of(found.as_text() or "", mesh.devices.size)
+    costs = costs_of(text_of(found), mesh.devices.size)
     share = operations_of(traced.jaxpr) / mesh.devices.size
     return Compiled(memory, costs, share, middle - began, seconds)
+
+
+def text_of(found: Any) -> str:
+    """Return the text of a compiled program.
+
+    Raises:
+        ValueError: JAX cannot read what the compiler wrote.
+    """
+    try:
+        return found.as_text() or ""
+    except jax.errors.JaxRuntimeError as error:
+        rule = f"this JAX cannot read what its compiler wrote ({str(error)[:160]})"
+        repair = "install the libtpu that this jax asks for (ctrl_jax[tpu]), or take another slice"
+        raise refuse("topology", "a compiled program", rule, repair) from error
 
 
 def memory_of(program: Program, analysis: Any) -> Memory:
