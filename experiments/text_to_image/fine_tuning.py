@@ -15,6 +15,7 @@ from ctrl_jax._checks import check_count, check_non_negative, check_positive
 from ctrl_jax._records import read_json, write_atomic
 from ctrl_jax._sums import SUMS, changed_files
 from ctrl_jax.commands import fine_tune
+from ctrl_jax.commands.fine_tuning.method import OF_TERMINAL_REWARDS
 from ctrl_jax.runtime import validate
 from experiments.text_to_image.scenes import CATEGORIES, Request
 from experiments.text_to_image.server import make_server
@@ -33,11 +34,13 @@ class FineTuning:
         reward: detector, a function of the host; server, the same behind an address of this
             machine; proxy, the CLIP score of the towers.
         algorithm: of the command.
-        penalty: of divergence, in spreads of the base model's rewards per nat.
+        penalty: of divergence, in spreads of the base model's rewards per nat; ddpo has none.
         updates: of the policy.
         batch: pictures per update, each one query of the reward.
         group: pictures of one prompt.
         solver_steps: of the sampler.
+        window: first steps of it that have noise and are learned from, where the algorithm can; 0
+            for all. What stands where is decided there.
         guidance: scale of guidance, 1 for none.
         rank: of the adapters.
         learning_rate: of the policy.
@@ -45,11 +48,12 @@ class FineTuning:
 
     reward: Reward = "detector"
     algorithm: Algorithm = "grpo"
-    penalty: float = 0.0
-    updates: int = 80
-    batch: int = 64
-    group: int = 8
+    penalty: float = 0.05
+    updates: int = 160
+    batch: int = 256
+    group: int = 16
     solver_steps: int = 8
+    window: int = 3
     guidance: float = 1.0
     rank: int = 16
     learning_rate: float = 6e-4
@@ -59,6 +63,7 @@ class FineTuning:
         for name in ("updates", "batch", "group", "rank"):
             check_count(f"fine_tuning.{name}", getattr(self, name))
         check_count("fine_tuning.solver_steps", self.solver_steps, least=2)
+        check_count("fine_tuning.window", self.window, least=0)
         check_non_negative("fine_tuning.penalty", self.penalty)
         check_positive("fine_tuning.learning_rate", self.learning_rate)
         # Before hours of other stages, what the command would refuse after them.
@@ -164,9 +169,13 @@ def arguments(options: FineTuning, given: Given, reward: str) -> list[str]:
         "--optimization.learning-rate": options.learning_rate,
         "--evaluation.prompts": 4 * len(CATEGORIES),
         "--evaluation.number": 8,
+        "--old": "rollout",
+        "--optimization.schedule": "cosine",
     }
-    if options.penalty:
+    if options.penalty and options.algorithm != "ddpo":
         flags["--penalty"] = options.penalty
+    if options.window and options.algorithm in OF_TERMINAL_REWARDS:
+        flags |= {"--window": options.window, "--window-placed": "fixed"}
     return [str(part) for flag in flags.items() for part in flag]
 
 

@@ -282,7 +282,8 @@ TINY = """
 --autoencoder.training.steps 3 --autoencoder.training.batch 4 --generator.width 32
 --generator.depth 2 --generator.pictures 256 --generator.training.steps 3
 --generator.training.batch 8 --fine-tuning.updates 2 --fine-tuning.batch 8
---fine-tuning.solver-steps 4 --fine-tuning.rank 2 --evaluation-pictures 1 --frontier-pictures 2
+--fine-tuning.group 4 --fine-tuning.solver-steps 4 --fine-tuning.rank 2
+--evaluation-pictures 1 --frontier-pictures 2
 """.split()  # noqa: SIM905
 
 
@@ -338,10 +339,7 @@ def test_over_optimization_is_a_fall_while_the_proxy_rises():
         (["--generator.width", "100"], "generator.width: received 100; .* multiple of 32"),
         (["--towers.width", "10"], "towers.width: received 10; .* multiple of 4"),
         (["--fine-tuning.group", "7"], "group: received 7; .*divisor"),
-        (
-            ["--fine-tuning.algorithm", "ddpo", "--fine-tuning.penalty", "0.1"],
-            "penalty: received 0.1; ddpo does not use it",
-        ),
+        (["--fine-tuning.window", "9"], "window: received 9; .*8 steps"),
         (["--seeds", "3"], "seeds: received 3; .*--compare"),
         (["--detector.learning-rate", "nan"], "detector.learning_rate: received nan"),
         (["--autoencoder.training.steps", "0"], "autoencoder.training.steps: received 0"),
