@@ -3,6 +3,7 @@
     python -m experiments.report               write experiments/NAME/README.md of every study
     python -m experiments.report --readme      and the studies and their minutes in README.md
     python -m experiments.report --keep RUN    first keep results.json and the pictures of a run
+        --name NAME                            as NAME.json and NAME.png, beside the study's main run
 
 The prose of a page stands in experiments/NAME/story.md, where {METRIC|FORMAT} is a number of
 results.json, or of another JSON file beside it: no number is written by hand.
@@ -27,6 +28,7 @@ from experiments.verdicts import judge
 
 ROOT = Path(__file__).resolve().parent
 README = ROOT.parent / "README.md"
+RESULTS = "results"
 MOST_BYTES = 150_000
 HOLDS = {True: "yes", False: "**no**"}
 _BLOCK = re.compile(r"(<!-- studies -->\n).*?(<!-- /studies -->)", re.DOTALL)
@@ -48,10 +50,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.report", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--keep", type=Path, action="append", default=[], metavar="RUN")
+    parser.add_argument("--name", default=RESULTS, metavar="NAME")
     parser.add_argument("--readme", action="store_true")
     options = parser.parse_args()
     for run in options.keep:
-        keep(run)
+        keep(run, options.name)
     for study in studies().values():
         if (ROOT / study.name / "results.json").exists():
             (ROOT / study.name / "README.md").write_text(page(study), encoding="utf-8")
@@ -59,20 +62,21 @@ def main() -> None:
         README.write_text(readme(README.read_text(encoding="utf-8")), encoding="utf-8")
 
 
-def keep(run: Path) -> None:
-    """Copy the results of a run and the pictures of its study beside the study's code.
+def keep(run: Path, name: str = RESULTS) -> None:
+    """Copy the results of a run and its pictures beside the study's code.
 
     Args:
         run: its folder. Where it lay is left out: a machine's paths say nothing to others.
+        name: of the file; of another than the study's main run there is one picture, of that name.
     """
     check_sums(run, "keep")
     results = json.loads((run / "results.json").read_text(encoding="utf-8"))
     study = studies()[results["experiment"]]
     results["config"]["run"] |= {"out": None, "resume": "never", "progress": True}
     text = json.dumps(results, indent=1, ensure_ascii=False) + "\n"
-    (ROOT / study.name / "results.json").write_text(text, encoding="utf-8")
-    for name in study.pictures:
-        keep_picture(run / name, ROOT / study.name / name)
+    (ROOT / study.name / f"{name}.json").write_text(text, encoding="utf-8")
+    for picture in study.pictures if name == RESULTS else (f"{name}.png",):
+        keep_picture(run / picture, ROOT / study.name / picture)
 
 
 def keep_picture(source: Path, target: Path) -> None:

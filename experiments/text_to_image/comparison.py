@@ -33,7 +33,7 @@ def compare(config: Config, world: World, study: Conduct) -> Path:
     tracks = {f"{name} (seed {i})": run["track"] for name, runs in found.items()
               for i, run in enumerate(runs)}  # fmt: skip
     ideal = world.ideal(config.fine_tuning)
-    plots.draw_frontier(study.folder / "frontier.png", ideal, tracks)
+    plots.draw_frontier(study.folder / "comparison.png", ideal, tracks)
     digests = {name: [run["digest"] for run in runs] for name, runs in found.items()}
     study.write(metrics, study.fingerprint(digests), claims)
     cells = [[name, *(metrics[f"{name}/{measured}"] for measured in MEASURED)] for name in found]

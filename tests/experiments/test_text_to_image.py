@@ -320,7 +320,7 @@ def test_a_comparison_says_what_holds(tmp_path):
     for name in ALGORITHMS:
         assert np.isfinite(metrics[f"{name}/success/seen/stderr"])
     assert {claim["name"] for claim in metrics["claims"]} >= {"ppo/unseen", "grpo/seen"}
-    assert (tmp_path / "a" / "frontier.png").stat().st_size > 100
+    assert (tmp_path / "a" / "comparison.png").stat().st_size > 100
 
 
 def test_over_optimization_is_a_fall_while_the_proxy_rises():
