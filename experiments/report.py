@@ -3,7 +3,7 @@
     python -m experiments.report               write experiments/NAME/README.md of every study
     python -m experiments.report --readme      and the studies and their minutes in README.md
     python -m experiments.report --keep RUN    first keep results.json and the pictures of a run
-        --name NAME                            as NAME.json and NAME.png, beside the study's main run
+        --name NAME                            as NAME.json and NAME.png, beside its main run
 
 The prose of a page stands in experiments/NAME/story.md, where {METRIC|FORMAT} is a number of
 results.json, or of another JSON file beside it: no number is written by hand.
