@@ -44,13 +44,16 @@ def reuse_contexts() -> None:
     """One MLIR context for a hundred programs of a thread, as JAX 0.12 does for ten.
 
     JAX 0.10 makes one for each: a sixth of the time of a small program, which most are. Each keeps
-    every type and place in the source that its programs name, and so is not kept for good.
+    every type and place in the source that its programs name, and so is not kept for good. A
+    program that is compiled while another is lowered has its own: it would become a part of it.
     """
     from jax._src.interpreters import mlir
 
     make, held = mlir.make_ir_context, threading.local()
 
     def again():
+        if mlir.ir.Context.current is not None:
+            return make()
         context, left = getattr(held, "context", (None, 0))
         held.context = (context, left - 1) if left else (make(), 99)
         return held.context[0]

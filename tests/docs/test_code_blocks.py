@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import pytest
 import tyro
 
+from ctrl_jax.commands import plan
+
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -92,7 +94,9 @@ def test_commands_parse(line):
     if package.submodule_search_locations is not None:
         module += ".__main__"
     loaded = importlib.import_module(module)
-    if hasattr(loaded, "Config") and args:
+    if loaded is plan and args and args != ["COMMAND"]:  # its first word says whose options follow
+        tyro.cli(plan.combined(plan.module_of(args[0]).Config), args=args[1:])
+    elif hasattr(loaded, "Config") and loaded is not plan and args:
         tyro.cli(loaded.Config, args=args)
 
 

@@ -82,7 +82,7 @@ def test_weights_scale_the_loss():
         ({"first_levels": 0}, "first_levels: received 0"),
         ({"doublings": -1}, "doublings: received -1"),
         ({"target_decay": 1.0}, r"target_decay: received 1\.0"),
-        ({"teacher_order": 3}, "teacher_order: received 3; it must be 1 or 2"),
+        ({"teacher_order": 3}, "teacher_order: received 3; it must be at most 2"),
     ],
 )
 def test_bad_options_are_refused(options, message):
