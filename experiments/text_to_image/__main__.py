@@ -71,7 +71,7 @@ def summarize(
         "frontier/largest_success": float(ideal.success.max()),
         "reward_queries": tuned["reward_queries"],
         "steps": options.solver_steps,
-        "batch": options.batch,
+        **{name: getattr(options, name) for name in ("batch", "group", "window", "penalty")},
         "evaluated": config.evaluation_pictures,
     }
 

@@ -29,6 +29,8 @@ def compare(config: Config, world: World, study: Conduct) -> Path:
             mean, error = mean_and_error([run[measured] for run in runs])
             metrics[f"{name}/{measured}"], metrics[f"{name}/{measured}/stderr"] = mean, error
     metrics |= _frontier(config, world, found)
+    options = config.fine_tuning
+    metrics |= {"compared/queries": options.updates * options.batch, "compared/seeds": config.seeds}
     claims = _claims(metrics, found)
     tracks = {f"{name} (seed {i})": run["track"] for name, runs in found.items()
               for i, run in enumerate(runs)}  # fmt: skip
