@@ -72,7 +72,10 @@ def keep(run: Path, name: str = RESULTS) -> None:
     check_sums(run, "keep")
     results = json.loads((run / "results.json").read_text(encoding="utf-8"))
     study = studies()[results["experiment"]]
-    results["config"]["run"] |= {"out": None, "resume": "never", "progress": True}
+    config = results["config"]
+    config["run"] |= {"out": None, "resume": "never", "progress": True}
+    paths = {k: v for k, v in config.items() if isinstance(v, str) and Path(v).is_absolute()}
+    config |= {name: Path(path).name for name, path in paths.items()}
     text = json.dumps(results, indent=1, ensure_ascii=False) + "\n"
     (ROOT / study.name / f"{name}.json").write_text(text, encoding="utf-8")
     for picture in study.pictures if name == RESULTS else (f"{name}.png",):
