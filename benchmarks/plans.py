@@ -353,19 +353,22 @@ def page(text: str, rows: Rows) -> str:
 
 
 def draw(path: Path, rows: Rows) -> None:
-    """Draw examples per second over chips."""
+    """Draw examples per second over chips, of the studies that have some."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 3.5), layout="constrained")
-    axes: Any = figure.subplots(1, len(SCALED))
-    for place, study in zip(axes, SCALED, strict=True):
-        for name, chip, kind, found in curves(rows):
-            if name == study.name:
-                chips = [row["mesh"]["data"] for row in found]
-                speeds = [row["per_second"] for row in found]
-                style = "o-" if kind == "weak" else "s--"
-                place.loglog(chips, speeds, style, base=2, label=f"{kind}, {chip}")
-        place.set(title=study.name, xlabel="chips", ylabel="images per second, at most")
+    found = [*curves(rows)]
+    names = [*dict.fromkeys(name for name, *_ in found)]
+    if not names:
+        return
+    figure = Figure(figsize=(4.5 * len(names), 3.5), layout="constrained")
+    axes = dict(zip(names, figure.subplots(1, len(names), squeeze=False)[0], strict=True))
+    for name, chip, kind, points in found:
+        chips = [row["mesh"]["data"] for row in points]
+        speeds = [row["per_second"] for row in points]
+        style = "o-" if kind == "weak" else "s--"
+        axes[name].loglog(chips, speeds, style, base=2, label=f"{kind}, {chip}")
+    for name, place in axes.items():
+        place.set(title=name, xlabel="chips", ylabel="images per second, at most")
         place.legend()
     figure.savefig(path, dpi=120)
 
