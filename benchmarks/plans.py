@@ -397,8 +397,9 @@ def main(arguments: list[str]) -> None:
                 continue
             try:
                 keep(planned(job, Path(place)))
-            except SystemExit:  # it has said why
-                continue
+            except SystemExit as ended:
+                if ended.code != 2:  # a signal
+                    raise
 
 
 if __name__ == "__main__":
