@@ -1,6 +1,5 @@
 """The update of the study on shapes, for `ctrl-jax plan experiments.cifar10`."""
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +8,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ctrl_jax.algorithms import DataBatch
+from ctrl_jax.commands.planning.batches import batch_of as batch_of
+from ctrl_jax.commands.planning.batches import with_batch as with_batch
 from ctrl_jax.commands.planning.program import Program, placed
 from ctrl_jax.networks.sharding import SCORE, partition_specs
 from ctrl_jax.runtime import check_batch
@@ -24,17 +25,6 @@ SHAPE = TINY_SHAPE
 def default_of(args: Sequence[str]) -> Config | None:
     """Return the defaults that --tiny stands for."""
     return TINY if "--tiny" in args else None
-
-
-def batch_of(config: Config) -> int:
-    """Return the batch of an update."""
-    return config.optimization.batch
-
-
-def with_batch(config: Config, batch: int) -> Config:
-    """Return the options with another batch."""
-    changed = dataclasses.replace(config.optimization, batch=batch)
-    return dataclasses.replace(config, optimization=changed)
 
 
 def unit_of(config: Config, mesh: Mesh) -> int:

@@ -4,7 +4,6 @@ The pretrained model and the reward are constants of the program, as in the run:
 drawn at random here.
 """
 
-import dataclasses
 from functools import partial
 from typing import Any
 
@@ -15,6 +14,8 @@ from jax.sharding import Mesh
 from ctrl_jax._checks import refuse
 from ctrl_jax._typing import Model
 from ctrl_jax.algorithms import Batch
+from ctrl_jax.commands.planning.batches import batch_of as batch_of
+from ctrl_jax.commands.planning.batches import with_batch as with_batch
 from ctrl_jax.commands.planning.program import Program, placed
 from ctrl_jax.networks import ValueMLP, as_model
 from ctrl_jax.networks.sharding import SCORE, partition_specs
@@ -29,17 +30,6 @@ from experiments.score_as_action.config import Config
 
 SHAPE = (8, 8, 1)
 """Of an image of scikit-learn's digits."""
-
-
-def batch_of(config: Config) -> int:
-    """Return the batch of an update."""
-    return config.optimization.batch
-
-
-def with_batch(config: Config, batch: int) -> Config:
-    """Return the options with another batch."""
-    changed = dataclasses.replace(config.optimization, batch=batch)
-    return dataclasses.replace(config, optimization=changed)
 
 
 def unit_of(config: Config, mesh: Mesh) -> int:

@@ -1,6 +1,5 @@
 """The update of `ctrl-jax prefer`, from a config alone."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,8 @@ from jax.sharding import Mesh
 
 from ctrl_jax._checks import refuse, under_names
 from ctrl_jax._records import read_json
+from ctrl_jax.commands.planning.batches import batch_of as batch_of
+from ctrl_jax.commands.planning.batches import with_batch as with_batch
 from ctrl_jax.commands.planning.program import Program, placed
 from ctrl_jax.commands.preference.config import Config
 from ctrl_jax.commands.preference.data import load_data
@@ -24,17 +25,6 @@ from ctrl_jax.runtime.devices.mesh import batch_shapes
 
 NONE = "-"
 """In the place of the data: pairs as long as they may be."""
-
-
-def batch_of(config: Config) -> int:
-    """Return the pairs of an update."""
-    return config.optimization.batch
-
-
-def with_batch(config: Config, batch: int) -> Config:
-    """Return the options with another batch."""
-    changed = dataclasses.replace(config.optimization, batch=batch)
-    return dataclasses.replace(config, optimization=changed)
 
 
 def unit_of(config: Config, mesh: Mesh) -> int:
