@@ -9,7 +9,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from ctrl_jax._typing import Model, Params
-from ctrl_jax.networks.layers.making import Layers, Streams
+from ctrl_jax.networks.layers.making import Layers, streams
 from ctrl_jax.networks.lora import LoRA, adapt
 from ctrl_jax.networks.sharding import SCORE, Rules, gathered, in_turn
 
@@ -50,10 +50,10 @@ def as_network(
     """
 
     def make(key: jax.Array) -> nnx.Module:
-        streams = Streams(key, jax.random.fold_in(key, 1))
-        module = make_module(Layers(jnp.dtype(dtype), jnp.dtype(param_dtype), streams))
+        rngs = streams(params=key, lora=jax.random.fold_in(key, 1))
+        module = make_module(Layers(jnp.dtype(dtype), jnp.dtype(param_dtype), rngs))
         if lora is not None:
-            adapt(module, lora, streams)
+            adapt(module, lora, rngs)
         return module
 
     graph, abstract = nnx.split(nnx.eval_shape(lambda: make(jax.random.key(0))))
@@ -79,10 +79,10 @@ def as_model(make_module: Callable[[nnx.Rngs], nnx.Module], *, has_dropout: bool
         has_dropout: whether the module takes the keyword ``key``, the randomness of its dropout;
             the model then has `train`, which hands it one.
     """
-    graph, _ = nnx.split(nnx.eval_shape(lambda: make_module(nnx.Rngs(0))))
+    graph, _ = nnx.split(nnx.eval_shape(lambda: make_module(streams(default=0))))
 
     def init(key: jax.Array) -> Params:
-        return nnx.to_pure_dict(nnx.state(make_module(nnx.Rngs(key))))
+        return nnx.to_pure_dict(nnx.state(make_module(streams(default=key))))
 
     def apply(params: Params, t, x, *conditions) -> jax.Array:
         with in_turn(SCORE):

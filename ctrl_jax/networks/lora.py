@@ -23,7 +23,6 @@ from ctrl_jax._checks import check_count, check_positive, refuse
 from ctrl_jax._typing import Params
 from ctrl_jax.networks.layers.convolution import Convolution
 from ctrl_jax.networks.layers.linear import Linear, at_least_single
-from ctrl_jax.networks.layers.making import Streams
 
 A, B = "lora_a", "lora_b"
 
@@ -59,7 +58,7 @@ class LoRA:
         return self.alpha / self.rank
 
 
-def adapt(network: nnx.Module, lora: LoRA, rngs: nnx.Rngs | Streams) -> None:
+def adapt(network: nnx.Module, lora: LoRA, rngs: nnx.Rngs) -> None:
     """Put adapters into a network, in place.
 
     Args:

@@ -19,7 +19,6 @@ from jaxtyping import Array
 from ctrl_jax.networks.language.config import DecoderConfig
 from ctrl_jax.networks.layers.attention import attend
 from ctrl_jax.networks.layers.linear import Linear, at_least_single, gradient_turned
-from ctrl_jax.networks.layers.making import Streams
 from ctrl_jax.networks.layers.rotary import rotate
 
 ACTIVATIONS = {
@@ -44,7 +43,7 @@ class Linears:
     initial_std: float
     dtype: jnp.dtype
     param_dtype: jnp.dtype
-    rngs: nnx.Rngs | Streams
+    rngs: nnx.Rngs
 
     def __call__(self, inputs: int, outputs: int, bias: bool) -> Linear:
         """Return a layer."""

@@ -21,7 +21,7 @@ from ctrl_jax.networks.language.block import Block, Linears, Norm
 from ctrl_jax.networks.language.config import DecoderConfig, Learned
 from ctrl_jax.networks.language.mask import causal_mask, positions_of, text_lengths, within
 from ctrl_jax.networks.layers.linear import gradient_turned
-from ctrl_jax.networks.layers.making import Streams
+from ctrl_jax.networks.layers.making import streams
 from ctrl_jax.networks.layers.rotary import Rotary, angles
 from ctrl_jax.networks.layers.rotary_scaling import Lengths, depends_on_length
 from ctrl_jax.networks.lora import LoRA, adapt
@@ -152,7 +152,7 @@ def language_model(
     """
 
     def make(key: Array) -> Decoder:
-        rngs = Streams(key, jax.random.fold_in(key, 1))
+        rngs = streams(params=key, lora=jax.random.fold_in(key, 1))
         dtypes = jnp.dtype(dtype), jnp.dtype(param_dtype)
         decoder = Decoder(config, Linears(config.initial_std, *dtypes, rngs), remat=remat)
         if lora is not None:

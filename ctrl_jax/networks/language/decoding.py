@@ -18,7 +18,7 @@ from ctrl_jax._typing import Params
 from ctrl_jax.networks.language.block import Linears
 from ctrl_jax.networks.language.config import DecoderConfig, Learned
 from ctrl_jax.networks.language.decoder import Decoder
-from ctrl_jax.networks.layers.making import Streams
+from ctrl_jax.networks.layers.making import streams
 from ctrl_jax.networks.lora import LoRA, adapt
 from ctrl_jax.networks.sharding import DECODER, gathered, in_turn
 
@@ -76,7 +76,7 @@ def make_decoding(
 
     def make() -> Decoder:
         key = jax.random.key(0)
-        rngs = Streams(key, key)
+        rngs = streams(params=key, lora=key)
         linear = Linears(config.initial_std, jnp.dtype(dtype), jnp.dtype(dtype), rngs)
         decoder = Decoder(config, linear, remat=False)
         if lora is not None:

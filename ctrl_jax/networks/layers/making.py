@@ -12,31 +12,36 @@ from ctrl_jax.networks.layers.linear import Linear
 from ctrl_jax.networks.layers.normalization import GroupNorm, LayerNorm, RMSNorm
 
 
-class Streams:
-    """Random streams as those of `nnx.Rngs`, counted in Python.
+class Stream(nnx.RngStream):
+    """A random stream that gives the same keys as flax's, counted in Python.
 
-    Theirs count in arrays: where a large network is traced, every draw takes longer than the last,
-    a minute in all for that of Stable Diffusion XL.
+    Flax's counts in an array: where a network is traced, every draw takes longer than the last.
 
     Args:
-        params: key of the parameters.
-        lora: key of the adapters.
+        key: of the stream.
+        tag: its name.
     """
 
-    def __init__(self, params: Any, lora: Any):
-        self._keys, self._counts = {"params": params, "lora": lora}, {"params": 0, "lora": 0}
+    def __init__(self, key: Any, *, tag: str):
+        super().__init__(key, tag=tag)
+        self.drawn = 0
 
-    def params(self) -> Any:
-        """Return the next key of the parameters."""
-        return self._next("params")
+    def __call__(self) -> jax.Array:
+        """Return the next key."""
+        self.drawn += 1
+        return jax.random.fold_in(self.key[...], self.drawn - 1)
 
-    def lora(self) -> Any:
-        """Return the next key of the adapters."""
-        return self._next("lora")
 
-    def _next(self, name: str) -> Any:
-        self._counts[name] += 1
-        return jax.random.fold_in(self._keys[name], self._counts[name] - 1)
+def streams(**keys: Any) -> nnx.Rngs:
+    """Return random streams that are counted in Python.
+
+    Args:
+        **keys: of each stream; of ``default`` are all that have no key of their own.
+    """
+    rngs = nnx.Rngs(**keys)
+    for name, key in keys.items():
+        setattr(rngs, name, Stream(key, tag=name))
+    return rngs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +56,7 @@ class Layers:
 
     dtype: jnp.dtype
     param_dtype: jnp.dtype
-    rngs: nnx.Rngs | Streams
+    rngs: nnx.Rngs
 
     def linear(self, inputs: int, outputs: int, *, bias: bool = True) -> Linear:
         """Return a linear layer."""
