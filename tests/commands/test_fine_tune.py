@@ -1,10 +1,13 @@
 """`ctrl-jax fine-tune`: a small pipeline towards small files, and back."""
 
+import contextlib
+import io
 import json
 import shutil
 from types import SimpleNamespace
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import pytest
 from PIL import Image
@@ -22,6 +25,7 @@ SMALL = "--solver-steps 2 --steps 3 --batch 4 --group 2 --adapters.rank 2 --guid
 SMALL += " --evaluation.prompts 2 --evaluation.number 2 --evaluation.every 2 --no-progress"
 SMALL += " --evaluation.checkpoint-every 1 --no-compilation-cache"
 REWARD = ("--reward", "jpeg_size:-1")
+DDPO = ("--algorithm", "ddpo", "--chunks", "auto")
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +42,17 @@ def fine_tune(folder, out, *options, reward=REWARD):
 
 
 @pytest.fixture(scope="module")
-def finished(folder):
-    assert fine_tune(folder, folder / "out", "--algorithm", "ddpo") == 0
-    return folder / "out"
+def told(folder):
+    """A finished run, and what it printed."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        assert fine_tune(folder, folder / "out", *DDPO) == 0
+    return folder / "out", said.getvalue()
+
+
+@pytest.fixture(scope="module")
+def finished(told):
+    return told[0]
 
 
 def results_of(out):
@@ -64,7 +76,7 @@ def test_a_lora_comes_out_with_pictures_and_numbers(folder, finished):
     tuned = load_pipeline(folder / "model").with_lora(finished)
     plain = load_pipeline(folder / "model")
     t, x = jnp.asarray(0.5), jnp.ones((1, *plain.shape()))
-    before, after = (p.predict_fn()(t, x, *p.encode(["a cat"])) for p in (plain, tuned))
+    before, after = (jax.jit(p.predict_fn())(t, x, *p.encode(["a cat"])) for p in (plain, tuned))
     assert jnp.abs(after - before).max() > 1e-6
 
 
@@ -74,7 +86,7 @@ def test_a_run_that_goes_on_ends_with_the_same_bits(folder, finished, tmp_path):
     for step in ("2", "3"):
         shutil.rmtree(out / "checkpoints" / step)
     (out / "results.json").unlink()
-    assert fine_tune(folder, out, "--algorithm", "ddpo", "--resume", "latest") == 0
+    assert fine_tune(folder, out, *DDPO, "--resume", "latest") == 0
     before, after = map(results_of, (finished, out))
     assert after["digest"] == before["digest"]
     assert after["metrics"] == before["metrics"]
@@ -82,17 +94,15 @@ def test_a_run_that_goes_on_ends_with_the_same_bits(folder, finished, tmp_path):
     assert all((out / n).read_bytes() == (finished / n).read_bytes() for n in names)
 
 
-def test_chunks_are_found_and_kept(folder, finished, tmp_path, unchecked, capsys):
-    out = tmp_path / "fitted"
-    few = ("--algorithm", "ddpo", "--chunks", "auto", "--minibatches", "1", "--steps", "1")
-    assert fine_tune(folder, out, *few) == 0
+def test_chunks_are_found_and_kept(told, tmp_path, unchecked):
+    out, said = told
     found = json.loads((out / "chunks.json").read_text())
     assert found["chunks"] == 1 and found["temporaries"] > 0
-    assert "chunks: 1, for which an update needs" in capsys.readouterr().out
+    assert "chunks: 1, for which an update needs" in said
     # A run that goes on takes what it began with, and compiles nothing to find it.
-    write_sealed(out / "chunks.json", {"chunks": 2})
+    write_sealed(tmp_path / "chunks.json", {"chunks": 2})
     config = Config("model", method=Method(chunks="auto"))
-    run: Any = SimpleNamespace(resumed=True, folder=out)
+    run: Any = SimpleNamespace(resumed=True, folder=tmp_path)
     nothing: Any = None
     again = fitted(config, nothing, run, *[nothing] * 4)
     assert again.method == Method(chunks=2)

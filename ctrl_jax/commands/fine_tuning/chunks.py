@@ -16,7 +16,7 @@ from ctrl_jax.algorithms import Batch
 from ctrl_jax.commands.fine_tuning.config import Config
 from ctrl_jax.commands.fine_tuning.inputs import Inputs
 from ctrl_jax.commands.fine_tuning.steps import Fixed, control, one_program
-from ctrl_jax.runtime import Run, fitting_chunks, memory_plan, on_mesh
+from ctrl_jax.runtime import Run, fitting_chunks, jit_step, memory_plan
 from ctrl_jax.runtime.devices.distributed import broadcast_text
 
 FILE = "chunks.json"
@@ -45,8 +45,10 @@ def fitted(
         return _with(config, kept["chunks"])
 
     def plan_of(chunks: int):
-        update = on_mesh(mesh, whole_update(_with(config, chunks), inputs))
-        return memory_plan(update, state, batch, fixed, donate_argnums=0)
+        # As the loop compiles it, which then finds the program in the compilation cache.
+        update = whole_update(_with(config, chunks), inputs)
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+        return memory_plan(jit_step(update, mesh, shardings), state, batch, fixed)
 
     steps = config.sampler.trained_steps
     steps //= config.method.pieces(steps)
