@@ -270,28 +270,38 @@ def loss_of(name, **options):
     return named_loss(name, beta=0.1, **taken)
 
 
+@pytest.fixture(scope="module")
+def at_equal_answers():
+    """Every loss and its gradients where answers of several lengths are equal: one program."""
+
+    @jax.jit
+    def slopes():
+        tokens, phi = (jnp.array([3.0, 5.0]), jnp.array([4.0, 2.0])), jnp.array([0.3, 0.8])
+
+        def losses(both, name):
+            log_probs = tuple(-10.0 + part for part in both)
+            ratios = None if "probs" in NAMED[name].inputs else both
+            told = phi if NAMED[name].dispersed else None
+            loss_fn = loss_of(name, label_smoothing=0.2)
+            return jnp.sum(loss_fn(AnswerScores(log_probs, tokens, ratios, told)))
+
+        both = jnp.zeros(2), jnp.zeros(2)
+        return {name: jax.value_and_grad(losses)(both, name) for name in NAMED}
+
+    return jax.tree.map(np.asarray, slopes())
+
+
 # DiscoPOP is not monotone, and rises around equal answers.
 @pytest.mark.parametrize("name", [name for name in NAMED if name != "discopop"])
-def test_every_loss_pulls_the_answers_apart(name):
+def test_every_loss_pulls_the_answers_apart(name, at_equal_answers):
     """At equal answers, of every length, its gradient raises the chosen one's share."""
-    loss_fn = loss_of(name, label_smoothing=0.2)
-    tokens = jnp.array([3.0, 5.0]), jnp.array([4.0, 2.0])
-    phi = jnp.array([0.3, 0.8]) if NAMED[name].dispersed else None
-
-    def losses(both):
-        log_probs = tuple(-10.0 + part for part in both)
-        ratios = None if "probs" in NAMED[name].inputs else both
-        return jnp.sum(loss_fn(AnswerScores(log_probs, tokens, ratios, phi)))
-
-    value, (chosen, rejected) = jax.value_and_grad(losses)((jnp.zeros(2), jnp.zeros(2)))
-    assert bool(jnp.isfinite(value)) and bool(jnp.all(chosen < rejected))
+    value, (chosen, rejected) = at_equal_answers[name]
+    assert np.isfinite(value) and (chosen < rejected).all()
 
 
 def test_which_values_a_loss_takes():
     """Sums over the tokens of an answer, or means, of log-ratios or of log-probabilities."""
     beta, gamma, phi = 0.1, 0.5, 0.3
-    sizes = jnp.array([4.0]), jnp.array([2.0])
-    log_probs, ratios = (jnp.array([-8.0]), jnp.array([-6.0])), (jnp.array([1.5]), jnp.array([1.0]))
     m, mean_m, mean_p = 0.5, 1.5 / 4 - 1.0 / 2, -8 / 4 - (-6 / 2)
     c, chosen, rejected = -2 * np.log(phi), np.exp(-8 / 4), np.exp(-6 / 2)
     odds = chosen / (1 - chosen) / (rejected / (1 - rejected))
@@ -323,12 +333,17 @@ def test_which_values_a_loss_takes():
         "mallows_simpo": minus_log_sigmoid(c * beta * mean_p - gamma),
     }
     smoothing = {key: {"label_smoothing": 0.2} for key in ("dpo_smoothed", "robust")}
-    found = {
-        name: loss_of(name, gamma=gamma, **smoothing.get(name, {}))(
-            AnswerScores(log_probs, sizes, ratios, jnp.array([phi]))
-        )[0]
-        for name in NAMED
-    }
+
+    @jax.jit
+    def all_losses():
+        sizes, phis = (jnp.array([4.0]), jnp.array([2.0])), jnp.array([phi])
+        log_probs = jnp.array([-8.0]), jnp.array([-6.0])
+        ratios = jnp.array([1.5]), jnp.array([1.0])
+        scores = AnswerScores(log_probs, sizes, ratios, phis)
+        named = {n: loss_of(n, gamma=gamma, **smoothing.get(n, {})) for n in NAMED}
+        return {name: loss_fn(scores)[0] for name, loss_fn in named.items()}
+
+    found = all_losses()
     for name, value in expected.items():
         assert float(found[name]) == pytest.approx(value, rel=1e-5), name
     links = [float(found[f"mallows_phi{link}"]) for link in ("", "_sigmoid", "_cubic")]
