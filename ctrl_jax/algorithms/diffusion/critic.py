@@ -8,6 +8,7 @@ over minibatches of grid points, the terminal one included.
 """
 
 import dataclasses
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -84,28 +85,30 @@ def evaluate_critic(
     gradient_at: Literal["next", "mean"] | None,
 ) -> Evaluated:
     """Evaluate the critic along a rollout, and its gradient at x_{i+1} or m_i where asked for."""
-    conditions = rollout.batch.gathered()
 
-    def observe(t, x):
+    def observe(t, x, *conditions):
         return x if critic.model.observe is None else critic.model.observe(t, x, *conditions)
 
-    def value_fn(t, observation):
-        return critic.model.apply(learner.params, t, observation, *conditions)
+    value_fn = partial(critic.model.apply, learner.params)
 
-    def value_and_gradient(t, x):
-        values, pull_back = jax.vjp(lambda x: value_fn(t, observe(t, x)), x)
+    def value_and_gradient(t, x, *conditions):
+        def value_of(x):
+            return value_fn(t, observe(t, x, *conditions), *conditions)
+
+        values, pull_back = jax.vjp(value_of, x)
         return values, pull_back(jnp.ones_like(values))[0]
 
-    times, rows = problem.forward_times(), problem.together
-    observations = along_path(observe, times, rollout.states, rows=rows)
+    times = problem.forward_times()
+    along = partial(along_path, batch=rollout.batch, rows=problem.together)
+    observations = along(observe, times, rollout.states)
     before = jax.tree.map(lambda seen: seen[:-1], observations)
-    values = along_path(value_fn, times[:-1], before, rows=rows)
+    values = along(value_fn, times[:-1], before)
     if gradient_at is None:
         return Evaluated(observations, values, None, None)
     states = rollout.states[1:]
     if gradient_at == "mean":
         states = states - _noise_step(problem, rollout)
-    expected, gradients = along_path(value_and_gradient, times[1:], states, rows=rows)
+    expected, gradients = along(value_and_gradient, times[1:], states)
     return Evaluated(observations, values, expected, gradients)
 
 

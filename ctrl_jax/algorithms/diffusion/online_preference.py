@@ -20,7 +20,7 @@ Source: arXiv 2305.18290 (DPO), 2405.14953 (Mallows), 2409.08400 (2); on diffusi
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import jax
@@ -161,7 +161,7 @@ def make_online_preference(
         log_ratios = partial(_log_ratios, problem, policy_model)
 
         def objective(params):
-            one, two = (log_ratios(params, rollout) for rollout in compared)
+            one, two = log_ratios(params, compared)
             chosen, rejected = jnp.where(first_wins, one, two), jnp.where(first_wins, two, one)
             metrics = pair_metrics(chosen, rejected) | {"loss": loss_fn(chosen, rejected, batch)}
             metrics = weighted_means(metrics, batch.weights)
@@ -190,18 +190,23 @@ def make_online_preference(
 
 
 def _log_ratios(
-    problem: DiffusionControl, policy_model: Model, params, rollout: Rollout
+    problem: DiffusionControl, policy_model: Model, params, rollouts: Sequence[Rollout]
+) -> list[Float[Array, " batch"]]:
+    """Return rho of every path of rollouts of one batch, whose steps are evaluated together."""
+    times = jnp.tile(problem.forward_times()[:-1], len(rollouts))
+    states = jnp.concatenate([rollout.states[:-1] for rollout in rollouts])
+    predict = jax.checkpoint(partial(policy_model.apply, params))
+    batch = rollouts[0].batch
+    score = along_path(predict, times, states, batch, rows=problem.together)
+    parts = zip(rollouts, jnp.split(score, len(rollouts)), strict=True)
+    return [_log_ratio(problem, rollout, part) for rollout, part in parts]
+
+
+def _log_ratio(
+    problem: DiffusionControl, rollout: Rollout, score: Float[Array, "steps batch ..."]
 ) -> Float[Array, " batch"]:
     """Return rho of every path, 0 where nothing but rounding tells the two scores apart."""
-    conditions = rollout.batch.gathered()
-
-    @jax.checkpoint
-    def predict(t, x):
-        return policy_model.apply(params, t, x, *conditions)
-
     assert rollout.reference is not None
-    times = problem.forward_times()[:-1]
-    score = along_path(predict, times, rollout.states[:-1], rows=problem.together)
     kernel = problem.kernel()
     # Where the gain is negative, the noise in units of the action is the negative.
     noise = expand(jnp.sign(kernel.action_gain), rollout.noise) * rollout.noise

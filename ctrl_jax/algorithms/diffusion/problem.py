@@ -317,12 +317,13 @@ def _with_window(key: Array, problem: DiffusionControl, predict: ScoreFn, x_0: A
 
 def compare_paths(problem: DiffusionControl, reference_params: Params, rollout: Rollout) -> Rollout:
     """Return a rollout with what the reference predicts along it, and the divergence from that."""
-    conditions = rollout.batch.gathered()
-
-    def predict(t, x):
-        return problem.reference.apply(reference_params, t, x, *conditions)
-
-    reference = along_path(predict, rollout.times, rollout.states[:-1], rows=problem.together)
+    reference = along_path(
+        partial(problem.reference.apply, reference_params),
+        rollout.times,
+        rollout.states[:-1],
+        rollout.batch,
+        rows=problem.together,
+    )
     kl = jax.vmap(girsanov.kl_rate)(rollout.kernel.kl_rate, rollout.actions, reference)
     return rollout._replace(reference=reference, kl=kl)
 
@@ -342,25 +343,54 @@ def draw_start(
     return x_0 * expand((batch.weights > 0).astype(x_0.dtype), x_0)
 
 
-def along_path(function, *arrays, rows: int):
-    """Apply ``function(*slices)`` at every point of a path, about `rows` examples at a time.
+def along_path(function, times, states, batch: Batch, *, rows: int):
+    """Apply ``function(t, x, *conditions)`` to every point of a path, about `rows` rows at a time.
 
     Args:
-        function: of one time point: scalars of the time, states (batch, ...).
-        arrays: time-major trees; the last one has a batch axis.
-        rows: examples evaluated together; bounds the memory.
+        function: of rows, at one time or at a time for each.
+        times: of the points, (points,).
+        states: arrays (points, batch, ...), or a tree of such.
+        batch: gives the conditions.
+        rows: rows evaluated together; bounds the memory.
 
     Returns:
-        What the function returns, stacked over time.
+        What the function returns, (points, batch, ...).
     """
-    points, batch = jax.tree.leaves(arrays[-1])[0].shape[:2]
-    # Convolutions take examples of several points in one axis, points first, which does not tell
-    # devices whose they are: each would compute all.
-    rows = 1 if jax.sharding.get_abstract_mesh().shape.get("data", 1) > 1 else rows
+    points, size = jax.tree.leaves(states)[0].shape[:2]
     together = max(
-        d for d in range(1, points + 1) if points % d == 0 and d * batch <= max(rows, batch)
+        d for d in range(1, points + 1) if points % d == 0 and d * size <= max(rows, size)
     )
-    return jax.lax.map(lambda inputs: function(*inputs), arrays, batch_size=together)
+    if jax.sharding.get_abstract_mesh().shape.get("data", 1) == 1:
+        conditions = batch.gathered()
+        one = lambda point: function(*point, *conditions)  # noqa: E731
+        return jax.lax.map(one, (times, states), batch_size=together)
+    return _along_divided(function, times, states, batch.gathered(together), together)
+
+
+def _along_divided(function, times, states, conditions, together: int):
+    """`along_path` of a batch that is divided over devices, `together` points at once.
+
+    The points of an example are neighbors, as in the updates of a policy, so that the batch stays
+    divided, also in convolutions, and what examples share has its gradient summed once per call.
+    """
+
+    def flat(leaf):
+        return jnp.swapaxes(leaf, 0, 1).reshape(-1, *leaf.shape[2:])
+
+    def stacked(leaf):
+        return jnp.swapaxes(leaf.reshape(-1, together, *leaf.shape[1:]), 0, 1)
+
+    def some(part):
+        t, x = part
+        rows = jax.tree.map(flat, x)
+        repeated = jnp.tile(t, len(jax.tree.leaves(rows)[0]) // together)
+        return jax.tree.map(stacked, function(repeated, rows, *conditions))
+
+    parts = jax.tree.map(lambda leaf: leaf.reshape(-1, together, *leaf.shape[1:]), (times, states))
+    if together == len(times):  # a loop would be in the way of the compiler
+        return some(jax.tree.map(lambda leaf: leaf[0], parts))
+    found = jax.lax.map(some, parts)
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), found)
 
 
 def check_increasing(name: str, grid: Float[Array, "..."]) -> None:

@@ -1,6 +1,7 @@
 """A run on a user's model, from its inputs to what was trained."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -29,7 +30,7 @@ from ctrl_jax.commands.fine_tuning.steps import (
 )
 from ctrl_jax.commands.fine_tuning.value import Unit
 from ctrl_jax.commands.fine_tuning.watch import Watch
-from ctrl_jax.networks.sharding import partition_specs
+from ctrl_jax.networks.sharding import SCORE, partition_specs
 from ctrl_jax.runtime import (
     Checkpoints,
     CountTraces,
@@ -211,7 +212,10 @@ def abstract_state(config: Config, inputs: Inputs, frozen: dict[str, Any]) -> Ru
 
 def shardings_of(config: Config, inputs: Inputs, state: RunState, mesh: Mesh) -> Any:
     """Return how the state is divided, by the names of the network's parameters in it."""
-    specs = partition_specs(state, mesh, fully=config.fully_sharded, rules=inputs.subject.rules)
+    divided = partial(partition_specs, mesh=mesh, fully=config.fully_sharded)
+    specs = divided(state, rules=inputs.subject.rules)
+    if value := state.learners.get("value"):
+        specs.learners["value"] = divided(value, rules=SCORE)
     return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
 
 
