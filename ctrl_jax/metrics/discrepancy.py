@@ -106,6 +106,7 @@ def _centered(owner: str, x: Array, y: Array) -> tuple[Array, Array]:
     return x - center, y - center
 
 
+@jax.jit
 def _squares(x: Array, y: Array) -> Array:
     """Return squared distances (n, m), by one product in full precision."""
     gram = jnp.matmul(x, y.T, precision=jax.lax.Precision.HIGHEST)
@@ -113,12 +114,14 @@ def _squares(x: Array, y: Array) -> Array:
     return jnp.maximum(norms - 2 * gram, 0.0)
 
 
+@jax.jit
 def _mean_off_diagonal(values: Array) -> Array:
     """Return the mean over pairs of different points; the diagonal holds rounding only."""
     n = values.shape[0]
-    return jnp.sum(jnp.where(np.eye(n, dtype=bool), 0.0, values)) / (n * (n - 1))
+    return jnp.sum(jnp.where(jnp.eye(n, dtype=bool), 0.0, values)) / (n * (n - 1))
 
 
+@jax.jit
 def _unbiased(within_x: Array, between: Array, within_y: Array) -> Array:
     return _mean_off_diagonal(within_x) + _mean_off_diagonal(within_y) - 2 * jnp.mean(between)
 

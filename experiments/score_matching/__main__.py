@@ -133,14 +133,14 @@ class Dimension(NamedTuple):
         losses: mean loss of each objective.
         params: of the network, after some updates by denoising.
         draws: ``draws(key, low, high)``, a batch at times of that interval.
-        gradients: for each objective ``gradients(params, keys, low, high)``, one flat gradient per
+        gradients: ``gradients(params, keys, low, high)``, of each objective one flat gradient per
             key; compiled once for all uses.
     """
 
     losses: dict[str, Any]
     params: Any
     draws: Any
-    gradients: dict[str, Any]
+    gradients: Any
 
 
 def make_dimension(config: Config, dimension: int) -> Dimension:
@@ -155,14 +155,11 @@ def make_dimension(config: Config, dimension: int) -> Dimension:
     def draws(key, low, high):
         return draw(key, process, law, config.batch, (low, high))
 
-    def flat(loss):
-        return jax.jit(
-            lambda params, keys, low, high: gradients(
-                loss, params, lambda key: draws(key, low, high), keys
-            )
-        )
+    @jax.jit
+    def flat(params, keys, low, high):
+        return gradients(losses, params, lambda key: draws(key, low, high), keys)
 
-    return Dimension(losses, params, draws, {name: flat(loss) for name, loss in losses.items()})
+    return Dimension(losses, params, draws, flat)
 
 
 def compare_gradients(config: Config, dimension: int, study: Dimension) -> dict[str, float]:
@@ -170,9 +167,10 @@ def compare_gradients(config: Config, dimension: int, study: Dimension) -> dict[
     times = (jnp.float32(END), jnp.float32(VP().horizon))
     parts = config.batches // config.chunk()
     keys = jax.random.split(jax.random.key(config.run.seed + 1), (parts, config.chunk()))
+    pieces = [study.gradients(study.params, k, *times) for k in keys]
     found = {
-        name: np.concatenate([np.asarray(g(study.params, k, *times), np.float64) for k in keys])
-        for name, g in study.gradients.items()
+        name: np.concatenate([np.asarray(piece[name], np.float64) for piece in pieces])
+        for name in OBJECTIVES
     }
     functions = {name: jax.grad(loss) for name, loss in study.losses.items()}
     draws = jax.jit(study.draws)(keys[0, 0], *times)
@@ -197,10 +195,8 @@ def variance_per_time(
     """Return times and the variance of each objective's gradient at them."""
     keys = jax.random.split(jax.random.key(config.run.seed + 2), config.chunk())
     times = [jnp.float32(t) for t in np.geomspace(END, VP().horizon, 7)]
-    found = {
-        name: [np.asarray(g(study.params, keys, t, t), np.float64) for t in times]
-        for name, g in study.gradients.items()
-    }
+    pieces = [study.gradients(study.params, keys, t, t) for t in times]
+    found = {name: [np.asarray(piece[name], np.float64) for piece in pieces] for name in OBJECTIVES}
     # At one time the explicit gradient may vanish; its mean square over times does not.
     size = np.mean([np.sum(g.mean(axis=0) ** 2) for g in found["explicit"]])
     variances = {

@@ -114,11 +114,14 @@ def score_error(process: LinearProcess, model: Model, params: Any, draws: Draws)
     return jnp.mean(jnp.square(expand(process.marginal(draws.t).std, gap) * gap))
 
 
-def gradients(loss, params: Any, draws_of_key, keys: Array) -> Float[Array, "batches parameters"]:
-    """Return one flat gradient per key."""
+def gradients(
+    losses, params: Any, draws_of_key, keys: Array
+) -> dict[str, Float[Array, "batches parameters"]]:
+    """Return one flat gradient per key of each loss, all of the same draws."""
 
     def one(key):
-        return ravel_pytree(jax.grad(loss)(params, draws_of_key(key)))[0]
+        draws = draws_of_key(key)
+        return {n: ravel_pytree(jax.grad(loss)(params, draws))[0] for n, loss in losses.items()}
 
     return jax.lax.map(one, keys)
 
