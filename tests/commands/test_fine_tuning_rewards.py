@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from ctrl_jax.commands.fine_tuning.rewards import OutsideOptions, check_pictures
 from ctrl_jax.runtime import validate
 
 MODULE = """
+import jax
 import jax.numpy as jnp
 import numpy as np
 from ctrl_jax import rewards
@@ -143,9 +145,9 @@ def test_what_is_read_can_be_asked(module):
     pictures = jnp.full((2, 8, 8, 3), 0.5)
     check_pictures(found, 8, 8)
     assert found.encode(["a"]) == {}
-    values = found.score(found.params, pictures, {})
+    values = jax.jit(found.score)(found.params, pictures, {})
     np.testing.assert_allclose(values["red"], 0.5)
-    np.testing.assert_array_equal(values["jpeg_size"], rewards.jpeg_size(pictures))
+    np.testing.assert_array_equal(values["jpeg_size"], jax.jit(rewards.jpeg_size)(pictures))
     np.testing.assert_allclose(found.outside["b"](pictures, ["ab", "abc"]), [130.0, 131.0])
     assert reward_digests(texts).keys() == {"reward: red", "reward: b"}
 

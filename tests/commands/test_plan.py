@@ -69,9 +69,16 @@ def test_a_preference_step_of_a_config_alone(tmp_path):
     assert "all-reduce" in told["collectives"] and "8 pairs an update" in printed
 
 
-@pytest.mark.parametrize("more", [{}, {"full": True, "batch": 2}])
-def test_the_step_of_fine_tuning_is_made_of_shapes_alone(tmp_path, more):
-    folder = write_records(tmp_path / "model", "sd1")
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [
+        ("sd3", {}),
+        ("sd3", {"full": True, "batch": 2}),
+        pytest.param("sd1", {}, marks=pytest.mark.slow),
+    ],
+)
+def test_the_step_of_fine_tuning_is_made_of_shapes_alone(tmp_path, kind, more):
+    folder = write_records(tmp_path / "model", kind)
     sampler, method = Sampler(solver_steps=2), Method("ddpo", minibatches=1)
     given = {"sampler": sampler, "method": method, "batch": 4, **more}
     config = fine_tune.Config(model=str(folder), reward=("jpeg_size:-1",), **given)

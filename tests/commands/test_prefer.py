@@ -19,6 +19,7 @@ import pytest
 from ctrl_jax.algorithms import AnswerScores, named_loss
 from ctrl_jax.commands.prefer import Config, main
 from ctrl_jax.commands.preference import model as models
+from ctrl_jax.commands.preference import reference
 from ctrl_jax.commands.preference.config import (
     OPTIONS,
     Evaluation,
@@ -149,6 +150,20 @@ def test_the_saved_model_is_the_trained_one(finished):
     assert (folder / "model" / "tokenizer.json").exists()
 
 
+def test_a_run_that_goes_on_ends_with_the_same_bits(files, finished, tmp_path):
+    """From the update before the last, as after a kill: those are in runtime/loop."""
+    out = tmp_path / "a"
+    shutil.copytree(finished[0], out)
+    shutil.rmtree(out / "checkpoints" / "6")
+    shutil.rmtree(out / "model")
+    (out / "results.json").unlink()
+    results = run(files, out, "--loss", "mallows_theta", "--resume", "latest")
+    assert results["digest"] == finished[1]["digest"]
+    assert results["metrics"] == finished[1]["metrics"]
+    assert (out / "metrics.jsonl").read_text() == (finished[0] / "metrics.jsonl").read_text()
+
+
+@pytest.mark.slow
 def test_a_killed_run_continues_bitwise(files, finished, tmp_path):
     out = tmp_path / "killed"
     line = [sys.executable, "-m", "tests.commands.byte_model", *files, *TINY]
@@ -161,10 +176,12 @@ def refer_rows(file, model, params, rows):
     return refer(file, model, params, {"train": rows}, mesh, at_a_time=2, chunk=None, show=False)
 
 
-def test_a_reference_is_of_its_model_and_whole(tmp_path):
+def test_a_reference_is_of_its_model_and_whole(tmp_path, monkeypatch):
     """What another model left, or half a file, is not taken for what this model says."""
     config = DecoderConfig(3, 8, 1, 2, 2, 4, 8, Rotary(base=10.0))
     model, file = language_model(config), tmp_path / "reference.npz"
+    compiled = reference._compiled(model, make_mesh(MeshOptions()), None)
+    monkeypatch.setattr(reference, "_compiled", lambda *_: compiled)  # once for all files
     one, other = (jax.jit(model.init)(jax.random.key(n)) for n in range(2))
     rows = pack_pairs([TokenPair([0], [1, 2], [n, 0]) for n in range(3)], pairs_per_row=1)
 
@@ -394,11 +411,13 @@ def test_the_course_of_the_step_size(schedule, expected):
     rounding in float32 is up to 6e-5 of it."""
     options = Optimization(learning_rate=0.5, warmup=1 / 3, schedule=schedule, gradient_clip=9.0)
     optimizer = make_optimizer(options, 6)
-    gradient, found = {"w": jnp.full(2, 0.1)}, []
-    state = optimizer.init(gradient)
-    for _ in range(6):
+    gradient = {"w": np.full(2, 0.1, np.float32)}
+
+    def step(state, _):
         update, state = optimizer.update(gradient, state, gradient)
-        found.append(-float(jax.tree.leaves(update)[0][0]))
+        return state, -jax.tree.leaves(update)[0][0]
+
+    _, found = jax.jit(lambda: jax.lax.scan(step, optimizer.init(gradient), length=6))()
     np.testing.assert_allclose(found, 0.5 * np.array(expected), rtol=1e-4)
 
 

@@ -92,7 +92,7 @@ def test_sampling_from_a_run(finished):
     assert (out / "samples.png").exists()
 
 
-@pytest.mark.slow  # the same loop is killed in runtime/loop and commands/test_prefer.py
+@pytest.mark.slow  # the same loop is killed in runtime/loop
 def test_a_killed_run_continues_bitwise(finished, tmp_path):
     out = tmp_path / "killed"
     line = [sys.executable, "-m", "experiments.score_as_action", *TINY, "--out", str(out)]
@@ -378,6 +378,7 @@ def test_a_seed_does_not_depend_on_the_seeds_beside_it():
     assert summarize(both)["objective/missed"] > 0.1  # two updates are far from the optimum
 
 
+@SLOW  # the network is the critic of a step in networks/test_anchored_value.py
 def test_value_networks_side_by_side(finished, tmp_path, monkeypatch):
     monkeypatch.chdir(finished[0].parent)  # where the base model is
 

@@ -204,14 +204,14 @@ def test_the_probability_of_a_right_picture_is_that_of_all_ways(random_detector)
     asked = [found[name] for name in ("two", "counting", "position")]
     reward = probability(str(random_detector))
     picture = np.random.default_rng(0).random((1, SIDE, SIDE, 3)).astype(np.float32)
-    logits = network(len(known.names)).apply(reward.params, jnp.asarray(picture))
+    apply = jax.jit(network(len(known.names)).apply)
+    logits = np.asarray(apply(reward.params, jnp.asarray(picture)))
     shares = np.asarray(jax.nn.softmax(logits.astype(float)))[0]
     ways = list(itertools.product(range(shares.shape[1]), repeat=PLACES))
     each = np.prod([shares[place, [way[place] for way in ways]] for place in range(PLACES)], axis=0)
     assert reward.encode is not None
-    values = reward(
-        jnp.asarray(picture.repeat(3, axis=0)), reward.encode([r.caption for r in asked])
-    )
+    pictures = jnp.asarray(picture.repeat(3, axis=0))
+    values = jax.jit(reward)(pictures, reward.encode([r.caption for r in asked]))
     for value, request in zip(values, asked, strict=True):
         right = [is_right(way, request, known.names) for way in ways]
         assert 0 < sum(right) <= 12

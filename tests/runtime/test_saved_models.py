@@ -52,8 +52,13 @@ def test_the_precision_of_a_model_is_kept(tmp_path):
     save_model(tmp_path / "half", spec, (2,), params, precision="bfloat16")
     t, x = jnp.asarray([0.2, 0.9]), jnp.ones((2, 2))
     model = load_model(tmp_path / "half")
-    half, full = model.score_fn(t, x), spec.model((2,)).apply(params, t, x)
-    expected = spec.model((2,), jnp.dtype("bfloat16")).apply(params, t, x)
+    networks = (spec.model((2,)), spec.model((2,), jnp.dtype("bfloat16")))
+
+    @jax.jit
+    def scores(params):
+        return model.score_fn(t, x), *(network.apply(params, t, x) for network in networks)
+
+    half, full, expected = scores(params)
     np.testing.assert_array_equal(half, expected)
     assert half.dtype == full.dtype and not np.array_equal(half, full)
     save_model(tmp_path / "double", spec, (2,), params, precision="float64")

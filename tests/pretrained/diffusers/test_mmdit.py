@@ -52,7 +52,7 @@ def value_and_slopes(network, params):
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("sd3", {}),
+        pytest.param("sd3", {}, marks=pytest.mark.slow),
         ("sd3", {"stacked": False, "remat": True}),
         ("sd3.5", {"remat": True}),
         ("dual to the end", {}),

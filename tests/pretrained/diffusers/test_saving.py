@@ -28,6 +28,12 @@ def folders(tmp_path_factory):
     return cache(lambda kind: write_pipeline(root / kind, kind))
 
 
+@pytest.fixture(scope="module")
+def loaded(folders):
+    """Pipelines of a kind, which no test changes."""
+    return cache(lambda kind: load_pipeline(folders(kind)))
+
+
 def files(folder):
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
@@ -36,7 +42,7 @@ def moved(params):
     return jax.tree.map(lambda x: np.asarray(x) + np.float32(0.01), params)
 
 
-@pytest.mark.parametrize("kind", ["sd1", "sd3"])
+@pytest.mark.parametrize("kind", [pytest.param("sd1", marks=pytest.mark.slow), "sd3"])
 def test_what_was_not_trained_is_the_same_bytes(kind, folders, tmp_path):
     source = shutil.copytree(folders(kind), tmp_path / "source")
     (source / "README.md").write_text("whose it is")
@@ -98,9 +104,9 @@ def test_old_weights_in_other_forms_do_not_stay(folders, tmp_path):
 
 
 @pytest.mark.parametrize("kind", [pytest.param("sd1", marks=pytest.mark.slow), "sd3"])
-def test_adapters_go_out_and_in(kind, folders, tmp_path):
+def test_adapters_go_out_and_in(kind, loaded, tmp_path):
     """Beside the kernels, in a file, merged from it, and in a folder: one network."""
-    plain = load_pipeline(folders(kind))
+    plain = loaded(kind)
     name = plain.kind.denoiser
     pipeline = plain.adapt(jax.random.key(0), LoRA(2, 3.0, TARGETS[kind]))
     adapters, base = split(pipeline.params[name])
@@ -149,8 +155,8 @@ def _lift(adapters, base):
     )
 
 
-def test_what_cannot_be_written_is_refused(folders, tmp_path):
-    pipeline = load_pipeline(folders("sd1"))
+def test_what_cannot_be_written_is_refused(loaded, tmp_path):
+    pipeline = loaded("sd1")
     (tmp_path / "there").mkdir()
     cases = [
         (lambda: save_pipeline(tmp_path / "there", pipeline), "it exists already"),
@@ -174,9 +180,9 @@ def test_a_small_pipeline_may_have_other_sizes(tmp_path):
     assert not (tmp_path / "none").exists()
 
 
-def test_what_fails_halfway_leaves_nothing(folders, tmp_path, monkeypatch):
+def test_what_fails_halfway_leaves_nothing(loaded, tmp_path, monkeypatch):
     """As where there is no room: in a copied file, and in one of weights."""
-    pipeline = load_pipeline(folders("sd1"))
+    pipeline = loaded("sd1")
 
     def full(*_):
         raise OSError("no space left on device")

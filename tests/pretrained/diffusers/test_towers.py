@@ -60,7 +60,12 @@ def outputs(name, network, params):
     return {"masked": masked} | network.apply(params, tokens)._asdict()
 
 
-CASES = [(name, {}) for name in towers.RECORDS]
+# Quickly: "both" is in rewards/test_clip.py, and the others differ from what follows by stacking.
+SLOW = {"both", "vision", "t5 gated"}
+CASES = [
+    pytest.param(name, {}, marks=pytest.mark.slow if name in SLOW else ())
+    for name in towers.RECORDS
+]
 CASES += [(kind, {"stacked": False, "remat": True}) for kind in ("vision", "t5 gated")]
 
 

@@ -85,7 +85,7 @@ def assert_near(found, expected, error, message):
 
 
 @pytest.mark.parametrize(
-    ("name", "options"), [(ONE, {}), (XL, {"stacked": False}), (THIRD, {})], ids=str
+    ("name", "options"), [(ONE, {}), (XL, {}), (XL, {"stacked": False}), (THIRD, {})], ids=str
 )
 def test_outputs_are_those_of_diffusers(name, options):
     found = forward(name, **options)
@@ -95,7 +95,12 @@ def test_outputs_are_those_of_diffusers(name, options):
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [(TWO, {"remat": True}), (XL, {}), (BARE, {}), (FIRST, {"remat": True})],
+    [
+        (TWO, {"remat": True}),
+        pytest.param(XL, {}, marks=pytest.mark.slow),
+        (BARE, {}),
+        (FIRST, {"remat": True}),
+    ],
     ids=str,
 )
 def test_outputs_and_gradients_are_those_of_diffusers(name, options):
