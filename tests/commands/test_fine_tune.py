@@ -18,9 +18,8 @@ from ctrl_jax.commands.fine_tuning.chunks import fitted
 from ctrl_jax.commands.fine_tuning.config import Config
 from ctrl_jax.commands.fine_tuning.method import Method
 from ctrl_jax.pretrained import load_pipeline, write_small_pipeline
-from tests.pretrained.diffusers.letters import use_letters_without_transformers
+from tests.pretrained.diffusers.pipelines import FEWEST
 
-use_letters_without_transformers()
 SMALL = "--solver-steps 2 --steps 3 --batch 4 --group 2 --adapters.rank 2 --guidance 1"
 SMALL += " --evaluation.prompts 2 --evaluation.number 2 --evaluation.every 2 --no-progress"
 SMALL += " --evaluation.checkpoint-every 1 --no-compilation-cache"
@@ -31,7 +30,7 @@ DDPO = ("--algorithm", "ddpo", "--chunks", "auto")
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("fine_tune")
-    write_small_pipeline(folder / "model", "sd3")
+    write_small_pipeline(folder / "model", "sd3", records=FEWEST)
     (folder / "prompts.txt").write_text("a cat\nred dog\nblue car\n")
     return folder
 

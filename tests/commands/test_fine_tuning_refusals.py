@@ -6,9 +6,8 @@ import pytest
 
 from ctrl_jax.commands.__main__ import main
 from ctrl_jax.pretrained import write_small_pipeline
-from tests.pretrained.diffusers.letters import use_letters_without_transformers
+from tests.pretrained.diffusers.pipelines import FEWEST
 
-use_letters_without_transformers()
 BASE = {"--model": "small", "--prompts": "prompts.txt", "--reward": "jpeg_size:-1"}
 REWARDS = """
 def of_all(pictures): return pictures.mean()
@@ -19,7 +18,7 @@ number = 3
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("refused")
-    write_small_pipeline(folder / "small", "sd3")
+    write_small_pipeline(folder / "small", "sd3", records=FEWEST)
     (folder / "prompts.txt").write_text("a cat\nred dog\n")
     (folder / "blank.txt").write_text("\n \n")
     (folder / "latin.txt").write_bytes("café\n".encode("latin1"))

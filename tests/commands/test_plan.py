@@ -17,6 +17,7 @@ from ctrl_jax.pretrained.diffusers.small_records import write_records
 from ctrl_jax.runtime.devices.costs import Costs
 from ctrl_jax.runtime.devices.mesh import MeshOptions, make_mesh
 from ctrl_jax.runtime.devices.topology import described_devices
+from tests.pretrained.diffusers.pipelines import FEWEST
 from tests.runtime.processes import run_python
 
 LLAMA = {
@@ -78,7 +79,7 @@ def test_a_preference_step_of_a_config_alone(tmp_path):
     ],
 )
 def test_the_step_of_fine_tuning_is_made_of_shapes_alone(tmp_path, kind, more):
-    folder = write_records(tmp_path / "model", kind)
+    folder = write_records(tmp_path / "model", kind, FEWEST if kind == "sd3" else {})
     sampler, method = Sampler(solver_steps=2), Method("ddpo", minibatches=1)
     given = {"sampler": sampler, "method": method, "batch": 4, **more}
     config = fine_tune.Config(model=str(folder), reward=("jpeg_size:-1",), **given)

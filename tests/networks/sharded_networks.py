@@ -51,9 +51,10 @@ for shape, fully in (((2, 4), True), ((2, 4), False), ((8, 1), True), ((1, 8), F
     assert partition_specs(state, mesh, fully=fully)[0].nu == specs  # the optimizer's, by name
 
 score = as_model(lambda rngs: MLP((5,), width=32, rngs=rngs))
-params = jax.tree.map(lambda leaf: leaf.astype(float) + 0.1, score.init(jax.random.key(0)))
-x, t = jax.random.normal(jax.random.key(1), (16, 5)), jnp.linspace(0.1, 0.9, 16)
-expected = score.apply(params, t, x)
+params = jax.jit(score.init)(jax.random.key(0))
+params = jax.tree.map(lambda leaf: np.asarray(leaf, float) + 0.1, params)
+x, t = np.random.default_rng(2).standard_normal((16, 5)), np.linspace(0.1, 0.9, 16)
+expected = jax.jit(score.apply)(params, t, x)
 mesh = jax.make_mesh((8, 1), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
 specs = partition_specs(params, mesh, fully=True, rules=SCORE)
 placed = jax.device_put(params, jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs))

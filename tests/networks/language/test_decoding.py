@@ -17,7 +17,13 @@ from tests.networks.language.decoders import CONFIGS, GPT2, QWEN, SIZES, moved
 TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, SIZES["vocabulary"], (3, 9)))
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+# Quickly: windows and two rotations are Gemma's, parallel parts are no matter of decoding.
+SLOW = {"qwen", "neox"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in CONFIGS]
+)
 def test_parts_give_the_states_of_the_whole(name):
     """A prompt of four tokens, three of one, then two, in a cache longer than the text."""
     config = CONFIGS[name]

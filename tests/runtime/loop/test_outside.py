@@ -205,6 +205,7 @@ def test_a_signal_ends_the_waiting_at_once(tmp_path):
     assert ended(final, False) == state_digest(toy.by_hand(10))
 
 
+@pytest.mark.slow  # stopped and continued above, killed in test_training.py
 def test_killed_stopped_and_continued_is_bitwise(tmp_path):
     """First kill -9, then SIGTERM while an answer is awaited, which would take an hour."""
     folder = ("--folder", os.fspath(tmp_path), "--overlap")
