@@ -1,6 +1,6 @@
 """Run by a test on eight simulated devices: what a compiled step says to other devices, and where.
 
-    python -m tests.algorithms.sharded_collectives NETWORK ALGORITHM ...
+    python -m tests.algorithms.sharded_collectives NETWORK:ALGORITHM ... decoder
 
 Laws, of any network under its own table:
 
@@ -48,7 +48,7 @@ def of_pictures() -> Model:
 
 NETWORKS: dict[str, tuple[Callable[[], Model], tuple[int, ...], Rules]] = {
     "MLP": (
-        lambda: as_model(lambda rngs: MLP((8,), width=16, embedding=16, rngs=rngs)),
+        lambda: as_model(lambda rngs: MLP((8,), width=16, depth=1, embedding=16, rngs=rngs)),
         (8,),
         SCORE,
     ),
@@ -140,33 +140,40 @@ def check_divided(collect, step, state, batch, weights: float, passes: int, rule
         assert gathered and sum(gathered) <= 3 / 4 * weights * passes * 1.05, (gathered, weights)
 
 
-def main(network: str, *names: str) -> None:
-    assert jax.device_count() == 8
-    if network == "decoder":
-        algorithm, batch = lm_preference(BATCH, ("dpo",))
-        state = jax.eval_shape(algorithm.init, jax.random.key(0))
-        params = count_parameters(state.policy.params)
-        # Each of its two parts ends in a sum.
-        check_whole(None, algorithm.step, state, batch, params, 2, DECODER)
-        # Two parts of a batch, each with two passes and the head's.
-        check_divided(None, algorithm.step, state, batch, 4 * params, 6, DECODER)
-        print("agreed")
-        return
+def check_decoder() -> None:
+    algorithm, batch = lm_preference(BATCH, ("dpo",))
+    state = jax.eval_shape(algorithm.init, jax.random.key(0))
+    params = count_parameters(state.policy.params)
+    # Each of its two parts ends in a sum.
+    check_whole(None, algorithm.step, state, batch, params, 2, DECODER)
+    # Two parts of a batch, each with two passes and the head's.
+    check_divided(None, algorithm.step, state, batch, 4 * params, 6, DECODER)
+
+
+def check_control(network: str, name: str) -> None:
     make, shape, rules = NETWORKS[network]
     model = make()
     size = count_parameters(jax.eval_shape(model.init, jax.random.key(0)))
     texts = tuple(jnp.ones((BATCH, *each)) for each in (TEXT, POOLED)) if rules is MMDIT else ()
     batch = Batch(jnp.ones(BATCH), texts, prompts=jnp.zeros(BATCH, jnp.int32))
-    for name in names:
-        algorithm = of_algorithm(name, model, shape)
-        state = jax.eval_shape(algorithm.init, jax.random.key(0))
-        params, updates = size, MINIBATCHES
-        if name == "ppo":
-            # Its critic's updates are as large as they are, and as many.
-            critic = count_parameters(state.learners["value"].params)
-            params += critic * 5
-        check_whole(algorithm.collect, algorithm.step, state, batch, params, updates, rules)
-        check_divided(algorithm.collect, algorithm.step, state, batch, 4 * size, 4 * STEPS, rules)
+    algorithm = of_algorithm(name, model, shape)
+    state = jax.eval_shape(algorithm.init, jax.random.key(0))
+    params, updates = size, MINIBATCHES
+    if name == "ppo":
+        # Its critic's updates are as large as they are, and as many.
+        critic = count_parameters(state.learners["value"].params)
+        params += critic * 5
+    check_whole(algorithm.collect, algorithm.step, state, batch, params, updates, rules)
+    check_divided(algorithm.collect, algorithm.step, state, batch, 4 * size, 4 * STEPS, rules)
+
+
+def main(*cases: str) -> None:
+    assert jax.device_count() == 8
+    for case in cases:
+        if case == "decoder":
+            check_decoder()
+        else:
+            check_control(*case.split(":"))
         print("agreed")
 
 

@@ -14,7 +14,7 @@ import pytest
 from ctrl_jax.algorithms import Algorithm, Control, Learner, RunState, ahead
 from ctrl_jax.algorithms.base import apply_gradient
 from ctrl_jax.runtime.checkpoints.checkpoints import Checkpoints
-from tests.algorithms.laws import CHEAP, LAWS
+from tests.algorithms.laws import AVERAGE_DECAY, CHEAP, LAWS
 from tests.runtime.processes import run_python
 
 ROUNDING = ("ratio/rollout_deviation", "ratio/rollout_deviation_mean")
@@ -98,19 +98,32 @@ def test_the_state_is_donated_and_all_is_finite(compiled):
         assert all(leaf.is_deleted() for leaf in jax.tree.leaves(old))
         assert int(state.update) == update + 1
         chex.assert_tree_all_finite((state.learners, state.average, metrics))
+        # Of those with an importance ratio: it starts at one bit for bit, moved as the policy has.
+        assert metrics.get("ratio/max_deviation", 0.0) == 0.0
+        assert metrics.get("ratio/rollout_deviation", 0.0) <= 1e-4
     assert bool(metrics["update/finite"])
     assert int(metrics["update/skipped"]) == int(metrics["update/skipped_in_a_row"]) == 0
 
 
 def test_something_is_learned_and_the_reference_of_a_policy_stays(compiled):
+    """And the average follows, which is what is used where there is one."""
     state = compiled.start()
     before = bits(state)
-    after = bits(compiled.run(state, 2))
+    once = compiled.run(state, 1)
+    average = bits(once.average)
+    after = bits(compiled.run(once, 1))
     for name, learner in after.learners.items():
         moved = jax.tree.map(lambda a, b: (a != b).any(), learner, before.learners[name])
         assert any(jax.tree.leaves(moved.params)), name
-    if "policy" in after.learners:
-        chex.assert_trees_all_equal(after.reference, before.reference)
+    if "policy" not in after.learners:
+        return
+    chex.assert_trees_all_equal(after.reference, before.reference)
+    policy = after.learners["policy"].params
+    if average is not None:
+        policy = jax.tree.map(
+            lambda a, p: AVERAGE_DECAY * a + (1 - AVERAGE_DECAY) * p, average, policy
+        )
+    chex.assert_trees_all_close(after.params, policy, rtol=1e-6, atol=1e-7)
 
 
 def test_a_skipped_update_changes_nothing_but_key_and_counters(compiled):

@@ -32,17 +32,17 @@ from tests.algorithms.control.problem import (
 )
 from tests.environments.fixtures import START, o1, o2
 
-SEEDS, BATCH = 2, 128
+SEEDS = 2
 UNKNOWN: Any = "unknown"
 METHODS = {"cpg": 120, "sqrt_kl": 80, "linear_kl": 80, "clipped": 80}
 """And their updates."""
 
 
-def solve(name, environment, start, horizon, dt=0.02):
+def solve(name, environment, start, horizon, dt=0.02, batch=128):
     """Policies (seeds, updates) and metrics of a whole training."""
     updates, d = METHODS[name], environment.state_dimension
     algorithm = make(name, problem_of(environment, dt, horizon), start, updates)
-    run = jax.jit(jax.vmap(lambda key: train(algorithm, key, updates, BATCH, d)))
+    run = jax.jit(jax.vmap(lambda key: train(algorithm, key, updates, batch, d)))
     return run(jax.random.split(jax.random.key(0), SEEDS))[1]
 
 
@@ -54,7 +54,7 @@ def last_policy(policies):
 @pytest.fixture(scope="module", params=METHODS)
 def trained(request):
     """Name, policies (seeds, updates) and metrics on O1."""
-    params, metrics = solve(request.param, o1(), O1_START, 4.0, dt=0.04)
+    params, metrics = solve(request.param, o1(), O1_START, 4.0, dt=0.04, batch=64)
     return request.param, scalar(params), metrics
 
 
@@ -136,7 +136,15 @@ def exact_critic():
     return problem, path, value
 
 
-SAMPLING = {
+def sampled(seed, critic, **options):
+    """What is sampled of the path, on the host."""
+    problem, path, value = critic
+    config = OccupationConfig(**options)
+    draw = jax.jit(lambda key, path: sample_occupation(key, problem, path, value, config)[0])
+    return jax.tree.map(np.asarray, draw(jax.random.key(seed), path))
+
+
+SAMPLING: dict[str, dict[str, Any]] = {
     "stopping": {"occupation": "stopping"},
     "discounting": {"occupation": "discounting"},
     "generator": {"estimator": "generator"},
@@ -149,10 +157,8 @@ SAMPLING = {
 def test_the_sampled_gradient_is_the_exact_one(exact_critic, options):
     """Occupation moments and beta grad eta, trajectory by trajectory: within 4.5 standard errors
     (passed once in 147 000) plus 1.5 % of the largest for the bias of h = .01 and of T = 6."""
-    problem, path, value = exact_critic
-    config = OccupationConfig(**options)
-    samples, _ = sample_occupation(jax.random.key(4), problem, path, value, config)
-    n = path.states.shape[1]
+    problem, path, _ = exact_critic
+    samples, n = sampled(4, exact_critic, **options), path.states.shape[1]
     z = (samples.actions - samples.means) / samples.stds
     direction = np.stack(  # grad log pi in slope, intercept, std
         [
@@ -164,10 +170,10 @@ def test_the_sampled_gradient_is_the_exact_one(exact_critic, options):
     rows = [
         samples.states[:, 0],
         samples.states[:, 0] ** 2,
-        *(direction * np.asarray(samples.advantages)[None]),
+        *(direction * samples.advantages[None]),
     ]
     # The weight of a sample times n: its trajectory's own estimate.
-    each = (np.stack(rows) * np.asarray(samples.weights)[None]).reshape(5, -1, n).sum(axis=1) * n
+    each = (np.stack(rows) * samples.weights[None]).reshape(5, -1, n).sum(axis=1) * n
     policy = LinearGaussian(-0.3, 0.2, 0.8)
     exact = np.asarray(
         [
@@ -183,15 +189,12 @@ def test_the_sampled_gradient_is_the_exact_one(exact_critic, options):
 @pytest.mark.parametrize("loss", ["martingale", "temporal_difference"])
 def test_the_exact_value_is_where_the_critic_stays(exact_critic, loss):
     """With the exact value the mean correction vanishes: 4.5 standard errors and h^2's bias."""
-    problem, path, value = exact_critic
-    config = OccupationConfig(value_loss=loss, estimator="difference", draws=4)
-    samples, _ = sample_occupation(jax.random.key(5), problem, path, value, config)
-    each = np.asarray(samples.corrections).reshape(4, -1).mean(axis=0)
+    samples = sampled(5, exact_critic, value_loss=loss, estimator="difference", draws=4)
+    each = samples.corrections.reshape(4, -1).mean(axis=0)
     assert abs(each.mean()) < 4.5 * each.std() / np.sqrt(each.size) + 0.02
     # What is left is the noise of the actions, of order sqrt(h); the deviations scatter by 1 %.
     for estimator in ("pathwise", "generator"):
-        config = OccupationConfig(value_loss=loss, estimator=estimator, draws=4)
-        smooth, _ = sample_occupation(jax.random.key(5), problem, path, value, config)
+        smooth = sampled(5, exact_critic, value_loss=loss, estimator=estimator, draws=4)
         assert np.std(smooth.corrections) < 0.9 * np.std(samples.corrections)
 
 

@@ -45,10 +45,10 @@ def apply(params, t, x, label):
 policy = Model(network.init, apply)
 value = drawn(value)
 critic = Critic(
-    value._replace(apply=lambda params, t, x, label: value.apply(params, t, x)), optax.adam(1e-3)
+    value._replace(apply=lambda params, t, x, label: value.apply(params, t, x)), optax.sgd(1e-3)
 )
 update = PolicyUpdate(minibatches=2, chunks=3, old="rollout", per_step=True)
-algorithm = make_ppo(problem, policy, optax.adam(1e-3), critic, update=update)
+algorithm = make_ppo(problem, policy, optax.sgd(1e-3), critic, update=update)
 
 state, table = algorithm.init(jax.random.key(0)), jnp.asarray([0.0, 0.3, -0.2])
 batch = one_prompt(BATCH)._replace(conditions=(table,), rows=jnp.arange(BATCH) % 3)

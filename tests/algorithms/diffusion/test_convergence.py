@@ -95,7 +95,7 @@ def test_the_optimum_is_reached(name):
 
 
 BUDGETS = {
-    "ppo": (70, 512),
+    "ppo": (70, 256),
     "value_gradient": (70, 256),
     "policy_gradient": (120, 512),
     "dpok": (150, 512),

@@ -112,17 +112,11 @@ def test_what_is_remembered_is_part_of_the_state():
     options = PromptStatistics(prompts=3, buffer=4, least=2)
     algorithm = build(statistics=options, clamp=0.1)
     batch = Batch(jnp.ones(3), prompts=jnp.arange(3))
-
-    @jax.jit
-    def run(key):
-        state = algorithm.init(key)
-        rollout = algorithm.collect(state, batch)
-        spoiled, _ = algorithm.learn(state, rollout, jnp.asarray([1.0, jnp.nan, 2.0]))
-        first, _ = algorithm.learn(state, rollout, jnp.full(3, 0.5))
-        second, metrics = algorithm.learn(first, rollout, jnp.asarray([1.0, 0.5, 2.0]))
-        return state, spoiled, first, second, metrics
-
-    state, spoiled, first, second, metrics = run(jax.random.key(0))
+    state, learn = algorithm.init(jax.random.key(0)), jax.jit(algorithm.learn)
+    rollout = jax.jit(algorithm.collect)(state, batch)
+    spoiled, _ = learn(state, rollout, np.asarray([1.0, np.nan, 2.0], np.float32))
+    first, _ = learn(state, rollout, np.full(3, 0.5, np.float32))
+    second, metrics = learn(first, rollout, np.asarray([1.0, 0.5, 2.0], np.float32))
     np.testing.assert_array_equal(spoiled.learners["rewards"].params.number, 0)
     np.testing.assert_array_equal(first.learners["rewards"].params.number, 1)
     np.testing.assert_array_equal(second.learners["rewards"].params.number, 2)

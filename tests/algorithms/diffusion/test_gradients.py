@@ -69,10 +69,24 @@ CASES = {
 }
 
 
+# Quick are every algorithm, every trace, the exact value and a wrong one, and both solvers.
+MORE = [
+    ("policy_gradient, wrong value", ExponentialEuler()),
+    ("ppo, control variate", ExponentialEuler()),
+    ("value_gradient", EulerMaruyama()),
+]
+
+
 @pytest.mark.parametrize(
     ("case", "solver"),
-    [(case, ExponentialEuler()) for case in CASES]
-    + [(case, EulerMaruyama()) for case in ("ppo, control variate", "value_gradient")],
+    [
+        ("policy_gradient", ExponentialEuler()),
+        ("ppo", ExponentialEuler()),
+        ("ppo, control variate", EulerMaruyama()),
+        ("ppo, control variate, wrong value", ExponentialEuler()),
+        ("value_gradient", ExponentialEuler()),
+        *(pytest.param(*more, marks=pytest.mark.slow) for more in MORE),
+    ],
 )
 def test_the_mean_gradient_is_exact(case, solver):
     name, critic, options = CASES[case]

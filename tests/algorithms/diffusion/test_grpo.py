@@ -150,6 +150,7 @@ def test_with_a_scale_the_penalty_is_in_standard_deviations_of_the_reward():
     assert chains.wasserstein(*optimum(setting, 3.0), *expected) > 0.03
 
 
+@pytest.mark.slow  # the limit of the fixed point above
 def test_a_small_penalty_in_standard_deviations_holds_nothing():
     """The rewards come to agree, and the penalty with them: at lambda = .3 the samples collapse
     onto the target 2.5, where the penalty itself would stop them at 1.87."""

@@ -49,8 +49,9 @@ LOSSES = {
 }
 
 
-@pytest.mark.parametrize(("loss_fn", "expected"), LOSSES.values(), ids=list(LOSSES))
-def test_at_the_pretrained_policy_every_log_ratio_is_exactly_zero(loss_fn, expected):
+@pytest.mark.parametrize("name", ["dpo", "phi", pytest.param("theta", marks=pytest.mark.slow)])
+def test_at_the_pretrained_policy_every_log_ratio_is_exactly_zero(name):
+    loss_fn, expected = LOSSES[name]
     algorithm, state, batch = start(loss_fn)
     _, metrics = jax.jit(algorithm.step)(state, batch)
     assert float(metrics["rewards/margins"]) == float(metrics["rewards/chosen"]) == 0.0
@@ -68,7 +69,7 @@ def test_parts_of_a_reward_are_in_the_metrics():
     assert {"reward/mean", "reward/near/mean", "reward/far/std"} < metrics.keys()
 
 
-def train(loss_fn, *, updates, batch, steps=24, rate=3e-2):
+def train(loss_fn, *, updates, batch, steps=12, rate=3e-2):
     setting = make_setting(steps, end=1e-3, solver=EulerMaruyama())
     policy = affine_policy(setting.problem)
     algorithm = make_online_preference(setting.problem, policy, cosine(rate, updates), loss_fn)
@@ -98,7 +99,7 @@ REACHED = {
     ids=list(REACHED),
 )
 def test_the_optimum_of_the_penalized_problem_is_reached(loss_fn, batch):
-    """A chain of 24 steps, its law and objective from moments, without sampling noise."""
+    """A chain of 12 steps, its law and objective from moments, without sampling noise."""
     setting, state, metrics, tables = train(loss_fn, updates=300, batch=batch)
     best = chains.optimum(setting.chain, setting.goal)
     value = chains.objective(setting.chain, setting.goal, START_VARIANCE, *best)
@@ -146,7 +147,7 @@ def test_padding_and_its_rewards_change_nothing():
 
 def test_annotators_outside_jax_are_asked_between_two_programs():
     """Rewards by NumPy of both ends of every pair: the step is learning from what was collected."""
-    algorithm, state, batch = start(batch=16, config=PreferenceUpdate(epochs=2))
+    algorithm, state, batch = start(batch=16)
     rollouts = jax.jit(algorithm.collect)(state, batch)
     ends = [np.asarray(rollout.states[-1])[:, 0] for rollout in rollouts]
     rewards = [-CURVATURE / 2 * (end - TARGET) ** 2 for end in ends]

@@ -100,6 +100,7 @@ def pairs(steered, policy, optimizer):
     )
 
 
+SLOW = pytest.mark.slow  # its pairs of paths are quick, and zero SNR is alike
 CASES = {
     "vp": (VP(0.1, 5.0), ("noise", "v"), EulerMaruyama(), dpok),
     "vp, zero snr": (ENDING, ("v", "flow"), ExponentialEuler(), dpok),
@@ -108,7 +109,9 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, marks=SLOW if c == "rectified flow" else ()) for c in CASES]
+)
 def test_steps_do_not_depend_on_what_is_predicted(case):
     process, names, solver, make = CASES[case]
     problems = {name: problem(process, name, solver) for name in names}

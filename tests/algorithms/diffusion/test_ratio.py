@@ -74,7 +74,7 @@ def test_the_rollouts_own_predictions_are_the_old_ones(network):
     """Bit for bit where a piece is one time of the whole batch."""
     policy = score_model(MODELS[network])
     update = PolicyUpdate(2, minibatches=5, chunks=2, old="rollout", per_step=True)
-    algorithm = make_dpok(problem_with(policy), policy, optax.adam(1e-2), clip=1e-3, update=update)
+    algorithm = make_dpok(problem_with(policy), policy, optax.sgd(1e-1), clip=1e-3, update=update)
     step, state = jax.jit(algorithm.step), algorithm.init(jax.random.key(0))
     for _ in range(2):
         state, metrics = step(state, labeled_batch())
@@ -101,5 +101,5 @@ def test_the_ratio_starts_at_exactly_one_beside_a_critic():
     value = as_model(
         lambda rngs: ValueMLP(SHAPE, width=8, depth=1, embedding=8, classes=CLASSES, rngs=rngs)
     )
-    update, critic = PolicyUpdate(minibatches=5, epochs=2), Critic(drawn(value), optax.adam(1e-3))
-    check(make_ppo(problem_with(policy), policy, optax.adam(1e-3), critic, update=update))
+    update, critic = PolicyUpdate(minibatches=5, epochs=2), Critic(drawn(value), optax.sgd(1e-3))
+    check(make_ppo(problem_with(policy), policy, optax.sgd(1e-1), critic, update=update))

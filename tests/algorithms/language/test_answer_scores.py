@@ -55,7 +55,7 @@ def case(request):
     return model, params, [alone(pair, rows) for pair, rows in zip(PAIRS, logits, strict=True)]
 
 
-@pytest.mark.parametrize("most", [None, 1])
+@pytest.mark.parametrize("most", [None, pytest.param(1, marks=pytest.mark.slow)])
 def test_packed_answers_are_the_answers_alone(case, most):
     model, params, expected = case
     rows = pack_pairs(PAIRS, length=None if most else 40, pairs_per_row=most)

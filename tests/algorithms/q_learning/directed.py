@@ -4,6 +4,7 @@ Convention C with weight w and temperature theta is convention B with the penalt
 chain's optimum and its exact law are those of `steering`.
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -74,8 +75,9 @@ def deviation_tables(problem, policy, params):
     t = problem.forward_times()[:-1]
     env = environment()
 
-    def at(x):
-        x = jnp.full((t.size, 1), x)
-        return np.asarray(policy.apply(params, t, x) - env.score(t, x), float)[:, 0]
+    @jax.jit
+    def at(params, x):
+        return policy.apply(params, t, x) - env.score(t, x)
 
-    return at(1.0) - at(0.0), at(0.0)
+    one, zero = (np.asarray(at(params, np.full((t.size, 1), x, np.float32))) for x in (1, 0))
+    return tuple(values.astype(float)[:, 0] for values in (one - zero, zero))

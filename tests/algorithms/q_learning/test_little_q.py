@@ -155,8 +155,8 @@ def test_the_value_is_learned_too(whole):
 
 
 def test_the_probability_flow_reaches_its_own_optimum():
-    problem = make_direction(64, probability_flow=True)
-    _, _, tables = train(problem, **WHOLE)
+    problem = make_direction(STEPS, probability_flow=True)
+    _, _, tables = train(problem, batch=128, **WHOLE)
     times = np.asarray(problem.forward_times(), float)[:-1]
     kernel = (np.asarray(c, float) for c in problem.coefficients().kernel)
     chain = chains.affine_chain(kernel, chains.gaussian_score(ORACLE, times, MEAN, VARIANCE))
