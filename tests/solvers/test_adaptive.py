@@ -47,7 +47,7 @@ def test_failures_are_flagged_for_their_examples_only(solve):
 
 def test_batch_mates_do_not_matter(solve):
     """Each example has its own steps: a far mate changes neither its end nor their number."""
-    calm = jnp.full((4, 2), 0.3)
+    calm = jnp.full((4, 2), 0.3, jnp.float32)
     mixed = calm.at[1:].set(40.0)
     alone, among = solve(calm, 4096), solve(mixed, 4096)
     np.testing.assert_allclose(alone.states[0], among.states[0], rtol=1e-6)
@@ -58,7 +58,7 @@ def test_gradients_are_the_flows():
     def end(x):
         return flow(PROCESS, exact_score, x, end=END, tolerance=1e-5).states
 
-    slope = jax.grad(lambda x: end(x).sum())(jnp.ones((2, 2)))
+    slope = jax.jit(jax.grad(lambda x: end(x).sum()))(jnp.ones((2, 2)))
     np.testing.assert_allclose(slope, transported(2.0) - transported(1.0), rtol=1e-3)
 
 

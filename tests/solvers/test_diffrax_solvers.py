@@ -54,7 +54,9 @@ def test_none_fails_from_within(name, noise_level):
         assert refused == REFUSED[name][0 if noise_level else 1]
 
 
-@pytest.mark.parametrize("name", ["ImplicitEuler", "Kvaerno3", "Kvaerno5"])
+@pytest.mark.parametrize(
+    "name", ["ImplicitEuler", "Kvaerno3", pytest.param("Kvaerno5", marks=pytest.mark.slow)]
+)
 def test_implicit_solvers_solve_the_flow_with_their_defaults(name):
     """To the Gaussian's quantiles: within Euler's error, and to 1e-3 for the higher orders."""
     sde = PROCESS.reverse(exact_score).probability_flow()

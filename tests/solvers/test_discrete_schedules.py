@@ -29,8 +29,17 @@ def test_times_and_steps_are_each_others_inverse():
     np.testing.assert_allclose(SCHEDULE.time_of(999), 1.0, rtol=1e-7)
 
 
-@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
-@pytest.mark.parametrize("number", [20, 50])
+@pytest.mark.parametrize(
+    ("number", "eta"),
+    [
+        (20, 0.5),
+        (50, 0.0),
+        *(
+            pytest.param(*more, marks=pytest.mark.slow)
+            for more in ((20, 0.0), (20, 1.0), (50, 0.5), (50, 1.0))
+        ),
+    ],
+)
 def test_steps_are_those_of_ddim(number, eta):
     """In float32 along whole trajectories, on the same noise, to 1e-5."""
 

@@ -174,7 +174,14 @@ def test_a_solver_of_the_flow_takes_no_level_of_noise(solver):
             sample(KEY, VP(), zero_score, (3, 2), steps=3, solver=solver, noise_level=level)
 
 
-@pytest.mark.parametrize("process", [EDM(80.0), EDM(80.0, 0.9), VP(0.1, 20.0, horizon=10.0)])
+@pytest.mark.parametrize(
+    "process",
+    [
+        pytest.param(EDM(80.0), marks=pytest.mark.slow),
+        EDM(80.0, 0.9),
+        VP(0.1, 20.0, horizon=10.0),
+    ],
+)
 def test_samples_of_a_point_keep_the_schemes_own_noise(process):
     """By default, not a thousandth of whatever the horizon is: .002 for EDM, .01 for VP.
 

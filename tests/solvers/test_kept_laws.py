@@ -43,7 +43,13 @@ SOLVERS = {
 }
 
 
-@pytest.mark.parametrize("solver", SOLVERS.values(), ids=[*SOLVERS])
+@pytest.mark.parametrize(
+    "solver",
+    [
+        pytest.param(solver, id=name, marks=pytest.mark.slow if name == "ancestral" else ())
+        for name, solver in SOLVERS.items()
+    ],
+)
 def test_every_step_keeps_the_law_of_a_noised_point(solver):
     """z-tests of mean and variance of 24576 normals in each dimension, and of the variance of the
     squared norms: 15 at |z| < 4.8 fail a right sampler with probability 2.4e-5."""

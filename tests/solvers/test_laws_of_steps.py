@@ -10,6 +10,7 @@ from ctrl_jax.processes import grids
 from ctrl_jax.solvers import EulerMaruyama, ExponentialEuler, GaussianSolver, sample, simulate
 from tests.oracles import chains
 from tests.oracles.linear_sdes import VariancePreserving
+from tests.processes.compiled import compiled
 from tests.solvers.gaussian import (
     MEAN,
     ORACLE,
@@ -146,15 +147,18 @@ def test_the_order_of_error(steps):
     these constants. The law follows from our kernels, in float64, by two moments."""
     with jax.enable_x64(True):
         process = type(PROCESS)(0.1, 20.0)
-        grid = jnp.linspace(0.0, 1.0, steps + 1)
-        kernels = {
-            solver: solver.kernel(process, grid[:-1], grid[1:])
-            for solver in (EulerMaruyama(), ExponentialEuler(eta=0.0))
-        }
-        times = 1.0 - np.asarray(grid)
+        grid = np.linspace(0.0, 1.0, steps + 1)
+        kernels = compiled(
+            lambda grid: [
+                solver.kernel(process, grid[:-1], grid[1:])
+                for solver in (EulerMaruyama(), ExponentialEuler(eta=0.0))
+            ],
+            grid,
+        )
+        times = 1.0 - grid
     slope, intercept = chains.gaussian_score(VariancePreserving(), times[:-1], 1.5, 0.25)
     errors = []
-    for kernel in kernels.values():
+    for kernel in kernels:
         chain = chains.affine_chain(kernel, (slope, intercept))
         means, variances = chains.laws(chain, 0.0, 1.0)
         errors.append((means[-1] - 1.5, np.sqrt(variances[-1]) - 0.5))

@@ -39,7 +39,11 @@ def exact(x, weights=WEIGHTS, means=MEANS, variances=VARIANCES):
     return np.log(density)
 
 
-@pytest.fixture(scope="module", params=[VP(0.1, 12.0), ContractiveSubVP(0.01, 6.0)], ids=str)
+# Quick, `test_entry_points` has a process that grows.
+GROWING = pytest.param(ContractiveSubVP(0.01, 6.0), marks=pytest.mark.slow)
+
+
+@pytest.fixture(scope="module", params=[VP(0.1, 12.0), GROWING], ids=str)
 def line(request):
     """Log-density over the line, with the exact law at the horizon and with the prior."""
     _, score_fn, at_horizon = problem(request.param)

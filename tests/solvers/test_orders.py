@@ -63,9 +63,9 @@ def flowed():
 @pytest.mark.parametrize(
     ("solver", "expected"),
     [
-        (diffrax.Euler(), 1),
+        pytest.param(diffrax.Euler(), 1, marks=pytest.mark.slow),
         (diffrax.Heun(), 2),
-        (diffrax.Bosh3(), 3),
+        pytest.param(diffrax.Bosh3(), 3, marks=pytest.mark.slow),
         (diffrax.Tsit5(), 5),
         (ExponentialEuler(eta=0.0), 1),
         (StochasticHeun(), 2),
@@ -98,6 +98,13 @@ SDE_SOLVERS = {
     "SRA1": (diffrax.SRA1(), 2.0, 2.0),
 }
 FINEST, PATHS = 1024, 256
+every_sde_solver = pytest.mark.parametrize(
+    "name",  # of diffrax's own, stepped alike, ShARK is enough
+    [
+        pytest.param(n, marks=pytest.mark.slow if n in ("Heun", "SEA", "SRA1") else ())
+        for n in SDE_SOLVERS
+    ],
+)
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +127,7 @@ def along(path, start, solver, factor):
 REVERSE, SHARK = PROCESS.reverse(exact_score), diffrax.ShARK()
 
 
-@pytest.mark.parametrize("name", SDE_SOLVERS)
+@every_sde_solver
 def test_strong_order(name, fine):
     """Root mean square distance to the solution along the same Brownian path, refined."""
     solver, expected, _ = SDE_SOLVERS[name]
@@ -146,7 +153,7 @@ def chain_law(solver, steps):
     return mean, sum(v * np.sum(np.square(g)) for v, g in zip(variances, gains, strict=True))
 
 
-@pytest.mark.parametrize("name", SDE_SOLVERS)
+@every_sde_solver
 def test_weak_order(name):
     """W2 of the exact law of the chain, started from the exact law at T, to the exact one."""
     solver, _, expected = SDE_SOLVERS[name]

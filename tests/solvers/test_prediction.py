@@ -10,7 +10,6 @@ import pytest
 
 from ctrl_jax.processes import (
     VP,
-    LinearProcess,
     Prediction,
     RectifiedFlow,
     TabulatedSchedule,
@@ -73,7 +72,7 @@ def steps_of(process, names, r_0, solvers):
 @pytest.mark.mixed_dtypes
 def test_kernels_do_not_depend_on_what_is_predicted():
     """Means, noise and divergence of a step, for every solver, in double precision."""
-    processes = {"ve": KINDS["ve"]} | ENDING
+    processes = {"ve": KINDS["ve"], "rectified flow": ENDING["rectified flow"]}
     solvers = {title: step for title, step in STEPS.items() if title != "flow, exponential euler"}
     with jax.enable_x64(True):
         found = jax.jit(
@@ -150,16 +149,23 @@ def test_samples_from_nothing_have_the_law_of_the_data(case):
         assert abs(x.std() - spread) < (0.06 + 4.5 / np.sqrt(8000)) * spread, title
 
 
-def test_other_solvers_read_the_score_of_a_prediction():
-    """The same samples on the same noise: Langevin steps, churn, replacement, diffrax's solvers."""
+KNOWN = jnp.asarray([[0.7, 0.0]] * 4), jnp.asarray([[True, False]] * 4)
+
+
+@pytest.mark.parametrize(
+    "solvers",
+    [
+        pytest.param([PredictorCorrector(), diffrax.SEA()], id="steps of Langevin, diffrax"),
+        pytest.param(
+            [StochasticHeun(s_churn=2.0), Inpainting(ExponentialEuler(), *KNOWN, passes=2)],
+            id="churn, replacement",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_other_solvers_read_the_score_of_a_prediction(solvers):
+    """The same samples on the same noise."""
     process, shape = VP(0.1, 5.0), (4, 2)
-    known = jnp.asarray([[0.7, 0.0]] * 4), jnp.asarray([[True, False]] * 4)
-    solvers = [
-        PredictorCorrector(),
-        StochasticHeun(s_churn=2.0),
-        Inpainting(ExponentialEuler(), *known, passes=2),
-        diffrax.SEA(),
-    ]
     functions: dict[Prediction, Any] = {"score": score_of(process)}
     functions["flow"] = predictions(process)["flow"]
 
@@ -181,24 +187,24 @@ def test_other_solvers_read_the_score_of_a_prediction():
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
 
 
-def test_likelihoods_do_not_depend_on_what_is_predicted():
+@pytest.mark.parametrize(
+    ("name", "process"),
+    [
+        pytest.param("flow", ENDING["rectified flow"]),
+        pytest.param("v", ENDING["vp, zero snr"]),
+        pytest.param("data", KINDS["vp"], marks=pytest.mark.slow),
+    ],
+)
+def test_likelihoods_do_not_depend_on_what_is_predicted(name, process):
     """And are those of the data, also where the prior is reached exactly."""
     x = jnp.asarray([[1.0, 1.4], [2.0, 0.1]])
     exact = -((x - MEAN) ** 2) / (2 * VARIANCE) - 0.5 * np.log(2 * np.pi * VARIANCE)
-    cases: dict[Prediction, LinearProcess]
-    cases = {"flow": ENDING["rectified flow"], "v": ENDING["vp, zero snr"], "data": KINDS["vp"]}
-    for name, process in cases.items():
-        found = log_likelihood(
-            process,
-            predictions(process)[name],
-            x,
-            prediction=name,
-            settings=Settings(tolerance=1e-6),
-        )
-        assert found.ok.all()
-        # Of the data, known to the last digit near t = 0, the noise is read with few of them.
-        allowed = 3e-2 if name == "data" else 5e-3
-        np.testing.assert_allclose(found.log_prob, exact.sum(axis=1), atol=allowed, err_msg=name)
+    network, settings = predictions(process)[name], Settings(tolerance=1e-6)
+    found = log_likelihood(process, network, x, prediction=name, settings=settings)
+    assert found.ok.all()
+    # Of the data, known to the last digit near t = 0, the noise is read with few of them.
+    allowed = 3e-2 if name == "data" else 5e-3
+    np.testing.assert_allclose(found.log_prob, exact.sum(axis=1), atol=allowed)
 
 
 def test_the_adaptive_flow_starts_at_the_horizon_itself():

@@ -52,7 +52,9 @@ def corrected_moments(x_0, snr, spread, steps=100):
     return jnp.square(x) / variance
 
 
-@pytest.mark.parametrize("dimension", [1, 2, 3, 8, 64])
+@pytest.mark.parametrize(
+    "dimension", [1, *(pytest.param(d, marks=pytest.mark.slow) for d in (2, 3, 8, 64))]
+)
 def test_the_law_is_kept_by_a_hundred_corrections(dimension):
     """In every number of dimensions, of pure noise and of noised data, to 1.0002 of the variance.
 

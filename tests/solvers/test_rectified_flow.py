@@ -66,6 +66,7 @@ def test_samples_from_the_horizon_have_the_law_of_the_data(name, grid):
     assert abs(x.std() - std) < (allowed + 4.5 / np.sqrt(8000)) * std
 
 
+@pytest.mark.slow  # `test_prediction` has it from the flow
 def test_the_likelihood_is_that_of_the_data():
     x = jnp.asarray([[1.0, 1.4], [2.0, 0.1]])
     exact = -((x - MEAN) ** 2) / (2 * VARIANCE) - 0.5 * np.log(2 * np.pi * VARIANCE)

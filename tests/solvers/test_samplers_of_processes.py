@@ -1,8 +1,4 @@
-"""One table: every process, every sampler, every parameterization, and the laws they share.
-
-Where steps are few they run one by one, uncompiled: a program per row would take longer to compile
-than to run.
-"""
+"""One table: every process, every sampler, every parameterization, and the laws they share."""
 
 import diffrax
 import jax
@@ -55,17 +51,30 @@ STEPS, BATCH, KEY = 16, 2000, jax.random.key(0)
 
 # Samplers that see time rather than the noise-to-signal ratio want small steps in time, so more.
 IN_TIME = {"EulerMaruyama", "SEA", "ShARK", "SRA1", "Heun", *ODE_SOLVERS}
-OURS = ("ExponentialEuler(1)", "StochasticHeun", "DPMSolverPP2M", "PredictorCorrector")
-every_sampler = pytest.mark.parametrize(
-    "sampler",
-    [pytest.param(name, marks=() if name in OURS else pytest.mark.slow) for name in SAMPLERS],
-)
+FIRST = "ExponentialEuler(1)"
+OURS = (FIRST, "StochasticHeun", "DPMSolverPP2M", "PredictorCorrector")
+# Quick are the first sampler on every process, and ours on processes that keep their size, grow,
+# and lose the data at the horizon.
+KINDS = ("VP", "ContractiveSubVP", "RectifiedFlow")
+QUICK = {(process, FIRST) for process in PROCESSES} | {(p, s) for p in KINDS for s in OURS}
+
+
+def pairs(quick):
+    """Every process with every sampler."""
+    return pytest.mark.parametrize(
+        ("process", "sampler"),
+        [
+            pytest.param(
+                process, s, id=f"{p}-{s}", marks=() if (p, s) in quick else pytest.mark.slow
+            )
+            for p, process in (PROCESSES | VARIANTS).items()
+            for s in SAMPLERS
+        ],
+    )
+
+
 every_process = pytest.mark.parametrize(
-    "process",
-    [
-        *(pytest.param(process, id=name) for name, process in PROCESSES.items()),
-        *(pytest.param(p, id=name, marks=pytest.mark.slow) for name, p in VARIANTS.items()),
-    ],
+    "process", [pytest.param(process, id=name) for name, process in (PROCESSES | VARIANTS).items()]
 )
 
 # Error of mean and standard deviation, over the latter, that discretization may leave where the law
@@ -100,8 +109,7 @@ def law_at_the_end(process, solver, grid):
     return *start, means[-1], variances[-1] ** 0.5
 
 
-@every_sampler
-@every_process
+@pairs(QUICK)
 def test_from_the_exact_law_to_the_exact_law(process, sampler):
     """Started from the law at the horizon, every sampler ends at the law at `end`."""
     sde, solver = set_up(process, sampler)
@@ -120,37 +128,28 @@ def test_from_the_exact_law_to_the_exact_law(process, sampler):
     assert abs(x.std() - std) < (allowed + 4.5 / np.sqrt(2 * BATCH)) * std
 
 
-@pytest.fixture
-def uncompiled():
-    with jax.disable_jit():
-        yield
-
-
-# `test_simulation` has all samplers on VP: here one of them on every process, the others are slow.
-@pytest.mark.parametrize(
-    "sampler",
-    [
-        pytest.param(n, marks=() if n == "ExponentialEuler(1)" else pytest.mark.slow)
-        for n in SAMPLERS
-    ],
-)
-@every_process
-def test_parameterizations_agree_and_batch_mates_do_not_matter(process, sampler, uncompiled):
+# `test_simulation` has all samplers on VP, `processes/test_parameterization` all processes.
+@pairs({(process, FIRST) for process in ("VE", "ContractiveSubVP", "RectifiedFlow")})
+def test_parameterizations_agree_and_batch_mates_do_not_matter(process, sampler):
     sde, solver = set_up(process, sampler)
     grid, x_0 = grid_of(process, 3), process.prior_std() * jax.random.normal(KEY, (4, 3))
     scores = [sde.score_fn]
     for name, network in predictions(process).items():
         scores.append(getattr(parameterization, f"from_{name}")(process, network))
 
-    def end(which):
-        """All of them in one simulation, of which one parameterization is heard."""
-        heard = type(sde)(
-            process, lambda t, x: jnp.stack([fn(t, x) for fn in scores])[which], sde.noise_level
-        )
-        return simulate(KEY, heard, x_0, grid, solver=solver).states
+    @jax.jit
+    def ends(x_0):
+        def end(which):
+            """All of them in one simulation, of which one parameterization is heard."""
+            heard = type(sde)(
+                process, lambda t, x: jnp.stack([fn(t, x) for fn in scores])[which], sde.noise_level
+            )
+            return simulate(KEY, heard, x_0, grid, solver=solver).states
 
-    expected, *others = jax.vmap(end)(jnp.arange(len(scores)))
-    fewer = simulate(KEY, sde, x_0[:2], grid, solver=solver).states
+        fewer = simulate(KEY, sde, x_0[:2], grid, solver=solver).states
+        return fewer, jax.vmap(end)(jnp.arange(len(scores)))
+
+    fewer, (expected, *others) = ends(x_0)
     np.testing.assert_allclose(fewer, expected[:2], rtol=1e-5, atol=1e-5)
     for name, found in zip(predictions(process), others, strict=True):
         np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-3, err_msg=name)
@@ -158,41 +157,48 @@ def test_parameterizations_agree_and_batch_mates_do_not_matter(process, sampler,
 
 # Structure: contractive sub-VP is e^{B(t)} times sub-VP along the same Brownian motion, so their
 # noise-to-signal ratios agree at every t, and a sampler that sees nothing else gives equal samples.
+AS_ANOTHER = ("ExponentialEuler(0)", "ExponentialEuler(1)")  # one rule, with eta between them
 EQUIVARIANT = {
     name: SOLVERS[name]
-    for name in (
-        "ExponentialEuler(0)",
-        "ExponentialEuler(.5)",
-        "ExponentialEuler(1)",
-        "StochasticHeun",
-        "DPMSolverPP2M",
-    )
+    for name in ("ExponentialEuler(.5)", *AS_ANOTHER, "StochasticHeun", "DPMSolverPP2M")
 } | {"PredictorCorrector": PredictorCorrector(corrector_steps=2)}
 
 
-@pytest.mark.parametrize("solver", EQUIVARIANT.values(), ids=list(EQUIVARIANT))
-def test_contractive_sub_vp_from_matched_starts_draws_sub_vps_samples(solver, uncompiled):
-    plain, contractive = SubVP(0.01, 8.0), ContractiveSubVP(0.01, 8.0)
-    growth = contractive.marginal(jnp.asarray(1.0)).scale / plain.marginal(jnp.asarray(1.0)).scale
-    grid, y_0 = grid_of(plain, 8), jax.random.normal(KEY, (16, 3))
-    y = simulate(KEY, plain.reverse(score_of(plain)), y_0, grid, solver=solver)
-    sde = contractive.reverse(score_of(contractive))
-    x = simulate(KEY, sde, growth * y_0, grid, solver=solver)
-    end = jnp.asarray(0.01)
-    factor = contractive.marginal(end).scale / plain.marginal(end).scale
-    np.testing.assert_allclose(x.states, factor * y.states, rtol=2e-4, atol=2e-4)
+@pytest.mark.parametrize(
+    "solver",
+    [
+        pytest.param(solver, id=name, marks=pytest.mark.slow if name in AS_ANOTHER else ())
+        for name, solver in EQUIVARIANT.items()
+    ],
+)
+def test_contractive_sub_vp_from_matched_starts_draws_sub_vps_samples(solver):
+    x, y, factor = matched(solver)
+    np.testing.assert_allclose(x, factor * y, rtol=2e-4, atol=2e-4)
 
 
-def test_euler_maruyama_tells_contractive_sub_vp_from_sub_vp(uncompiled):
+def test_euler_maruyama_tells_contractive_sub_vp_from_sub_vp():
     """What the test above would miss if it could not fail: Euler's step is not equivariant."""
-    plain, contractive = SubVP(0.01, 8.0), ContractiveSubVP(0.01, 8.0)
-    growth = contractive.marginal(jnp.asarray(1.0)).scale / plain.marginal(jnp.asarray(1.0)).scale
-    grid, y_0 = grid_of(plain, 8), jax.random.normal(KEY, (16, 3))
-    solver = SOLVERS["EulerMaruyama"]
-    y = simulate(KEY, plain.reverse(score_of(plain)), y_0, grid, solver=solver).states
-    sde = contractive.reverse(score_of(contractive))
-    x = simulate(KEY, sde, growth * y_0, grid, solver=solver).states
+    x, y, _ = matched(SOLVERS["EulerMaruyama"])
     assert np.abs(x - y).max() > 0.05
+
+
+def matched(solver):
+    """Ends of contractive sub-VP and of sub-VP from matched starts, and e^{B} at the end."""
+    plain, contractive = SubVP(0.01, 8.0), ContractiveSubVP(0.01, 8.0)
+    grid = grid_of(plain, 8)
+
+    @jax.jit
+    def ends(y_0):
+        growth, factor = (
+            contractive.marginal(t).scale / plain.marginal(t).scale
+            for t in (jnp.asarray(1.0), jnp.asarray(0.01))
+        )
+        y = simulate(KEY, plain.reverse(score_of(plain)), y_0, grid, solver=solver)
+        sde = contractive.reverse(score_of(contractive))
+        x = simulate(KEY, sde, growth * y_0, grid, solver=solver)
+        return x.states, y.states, factor
+
+    return map(np.asarray, ends(jax.random.normal(KEY, (16, 3))))
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 """`simulate`: laws over every solver and parameterization, and the promises of its page."""
 
+from typing import Any, NamedTuple
+
 import diffrax
 import jax
 import jax.numpy as jnp
@@ -8,7 +10,7 @@ import pytest
 import scipy.stats
 
 from ctrl_jax.processes import parameterization as parameterization
-from ctrl_jax.solvers import EulerMaruyama, ExponentialEuler, sample, simulate
+from ctrl_jax.solvers import EulerMaruyama, ExponentialEuler, Path, sample, simulate
 from tests.solvers.gaussian import (
     DETERMINISTIC,
     PROCESS,
@@ -21,7 +23,10 @@ from tests.solvers.gaussian import (
 
 # SEA, SRA1 and Heun are stepped as ShARK is; their orders and laws are tested elsewhere.
 SOLVERS = {name: s for name, s in SOLVERS.items() if name not in ("SEA", "SRA1", "Heun")}
-every_solver = pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS.keys())
+LIKE_ANOTHER = ("ExponentialEuler(1)", "ExponentialEuler(0)")  # as with eta between them
+EVERY = [
+    pytest.param(name, marks=pytest.mark.slow if name in LIKE_ANOTHER else ()) for name in SOLVERS
+]
 
 
 # Every row is one score: add a parameterization or a solver to its table and all laws apply.
@@ -37,17 +42,26 @@ def start(batch, key=0):
     return jax.random.normal(jax.random.key(key), (8, 3))[:batch]
 
 
-def run(solver, x_0, score_fn=exact_score, **options):
-    return simulate(KEY, PROCESS.reverse(score_fn), x_0, GRID, solver=solver, **options)
+def run(solver, x_0, score_fn=exact_score, key=KEY, **options):
+    return simulate(key, PROCESS.reverse(score_fn), x_0, GRID, solver=solver, **options)
 
 
-@pytest.fixture(scope="module", params=SOLVERS.values(), ids=list(SOLVERS))
+class Solved(NamedTuple):
+    """A solver, its paths of four and of eight, its ends by parameterization and by key."""
+
+    solver: Any
+    four: Path
+    path: Path
+    ends: dict
+    by_key: jax.Array
+
+
+@pytest.fixture(scope="module", params=EVERY)
 def solved(request):
-    """A solver, its paths of four and of eight, and its end under every parameterization."""
-    solver = request.param
+    solver = SOLVERS[request.param]
 
     @jax.jit
-    def all_at_once(x_0):
+    def all_at_once(x_0, keys):
         def end(which):
             """All scores in one simulation, of which one is heard."""
             return run(
@@ -55,42 +69,48 @@ def solved(request):
             ).states
 
         paths = [run(solver, x_0[:n], save="path") for n in (4, 8)]
-        return paths, jax.vmap(end)(jnp.arange(len(SCORES)))
+        by_key = jax.vmap(lambda key: run(solver, x_0[:2], key=key).states)(keys)
+        return *paths, jax.vmap(end)(jnp.arange(len(SCORES))), by_key
 
-    paths, ends = all_at_once(start(8))
-    return solver, paths, dict(zip(SCORES, ends, strict=True))
+    four, path, ends, by_key = all_at_once(start(8), jnp.stack([jax.random.key(7), KEY]))
+    return Solved(solver, four, path, dict(zip(SCORES, ends, strict=True)), by_key)
 
 
 def test_parameterizations_agree(solved):
-    _, _, ends = solved
-    for name, end in ends.items():
-        np.testing.assert_allclose(end, ends["score"], rtol=1e-4, atol=1e-5, err_msg=name)
+    for name, end in solved.ends.items():
+        np.testing.assert_allclose(end, solved.ends["score"], rtol=1e-4, atol=1e-5, err_msg=name)
 
 
 def test_noise_does_not_depend_on_the_batch_size(solved):
-    _, (four, eight), _ = solved
-    np.testing.assert_array_equal(four.noise, eight.noise[:, :4])
+    np.testing.assert_array_equal(solved.four.noise, solved.path.noise[:, :4])
 
 
 def test_no_sample_depends_on_its_batch_mates(solved):
-    _, (four, eight), _ = solved
-    np.testing.assert_allclose(four.states, eight.states[:, :4], rtol=1e-5, atol=1e-6)
+    found, expected = solved.four.states, solved.path.states
+    np.testing.assert_allclose(found, expected[:, :4], rtol=1e-5, atol=1e-6)
+
+
+def test_vmap_over_keys_is_a_loop_over_keys(solved):
+    other, same = np.asarray(solved.by_key)
+    np.testing.assert_allclose(same, solved.path.states[-1, :2], rtol=1e-5, atol=1e-6)
+    deterministic = solved.solver in [SOLVERS[name] for name in DETERMINISTIC]
+    assert np.allclose(same, other) == deterministic
 
 
 def test_shapes_and_the_last_state(solved):
-    solver, (_, path), ends = solved
+    solver, path = solved.solver, solved.path
     assert path.states.shape == (7, 8, 3)
     assert path.noise.shape == (6, 8, 3)
     np.testing.assert_array_equal(path.times, GRID)
     np.testing.assert_array_equal(path.states[0], start(8))
-    np.testing.assert_allclose(path.states[-1], ends["score"], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(path.states[-1], solved.ends["score"], rtol=1e-5, atol=1e-6)
     assert path.ok.all()
     gaussian = isinstance(solver, EulerMaruyama) or getattr(solver, "eta", 0) > 0
     assert (path.log_probs is not None) == gaussian
 
 
 def test_log_probs_are_the_normal_densities_of_the_steps(solved):
-    solver, (_, path), _ = solved
+    solver, path = solved.solver, solved.path
     if path.log_probs is None:
         pytest.skip("the steps have no Gaussian law")
     chain = oracle_chain(solver, GRID)
@@ -102,23 +122,17 @@ def test_log_probs_are_the_normal_densities_of_the_steps(solved):
         np.testing.assert_allclose(path.log_probs[i], expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", SOLVERS)
-def test_vmap_over_keys_is_a_loop_over_keys(name):
+# Solvers of one step, of a memory, and of several evaluations.
+OF_EACH_KIND = ("EulerMaruyama", "DPMSolverPP2M", "PredictorCorrector")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=() if n in OF_EACH_KIND else pytest.mark.slow) for n in SOLVERS],
+)
+def test_reverse_gradients_do_not_depend_on_remat(name):
     solver = SOLVERS[name]
-    keys = jax.random.split(jax.random.key(7), 3)
 
-    def one(key):
-        sde = PROCESS.reverse(exact_score)
-        return simulate(key, sde, start(2), GRID[:4], solver=solver).states
-
-    with jax.disable_jit():  # compiling takes longer than the arithmetic
-        together, alone = jax.vmap(one)(keys), one(keys[1])
-    np.testing.assert_allclose(together[1], alone, rtol=1e-5, atol=1e-6)
-    assert np.allclose(together[0], together[1]) == (name in DETERMINISTIC)
-
-
-@every_solver
-def test_reverse_gradients_do_not_depend_on_remat(solver):
     def loss(weight, x_0, remat):
         def score_fn(t, x):
             return weight * exact_score(t, x)
@@ -126,7 +140,7 @@ def test_reverse_gradients_do_not_depend_on_remat(solver):
         sde = PROCESS.reverse(score_fn)
         return jnp.sum(simulate(KEY, sde, x_0, GRID[:3], solver=solver, remat=remat).states ** 2)
 
-    with jax.disable_jit():
+    with jax.disable_jit():  # compiling takes longer than the arithmetic
         (stored, kept) = (
             jax.grad(loss, (0, 1))(jnp.asarray(1.1), start(4), remat) for remat in (True, False)
         )

@@ -82,16 +82,21 @@ def test_churn_is_edms_own_also_at_the_start(process, s_max):
 
 def test_churn_is_of_no_effect_outside_its_window_and_on_the_flow():
     sde, x_0 = PROCESS.reverse(exact_score), jnp.ones((3, 2))
-    plain = simulate(jax.random.key(0), sde, x_0, GRID, solver=StochasticHeun()).states
     above = StochasticHeun(s_churn=5.0, s_min=1e4, s_max=1e5)
     below = StochasticHeun(s_churn=5.0, s_max=1e-6)
     churned = StochasticHeun(s_churn=5.0)
-    flow = sde.probability_flow()
-    for problem, solver in ((sde, above), (sde, below), (flow, churned), (flow, StochasticHeun())):
-        found = simulate(jax.random.key(1), problem, x_0, GRID, solver=solver).states
-        np.testing.assert_allclose(found, plain, rtol=1e-6)
-    moved = simulate(jax.random.key(1), sde, x_0, GRID, solver=churned).states
-    assert np.abs(moved - plain).max() > 0.1
+    flow, plain = sde.probability_flow(), StochasticHeun()
+    cases = [(sde, plain, 0), (sde, churned, 1)]
+    cases += [(sde, above, 1), (sde, below, 1), (flow, churned, 1), (flow, plain, 1)]
+
+    @jax.jit
+    def ends(x):
+        return [simulate(jax.random.key(k), law, x, GRID, solver=s).states for law, s, k in cases]
+
+    expected, moved, *unmoved = ends(x_0)
+    for found in unmoved:
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert np.abs(moved - expected).max() > 0.1
 
 
 def test_the_last_step_may_end_without_noise():
