@@ -116,18 +116,21 @@ def test_laws_of_every_environment(make):
     def run(key, start):
         return simulate_control(key, env, policy, start, dt=0.05, steps=4)
 
-    key = jax.random.key(2)
-    path = jax.jit(run)(key, start)
+    @jax.jit
+    def everything(key, start):
+        path = run(key, start)
+        x, a = path.states[1], path.actions[1]
+        keys = jnp.stack([jax.random.key(3), key])
+        seeds = jax.vmap(run, in_axes=(0, None))(keys, start[:3])
+        return path, seeds, env.drift(x, a), env.reward(x, a)
+
+    path, seeds, drift, reward = everything(jax.random.key(2), start)
     assert path.states.shape == (5, 6, env.state_dimension) and bool(path.ok.all())
     # A step is drift and recorded increment and nothing else.
-    x, a = path.states[1], path.actions[1]
-    np.testing.assert_allclose(
-        path.states[2], x + 0.05 * env.drift(x, a) + path.increments[1], rtol=1e-5, atol=1e-6
-    )
-    np.testing.assert_allclose(path.rewards[1], env.reward(x, a), rtol=1e-5, atol=1e-6)
+    expected = path.states[1] + 0.05 * drift + path.increments[1]
+    np.testing.assert_allclose(path.states[2], expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(path.rewards[1], reward, rtol=1e-5, atol=1e-6)
     # Batch-mates and other seeds change nothing.
-    keys = jnp.stack([jax.random.key(3), key])
-    seeds = jax.jit(jax.vmap(run, in_axes=(0, None)))(keys, start[:3])
     np.testing.assert_allclose(seeds.states[1], path.states[:, :3], rtol=1e-5, atol=1e-6)
 
 
@@ -135,10 +138,12 @@ def test_an_adapted_environment_is_the_one_it_adapts():
     adapted = Adapted(OneStateOfO1(), 1, 1, discount=1.0, temperature=0.1)
     assert isinstance(adapted, ControlledSDE) and adapted.noise_dimension == 1
     start = jax.random.normal(jax.random.key(1), (6, 1))
-    found, expected = (
-        simulate_control(jax.random.key(2), env, linear, start, dt=0.05, steps=3)
-        for env in (adapted, o1())
-    )
+    found, expected = jax.jit(
+        lambda x: [
+            simulate_control(jax.random.key(2), env, linear, x, dt=0.05, steps=3)
+            for env in (adapted, o1())
+        ]
+    )(start)
     for name in ("states", "rewards", "increments"):
         np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=1e-6)
 

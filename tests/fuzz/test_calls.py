@@ -18,6 +18,7 @@ from tests.fuzz.calls import calls
 from tests.fuzz.odd_values import FORM, Choice, Count, Number, Values, drawable, leaves, odd, plain
 
 DRAWS, PARTS = 300, 10
+QUICK_AND_SLOW = [pytest.param(n, marks=pytest.mark.slow if n % 2 else ()) for n in range(PARTS)]
 MOST_SECONDS = 20.0  # of one call, compilation on a shared machine included
 
 
@@ -70,7 +71,7 @@ def fault(call, replaced, arguments) -> str | None:
     return None
 
 
-@pytest.mark.parametrize("part", range(PARTS))
+@pytest.mark.parametrize("part", QUICK_AND_SLOW)
 def test_an_odd_argument_is_refused_or_right(part, known):
     draw, found = random.Random(part), []
     cheap = sorted(

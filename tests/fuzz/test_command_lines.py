@@ -18,6 +18,7 @@ from ctrl_jax.runtime.run.command import command
 from experiments.study import Study, studies
 
 DRAWS, PARTS = 300, 10
+QUICK_AND_SLOW = [pytest.param(n, marks=pytest.mark.slow if n % 2 else ()) for n in range(PARTS)]
 ODD = [
     *("0", "-1", "1", "2", "3.5", "nan", "inf", "-inf", "1e-9", "1e300", "1e-300", f"{10**23}"),
     *(f"{2**40}", "None", "true", "ß", "-", "--", "[]", "{}", "'", "\\x00", "0x10", "1_000", "１"),
@@ -102,7 +103,7 @@ def fault(module, line: list[str], before: set[str]) -> str | None:
     return f"leaves {left}" if left else None
 
 
-@pytest.mark.parametrize("part", range(PARTS))
+@pytest.mark.parametrize("part", QUICK_AND_SLOW)
 def test_an_odd_line_is_refused_in_one_line_or_starts(part, commands):
     draw, found = random.Random(part), []
     before = {path.name for path in Path().iterdir()}

@@ -61,11 +61,12 @@ def test_jit_vmap_grad_and_independence_of_examples(trajectory):
     plain = compute(trajectory, 0.9)
     jitted = jax.jit(lambda *a: advantage.generalized(*a, trace=0.9))
     np.testing.assert_allclose(jitted(values, running, terminal), plain, rtol=1e-6, atol=1e-6)
-    doubled = jax.vmap(lambda *a: advantage.generalized(*a, trace=0.9))(
-        *(jnp.stack([x, 2 * x]) for x in (values, running, terminal))
-    )
+    twice = [np.stack([x, 2 * x]) for x in trajectory]
+    doubled = jax.jit(jax.vmap(lambda *a: advantage.generalized(*a, trace=0.9)))(*twice)
     np.testing.assert_allclose(doubled[1], 2 * plain, rtol=1e-5, atol=1e-6)
-    slope = jax.grad(lambda r: advantage.generalized(values, running, r, trace=0.9)[0, 0])(terminal)
+    slope = jax.jit(jax.grad(lambda r: advantage.generalized(values, running, r, trace=0.9)[0, 0]))(
+        terminal
+    )
     np.testing.assert_allclose(slope, [0.9**6, 0.0, 0.0], rtol=1e-6)
 
 
@@ -94,11 +95,11 @@ def test_a_small_spread_beside_a_large_mean_is_one():
     """A group of rounding beside one of signal, and padding: each is judged by itself."""
     values = jnp.asarray([7.0, 7.0, 1000.0, 1000.1, 1e-9, 3e-9, 1e30])
     groups, weights = jnp.asarray([0, 0, 1, 1, 2, 2, 0]), jnp.asarray([1.0] * 6 + [0.0])
-    found = advantage.standardized(values, weights=weights, groups=groups)
+    standardized = jax.jit(advantage.standardized)
+    found = standardized(values, weights=weights, groups=groups)
     np.testing.assert_allclose(found, [0, 0, -1, 1, -1, 1, 0], rtol=1e-3)
     # Of differences of larger numbers the rounding of those counts.
-    found = advantage.standardized(values[4:6], scale=1.0)
-    np.testing.assert_array_equal(found, 0.0)
+    np.testing.assert_array_equal(standardized(values[4:6], scale=jnp.ones(())), 0.0)
 
 
 def test_a_reward_that_is_no_number_is_not_hidden():

@@ -49,23 +49,22 @@ def test_generalized_with_endless_memory_telescopes():
 def test_generator_is_the_formula_with_dense_derivatives(make):
     problem = make()
     d, m = problem.state_dimension, problem.action_dimension
-    x = jax.random.normal(jax.random.key(0), (5, d))
-    a = jax.random.normal(jax.random.key(1), (5, m))
+    x, a = (np.random.default_rng(0).normal(size=(5, n)).astype(np.float32) for n in (d, m))
 
     def value(x):
         return jnp.sum(jnp.sin(x), axis=1) + x[:, 0] * x[:, -1]
 
-    drift, noise = problem.drift(x, a), problem.diffusion(x, a)
-    found = jax.jit(
-        lambda: advantage_rate.generator(
-            value, x, drift, noise, problem.reward(x, a), discount=problem.discount
-        )
-    )()
-    one = lambda x: value(x[None])[0]  # noqa: E731
-    slope, hessian = jax.vmap(jax.grad(one))(x), jax.vmap(jax.hessian(one))(x)
-    spread = jnp.einsum("bik,bjk,bij->b", noise, noise, hessian) / 2
-    expected = problem.reward(x, a) + jnp.sum(drift * slope, axis=1) + spread
-    np.testing.assert_allclose(found, expected - problem.discount * value(x), rtol=1e-4, atol=1e-5)
+    @jax.jit
+    def both(x, a):
+        drift, noise, reward = problem.drift(x, a), problem.diffusion(x, a), problem.reward(x, a)
+        found = advantage_rate.generator(value, x, drift, noise, reward, discount=problem.discount)
+        one = lambda x: value(x[None])[0]  # noqa: E731
+        slope, hessian = jax.vmap(jax.grad(one))(x), jax.vmap(jax.hessian(one))(x)
+        spread = jnp.einsum("bik,bjk,bij->b", noise, noise, hessian) / 2
+        expected = reward + jnp.sum(drift * slope, axis=1) + spread
+        return found, expected - problem.discount * value(x)
+
+    np.testing.assert_allclose(*both(x, a), rtol=1e-4, atol=1e-5)
 
 
 def test_on_o1_every_estimator_has_the_mean_q_and_its_own_variance():

@@ -10,7 +10,7 @@ import pytest
 from ctrl_jax.losses import consistency
 from ctrl_jax.processes.consistency_function import from_normalized_v, level_times
 from tests.losses.gaussian_consistency import MEAN, VARIANCE, consistency_fn, score_fn
-from tests.processes.one_of_each import PROCESSES
+from tests.processes.one_of_each import PROCESSES, few_by_name
 
 END = 0.01
 UPPER = 0.6  # the level of t
@@ -45,7 +45,7 @@ def slopes(values):
     return np.log2(np.asarray(values[:-1]) / np.asarray(values[1:]))
 
 
-@pytest.mark.parametrize("name", PROCESSES)
+@few_by_name
 @pytest.mark.parametrize("order", [1, 2])
 def test_the_exact_function_has_no_distillation_loss(name, order):
     """One step of order p has an error of order p + 1, so the squared loss one of 2 (p + 1)."""
@@ -64,13 +64,14 @@ def test_the_exact_function_has_no_distillation_loss(name, order):
     assert found[-1] < 1e-6
 
 
-@pytest.mark.parametrize("name", PROCESSES)
+@few_by_name
 def test_the_gradient_points_to_the_exact_function(name):
     """f_k with deviations scaled by (ratio of stds)^k is exact for k = 1 only."""
     process = PROCESSES[name]
     with jax.enable_x64(True):
         t, s, x_t, taught, trained, mass = neighbors(process, 0.02, order=2)
 
+        @jax.jit
         def gradient(power, x_s):
             target = consistency_fn(process, END, power)(s, x_s)
             return jax.grad(
@@ -101,7 +102,7 @@ def network_gradient(process, t, x_t, s, x_s, mass):
     )
 
 
-@pytest.mark.parametrize("name", PROCESSES)
+@few_by_name
 def test_training_has_the_gradient_of_distillation(name):
     """Both expected gradients are O(gap); their difference is O(gap^2). No Monte Carlo: the
     expectation over x_0 and noise is Gauss-Hermite, exact to rounding for these functions."""
@@ -148,18 +149,14 @@ def test_a_teacher_step_takes_numbers_as_times(order, unchecked):
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", PROCESSES)
+@few_by_name
 def test_a_teacher_step_treats_examples_alone(name):
     process = PROCESSES[name]
     x = jax.random.normal(jax.random.key(0), (3, 2))
     t, s = jnp.asarray([0.3, 0.6, 0.9]), jnp.asarray([0.2, 0.5, 0.9])
-    together = consistency.teacher_step(process, score_fn(process), x, t, s)
-    alone = [
-        consistency.teacher_step(
-            process, score_fn(process), x[i : i + 1], t[i : i + 1], s[i : i + 1]
-        )
-        for i in range(3)
-    ]
+    step = jax.jit(lambda *a: consistency.teacher_step(process, score_fn(process), *a))
+    together = step(x, t, s)
+    alone = [step(x[i : i + 1], t[i : i + 1], s[i : i + 1]) for i in range(3)]
     np.testing.assert_allclose(together, jnp.concatenate(alone), rtol=1e-5)
     np.testing.assert_allclose(together[2], x[2], rtol=1e-6)  # no time passes
 

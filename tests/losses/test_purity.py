@@ -1,12 +1,10 @@
-"""The pure losses load neither networks, solvers nor checkpoints (a fresh interpreter each)."""
-
-import pytest
+"""The pure losses load neither networks, solvers, optimizers nor checkpoints."""
 
 from tests.test_floors import loaded_by
 
 
-@pytest.mark.parametrize("module", ["policy", "preference", "value"])
-def test_importing_a_loss_loads_nothing_heavy(module):
-    loaded = loaded_by(f"import ctrl_jax.losses.{module}")
+def test_importing_losses_loads_nothing_heavy():
+    loaded = loaded_by("from ctrl_jax.losses import path_log_ratio, policy, preference, value")
     assert "ctrl_jax.losses" in loaded
-    assert not loaded & {"flax", "orbax", "diffrax", "ctrl_jax.networks"}
+    heavy = {"flax", "orbax", "optax", "diffrax", "ctrl_jax.networks", "ctrl_jax.algorithms"}
+    assert not loaded & heavy

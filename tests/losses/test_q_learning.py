@@ -81,7 +81,7 @@ def test_the_residual_has_a_mean_of_second_order(float64):
         assert abs(orders[-1] - 2) < 0.1, (s, y, a, orders)
 
 
-PATHS, STEPS = 20000, 300
+PATHS, STEPS = 8000, 300
 
 
 @jax.jit

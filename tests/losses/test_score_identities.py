@@ -10,12 +10,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from ctrl_jax.environments.mixture import Mixture
 from ctrl_jax.losses import score_matching, time_weighting
 from ctrl_jax.solvers import jacobian_trace
-from tests.processes.one_of_each import PROCESSES
+from tests.processes.one_of_each import PROCESSES, few_by_name
 
 WEIGHTINGS = ("noise", "data", "v", "flow", "likelihood", "min_snr")
 FRACTIONS = (0.1, 0.5, 0.9)  # of the horizon
@@ -92,7 +91,7 @@ def expected_losses(params, process, t, weight, relative) -> Losses:
     )
 
 
-@pytest.mark.parametrize("name", PROCESSES)
+@few_by_name
 def test_one_loss_and_one_gradient(name):
     process = PROCESSES[name]
     with jax.enable_x64(True):

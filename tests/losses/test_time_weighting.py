@@ -8,10 +8,10 @@ import pytest
 from ctrl_jax._numerics import expand
 from ctrl_jax.losses import score_matching, time_weighting
 from ctrl_jax.processes import parameterization as parameterization
-from tests.processes.one_of_each import PROCESSES
+from tests.processes.one_of_each import PROCESSES, few_by_name
 
 
-@pytest.mark.parametrize("name", PROCESSES)
+@few_by_name
 @pytest.mark.parametrize("prediction", ["noise", "data", "v", "flow"])
 def test_weights_of_predictions(name, prediction):
     """A prediction off by e has lambda |s - s'|^2 = |e|^2, whatever the time."""
@@ -26,7 +26,7 @@ def test_weights_of_predictions(name, prediction):
     np.testing.assert_allclose(loss, jnp.mean(error**2, axis=1), rtol=2e-3)
 
 
-@pytest.mark.parametrize("name", PROCESSES)
+@few_by_name
 def test_min_snr_between_noise_and_data(name):
     process = PROCESSES[name]
     t = jnp.linspace(0.02, 1.0, 30) * process.latest

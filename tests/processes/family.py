@@ -87,7 +87,6 @@ FAMILY: dict[str, tuple[LinearProcess, oracle.LinearSDE]] = {
     ),
 }
 
-every_process = pytest.mark.parametrize("process", [p for p, _ in FAMILY.values()], ids=[*FAMILY])
 every_pair = pytest.mark.parametrize(("process", "sde"), FAMILY.values(), ids=[*FAMILY])
 
 # One of each class and the variants that start or end elsewhere: for laws that take longer.
@@ -96,4 +95,20 @@ KINDS = {
     for name, pair in FAMILY.items()
     if "," not in name or name in ("ve, blurred", "vp, cosine", "vp, tabulated", "edm, contractive")
 }
-every_kind = pytest.mark.parametrize("process", KINDS.values(), ids=[*KINDS])
+# Whose class is the base of one that is there, or that differ by a schedule: their marginals and
+# coefficients are tested with the others.
+DERIVED = ("vp, cosine", "sub-vp", "contractive vp", "edm")
+
+
+def each(names, slow):
+    return pytest.mark.parametrize(
+        "process",
+        [
+            pytest.param(FAMILY[name][0], id=name, marks=pytest.mark.slow if name in slow else ())
+            for name in names
+        ],
+    )
+
+
+every_process = each(FAMILY, FAMILY.keys() - KINDS.keys())
+every_kind = each(KINDS, DERIVED)

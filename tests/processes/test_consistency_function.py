@@ -8,7 +8,7 @@ from ctrl_jax.processes import VP, consistency_function
 from ctrl_jax.processes import parameterization as parameterization
 from ctrl_jax.solvers import ExponentialEuler
 from tests.processes.compiled import compiled
-from tests.processes.one_of_each import PROCESSES
+from tests.processes.one_of_each import PROCESSES, few_by_name
 
 X = np.random.default_rng(0).normal(size=(7, 2, 3)).astype(np.float32)
 TIMES = np.linspace(0.05, 1.0, 7, dtype=np.float32)
@@ -19,7 +19,7 @@ def network(t, x):
     return 5.0 * jnp.sin(3.0 * x + t)
 
 
-@pytest.mark.parametrize("name", PROCESSES)
+@few_by_name
 def test_the_boundary_holds_exactly(name):
     """Bit for bit, whatever the network says."""
 
@@ -42,7 +42,7 @@ def test_the_boundary_holds_without_a_program():
     np.testing.assert_array_equal(function(jnp.full(7, 0.03), jnp.asarray(X)), X)
 
 
-@pytest.mark.parametrize("name", PROCESSES)
+@few_by_name
 def test_it_is_one_ddim_step(name):
     process, end = PROCESSES[name], 0.01
 
@@ -66,7 +66,7 @@ def test_the_score_is_that_of_the_velocity():
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", PROCESSES)
+@few_by_name
 def test_levels_are_even_in_the_noise_to_signal_ratio(name):
     process, end = PROCESSES[name], 0.01
 

@@ -225,7 +225,9 @@ def test_nothing_left_of_the_data_is_said(unchecked):
     [
         lambda end: grids.log_snr(RectifiedFlow(), 4, end=end),
         lambda end: grids.uniform(RectifiedFlow(), 4, end=end),
-        lambda end: flow(RectifiedFlow(), lambda t, x: -x, jnp.ones((1, 1)), end=end),
+        lambda end: jax.eval_shape(
+            lambda x: flow(RectifiedFlow(), lambda t, x: -x, x, end=end), jnp.ones((1, 1))
+        ),
         lambda end: consistency_function.level_times(RectifiedFlow(), end=end),
         lambda end: consistency_function.coefficients(RectifiedFlow(), jnp.ones(2), end=end),
         lambda end: sample_consistency(

@@ -10,13 +10,21 @@ import pytest
 
 from ctrl_jax import losses
 from tests.losses.preference.family import BETA, FAMILY, Member
-from tests.test_floors import loaded_by
 
 preference: Any = losses.preference  # what is refused below has the wrong type as well
 KEY = jax.random.key(0)
 GOOD = jnp.asarray([True, False, True, True, False])
 KTO = Member(lambda x, y, **more: preference.kto(x, GOOD, y, beta=BETA, **more), lambda x, y: None)
 EVERY = FAMILY | {"kto": KTO}
+# Another option of a loss that is there: its values are tested, its laws in the slow tests.
+OPTIONS = ("exo_smoothed", "sppo_soft", "reverse_kl_smoothed", "cpo_smoothed", "simpo_smoothed")
+every_member = pytest.mark.parametrize(
+    "member",
+    [
+        pytest.param(member, id=name, marks=pytest.mark.slow if name in OPTIONS else ())
+        for name, member in EVERY.items()
+    ],
+)
 BY_MARGIN = [
     *("dpo", "dpo_smoothed", "robust", "hinge", "ipo", "exo", "exo_smoothed", "reverse_kl"),
     *("mallows_theta", "mallows_phi", "mallows_sigmoid", "mallows_ipo"),
@@ -28,7 +36,7 @@ def values(member: Member):
     return (-jnp.exp(x) - 0.05, -jnp.exp(y) - 0.05) if member.inputs == "mean" else (3 * x, 3 * y)
 
 
-@pytest.mark.parametrize("member", EVERY.values(), ids=EVERY)
+@every_member
 def test_laws(member):
     x, y = values(member)
     weights = jnp.asarray([1.0, 0.0, 2.0, 0.5, 1.0])
@@ -50,7 +58,7 @@ def test_laws(member):
     assert np.diag(jacobian).all()
 
 
-@pytest.mark.parametrize("member", EVERY.values(), ids=EVERY)
+@every_member
 def test_the_gradient_is_that_of_the_value(member, float64):
     x, y = (v.astype(jnp.float64) for v in values(member))
     loss = jax.jit(member.loss)
@@ -62,7 +70,7 @@ def test_the_gradient_is_that_of_the_value(member, float64):
     np.testing.assert_allclose(slopes, numerical, rtol=1e-6, atol=1e-8)
 
 
-@pytest.mark.parametrize("member", EVERY.values(), ids=EVERY)
+@every_member
 def test_bfloat16_is_rounded_once(member):
     x, y = (v.astype(jnp.bfloat16) for v in values(member))
     loss = jax.jit(lambda a, b: member.loss(a, b, weights=jnp.full(5, 0.7)))
@@ -79,9 +87,9 @@ def test_only_the_difference_counts(name):
 
 
 def test_training_starts_at_log_two():
-    zero = jnp.zeros(12)
-    for name in ("dpo", "dpo_smoothed", "reverse_kl", "mallows_theta", "mallows_sigmoid"):
-        np.testing.assert_allclose(FAMILY[name].loss(zero, zero), np.log(2), rtol=1e-7)
+    names = ("dpo", "dpo_smoothed", "reverse_kl", "mallows_theta", "mallows_sigmoid")
+    found = jax.jit(lambda zero: [FAMILY[name].loss(zero, zero) for name in names])(jnp.zeros(12))
+    np.testing.assert_allclose(found, np.log(2), rtol=1e-7)
 
 
 def test_robust_is_dpo_in_the_mean_over_flips():
@@ -93,7 +101,7 @@ def test_robust_is_dpo_in_the_mean_over_flips():
     np.testing.assert_allclose((1 - flip) * kept + flip * flipped, clean, rtol=1e-5)
 
 
-@pytest.mark.parametrize("member", EVERY.values(), ids=EVERY)
+@every_member
 def test_extreme_log_ratios_stay_finite(member):
     if member.inputs == "mean":
         x, y = jnp.asarray([0.0, -500.0, -1e-3]), jnp.asarray([-500.0, 0.0, -1e-3])
@@ -106,7 +114,7 @@ def test_extreme_log_ratios_stay_finite(member):
     assert np.isfinite(total) and np.isfinite(slopes).all()
 
 
-@pytest.mark.parametrize("member", EVERY.values(), ids=EVERY)
+@every_member
 def test_numpy_arrays_are_taken(member, unchecked):
     """Of float64 too, without a warning of a type that JAX has not."""
     x, y = (np.asarray(v, np.float64) for v in values(member))
@@ -119,10 +127,18 @@ def test_numpy_arrays_are_taken(member, unchecked):
 def test_an_infinite_margin():
     """An answer that cannot occur costs nothing where it is the rejected one."""
     x, y = jnp.asarray([0.0, -jnp.inf]), jnp.asarray([-jnp.inf, 0.0])
-    for name in ("dpo", "mallows_theta", "mallows_phi", "mallows_sigmoid"):
-        loss, back = jax.vjp(FAMILY[name].loss, x, y)
+    names = ("dpo", "mallows_theta", "mallows_phi", "mallows_sigmoid")
+
+    @jax.jit
+    def found(x, y):
+        def one(name):
+            loss, back = jax.vjp(FAMILY[name].loss, x, y)
+            return loss, back(jnp.ones(2))[0]
+
+        return {name: one(name) for name in names}
+
+    for name, (loss, slope) in found(x, y).items():
         np.testing.assert_array_equal(loss, [0.0, np.inf])
-        slope = back(jnp.ones(2))[0]
         assert slope[0] == 0 and slope[1] < 0, name
 
 
@@ -247,8 +263,3 @@ def test_what_is_refused(call, said, unchecked):
 def test_a_traced_dispersion_out_of_range_shows():
     loss = jax.jit(lambda phi: preference.mallows_theta(X, X, beta=0.1, dispersion=phi))
     assert np.isnan(loss(jnp.full(4, 1.5))).all() and np.isnan(loss(jnp.full(4, -0.5))).all()
-
-
-def test_the_losses_load_alone():
-    loaded = loaded_by("import ctrl_jax.losses.preference, ctrl_jax.losses.path_log_ratio")
-    assert not loaded & {"flax", "orbax", "optax", "ctrl_jax.networks", "ctrl_jax.algorithms"}
