@@ -22,7 +22,7 @@ from tests.algorithms.diffusion.steering import (
 from tests.algorithms.q_learning.directed import make_direction
 
 
-@pytest.mark.parametrize("name", ["ppo", "ddpo"])
+@pytest.mark.parametrize("name", ["ppo", pytest.param("ddpo", marks=pytest.mark.slow)])
 def test_updates_are_finite_and_start_at_a_ratio_of_one(name):
     problem = make_setting(4, penalty=0.0 if name == "ddpo" else 1.0).problem
     problem = dataclasses.replace(problem, grid=grids.uniform(PROCESS, 4, end=0.0))

@@ -122,7 +122,7 @@ def test_grpo_is_exact_in_groups_of_two():
     exact, direct = (
         np.concatenate(f(*point)) for f in (chains.objective_gradient, chains.penalty_gradient)
     )
-    batch = one_prompt(BATCH)._replace(prompts=jnp.arange(BATCH) // 2)
+    batch = one_prompt(BATCH // 2)._replace(prompts=jnp.arange(BATCH // 2) // 2)
     samples = estimates("grpo", setting, None, batch, scale="none")
     assert worst_z(samples, exact) < 4.5
     assert worst_z(samples, direct + (exact - direct) / 2) > 10

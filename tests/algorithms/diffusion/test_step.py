@@ -334,9 +334,8 @@ def test_padding_changes_no_metric(name):
 
 def advantages(rewards, weights=None, prompts=None):
     """What `standardize` makes of lists."""
-    weights = np.asarray([1] * len(rewards) if weights is None else weights, np.float32)
-    prompts = None if prompts is None else np.asarray(prompts, np.int32)
-    batch = jax.tree.map(jnp.asarray, Batch(weights, prompts=prompts))  # pyright: ignore[reportArgumentType]
+    weights = jnp.asarray([1] * len(rewards) if weights is None else weights, jnp.float32)
+    batch = Batch(weights, prompts=None if prompts is None else jnp.asarray(prompts))
     return jax.jit(standardize)(jnp.asarray(rewards, jnp.float32), batch)
 
 

@@ -262,7 +262,10 @@ BATCH = 8
 WRONG: Any = "exact"
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["whole", "online"])
+ONLINE = pytest.param(True, marks=pytest.mark.slow)
+
+
+@pytest.fixture(scope="module", params=[False, ONLINE], ids=["whole", "online"])
 def compiled(request):
     whole = QLearningConfig(epochs=2, trace=0.5)
     config = QLearningConfig(online=True) if request.param else whole

@@ -1,5 +1,7 @@
 """The Mallows-phi link and its slopes against 50 digits, and its laws."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +18,7 @@ log_link = jax.jit(mallows_log_link)
 each_slope = jax.jit(jax.vmap(jax.grad(mallows_log_link, argnums=(0, 1))))
 
 
-def grid(dtype, wide=np.float32, sizes=SIZES):
+def grid(dtype, wide: Any = np.float32, sizes=SIZES):
     """Every s with every phi, s rounded to `dtype` and phi to `wide`."""
     s = np.asarray([0.0, *sizes, *(-x for x in sizes)], dtype)
     return np.repeat(s, len(PHIS)), np.tile(np.asarray(PHIS, wide), s.size)
