@@ -131,7 +131,7 @@ def test_probes_average(plane):
 
 def test_rows_keep_their_signs():
     """Whatever the batch."""
-    key, x = jax.random.key(1), np.zeros((6, 2), np.float32)
+    key, x = jax.random.key(1), jnp.zeros((6, 2))
     many, few = (np.asarray(_signs(key, 8, rows)) for rows in (x, x[:2]))
     np.testing.assert_array_equal(many[:, :2], few)
     assert (abs(many) == 1).all() and abs(many.mean()) < 0.5

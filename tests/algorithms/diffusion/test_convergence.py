@@ -87,7 +87,7 @@ def test_the_optimum_is_reached(name):
         """Returns, and the critic's values of their starts."""
         batch, params = one_prompt(20000), state.policy.params
         rollout = roll_out(key, problem, policy, params, state.reference, batch)
-        returns = problem.rewards(rollout) - 2.5 * rollout.kl.sum(axis=0)
+        returns = problem.rewards(rollout) - 2.5 * rollout.path_kl
         if state.value is None:
             return returns, None
         return returns, value.apply(state.value.params, jnp.asarray(3.0), rollout.states[0])
