@@ -193,3 +193,6 @@ LAWS: dict[str, Callable[[], Case]] = {
 
 CHEAP = ("score_pretraining", "dpok", "q_learning")
 """Where a law needs a program of its own, the others are slow tests."""
+
+LIKE_ANOTHER = ("policy_gradient", "value_gradient", "cppo clipped", "discrete policy gradient")
+"""The step of one that is there around another surrogate: their laws are slow tests."""

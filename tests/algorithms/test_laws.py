@@ -14,7 +14,7 @@ import pytest
 from ctrl_jax.algorithms import Algorithm, Control, Learner, RunState, ahead
 from ctrl_jax.algorithms.base import apply_gradient
 from ctrl_jax.runtime.checkpoints.checkpoints import Checkpoints
-from tests.algorithms.laws import AVERAGE_DECAY, CHEAP, LAWS
+from tests.algorithms.laws import AVERAGE_DECAY, CHEAP, LAWS, LIKE_ANOTHER
 from tests.runtime.processes import run_python
 
 ROUNDING = ("ratio/rollout_deviation", "ratio/rollout_deviation_mean")
@@ -50,7 +50,10 @@ def compile_once() -> Callable[[str], Compiled]:
     return functools.cache(compile_case)
 
 
-@pytest.fixture(scope="module", params=LAWS)
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(n, marks=pytest.mark.slow if n in LIKE_ANOTHER else ()) for n in LAWS],
+)
 def compiled(request, compile_once) -> Compiled:
     return compile_once(request.param)
 

@@ -51,7 +51,10 @@ def last_policy(policies):
     return [np.asarray(p)[:, -20:].mean(axis=1) for p in policies]
 
 
-@pytest.fixture(scope="module", params=METHODS)
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(n, marks=pytest.mark.slow if n == "linear_kl" else ()) for n in METHODS],
+)
 def trained(request):
     """Name, policies (seeds, updates) and metrics on O1."""
     params, metrics = solve(request.param, o1(), O1_START, 4.0, dt=0.04, batch=64)

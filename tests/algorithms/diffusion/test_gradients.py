@@ -69,8 +69,9 @@ CASES = {
 }
 
 
-# Quick are every algorithm, every trace, the exact value and a wrong one, and both solvers.
+# Quick are every algorithm, the exact value and a wrong one, and both solvers.
 MORE = [
+    ("ppo", ExponentialEuler()),
     ("policy_gradient, wrong value", ExponentialEuler()),
     ("ppo, control variate", ExponentialEuler()),
     ("value_gradient", EulerMaruyama()),
@@ -81,7 +82,6 @@ MORE = [
     ("case", "solver"),
     [
         ("policy_gradient", ExponentialEuler()),
-        ("ppo", ExponentialEuler()),
         ("ppo, control variate", EulerMaruyama()),
         ("ppo, control variate, wrong value", ExponentialEuler()),
         ("value_gradient", ExponentialEuler()),

@@ -31,7 +31,7 @@ def pair_loss(loss, **options):
 dpo = pair_loss(preference.dpo, beta=PENALTY)
 
 
-def start(loss_fn=dpo, *, steps=6, batch=64, policy=None, **options):
+def start(loss_fn=dpo, *, steps=6, batch=16, policy=None, **options):
     setting = make_setting(steps, end=1e-3, solver=EulerMaruyama())
     policy = policy or affine_policy(setting.problem)
     algorithm = make_online_preference(setting.problem, policy, cosine(3e-2, 8), loss_fn, **options)
@@ -135,7 +135,7 @@ def test_the_paths_of_a_pair_share_their_start():
 
 
 def test_padding_and_its_rewards_change_nothing():
-    algorithm, state, batch = start(batch=16)
+    algorithm, state, batch = start()
     step = jax.jit(algorithm.step)
     state, _ = step(state, batch)  # away from the zero of the log-ratios
     padded = Batch(jnp.concatenate([batch.weights, jnp.zeros(8)]))
@@ -147,7 +147,7 @@ def test_padding_and_its_rewards_change_nothing():
 
 def test_annotators_outside_jax_are_asked_between_two_programs():
     """Rewards by NumPy of both ends of every pair: the step is learning from what was collected."""
-    algorithm, state, batch = start(batch=16)
+    algorithm, state, batch = start()
     rollouts = jax.jit(algorithm.collect)(state, batch)
     ends = [np.asarray(rollout.states[-1])[:, 0] for rollout in rollouts]
     rewards = [-CURVATURE / 2 * (end - TARGET) ** 2 for end in ends]

@@ -100,7 +100,7 @@ def pairs(steered, policy, optimizer):
     )
 
 
-SLOW = pytest.mark.slow  # its pairs of paths are quick, and zero SNR is alike
+QUICK = ("vp, zero snr", "rectified flow, pairs")  # steps alone: `solvers/test_prediction`
 CASES = {
     "vp": (VP(0.1, 5.0), ("noise", "v"), EulerMaruyama(), dpok),
     "vp, zero snr": (ENDING, ("v", "flow"), ExponentialEuler(), dpok),
@@ -110,7 +110,7 @@ CASES = {
 
 
 @pytest.mark.parametrize(
-    "case", [pytest.param(c, marks=SLOW if c == "rectified flow" else ()) for c in CASES]
+    "case", [c if c in QUICK else pytest.param(c, marks=pytest.mark.slow) for c in CASES]
 )
 def test_steps_do_not_depend_on_what_is_predicted(case):
     process, names, solver, make = CASES[case]

@@ -47,7 +47,13 @@ def alone(pair, logits_of):
     return log_probs, np.mean(entropies)
 
 
-@pytest.fixture(scope="module", params=CONFIGS)
+FEW = ("gpt2", "qwen", "gemma")  # learned positions, rotary ones, a cap on the logits
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(n, marks=() if n in FEW else pytest.mark.slow) for n in CONFIGS],
+)
 def case(request):
     model = language_model(CONFIGS[request.param])
     params = moved(model)

@@ -17,7 +17,10 @@ GOOD = jnp.asarray([True, False, True, True, False])
 KTO = Member(lambda x, y, **more: preference.kto(x, GOOD, y, beta=BETA, **more), lambda x, y: None)
 EVERY = FAMILY | {"kto": KTO}
 # Another option of a loss that is there: its values are tested, its laws in the slow tests.
-OPTIONS = ("exo_smoothed", "sppo_soft", "reverse_kl_smoothed", "cpo_smoothed", "simpo_smoothed")
+OPTIONS = (
+    *("dpo_smoothed", "exo_smoothed", "reverse_kl", "reverse_kl_smoothed", "cpo_smoothed"),
+    *("cpo_per_token", "sppo_soft", "simpo_smoothed", "odds_ratio"),
+)
 every_member = pytest.mark.parametrize(
     "member",
     [
