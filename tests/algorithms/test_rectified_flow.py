@@ -59,6 +59,7 @@ def test_score_pretraining_learns_the_flow():
     np.testing.assert_allclose(state.learners["model"].params["mean"], MEAN, atol=0.05)
 
 
+@pytest.mark.slow  # GRPO does so below
 def test_ppo_moves_the_flow_towards_the_reward_from_a_ratio_of_one():
     """Reward x: the mean rises. The first step starts at the horizon itself."""
     policy = flow_model(MEAN)

@@ -9,7 +9,7 @@ from ctrl_jax.processes import EDM, OU, VP, ContractiveOU, ContractiveSubVP, Con
 from ctrl_jax.processes.contraction import margin, total_variation_bound, wasserstein_bound
 from tests.oracles import linear_sdes
 from tests.processes.compiled import compiled, in_double
-from tests.processes.family import every_kind
+from tests.processes.family import KINDS, each
 from tests.processes.gaussian import exact_score, laws, reversed_law
 
 
@@ -106,7 +106,10 @@ def test_the_default_h_is_the_best(process, unchecked):
     assert best <= scanned.min() * (1 + 1e-5)
 
 
-@every_kind
+QUICK = {"ou", "vp", "contractive sub-vp", "edm, contractive", "rectified flow"}
+
+
+@each(KINDS, KINDS.keys() - QUICK)
 def test_the_bound_holds(process):
     """Gaussian data, the exact score plus a constant, a start that is off: W2 is known exactly."""
 

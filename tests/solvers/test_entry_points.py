@@ -179,7 +179,7 @@ def test_a_solver_of_the_flow_takes_no_level_of_noise(solver):
     [
         pytest.param(EDM(80.0), marks=pytest.mark.slow),
         EDM(80.0, 0.9),
-        VP(0.1, 20.0, horizon=10.0),
+        pytest.param(VP(0.1, 20.0, horizon=10.0), marks=pytest.mark.slow),
     ],
 )
 def test_samples_of_a_point_keep_the_schemes_own_noise(process):

@@ -32,6 +32,7 @@ PROCESSES = {  # by the number of dimensions
     8: RectifiedFlow(),
     64: ContractiveVP(0.1, 4.0),
 }
+OTHER_ETAS = ("half of it", "ancestral")
 SOLVERS = {
     "DDIM": ExponentialEuler(eta=0.0),
     "half of it": ExponentialEuler(eta=0.5),
@@ -46,7 +47,7 @@ SOLVERS = {
 @pytest.mark.parametrize(
     "solver",
     [
-        pytest.param(solver, id=name, marks=pytest.mark.slow if name == "ancestral" else ())
+        pytest.param(solver, id=name, marks=pytest.mark.slow if name in OTHER_ETAS else ())
         for name, solver in SOLVERS.items()
     ],
 )

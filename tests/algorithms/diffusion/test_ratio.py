@@ -87,7 +87,7 @@ def test_the_rollouts_own_predictions_are_the_old_ones(network):
         np.testing.assert_allclose(np.mean(clipped), metrics["ppo/clip_fraction"], rtol=1e-5)
 
 
-@pytest.mark.slow  # the same for an MLP is quick below, in PPO, which is more than DPOK
+@pytest.mark.slow  # quick, `test_guided_control` has the ratio of a policy that is scored
 @pytest.mark.parametrize("network", MODELS)
 @pytest.mark.parametrize("minibatches", [1, 2, 5])
 def test_the_ratio_starts_at_exactly_one(network, minibatches):
@@ -96,6 +96,7 @@ def test_the_ratio_starts_at_exactly_one(network, minibatches):
     check(make_dpok(problem_with(policy), policy, optax.adam(1e-3), update=update))
 
 
+@pytest.mark.slow  # quick, `test_laws` has it of PPO
 def test_the_ratio_starts_at_exactly_one_beside_a_critic():
     policy = score_model(MODELS["MLP"])
     value = as_model(
