@@ -53,7 +53,7 @@ def test_results(finished):
     assert np.isfinite(metrics["loss"]) and metrics["frechet/pixels"] > 0
     assert results["expected"] == {"fid": 2.47, "inception_score": 10.18}
     assert [row["step"] for row in read_metrics(folder / "metrics.jsonl")] == [1, 2, 3, 4]
-    for picture in ("samples.png", "samples-2.png", "loss.png"):
+    for picture in ("samples.png", "samples-3.png", "loss.png"):
         assert (folder / picture).stat().st_size > 1000
     samples = np.load(folder / "samples.npz")["images"]
     assert samples.shape == (10, 32, 32, 3) and samples.dtype == np.uint8

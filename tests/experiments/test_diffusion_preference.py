@@ -170,7 +170,7 @@ def test_the_trained_images_start_at_nothing_and_no_class_shares_one():
     x, label = jax.random.normal(jax.random.key(0), (6, 4)), jnp.arange(6) % 3
     images, t = policy.init(jax.random.key(1)), jnp.asarray(0.3)
     np.testing.assert_array_equal(policy.apply(images, t, x, label), base.apply((), t, x, label))
-    slope = jax.jacobian(lambda b: policy.apply(b, t, x, label).sum(axis=1))(images)
+    slope = jax.jit(jax.jacobian(lambda b: policy.apply(b, t, x, label).sum(axis=1)))(images)
     own = np.abs(slope).reshape(6, 3, -1).sum(axis=2) > 0
     assert slope.shape == (6, 3, POWERS, 4)
     np.testing.assert_array_equal(own, np.asarray(label)[:, None] == np.arange(3))

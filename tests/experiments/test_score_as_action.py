@@ -78,7 +78,7 @@ def test_results(finished):
 def test_load_gives_the_trained_model(finished):
     process, score_fn = load(finished[0])
     x = jnp.zeros((3, 8, 8, 1))
-    assert score_fn(jnp.asarray(0.5), x).shape == x.shape
+    assert jax.eval_shape(score_fn, jnp.asarray(0.5), x).shape == x.shape
     model = load_model(finished[0])
     assert state_digest(model.params) == finished[1]["digest"]
     assert process.horizon == 1.0

@@ -17,6 +17,6 @@ TINY_CIFAR10 = """
 --tiny --no-progress --steps 4 --optimization.batch 8 --optimization.warmup 1
 --network.width 8 --network.multipliers 1 --network.blocks 1 --network.attention
 --solver ancestral --solver-steps 3 --evaluation.samples 10 --evaluation.batch 8
---fetch-every 1 --checkpoint-every 2 --snapshot-every 2
+--fetch-every 1 --checkpoint-every 2 --snapshot-every 3
 """.split()  # noqa: SIM905
 """The same for the CIFAR-10 programme."""
