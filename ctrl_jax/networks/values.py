@@ -53,11 +53,11 @@ def anchored_value(
     x_0 is the data that `predict_fn` stands for. It should be the pretrained model, which stays as
     it is: what the value sees of a state is then the same in every update, and is found once per
     trajectory. That costs one forward pass of the model and of the reward at each of the n + 1
-    points of the grid, and the gradient of the value, which `make_value_gradient` and `make_ppo`
-    with its control variate read, a forward and a backward pass more at each of the n steps.
-    Parameters of both, where they are large, are handed to a compiled function as arguments, and
-    the value and the algorithm made inside it: what a compiled function closes over becomes a part
-    of the program.
+    points of the grid, with a backward pass at n of them for the gradient of the value that
+    `make_value_gradient` reads; for that of `make_ppo` with its control variate, elsewhere, a
+    forward and a backward pass more. Parameters of both, where they are large, are handed to a
+    compiled function as arguments, and the value and the algorithm made inside it: what a compiled
+    function closes over becomes a part of the program.
 
     Args:
         process: the forward process; T is its horizon.

@@ -29,12 +29,12 @@ def compare(config: Config, world: World, study: Conduct) -> Path:
             mean, error = mean_and_error([run[measured] for run in runs])
             metrics[f"{name}/{measured}"], metrics[f"{name}/{measured}/stderr"] = mean, error
     metrics |= _frontier(config, world, found)
-    options = config.fine_tuning
+    options = config.compared
     metrics |= {"compared/queries": options.updates * options.batch, "compared/seeds": config.seeds}
     claims = _claims(metrics, found)
     tracks = {f"{name} (seed {i})": run["track"] for name, runs in found.items()
               for i, run in enumerate(runs)}  # fmt: skip
-    ideal = world.ideal(config.fine_tuning)
+    ideal = world.ideal(config.compared)
     plots.draw_frontier(study.folder / "comparison.png", ideal, tracks)
     digests = {name: [run["digest"] for run in runs] for name, runs in found.items()}
     study.write(metrics, study.fingerprint(digests), claims)
@@ -44,7 +44,7 @@ def compare(config: Config, world: World, study: Conduct) -> Path:
 
 
 def _over_seeds(config: Config, world: World, study: Conduct, name: str) -> list[dict[str, Any]]:
-    options, runs = dataclasses.replace(config.fine_tuning, algorithm=name), []
+    options, runs = dataclasses.replace(config.compared, algorithm=name), []
     for i in range(config.seeds):
         out = study.folder / f"{name}-{i}"
         seed = config.run.seed + i
@@ -61,7 +61,7 @@ def _over_seeds(config: Config, world: World, study: Conduct, name: str) -> list
 
 def _frontier(config: Config, world: World, found: dict[str, list]) -> dict[str, Any]:
     """Path KL over the ideal at the same success, where the frontier reaches it."""
-    ideal, metrics = world.ideal(config.fine_tuning), {}
+    ideal, metrics = world.ideal(config.compared), {}
     for name, runs in found.items():
         least = [frontiers.kl_at_success(ideal, run["shown"]) for run in runs]
         ratios = [run["kl"] / kl for run, kl in zip(runs, least, strict=True) if kl]

@@ -7,12 +7,11 @@ from ctrl_jax._checks import (
     check_count,
     check_fields,
     check_path,
-    check_positive,
     refuse,
 )
 from experiments.options import COMMON, Common
 from experiments.text_to_image.autoencoder import Autoencoder
-from experiments.text_to_image.fine_tuning import FineTuning
+from experiments.text_to_image.fine_tuning import ON_PROXY, ON_VERDICTS, FineTuning
 from experiments.text_to_image.generator import Generator
 from experiments.text_to_image.things import Kind
 from experiments.text_to_image.towers import Towers
@@ -34,9 +33,10 @@ class Config:
         evaluation_pictures: of every caption, before and after.
         frontier_pictures: of each caption of the command's evaluations, which the ideal rests on.
         compare: fine-tune by ppo, grpo and ddpo at equal queries instead, over several seeds.
+        compared: the fine-tuning of each of these; its algorithm is left alone.
         seeds: of the comparison.
         over_optimize: fine-tune from CLIP score without a penalty and with one instead.
-        proxy_penalty: that penalty, in spreads of CLIP score per nat.
+        proxied: the fine-tuning from CLIP score, with its penalty.
         run: the common options.
     """
 
@@ -50,21 +50,33 @@ class Config:
     evaluation_pictures: int = 8
     frontier_pictures: int = 128
     compare: bool = False
+    compared: FineTuning = ON_VERDICTS
     seeds: int = 1
     over_optimize: bool = False
-    proxy_penalty: float = 0.5
+    proxied: FineTuning = ON_PROXY
     run: Common = COMMON
 
     def validate(self) -> None:
         """Raise ValueError for an option out of range."""
         check_choice("things", self.things, ("emoji", "shapes"))
         check_path("cache", self.cache)
-        check_positive("proxy_penalty", self.proxy_penalty)
         check_fields(self, check_count, "evaluation_pictures", "frontier_pictures", "seeds")
         if self.seeds > 1 and not self.compare:
             rule = "one run has one seed, --seed"
             raise refuse("seeds", self.seeds, rule, "give --compare too")
         self.detector.check("detector")
-        parts = (self.towers, self.autoencoder, self.generator, self.fine_tuning, self.run)
-        for part in parts:
+        for part in (self.towers, self.autoencoder, self.generator, self.run):
             part.validate()
+        self.tuning.check(self.asked)
+
+    @property
+    def asked(self) -> str:
+        """Which of the fine-tunings is asked for."""
+        if self.over_optimize:
+            return "proxied"
+        return "compared" if self.compare else "fine_tuning"
+
+    @property
+    def tuning(self) -> FineTuning:
+        """That fine-tuning."""
+        return getattr(self, self.asked)

@@ -11,18 +11,19 @@ from typing import Any, Literal, NamedTuple
 
 import tyro
 
-from ctrl_jax._checks import check_count, check_non_negative, check_positive
+from ctrl_jax._checks import check_count, check_non_negative, check_positive, refuse
 from ctrl_jax._records import read_json, write_atomic
 from ctrl_jax._sums import SUMS, changed_files
 from ctrl_jax.commands import fine_tune
-from ctrl_jax.commands.fine_tuning.method import OF_TERMINAL_REWARDS
+from ctrl_jax.commands.fine_tuning.method import OF_TERMINAL_REWARDS, WITH_VALUE
 from ctrl_jax.runtime import validate
 from experiments.text_to_image.scenes import CATEGORIES, Request
 from experiments.text_to_image.server import make_server
 
-Reward = Literal["detector", "server", "proxy"]
+Reward = Literal["probability", "detector", "server", "proxy"]
 Algorithm = Literal["ppo", "grpo", "ddpo", "dpok", "value_gradient", "policy_gradient"]
 DETECTOR = "detector=experiments.text_to_image.detector:success"
+PROBABILITY = "probability=jax:experiments.text_to_image.soft_detector:probability"
 LORA = "pytorch_lora_weights.safetensors"
 
 
@@ -31,9 +32,12 @@ class FineTuning:
     """A run of `ctrl-jax fine-tune` on the generator.
 
     Args:
-        reward: detector, a function of the host; server, the same behind an address of this
-            machine; proxy, the CLIP score of the towers.
+        reward: probability, how probable the detector finds what was asked for, which has a
+            derivative; detector, its verdict, a function of the host; server, the same behind an
+            address of this machine; proxy, the CLIP score of the towers.
         algorithm: of the command.
+        value: of ppo, value_gradient and policy_gradient: state, a network of latents and captions;
+            anchored, with the reward itself in it, which must have a derivative.
         penalty: of divergence, in spreads of the base model's rewards per nat; ddpo has none.
         updates: of the policy.
         batch: pictures per update, each one query of the reward.
@@ -46,29 +50,56 @@ class FineTuning:
         learning_rate: of the policy.
     """
 
-    reward: Reward = "detector"
-    algorithm: Algorithm = "grpo"
-    penalty: float = 0.05
-    updates: int = 160
-    batch: int = 256
-    group: int = 16
+    reward: Reward = "probability"
+    algorithm: Algorithm = "value_gradient"
+    value: Literal["state", "anchored"] = "anchored"
+    penalty: float = 0.02
+    updates: int = 150
+    batch: int = 64
+    group: int = 1
     solver_steps: int = 8
-    window: int = 3
+    window: int = 0
     guidance: float = 1.0
     rank: int = 16
-    learning_rate: float = 6e-4
+    learning_rate: float = 1e-3
 
-    def validate(self) -> None:
+    def check(self, owner: str) -> None:
         """Raise ValueError for an option out of range, as this study or the command calls it."""
         for name in ("updates", "batch", "group", "rank"):
-            check_count(f"fine_tuning.{name}", getattr(self, name))
-        check_count("fine_tuning.solver_steps", self.solver_steps, least=2)
-        check_count("fine_tuning.window", self.window, least=0)
-        check_non_negative("fine_tuning.penalty", self.penalty)
-        check_positive("fine_tuning.learning_rate", self.learning_rate)
+            check_count(f"{owner}.{name}", getattr(self, name))
+        check_count(f"{owner}.solver_steps", self.solver_steps, least=2)
+        check_count(f"{owner}.window", self.window, least=0)
+        check_non_negative(f"{owner}.penalty", self.penalty)
+        check_positive(f"{owner}.learning_rate", self.learning_rate)
+        if self.anchored and self.reward in ("detector", "server"):
+            flag, rule = owner.replace("_", "-"), "a verdict has no derivative"
+            repair = f"give --{flag}.reward probability, or --{flag}.value state"
+            raise refuse(f"{owner}.value", self.value, rule, repair)
         # Before hours of other stages, what the command would refuse after them.
         given = Given(*5 * [Path("later")])
         validate(tyro.cli(fine_tune.Config, args=arguments(self, given, DETECTOR)))
+
+    @property
+    def anchored(self) -> bool:
+        """Whether there is a value network that holds the reward."""
+        return self.value == "anchored" and self.algorithm in WITH_VALUE
+
+
+ON_VERDICTS = FineTuning(
+    reward="detector",
+    algorithm="grpo",
+    penalty=0.05,
+    updates=30,
+    batch=256,
+    group=16,
+    window=3,
+    value="state",
+    learning_rate=6e-4,
+)
+"""What is compared: algorithms that see no more than whether a picture is right."""
+
+ON_PROXY = FineTuning(reward="proxy", updates=60)
+"""What looks for over-optimization."""
 
 
 class Given(NamedTuple):
@@ -145,20 +176,22 @@ def tune(
 
 def metric_names(options: FineTuning) -> dict[str, str]:
     """Return what the command calls the detector's share, "gold", and the CLIP score, "proxy"."""
-    if options.reward == "proxy":
-        return {"gold": "held_out/detector/mean", "proxy": "reward/clip_score/mean"}
-    return {"gold": "reward/detector/mean", "proxy": "held_out/clip_score/mean"}
+    trained = {"detector": "gold", "server": "gold", "proxy": "proxy"}.get(options.reward)
+    names = {"gold": "detector/mean", "proxy": "clip_score/mean"}
+    return {
+        name: ("reward/" if name == trained else "held_out/") + end for name, end in names.items()
+    }
 
 
 def arguments(options: FineTuning, given: Given, reward: str) -> list[str]:
     """Return the command line but for what is of one run."""
-    beside = DETECTOR if options.reward == "proxy" else f"clip_score:{given.proxy}"
+    measured = {"gold": DETECTOR, "proxy": f"clip_score:{given.proxy}"}
+    beside = [measured[n] for n, at in metric_names(options).items() if at.startswith("held_out")]
     flags = {
         "--model": given.model,
         "--prompts": given.prompts,
         "--validation-prompts": given.shown,
         "--reward": reward,
-        "--held-out-reward": beside,
         "--algorithm": options.algorithm,
         "--guidance": options.guidance,
         "--solver-steps": options.solver_steps,
@@ -176,14 +209,21 @@ def arguments(options: FineTuning, given: Given, reward: str) -> list[str]:
         flags["--penalty"] = options.penalty
     if options.window and options.algorithm in OF_TERMINAL_REWARDS:
         flags |= {"--window": options.window, "--window-placed": "fixed"}
-    return [str(part) for flag in flags.items() for part in flag]
+    if options.anchored:
+        flags["--value.network"] = "anchored"
+    pairs = [*flags.items(), *(("--held-out-reward", reward) for reward in beside)]
+    return [str(part) for pair in pairs for part in pair]
 
 
 @contextlib.contextmanager
 def _reward(options: FineTuning, given: Given) -> Iterator[str]:
     """The reward as the command is told of it; its server, where there is one, meanwhile."""
     if options.reward != "server":
-        yield (DETECTOR if options.reward == "detector" else f"clip_score:{given.proxy}")
+        yield {
+            "probability": f"{PROBABILITY}:{given.gold}",
+            "detector": DETECTOR,
+            "proxy": f"clip_score:{given.proxy}",
+        }[options.reward]
         return
     server = make_server(str(given.gold), 0)
     thread = threading.Thread(target=server.serve_forever, daemon=True)

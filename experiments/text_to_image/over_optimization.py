@@ -20,8 +20,8 @@ def over_optimize(config: Config, world: World, study: Conduct) -> Path:
     """Fine-tune from CLIP score without a penalty and with one; write the results."""
     metrics: dict[str, Any] = {**world.facts, **world.shares(world.before, "before")}
     rows, digests = {}, []
-    for label, penalty in (("free", 0.0), ("penalized", config.proxy_penalty)):
-        options = dataclasses.replace(config.fine_tuning, reward="proxy", penalty=penalty)
+    for label, penalty in (("free", 0.0), ("penalized", config.proxied.penalty)):
+        options = dataclasses.replace(config.proxied, penalty=penalty)
         out = study.folder / label
         tuned = tune(options, world.given, out, seed=config.run.seed, progress=config.run.progress)
         digests.append(tuned["digest"])
@@ -32,7 +32,7 @@ def over_optimize(config: Config, world: World, study: Conduct) -> Path:
             metrics[f"proxy/{label}/{name}/before"] = values[0]
             metrics[f"proxy/{label}/{name}/after"] = values[-1]
         metrics[f"proxy/{label}/gold/best"] = max(row["gold"] for row in rows[label])
-    metrics["proxy/penalty"] = config.proxy_penalty
+    metrics["proxy/penalty"] = config.proxied.penalty
     plots.draw_over_optimization(study.folder / "over_optimization.png", rows)
     claims = [claim(metrics)]
     study.write(metrics, study.fingerprint(digests), claims, expected={})

@@ -66,7 +66,7 @@ def open_world(config: Config, study: Conduct, stages: Mapping[str, Kept]) -> Wo
     """Return what all fine-tunings share, the base model's pictures drawn."""
     facts = {name: value for kept in stages.values() for name, value in kept.facts.items()}
     facts["reachable"] = reachable(facts)
-    found, options = requests(study.loaded, config.run.seed), config.fine_tuning
+    found, options = requests(study.loaded, config.run.seed), config.tuning
     model, gold, towers = (stages[k].folder for k in ("generator", "detector", "towers"))
     given = write_prompts(study.folder, model, gold, towers, found)
     sampling = {"guidance": options.guidance, "steps": options.solver_steps}

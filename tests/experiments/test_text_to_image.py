@@ -281,17 +281,21 @@ TINY = """
 --towers.depth 1 --towers.training.steps 4 --towers.training.batch 8 --autoencoder.widths 4 8 8
 --autoencoder.training.steps 3 --autoencoder.training.batch 4 --generator.width 32
 --generator.depth 2 --generator.pictures 256 --generator.training.steps 3
---generator.training.batch 8 --fine-tuning.updates 2 --fine-tuning.batch 8
---fine-tuning.group 4 --fine-tuning.solver-steps 4 --fine-tuning.rank 2
---evaluation-pictures 1 --frontier-pictures 2
+--generator.training.batch 8 --evaluation-pictures 1 --frontier-pictures 2
 """.split()  # noqa: SIM905
+
+
+def tuning(name: str, **more: object) -> list[str]:
+    """Options of a small fine-tuning."""
+    some = {"updates": 2, "batch": 8, "group": 4, "solver-steps": 4, "rank": 2} | more
+    return [part for key, value in some.items() for part in (f"--{name}.{key}", str(value))]
 
 
 @pytest.mark.slow
 def test_a_whole_run_and_another_on_what_it_kept(tmp_path, capsys):
     pytest.importorskip("transformers")
     options = [*TINY, "--cache", str(tmp_path / "cache")]
-    command(Config, main, [*options, "--out", str(tmp_path / "a")])
+    command(Config, main, [*options, *tuning("fine-tuning"), "--out", str(tmp_path / "a")])
     results = json.loads((tmp_path / "a" / "results.json").read_text())
     metrics = results["metrics"]
     stages = ("detector", "towers", "autoencoder", "generator")
@@ -302,19 +306,21 @@ def test_a_whole_run_and_another_on_what_it_kept(tmp_path, capsys):
     for name in ("samples.png", "frontier.png", "fine-tune/pytorch_lora_weights.safetensors"):
         assert (tmp_path / "a" / name).stat().st_size > 100
     capsys.readouterr()
-    rewards = ["--fine-tuning.reward", "server"]
-    command(Config, main, [*options, *rewards, "--out", str(tmp_path / "b")])
-    said = capsys.readouterr().out
-    assert all(f"{stage}: kept in" in said for stage in stages)
-    again = json.loads((tmp_path / "b" / "results.json").read_text())
+    digests = []
+    for reward in ("detector", "server"):
+        of_verdicts = tuning("fine-tuning", algorithm="grpo", reward=reward)
+        command(Config, main, [*options, *of_verdicts, "--out", str(tmp_path / reward)])
+        said = capsys.readouterr().out
+        assert all(f"{stage}: kept in" in said for stage in stages)
+        digests.append(json.loads((tmp_path / reward / "results.json").read_text())["digest"])
     # The server's answers are those of the function.
-    assert again["digest"] == results["digest"]
+    assert digests[0] == digests[1]
 
 
 @pytest.mark.slow
 def test_a_comparison_says_what_holds(tmp_path):
     pytest.importorskip("transformers")
-    more = ["--compare", "--seeds", "2", "--cache", str(tmp_path / "cache")]
+    more = ["--compare", "--seeds", "2", "--cache", str(tmp_path / "cache"), *tuning("compared")]
     command(Config, main, [*TINY, *more, "--out", str(tmp_path / "a")])
     metrics = json.loads((tmp_path / "a" / "results.json").read_text())["metrics"]
     for name in ALGORITHMS:
@@ -339,7 +345,8 @@ def test_over_optimization_is_a_fall_while_the_proxy_rises():
         (["--generator.width", "100"], "generator.width: received 100; .* multiple of 32"),
         (["--towers.width", "10"], "towers.width: received 10; .* multiple of 4"),
         (["--fine-tuning.group", "7"], "group: received 7; .*divisor"),
-        (["--fine-tuning.window", "9"], "window: received 9; .*8 steps"),
+        (["--compare", "--compared.window", "9"], "window: received 9; .*8 steps"),
+        (["--fine-tuning.reward", "server"], "fine_tuning.value: received 'anchored'; .*--fine-t"),
         (["--seeds", "3"], "seeds: received 3; .*--compare"),
         (["--detector.learning-rate", "nan"], "detector.learning_rate: received nan"),
         (["--autoencoder.training.steps", "0"], "autoencoder.training.steps: received 0"),

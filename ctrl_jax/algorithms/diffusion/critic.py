@@ -93,22 +93,28 @@ def evaluate_critic(
 
     def value_and_gradient(t, x, *conditions):
         def value_of(x):
-            return value_fn(t, observe(t, x, *conditions), *conditions)
+            seen = observe(t, x, *conditions)
+            return value_fn(t, seen, *conditions), seen
 
-        values, pull_back = jax.vjp(value_of, x)
-        return values, pull_back(jnp.ones_like(values))[0]
+        values, pull_back, seen = jax.vjp(value_of, x, has_aux=True)
+        return values, pull_back(jnp.ones_like(values))[0], seen
 
-    times = problem.forward_times()
+    times, states = problem.forward_times(), rollout.states
     along = partial(along_path, batch=rollout.batch, rows=problem.together)
-    observations = along(observe, times, rollout.states)
-    before = jax.tree.map(lambda seen: seen[:-1], observations)
-    values = along(value_fn, times[:-1], before)
+    if gradient_at == "next":
+        # The gradient's pass observes and evaluates all states but the first.
+        expected, gradients, seen = along(value_and_gradient, times[1:], states[1:])
+        first = along(observe, times[:1], states[:1])
+        value = along(value_fn, times[:1], first)
+        observations = jax.tree.map(lambda *parts: jnp.concatenate(parts), first, seen)
+        values = jnp.concatenate([value, expected[:-1]])
+        return Evaluated(observations, values, expected, gradients)
+    observations = along(observe, times, states)
+    values = along(value_fn, times[:-1], jax.tree.map(lambda seen: seen[:-1], observations))
     if gradient_at is None:
         return Evaluated(observations, values, None, None)
-    states = rollout.states[1:]
-    if gradient_at == "mean":
-        states = states - _noise_step(problem, rollout)
-    expected, gradients = along(value_and_gradient, times[1:], states)
+    means = states[1:] - _noise_step(problem, rollout)
+    expected, gradients, _ = along(value_and_gradient, times[1:], means)
     return Evaluated(observations, values, expected, gradients)
 
 
