@@ -98,7 +98,7 @@ ON_VERDICTS = FineTuning(
 )
 """What is compared: algorithms that see no more than whether a picture is right."""
 
-ON_PROXY = FineTuning(reward="proxy", updates=60)
+ON_PROXY = FineTuning(reward="proxy", penalty=0.1, updates=40)
 """What looks for over-optimization."""
 
 
