@@ -155,12 +155,15 @@ KNOWN = jnp.asarray([[0.7, 0.0]] * 4), jnp.asarray([[True, False]] * 4)
 @pytest.mark.parametrize(
     "solvers",
     [
-        pytest.param([PredictorCorrector(), diffrax.SEA()], id="steps of Langevin, diffrax"),
         pytest.param(
-            [StochasticHeun(s_churn=2.0), Inpainting(ExponentialEuler(), *KNOWN, passes=2)],
-            id="churn, replacement",
-            marks=pytest.mark.slow,
+            [
+                PredictorCorrector(),
+                diffrax.SEA(),
+                Inpainting(ExponentialEuler(), *KNOWN, passes=2),
+            ],
+            id="steps of Langevin, diffrax, replacement",
         ),
+        pytest.param([StochasticHeun(s_churn=2.0)], id="churn", marks=pytest.mark.slow),
     ],
 )
 def test_other_solvers_read_the_score_of_a_prediction(solvers):
