@@ -11,19 +11,18 @@ from ctrl_jax.runtime import read_metrics
 from ctrl_jax.runtime.run.tables import print_table
 from experiments.study import Conduct
 from experiments.text_to_image import plots
-from experiments.text_to_image.config import Config
+from experiments.text_to_image.config import COMPARED, Config
 from experiments.text_to_image.fine_tuning import LORA, metric_names, tune
 from experiments.text_to_image.world import World, track
 from experiments.verdicts import Claim, mean_and_error, verdict
 
-ALGORITHMS = ("ppo", "grpo", "ddpo")
 MEASURED = ("success/seen", "success/unseen", "kl", "shown")
 
 
 def compare(config: Config, world: World, study: Conduct) -> Path:
     """Run every algorithm at every seed."""
     metrics: dict[str, Any] = {**world.facts, **world.shares(world.before, "before")}
-    found = {name: _over_seeds(config, world, study, name) for name in ALGORITHMS}
+    found = {name: _over_seeds(config, world, study, name) for name in COMPARED}
     for name, runs in found.items():
         for measured in MEASURED:
             mean, error = mean_and_error([run[measured] for run in runs])

@@ -7,15 +7,24 @@ from ctrl_jax._checks import (
     check_count,
     check_fields,
     check_path,
+    check_positive,
     refuse,
 )
 from experiments.options import COMMON, Common
 from experiments.text_to_image.autoencoder import Autoencoder
-from experiments.text_to_image.fine_tuning import ON_PROXY, ON_VERDICTS, FineTuning
+from experiments.text_to_image.fine_tuning import ON_PROXY, ON_VERDICTS, Algorithm, FineTuning
 from experiments.text_to_image.generator import Generator
 from experiments.text_to_image.things import Kind
 from experiments.text_to_image.towers import Towers
 from experiments.text_to_image.training import Training
+
+FINE_TUNINGS = {"fine_tuning": FineTuning(), "compared": ON_VERDICTS, "proxied": ON_PROXY}
+FLAGS = {
+    "fine_tuning": "neither --compare nor --over-optimize",
+    "compared": "--compare too",
+    "proxied": "--over-optimize too",
+}
+COMPARED: tuple[Algorithm, ...] = ("ppo", "grpo", "ddpo")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,10 +42,10 @@ class Config:
         evaluation_pictures: of every caption, before and after.
         frontier_pictures: of each caption of the command's evaluations, which the ideal rests on.
         compare: fine-tune by ppo, grpo and ddpo at equal queries instead, over several seeds.
-        compared: the fine-tuning of each of these; its algorithm is left alone.
+        compared: the fine-tuning of each of these.
         seeds: of the comparison.
         over_optimize: fine-tune from CLIP score without a penalty and with one instead.
-        proxied: the fine-tuning from CLIP score, with its penalty.
+        proxied: that fine-tuning; its penalty is that of the second run.
         run: the common options.
     """
 
@@ -67,7 +76,17 @@ class Config:
         self.detector.check("detector")
         for part in (self.towers, self.autoencoder, self.generator, self.run):
             part.validate()
-        self.tuning.check(self.asked)
+        if self.compare and self.over_optimize:
+            repair = "leave out --compare or --over-optimize"
+            raise refuse("compare", True, "one study at a time", repair)
+        for name, default in FINE_TUNINGS.items():
+            if name != self.asked:
+                _check_unused(name, getattr(self, name), default)
+        if self.over_optimize:
+            _check_proxied(self.proxied)
+        algorithms = COMPARED if self.compare else (self.tuning.algorithm,)
+        for algorithm in algorithms:
+            dataclasses.replace(self.tuning, algorithm=algorithm).check(self.asked)
 
     @property
     def asked(self) -> str:
@@ -80,3 +99,19 @@ class Config:
     def tuning(self) -> FineTuning:
         """That fine-tuning."""
         return getattr(self, self.asked)
+
+
+def _check_unused(name: str, options: FineTuning, default: FineTuning) -> None:
+    for field in dataclasses.fields(options):
+        if (value := getattr(options, field.name)) != getattr(default, field.name):
+            rule = "it is not what is asked for"
+            repair = f"leave it out, or give {FLAGS[name]}"
+            raise refuse(f"{name}.{field.name}", value, rule, repair)
+
+
+def _check_proxied(options: FineTuning) -> None:
+    check_positive("proxied.penalty", options.penalty)
+    if options.reward != "proxy":
+        raise refuse("proxied.reward", options.reward, "it is CLIP score", "leave it out")
+    if options.algorithm == "ddpo":
+        raise refuse("proxied.algorithm", "ddpo", "it has no penalty", "give another")

@@ -15,6 +15,7 @@ from ctrl_jax._checks import check_count, check_non_negative, check_positive, re
 from ctrl_jax._records import read_json, write_atomic
 from ctrl_jax._sums import SUMS, changed_files
 from ctrl_jax.commands import fine_tune
+from ctrl_jax.commands.fine_tuning.inputs import check_groups
 from ctrl_jax.commands.fine_tuning.method import OF_TERMINAL_REWARDS, WITH_VALUE
 from ctrl_jax.runtime import validate
 from experiments.text_to_image.scenes import CATEGORIES, Request
@@ -24,6 +25,7 @@ Reward = Literal["probability", "detector", "server", "proxy"]
 Algorithm = Literal["ppo", "grpo", "ddpo", "dpok", "value_gradient", "policy_gradient"]
 DETECTOR = "detector=experiments.text_to_image.detector:success"
 PROBABILITY = "probability=jax:experiments.text_to_image.soft_detector:probability"
+TRAINED = {"detector": "gold", "server": "gold", "proxy": "proxy"}
 LORA = "pytorch_lora_weights.safetensors"
 
 
@@ -77,7 +79,9 @@ class FineTuning:
             raise refuse(f"{owner}.value", self.value, rule, repair)
         # Before hours of other stages, what the command would refuse after them.
         given = Given(*5 * [Path("later")])
-        validate(tyro.cli(fine_tune.Config, args=arguments(self, given, DETECTOR)))
+        config = tyro.cli(fine_tune.Config, args=arguments(self, given, DETECTOR))
+        validate(config)
+        check_groups(config, prompts=len(CATEGORIES))
 
     @property
     def anchored(self) -> bool:
@@ -98,7 +102,7 @@ ON_VERDICTS = FineTuning(
 )
 """What is compared: algorithms that see no more than whether a picture is right."""
 
-ON_PROXY = FineTuning(reward="proxy", penalty=0.1, updates=40)
+ON_PROXY = FineTuning(reward="proxy", penalty=0.1, updates=100)
 """What looks for over-optimization."""
 
 
@@ -176,17 +180,22 @@ def tune(
 
 def metric_names(options: FineTuning) -> dict[str, str]:
     """Return what the command calls the detector's share, "gold", and the CLIP score, "proxy"."""
-    trained = {"detector": "gold", "server": "gold", "proxy": "proxy"}.get(options.reward)
     names = {"gold": "detector/mean", "proxy": "clip_score/mean"}
     return {
-        name: ("reward/" if name == trained else "held_out/") + end for name, end in names.items()
+        name: f"held_out/{end}" if name in held_out(options) else f"reward/{end}"
+        for name, end in names.items()
     }
+
+
+def held_out(options: FineTuning) -> set[str]:
+    """Return which of the detector's share, "gold", and CLIP score, "proxy", is not trained on."""
+    return {"gold", "proxy"} - {TRAINED.get(options.reward)}
 
 
 def arguments(options: FineTuning, given: Given, reward: str) -> list[str]:
     """Return the command line but for what is of one run."""
     measured = {"gold": DETECTOR, "proxy": f"clip_score:{given.proxy}"}
-    beside = [measured[n] for n, at in metric_names(options).items() if at.startswith("held_out")]
+    beside = [reward for name, reward in measured.items() if name in held_out(options)]
     flags = {
         "--model": given.model,
         "--prompts": given.prompts,

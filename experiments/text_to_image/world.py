@@ -57,7 +57,10 @@ class World(NamedTuple):
         return found | {f"proxy/{when}": float(drawn.proxy.mean())}
 
     def ideal(self, options: FineTuning) -> frontier.Frontier:
-        """Return the best trade-off of the reward that a fine-tuning is after."""
+        """Return the best trade-off of CLIP score or of the verdict, whichever is trained on.
+
+        A probability's is the verdict's: the detector is sure of nearly all.
+        """
         rewards = self.base.proxy if options.reward == "proxy" else self.base.right
         return conditional_frontier(rewards.astype(np.float64), self.base.right)
 

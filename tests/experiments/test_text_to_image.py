@@ -16,7 +16,7 @@ from ctrl_jax import rewards
 from ctrl_jax.runtime import command
 from experiments.text_to_image import tokenizer
 from experiments.text_to_image.__main__ import main
-from experiments.text_to_image.comparison import ALGORITHMS
+from experiments.text_to_image.comparison import COMPARED
 from experiments.text_to_image.config import Config
 from experiments.text_to_image.detector import (
     by_category,
@@ -323,20 +323,21 @@ def test_a_comparison_says_what_holds(tmp_path):
     more = ["--compare", "--seeds", "2", "--cache", str(tmp_path / "cache"), *tuning("compared")]
     command(Config, main, [*TINY, *more, "--out", str(tmp_path / "a")])
     metrics = json.loads((tmp_path / "a" / "results.json").read_text())["metrics"]
-    for name in ALGORITHMS:
+    for name in COMPARED:
         assert np.isfinite(metrics[f"{name}/success/seen/stderr"])
     assert {claim["name"] for claim in metrics["claims"]} >= {"ppo/unseen", "grpo/seen"}
     assert (tmp_path / "a" / "comparison.png").stat().st_size > 100
 
 
 def test_over_optimization_is_a_fall_while_the_proxy_rises():
-    metrics = {f"proxy/{label}/gold/best": 0.8 for label in ("free", "penalized")}
-    metrics |= {"proxy/free/gold/after": 0.4, "proxy/penalized/gold/after": 0.78}
+    metrics = {"proxy/free/gold/before": 0.7, "proxy/free/gold/after": 0.4}
+    metrics |= {"proxy/penalized/gold/after": 0.78}
     metrics |= {"proxy/free/proxy/before": 60.0, "proxy/free/proxy/after": 70.0}
-    assert claim(metrics).holds == "yes"
-    assert claim(metrics | {"proxy/free/proxy/after": 50.0}).holds == "no"
-    assert claim(metrics | {"proxy/penalized/gold/after": 0.3}).holds == "no"
-    assert claim(metrics | {"proxy/free/gold/after": 0.76}).holds == "no"
+    gaps = np.asarray([0.4, 0.3, 0.5, 0.32])
+    assert claim(metrics, gaps).holds == "yes"
+    assert claim(metrics | {"proxy/free/proxy/after": 50.0}, gaps).holds == "no"
+    assert claim(metrics | {"proxy/free/gold/after": 0.71}, gaps).holds == "no"
+    assert claim(metrics, gaps * [1, -1, 1, -1]).holds == "level"
 
 
 @pytest.mark.parametrize(
@@ -348,6 +349,11 @@ def test_over_optimization_is_a_fall_while_the_proxy_rises():
         (["--compare", "--compared.window", "9"], "window: received 9; .*8 steps"),
         (["--fine-tuning.reward", "server"], "fine_tuning.value: received 'anchored'; .*--fine-t"),
         (["--seeds", "3"], "seeds: received 3; .*--compare"),
+        (["--fine-tuning.algorithm", "grpo"], "group: received 1; .*one prompt"),
+        (["--compare", "--compared.value", "anchored"], "compared.value: .*no derivative"),
+        (["--compare", "--fine-tuning.updates", "30"], "fine_tuning.updates: .*leave it out"),
+        (["--compare", "--over-optimize"], "compare: received True; one study"),
+        (["--over-optimize", "--proxied.penalty", "0"], "proxied.penalty: received 0"),
         (["--detector.learning-rate", "nan"], "detector.learning_rate: received nan"),
         (["--autoencoder.training.steps", "0"], "autoencoder.training.steps: received 0"),
     ],

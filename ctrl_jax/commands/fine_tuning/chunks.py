@@ -45,7 +45,7 @@ def fitted(
         return _with(config, kept["chunks"])
 
     def plan_of(chunks: int):
-        # As the loop compiles it, which then finds the program in the compilation cache.
+        # As the loop compiles it where rewards are in JAX: it finds the program in the cache.
         update = whole_update(_with(config, chunks), inputs)
         shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
         return memory_plan(jit_step(update, mesh, shardings), state, batch, fixed)

@@ -90,8 +90,8 @@ class Value:
     Args:
         network: state: of the noisy state and the prompt; anchored: beside it the rewards of what
             the pretrained model makes of the state, exact at the end, for rewards in JAX with a
-            derivative: a pass of the model at each point of a trajectory, also backward where the
-            gradient of the value is asked for.
+            derivative: a pass of the model at each point of a trajectory, for value_gradient also
+            backward, and with a control variate forward and backward once more.
         width: hidden size.
         depth: number of blocks.
         epochs: passes over the points of a batch of trajectories.

@@ -213,9 +213,10 @@ def abstract_state(config: Config, inputs: Inputs, frozen: dict[str, Any]) -> Ru
 def shardings_of(config: Config, inputs: Inputs, state: RunState, mesh: Mesh) -> Any:
     """Return how the state is divided, by the names of the network's parameters in it."""
     divided = partial(partition_specs, mesh=mesh, fully=config.fully_sharded)
-    specs = divided(state, rules=inputs.subject.rules)
-    if value := state.learners.get("value"):
-        specs.learners["value"] = divided(value, rules=SCORE)
+    value = {name: each for name, each in state.learners.items() if name == "value"}
+    policy = {name: each for name, each in state.learners.items() if name != "value"}
+    specs = divided(state._replace(learners=policy), rules=inputs.subject.rules)
+    specs.learners.update(divided(value, rules=SCORE))
     return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.core import Tracer
 
 from ctrl_jax.networks.layers.convolution import Convolution
 from ctrl_jax.networks.layers.linear import Linear
@@ -13,9 +14,11 @@ from ctrl_jax.networks.layers.normalization import GroupNorm, LayerNorm, RMSNorm
 
 
 class Stream(nnx.RngStream):
-    """A random stream that gives the same keys as flax's, counted in Python.
+    """A random stream that gives the same keys as flax's, whose count is never traced by itself.
 
-    Flax's counts in an array: where a network is traced, every draw takes longer than the last.
+    Flax's counts within the trace: where a network is described, every draw takes longer than the
+    last. Where the count is an argument of a trace (`nnx.scan`, `nnx.vmap` of split streams) this
+    one is flax's.
 
     Args:
         key: of the stream.
@@ -24,16 +27,21 @@ class Stream(nnx.RngStream):
 
     def __init__(self, key: Any, *, tag: str):
         super().__init__(key, tag=tag)
-        self.drawn = 0
+        with jax.ensure_compile_time_eval():
+            self.count.set_raw_value(jnp.zeros(self.key.get_raw_value().shape, jnp.uint32))
 
     def __call__(self) -> jax.Array:
         """Return the next key."""
-        self.drawn += 1
-        return jax.random.fold_in(self.key[...], self.drawn - 1)
+        count = self.count.get_raw_value()
+        if isinstance(count, Tracer):
+            return super().__call__()
+        with jax.ensure_compile_time_eval():
+            self.count.set_raw_value(count + 1)
+        return jax.random.fold_in(self.key[...], count)
 
 
 def streams(**keys: Any) -> nnx.Rngs:
-    """Return random streams that are counted in Python.
+    """Return random streams whose counts are not traced.
 
     Args:
         **keys: of each stream; of ``default`` are all that have no key of their own.

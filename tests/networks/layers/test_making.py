@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 from flax import nnx
 
 from ctrl_jax.networks.layers.making import streams
@@ -19,3 +20,31 @@ def test_streams_give_the_keys_of_flax():
     np.testing.assert_array_equal(ours(jax.random.key(3), jax.random.key(4)), theirs)
     np.testing.assert_array_equal(drawn(streams(default=3, lora=4)), theirs)
     assert len({tuple(np.asarray(key)) for key in theirs}) == 5
+
+
+def stacked(rngs: nnx.Rngs) -> jax.Array:
+    """Kernels of layers that are made together, each from a part of the streams."""
+
+    @nnx.split_rngs(splits=3)
+    @nnx.vmap
+    def make(rngs):
+        return nnx.Linear(2, 2, rngs=rngs)
+
+    return make(rngs).kernel[...]
+
+
+def scanned(rngs: nnx.Rngs) -> jax.Array:
+    """Keys drawn one after another in a loop that carries the streams."""
+
+    @nnx.scan(length=4, in_axes=(nnx.Carry,), out_axes=(nnx.Carry, 0))
+    def draw(rngs):
+        return rngs, jax.random.key_data(rngs.params())
+
+    return draw(rngs)[1]
+
+
+@pytest.mark.parametrize("use", [stacked, scanned])
+def test_streams_go_through_the_transforms_of_flax(use):
+    ours, theirs = use(streams(default=3)), use(nnx.Rngs(3))
+    np.testing.assert_array_equal(ours, theirs)
+    assert not np.array_equal(ours[0], ours[1])
