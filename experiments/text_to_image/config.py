@@ -8,6 +8,7 @@ from ctrl_jax._checks import (
     check_fields,
     check_path,
     check_positive,
+    check_unused,
     refuse,
 )
 from experiments.options import COMMON, Common
@@ -18,12 +19,13 @@ from experiments.text_to_image.things import Kind
 from experiments.text_to_image.towers import Towers
 from experiments.text_to_image.training import Training
 
-FINE_TUNINGS = {"fine_tuning": FineTuning(), "compared": ON_VERDICTS, "proxied": ON_PROXY}
 FLAGS = {
     "fine_tuning": "neither --compare nor --over-optimize",
     "compared": "--compare too",
     "proxied": "--over-optimize too",
 }
+"""What asks for each of the fine-tunings."""
+
 COMPARED: tuple[Algorithm, ...] = ("ppo", "grpo", "ddpo")
 
 
@@ -79,9 +81,10 @@ class Config:
         if self.compare and self.over_optimize:
             repair = "leave out --compare or --over-optimize"
             raise refuse("compare", True, "one study at a time", repair)
-        for name, default in FINE_TUNINGS.items():
-            if name != self.asked:
-                _check_unused(name, getattr(self, name), default)
+        for name in (name for name in FLAGS if name != self.asked):
+            fields = [f"{name}.{field.name}" for field in dataclasses.fields(FineTuning)]
+            repair = f"leave it out, or give {FLAGS[name]}"
+            check_unused(self, fields, "another fine-tuning is asked for", repair)
         if self.over_optimize:
             _check_proxied(self.proxied)
         algorithms = COMPARED if self.compare else (self.tuning.algorithm,)
@@ -99,14 +102,6 @@ class Config:
     def tuning(self) -> FineTuning:
         """That fine-tuning."""
         return getattr(self, self.asked)
-
-
-def _check_unused(name: str, options: FineTuning, default: FineTuning) -> None:
-    for field in dataclasses.fields(options):
-        if (value := getattr(options, field.name)) != getattr(default, field.name):
-            rule = "it is not what is asked for"
-            repair = f"leave it out, or give {FLAGS[name]}"
-            raise refuse(f"{name}.{field.name}", value, rule, repair)
 
 
 def _check_proxied(options: FineTuning) -> None:

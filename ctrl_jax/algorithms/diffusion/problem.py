@@ -362,8 +362,9 @@ def along_path(function, times, states, batch: Batch, *, rows: int):
     )
     if jax.sharding.get_abstract_mesh().shape.get("data", 1) == 1:
         conditions = batch.gathered()
-        one = lambda point: function(*point, *conditions)  # noqa: E731
-        return jax.lax.map(one, (times, states), batch_size=together)
+        return jax.lax.map(
+            lambda point: function(*point, *conditions), (times, states), batch_size=together
+        )
     return _along_divided(function, times, states, batch.gathered(together), together)
 
 
