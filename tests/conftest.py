@@ -10,8 +10,10 @@ The compilation cache is JAX's own: ``make test`` names its folder in the enviro
 import contextlib
 import ctypes
 import gc
+import inspect
 import os
 import threading
+import typing
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -40,6 +42,11 @@ def pytest_collection_finish() -> None:
     gc.set_threshold(20_000, 20, 20)
 
 
+def pytest_sessionfinish() -> None:
+    """What is left goes with the process; pytest would look through it five times more."""
+    gc.freeze()
+
+
 def reuse_contexts() -> None:
     """One MLIR context for a hundred programs of a thread, as JAX 0.12 does for ten.
 
@@ -63,6 +70,36 @@ def reuse_contexts() -> None:
 
 if version("jax")[:5] == "0.10.":
     reuse_contexts()
+
+
+def check_shapes_alone() -> None:
+    """Functions without an annotation of shapes are not wrapped by jaxtyping's import hook.
+
+    It would wrap a closure again each time that it is made, and that is most of what it costs.
+    """
+    jaxtyped = jaxtyping.jaxtyped
+
+    def chosen(*arguments, **named):
+        made = jaxtyped(*arguments, **named)
+        if arguments:  # not the hook's
+            return made
+        return lambda one: made(one) if inspect.isclass(one) or speaks_of_shapes(one) else one
+
+    jaxtyping.jaxtyped = chosen
+
+
+def speaks_of_shapes(function: Callable) -> bool:
+    """Return whether an annotation of a function holds one of jaxtyping's."""
+    found = list(getattr(function, "__annotations__", {}).values())
+    while found:
+        one = found.pop()
+        if isinstance(one, type) and issubclass(one, jaxtyping.AbstractArray):
+            return True
+        found += typing.get_args(one)
+    return False
+
+
+check_shapes_alone()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -9,7 +9,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from ctrl_jax._typing import Model, Params
-from ctrl_jax.networks.layers.making import Layers, streams
+from ctrl_jax.networks.layers.making import Layers, describe, streams
 from ctrl_jax.networks.lora import LoRA, adapt
 from ctrl_jax.networks.sharding import SCORE, Rules, gathered, in_turn
 
@@ -56,7 +56,7 @@ def as_network(
             adapt(module, lora, rngs)
         return module
 
-    graph, abstract = nnx.split(nnx.eval_shape(lambda: make(jax.random.key(0))))
+    graph, abstract = describe(lambda: make(jax.random.key(0)))
 
     def init(key: jax.Array) -> Params:
         return nnx.to_pure_dict(nnx.state(make(key)))
@@ -79,7 +79,7 @@ def as_model(make_module: Callable[[nnx.Rngs], nnx.Module], *, has_dropout: bool
         has_dropout: whether the module takes the keyword ``key``, the randomness of its dropout;
             the model then has `train`, which hands it one.
     """
-    graph, _ = nnx.split(nnx.eval_shape(lambda: make_module(streams(default=0))))
+    graph, _ = describe(lambda: make_module(streams(default=0)))
 
     def init(key: jax.Array) -> Params:
         return nnx.to_pure_dict(nnx.state(make_module(streams(default=key))))

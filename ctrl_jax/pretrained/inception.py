@@ -17,7 +17,7 @@ from jaxtyping import Array
 
 from ctrl_jax._typing import Params
 from ctrl_jax.networks.inception import BLOCKS, InceptionOutput, InceptionV3
-from ctrl_jax.networks.layers.making import streams
+from ctrl_jax.networks.layers.making import describe, streams
 from ctrl_jax.pretrained.key_table import Source, fill
 from ctrl_jax.pretrained.safetensors_file import read_safetensors
 
@@ -53,7 +53,7 @@ def load_inception(path: str | os.PathLike[str]) -> Inception:
         ValueError: the file is missing, truncated, of another format or of another network.
     """
     arrays = read_safetensors(path)
-    graph, state = nnx.split(nnx.eval_shape(lambda: InceptionV3(rngs=streams(default=0))))
+    graph, state = describe(lambda: InceptionV3(rngs=streams(default=0)))
     target = nnx.to_pure_dict(state)
     # How many batches the moments were averaged over is kept by PyTorch and used by nobody.
     counts = [key for key in arrays if key.endswith(".bn.num_batches_tracked")]

@@ -19,6 +19,7 @@ from jaxtyping import Array
 from ctrl_jax.networks.language.config import DecoderConfig
 from ctrl_jax.networks.layers.attention import attend
 from ctrl_jax.networks.layers.linear import Linear, at_least_single, gradient_turned
+from ctrl_jax.networks.layers.making import undrawn
 from ctrl_jax.networks.layers.rotary import rotate
 
 ACTIVATIONS = {
@@ -56,7 +57,7 @@ class Linears:
         }
         if inputs > outputs:
             options["dot_general"] = _dot_general
-        return Linear(inputs, outputs, **options)
+        return Linear(inputs, outputs, **options | undrawn())
 
 
 def _dot_general(x: Array, kernel: Array, *arguments: Any, **options: Any) -> Array:

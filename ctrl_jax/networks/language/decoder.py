@@ -21,7 +21,7 @@ from ctrl_jax.networks.language.block import Block, Linears, Norm
 from ctrl_jax.networks.language.config import DecoderConfig, Learned
 from ctrl_jax.networks.language.mask import causal_mask, positions_of, text_lengths, within
 from ctrl_jax.networks.layers.linear import gradient_turned
-from ctrl_jax.networks.layers.making import streams
+from ctrl_jax.networks.layers.making import describe, streams
 from ctrl_jax.networks.layers.rotary import Rotary, angles
 from ctrl_jax.networks.layers.rotary_scaling import Lengths, depends_on_length
 from ctrl_jax.networks.lora import LoRA, adapt
@@ -160,7 +160,7 @@ def language_model(
         return decoder
 
     varying = any(rotary and depends_on_length(rotary.scaling) for rotary in config.rotations)
-    graph, abstract = nnx.split(nnx.eval_shape(lambda: make(jax.random.key(0))))
+    graph, abstract = describe(lambda: make(jax.random.key(0)))
 
     def init(key: Array) -> Params:
         return nnx.to_pure_dict(nnx.state(make(key)))

@@ -18,7 +18,7 @@ from ctrl_jax._typing import Params
 from ctrl_jax.networks.language.block import Linears
 from ctrl_jax.networks.language.config import DecoderConfig, Learned
 from ctrl_jax.networks.language.decoder import Decoder
-from ctrl_jax.networks.layers.making import streams
+from ctrl_jax.networks.layers.making import describe, streams
 from ctrl_jax.networks.lora import LoRA, adapt
 from ctrl_jax.networks.sharding import DECODER, gathered, in_turn
 
@@ -83,7 +83,7 @@ def make_decoding(
             adapt(decoder, lora, rngs)
         return decoder
 
-    graph, _ = nnx.split(nnx.eval_shape(make))
+    graph, _ = describe(make)
 
     def start(batch: int, length: int) -> KVCache:
         if isinstance(config.positions, Learned) and length > config.positions.length:

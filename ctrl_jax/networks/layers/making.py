@@ -1,16 +1,39 @@
 """How the layers of a network are made: one place for types and random streams."""
 
+import contextvars
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.core import Tracer
 
 from ctrl_jax.networks.layers.convolution import Convolution
 from ctrl_jax.networks.layers.linear import Linear
 from ctrl_jax.networks.layers.normalization import GroupNorm, LayerNorm, RMSNorm
+
+_describing = contextvars.ContextVar("describing", default=False)
+
+
+def describe(make_module: Callable[[], nnx.Module]) -> tuple[Any, Any]:
+    """Return the graph of a module and the shapes of its parameters; nothing is drawn or allocated.
+
+    Args:
+        make_module: builds it from `streams`, of which every draw is the same meanwhile.
+    """
+    token = _describing.set(True)
+    try:
+        return nnx.split(nnx.eval_shape(make_module))
+    finally:
+        _describing.reset(token)
+
+
+def undrawn() -> dict[str, Any]:
+    """Return the option ``kernel_init`` of a layer that is only described; none of one that is."""
+    return {"kernel_init": nnx.initializers.zeros_init()} if _describing.get() else {}
 
 
 class Stream(nnx.RngStream):
@@ -27,16 +50,17 @@ class Stream(nnx.RngStream):
 
     def __init__(self, key: Any, *, tag: str):
         super().__init__(key, tag=tag)
-        with jax.ensure_compile_time_eval():
-            self.count.set_raw_value(jnp.zeros(self.key.get_raw_value().shape, jnp.uint32))
+        self.count.set_raw_value(np.zeros(self.key.get_raw_value().shape, np.uint32))
 
     def __call__(self) -> jax.Array:
         """Return the next key."""
+        if _describing.get():
+            return self.key[...]
         count = self.count.get_raw_value()
         if isinstance(count, Tracer):
             return super().__call__()
-        with jax.ensure_compile_time_eval():
-            self.count.set_raw_value(count + 1)
+        count = np.asarray(count)
+        self.count.set_raw_value(count + np.uint32(1))
         return jax.random.fold_in(self.key[...], count)
 
 
@@ -68,11 +92,11 @@ class Layers:
 
     def linear(self, inputs: int, outputs: int, *, bias: bool = True) -> Linear:
         """Return a linear layer."""
-        return Linear(inputs, outputs, use_bias=bias, **self._types())
+        return Linear(inputs, outputs, use_bias=bias, **self._types(), **undrawn())
 
     def convolution(self, inputs: int, outputs: int, **options: Any) -> Convolution:
         """Return a convolution; options are those of `Convolution`."""
-        return Convolution(inputs, outputs, **options, **self._types())
+        return Convolution(inputs, outputs, **options, **self._types(), **undrawn())
 
     def embedding(self, rows: int, width: int) -> nnx.Embed:
         """Return a table of vectors."""
