@@ -50,6 +50,7 @@ class FineTuning:
         guidance: scale of guidance, 1 for none.
         rank: of the adapters.
         learning_rate: of the policy.
+        schedule: of that step size: constant, or cosine, which falls to nothing.
     """
 
     reward: Reward = "probability"
@@ -64,6 +65,7 @@ class FineTuning:
     guidance: float = 1.0
     rank: int = 16
     learning_rate: float = 1e-3
+    schedule: Literal["constant", "cosine"] = "constant"
 
     def check(self, owner: str) -> None:
         """Raise ValueError for an option out of range, as this study or the command calls it."""
@@ -99,10 +101,11 @@ ON_VERDICTS = FineTuning(
     window=3,
     value="state",
     learning_rate=6e-4,
+    schedule="cosine",
 )
 """What is compared: algorithms that see no more than whether a picture is right."""
 
-ON_PROXY = FineTuning(reward="proxy", penalty=0.1, updates=100)
+ON_PROXY = FineTuning(reward="proxy", penalty=0.1, updates=100, schedule="cosine")
 """What looks for over-optimization."""
 
 
@@ -212,7 +215,7 @@ def arguments(options: FineTuning, given: Given, reward: str) -> list[str]:
         "--evaluation.prompts": 4 * len(CATEGORIES),
         "--evaluation.number": 8,
         "--old": "rollout",
-        "--optimization.schedule": "cosine",
+        "--optimization.schedule": options.schedule,
     }
     if options.penalty and options.algorithm != "ddpo":
         flags["--penalty"] = options.penalty
