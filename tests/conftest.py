@@ -42,11 +42,6 @@ def pytest_collection_finish() -> None:
     gc.set_threshold(20_000, 20, 20)
 
 
-def pytest_sessionfinish() -> None:
-    """What is left goes with the process; pytest would look through it five times more."""
-    gc.freeze()
-
-
 def reuse_contexts() -> None:
     """One MLIR context for a hundred programs of a thread, as JAX 0.12 does for ten.
 
@@ -72,34 +67,42 @@ if version("jax")[:5] == "0.10.":
     reuse_contexts()
 
 
-def check_shapes_alone() -> None:
-    """Functions without an annotation of shapes are not wrapped by jaxtyping's import hook.
+def leave_closures_alone() -> None:
+    """Closures are checked by jaxtyping's import hook only where an annotation names a shape.
 
-    It would wrap a closure again each time that it is made, and that is most of what it costs.
+    The hook wraps a closure again each time that it is made, which was half of what all the checks
+    cost. Other types (an integer, a class of ours) are then not checked in closures.
     """
     jaxtyped = jaxtyping.jaxtyped
 
     def chosen(*arguments, **named):
         made = jaxtyped(*arguments, **named)
-        if arguments:  # not the hook's
+        if arguments:  # given a function or "context", so not by the hook
             return made
-        return lambda one: made(one) if inspect.isclass(one) or speaks_of_shapes(one) else one
+        return lambda one: one if is_closure(one) and not names_a_shape(one) else made(one)
 
     jaxtyping.jaxtyped = chosen
 
 
-def speaks_of_shapes(function: Callable) -> bool:
-    """Return whether an annotation of a function holds one of jaxtyping's."""
-    found = list(getattr(function, "__annotations__", {}).values())
+def is_closure(one: object) -> bool:
+    """Return whether this is a function that another one makes."""
+    return inspect.isfunction(one) and "<locals>" in one.__qualname__
+
+
+def names_a_shape(function: Callable) -> bool:
+    """Return whether an annotation of a function holds an array of jaxtyping's, or may hold one."""
+    found = list(inspect.get_annotations(function).values())
     while found:
         one = found.pop()
+        if isinstance(one, str | typing.ForwardRef | typing.TypeVar) or "jaxtyping" in repr(one):
+            return True
         if isinstance(one, type) and issubclass(one, jaxtyping.AbstractArray):
             return True
         found += typing.get_args(one)
     return False
 
 
-check_shapes_alone()
+leave_closures_alone()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -9,7 +9,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from ctrl_jax._typing import Model, Params
-from ctrl_jax.networks.layers.making import Layers, describe, streams
+from ctrl_jax.networks.layers.making import Layers, describe, draw, streams
 from ctrl_jax.networks.lora import LoRA, adapt
 from ctrl_jax.networks.sharding import SCORE, Rules, gathered, in_turn
 
@@ -59,7 +59,7 @@ def as_network(
     graph, abstract = describe(lambda: make(jax.random.key(0)))
 
     def init(key: jax.Array) -> Params:
-        return nnx.to_pure_dict(nnx.state(make(key)))
+        return draw(lambda: make(key))
 
     def apply(params: Params, *arguments: Any, method: str = "__call__", **options: Any) -> Any:
         with in_turn(rules):
@@ -82,7 +82,7 @@ def as_model(make_module: Callable[[nnx.Rngs], nnx.Module], *, has_dropout: bool
     graph, _ = describe(lambda: make_module(streams(default=0)))
 
     def init(key: jax.Array) -> Params:
-        return nnx.to_pure_dict(nnx.state(make_module(streams(default=key))))
+        return draw(lambda: make_module(streams(default=key)))
 
     def apply(params: Params, t, x, *conditions) -> jax.Array:
         with in_turn(SCORE):

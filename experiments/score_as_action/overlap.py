@@ -41,7 +41,7 @@ Old = Literal["scored", "rollout"]
 
 @functools.cache
 def optimum() -> float:
-    """Return the best objective that there is."""
+    """Return the best penalized reward of the Gaussian."""
     return optimal_objective(SPEC.environment())
 
 

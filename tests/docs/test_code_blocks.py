@@ -28,7 +28,7 @@ SMALL = (
     (r"jax\.random\.key\(1\), \d\d+", "jax.random.key(1), 1"),
     (r"\(\d\d, \d\d, (\d)\)", r"(4, 4, \1)"),
     (r"\((\d\d+), (\d)\)", r"(4, \2)"),
-    (r"(MLP\([^\n]*), rngs=rngs\)", r"\1, depth=1, rngs=rngs)"),
+    (r"(MLP\((?![^\n]*depth)[^\n]*), rngs=rngs\)", r"\1, depth=1, rngs=rngs)"),
 )
 
 

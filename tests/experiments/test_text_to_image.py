@@ -318,6 +318,17 @@ def test_a_whole_run_and_another_on_what_it_kept(tmp_path, capsys):
 
 
 @pytest.mark.slow
+def test_a_unet_that_predicts_noise_is_fine_tuned_too(tmp_path):
+    pytest.importorskip("transformers")
+    more = ["--generator.shape", "unet", "--cache", str(tmp_path / "cache")]
+    # The verdicts of a detector of four updates are all the same: the proxy's are not.
+    more += [*tuning("fine-tuning", algorithm="grpo", reward="proxy"), "--out", str(tmp_path / "a")]
+    command(Config, main, [*TINY, *more])
+    metrics = json.loads((tmp_path / "a" / "results.json").read_text())["metrics"]
+    assert metrics["kl/path"] > 1e-6 and 0 <= metrics["success/seen/after"] <= 1
+
+
+@pytest.mark.slow
 def test_a_comparison_says_what_holds(tmp_path):
     pytest.importorskip("transformers")
     more = ["--compare", "--seeds", "2", "--cache", str(tmp_path / "cache"), *tuning("compared")]

@@ -21,7 +21,7 @@ from ctrl_jax.networks.language.block import Block, Linears, Norm
 from ctrl_jax.networks.language.config import DecoderConfig, Learned
 from ctrl_jax.networks.language.mask import causal_mask, positions_of, text_lengths, within
 from ctrl_jax.networks.layers.linear import gradient_turned
-from ctrl_jax.networks.layers.making import describe, streams
+from ctrl_jax.networks.layers.making import describe, draw, streams
 from ctrl_jax.networks.layers.rotary import Rotary, angles
 from ctrl_jax.networks.layers.rotary_scaling import Lengths, depends_on_length
 from ctrl_jax.networks.lora import LoRA, adapt
@@ -163,7 +163,7 @@ def language_model(
     graph, abstract = describe(lambda: make(jax.random.key(0)))
 
     def init(key: Array) -> Params:
-        return nnx.to_pure_dict(nnx.state(make(key)))
+        return draw(lambda: make(key))
 
     def apply(params: Params, tokens: Array, positions=None, mask=None, at=None) -> Array:
         _check(config, tokens, positions, mask)

@@ -1,8 +1,9 @@
 """How the layers of a network are made: one place for types and random streams."""
 
+import contextlib
 import contextvars
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -18,30 +19,51 @@ from ctrl_jax.networks.layers.normalization import GroupNorm, LayerNorm, RMSNorm
 _describing = contextvars.ContextVar("describing", default=False)
 
 
-def describe(make_module: Callable[[], nnx.Module]) -> tuple[Any, Any]:
-    """Return the graph of a module and the shapes of its parameters; nothing is drawn or allocated.
-
-    Args:
-        make_module: builds it from `streams`, of which every draw is the same meanwhile.
-    """
-    token = _describing.set(True)
+@contextlib.contextmanager
+def _described(so: bool) -> Iterator[None]:
+    token = _describing.set(so)
     try:
-        return nnx.split(nnx.eval_shape(make_module))
+        yield
     finally:
         _describing.reset(token)
 
 
+def describe(make_module: Callable[[], nnx.Module]) -> tuple[Any, Any]:
+    """Return the graph of a module and the shapes and types of its parameters, drawing nothing.
+
+    To trace how weights are drawn would be most of the work. So every draw gives the same key
+    meanwhile, and kernels are zeros: a constructor must not depend on values that it drew.
+
+    Args:
+        make_module: builds it; its random streams are those of `streams`.
+    """
+    with _described(True):
+        return nnx.split(nnx.eval_shape(make_module))
+
+
+def draw(make_module: Callable[[], nnx.Module]) -> Any:
+    """Return the parameters of a module, drawn, as nested dictionaries.
+
+    Also within `describe` of another: JAX keeps what it traced there, and would give it later too.
+
+    Args:
+        make_module: builds it.
+    """
+    with _described(False):
+        return nnx.to_pure_dict(nnx.state(make_module()))
+
+
 def undrawn() -> dict[str, Any]:
-    """Return the option ``kernel_init`` of a layer that is only described; none of one that is."""
+    """Return ``{"kernel_init": zeros}`` while a network is described, else nothing."""
     return {"kernel_init": nnx.initializers.zeros_init()} if _describing.get() else {}
 
 
 class Stream(nnx.RngStream):
-    """A random stream that gives the same keys as flax's, whose count is never traced by itself.
+    """A random stream that gives the same keys as flax's, and counts in NumPy.
 
-    Flax's counts within the trace: where a network is described, every draw takes longer than the
-    last. Where the count is an argument of a trace (`nnx.scan`, `nnx.vmap` of split streams) this
-    one is flax's.
+    So a draw adds nothing to a trace but its key; flax's adds its count, and every draw takes
+    longer than the last. Where the count is an argument of a trace (`nnx.scan`, `nnx.vmap` of
+    split streams) this one is flax's.
 
     Args:
         key: of the stream.
@@ -60,7 +82,7 @@ class Stream(nnx.RngStream):
         if isinstance(count, Tracer):
             return super().__call__()
         count = np.asarray(count)
-        self.count.set_raw_value(count + np.uint32(1))
+        self.count.set_raw_value(np.asarray(count + np.uint32(1)))
         return jax.random.fold_in(self.key[...], count)
 
 
@@ -96,7 +118,7 @@ class Layers:
 
     def convolution(self, inputs: int, outputs: int, **options: Any) -> Convolution:
         """Return a convolution; options are those of `Convolution`."""
-        return Convolution(inputs, outputs, **options, **self._types(), **undrawn())
+        return Convolution(inputs, outputs, **(options | undrawn()), **self._types())
 
     def embedding(self, rows: int, width: int) -> nnx.Embed:
         """Return a table of vectors."""

@@ -1,10 +1,12 @@
 """What makes the layers of networks: random streams."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
+from ctrl_jax.networks.functional import as_network
 from ctrl_jax.networks.layers.making import streams
 
 
@@ -48,3 +50,21 @@ def test_streams_go_through_the_transforms_of_flax(use):
     ours, theirs = use(streams(default=3)), use(nnx.Rngs(3))
     np.testing.assert_array_equal(ours, theirs)
     assert not np.array_equal(ours[0], ours[1])
+
+
+def test_a_network_drawn_while_another_is_described_is_drawn_later_too():
+    """JAX keeps what it traced within the constructor, and gives it again."""
+
+    def network():
+        return as_network(lambda layers: layers.linear(3, 2))
+
+    inner = network()
+
+    def outer(layers):
+        jax.eval_shape(inner.init, jax.random.key(0))
+        return layers.linear(2, 2)
+
+    as_network(outer)
+    found, expected = (jax.jit(n.init)(jax.random.key(0))["kernel"] for n in (inner, network()))
+    np.testing.assert_array_equal(found, expected)
+    assert jnp.abs(found).min() > 0
