@@ -72,7 +72,7 @@ class Stream(nnx.RngStream):
 
     def __init__(self, key: Any, *, tag: str):
         super().__init__(key, tag=tag)
-        self.count.set_raw_value(np.zeros(self.key.get_raw_value().shape, np.uint32))
+        self._count_to(np.zeros(self.key.get_raw_value().shape, np.uint32))
 
     def __call__(self) -> jax.Array:
         """Return the next key."""
@@ -82,8 +82,11 @@ class Stream(nnx.RngStream):
         if isinstance(count, Tracer):
             return super().__call__()
         count = np.asarray(count)
-        self.count.set_raw_value(np.asarray(count + np.uint32(1)))
+        self._count_to(count + np.uint32(1))
         return jax.random.fold_in(self.key[...], count)
+
+    def _count_to(self, count: Any) -> None:
+        self.count.set_raw_value(np.asarray(count))  # pyright: ignore[reportArgumentType]
 
 
 def streams(**keys: Any) -> nnx.Rngs:
