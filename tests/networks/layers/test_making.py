@@ -68,3 +68,14 @@ def test_a_network_drawn_while_another_is_described_is_drawn_later_too():
     found, expected = (jax.jit(n.init)(jax.random.key(0))["kernel"] for n in (inner, network()))
     np.testing.assert_array_equal(found, expected)
     assert jnp.abs(found).min() > 0
+
+
+def test_what_is_described_has_the_shapes_and_types_of_what_is_drawn():
+    def block(layers):
+        return nnx.Sequential(layers.linear(3, 2), layers.convolution(2, 4), layers.rms_norm(4))
+
+    network = as_network(block, param_dtype=jnp.bfloat16)
+    drawn = jax.eval_shape(network.init, jax.random.key(0))
+    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), network.shapes) == jax.tree.map(
+        lambda leaf: (leaf.shape, leaf.dtype), drawn
+    )
