@@ -28,6 +28,7 @@ extensions = [
     "sphinx.ext.viewcode",
     "sphinx.ext.intersphinx",
     "plain_docstrings",
+    "notebooks",
     "public_names",
     "study_pages",
 ]
