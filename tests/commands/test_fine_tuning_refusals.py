@@ -59,6 +59,10 @@ def refused(folder, capsys, monkeypatch, options):
         ("--reward ''", "reward: received ''; it is none of the known forms"),
         ("--reward jpeg_size:0", "at least one weight must differ from zero"),
         ("--reward no_such_module:f", "there is no module 'no_such_module'"),
+        (
+            "--reward pick_scor:f",
+            "there is no module of this name; perhaps pickscore is meant",
+        ),
         ("--reward refused_rewards.py:of_all", "leave .py out: refused_rewards:of_all"),
         ("--reward ./refused_rewards.py:of_all", "perhaps refused_rewards:of_all"),
         ("--reward refused_rewards:number", "not a function"),

@@ -148,6 +148,12 @@ def _of_parts(
     raise refuse(option, text, "it is none of the known forms", f"{repair}give {FORMS}")
 
 
+def meant(spec: Spec) -> str:
+    """Return the named reward that a module which is not there was perhaps meant to be, or ""."""
+    near = difflib.get_close_matches(spec.place[0].partition(":")[0], KINDS, 1, cutoff=0.8)
+    return near[0] if near else ""
+
+
 def _split_address(option: str, text: str, rest: str) -> tuple[str, float]:
     """An address and its weight: behind #, because a colon stands before a port."""
     address, mark, weight = rest.partition("#")

@@ -19,7 +19,7 @@ from ctrl_jax._checks import (
     under_names,
 )
 from ctrl_jax._typing import Params
-from ctrl_jax.commands.fine_tuning.reward_spec import Spec, parse_rewards
+from ctrl_jax.commands.fine_tuning.reward_spec import Spec, meant, parse_rewards
 from ctrl_jax.rewards import OutsideReward, PictureReward, ServerOptions
 from ctrl_jax.runtime.run.callables import load_callable
 
@@ -213,7 +213,7 @@ def _load(
             return rewards.server_reward(
                 spec.place[0], options.of_servers, name=spec.name, max_failed=options.max_failed
             )
-        function = load_callable(spec.place[0])
+        function = _function(option, spec)
         if spec.kind == "jax":
             return _made(said, function, *spec.place[1:])
         return rewards.python_reward(
@@ -224,6 +224,16 @@ def _load(
             pause=options.pause,
             max_failed=options.max_failed,
         )
+
+
+def _function(option: str, spec: Spec) -> Callable[..., Any]:
+    try:
+        return load_callable(spec.place[0])
+    except ValueError as error:
+        if not isinstance(error.__cause__, ModuleNotFoundError) or not (near := meant(spec)):
+            raise
+        rule = "there is no module of this name"
+        raise refuse(option, spec.text, rule, f"perhaps {near} is meant") from error
 
 
 def _made(said: str, function: Callable[..., Any], folder: str | None = None) -> PictureReward:
