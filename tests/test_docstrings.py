@@ -17,6 +17,8 @@ ELSEWHERE = re.compile(
     r"|: as (in |for )?`\w+`",
     re.IGNORECASE,
 )
+EQUATION = re.compile(r"(?<![\w)])\((\d{1,2}[a-z]?)\)")
+LABEL = re.compile(r"  \((\d{1,2}[a-z]?)\)\s*$", re.MULTILINE)  # set apart, behind its formula
 VARIADIC = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
 THIRD_PERSON = re.compile(r"[A-Z][a-z]+[^\Ws]s\b")
 
@@ -78,6 +80,8 @@ def faults(member: Any) -> list[str]:
         found.append(f"it does not name {', '.join(missing)}")
     if elsewhere := ELSEWHERE.search(text):
         found.append(f"it sends the reader elsewhere: {elsewhere.group()!r}")
+    if unknown := sorted(set(EQUATION.findall(text)) - set(LABEL.findall(text))):
+        found.append(f"it does not show the equation it names: {', '.join(unknown)}")
     if inspect.isclass(member):
         return found
     if THIRD_PERSON.match(text):
@@ -116,6 +120,23 @@ def _elsewhere(x: int) -> int:
     return x
 
 
+def _no_equation(x: int) -> int:
+    """Return f(1), the solution of (2) and of
+
+        x = x.                                                                             (1)
+
+    Neither (1) nor (3, 4) is a number from elsewhere.
+    """
+    return x
+
+
+def _equation_in_a_sentence(x: int) -> int:
+    """Return x, which solves the equation (1)
+    of another docstring.
+    """
+    return x
+
+
 def _no_result(x: int) -> int:
     """Double x."""
     return 2 * x
@@ -133,6 +154,8 @@ def _no_end(x: int) -> int:
         (_third_person, "imperative: Returns"),
         (_no_parameter, "does not name y"),
         (_elsewhere, "elsewhere"),
+        (_no_equation, "equation it names: 2"),
+        (_equation_in_a_sentence, "equation it names: 1"),
         (_no_result, "does not say what it returns"),
         (_no_end, "no end"),
     ],

@@ -39,7 +39,26 @@ from ctrl_jax.processes import LinearProcess
 
 
 class GaussianSteering(eqx.Module):
-    """The control problem (1) with its exact solution.
+    r"""Steering a diffusion towards a reward when the data are a Gaussian mixture: all is known.
+
+    The data are X_0 ~ \sum_i W_i N(m_i, S_i) with diagonal S_i, the reward is
+    R(x) = -(kappa / 2) |x - c|^2, and maximized over the actions a, from N(0, v(T)), is
+
+        E[R(X_T)] - lambda KL(path || pretrained path),   dX = [-b(T-r) X + g^2 a] dr + g dB,
+
+    b and g those of the process and the score the pretrained action. With k = kappa / lambda, and
+    where the process leaves nothing of the data at T, the optimal terminal law is again a mixture,
+    the tilt p e^{R/lambda} / Z:
+
+        S_q = 1 / (1/S + k),   m_q = S_q (m/S + k c),   log W_q = log W + tilt(m, S) + const,
+        tilt(m, S) = -log(1 + k S) / 2 - k (m - c)^2 / (2 (1 + k S))   summed over coordinates.
+
+    The optimal action is the score of the noised tilt, and the optimal value
+
+        V(t, x) = lambda log \sum_i P(i | x) e^{tilt(M_i, U_i)},
+
+    where N(M_i, U_i) with weight P(i | x) is the law of X_0 given that the state noised to forward
+    time t is x. Methods of the sampler take its own time r = T - t, from 0 (noise) to T (data).
 
     Args:
         process: the forward process.
@@ -52,6 +71,8 @@ class GaussianSteering(eqx.Module):
 
     Raises:
         ValueError: curvature, penalty or a variance is not positive, weights do not sum to one.
+
+    Source: arXiv 2409.08400.
     """
 
     process: LinearProcess
@@ -155,7 +176,7 @@ class GaussianSteering(eqx.Module):
 
         Args:
             policy: slope and intercept of the deviation from the score; `std` (its exploration)
-                changes nothing in (1), whose drift is linear in the action.
+                changes nothing in the objective, as the drift is linear in the action.
             start_moments: first and second raw moment of the start law; those of N(0, v(T)) by
                 default.
             steps: Runge-Kutta steps.

@@ -43,7 +43,18 @@ from ctrl_jax.environments.linear_gaussian import LinearGaussian, Moments
 
 
 class LinearQuadratic(eqx.Module):
-    """The control problem (1) in one dimension, with its exact solution.
+    r"""Discounted linear-quadratic control in one dimension, with its exact solution.
+
+        dX = (A X + B a) dt + (C X + D a) dW,
+        r(x, a) = -(M/2 x^2 + R x a + N/2 a^2 + P x + Q a),
+        eta(pi) = E \int_0^inf e^{-beta s} [r(X, a) - gamma log pi(a|X)] ds.
+
+    With E = B + C D, rho = beta - 2A - C^2 and n = N - k_2 D^2 > 0 the optimum is
+
+        V*(x) = k_2 x^2/2 + k_1 x + k_0,   pi* = N(((k_2 E - R) x + k_1 B - Q)/n, gamma/n),
+        (E^2 + rho D^2) k_2^2 + (M D^2 - 2 E R - rho N) k_2 + R^2 - M N = 0 (smaller root).
+
+    The value of a policy N(K x + b, s^2) is quadratic in x too.
 
     Args:
         A, B: drift per unit of state and of action, in 1 / time.
@@ -55,6 +66,8 @@ class LinearQuadratic(eqx.Module):
 
     Raises:
         ValueError: discount, temperature or N is not positive; the problem has no finite optimum.
+
+    Source: arXiv 2305.18901; Wang, Zariphopoulou and Zhou 2020.
     """
 
     A: Float[Array, ""] = eqx.field(converter=real_as("LinearQuadratic.A", 0))

@@ -31,7 +31,19 @@ from ctrl_jax.environments.linear_gaussian import LinearGaussian, Moments
 
 
 class PairTrading(eqx.Module):
-    """The control problem (1) with its exact solution.
+    r"""Trading the spread of a pair of stocks, log wealth as reward, with its exact solution.
+
+        dX = k (theta - X) dt + eta dW,
+        dv/v = [h m(X) + r] dt + h eta dW,   m(x) = k (theta - x) + eta^2/2 + rho sigma eta,
+
+    X the log-spread, v the wealth, and the action h the fraction of it held in the spread. The
+    state is (log v, x), and maximized is E \int_0^inf e^{-beta s} [log v_s - gamma log pi(h|X)] ds.
+    The optimum is
+
+        pi*(h|x) = N(m(x)/eta^2, gamma beta/eta^2),
+        V*(log v, x) = log v/beta + phi_2 x^2/2 + phi_1 x + phi_0.
+
+    The value of a policy N(K x + b, s^2) has the same form.
 
     Args:
         k: rate of mean reversion, positive, in 1 / time.
@@ -45,6 +57,8 @@ class PairTrading(eqx.Module):
 
     Raises:
         ValueError: an argument is out of range.
+
+    Source: Mudchanatongsuk, Primbs and Wong 2008 (the market); arXiv 2305.18901 (the experiment).
     """
 
     k: Float[Array, ""] = eqx.field(converter=real_as("PairTrading.k", 0))

@@ -1,13 +1,4 @@
-r"""A pendulum with limited torque and noise: a control problem without closed form.
-
-State (angle \theta, 0 upright; velocity \omega), u = torque tanh(a):
-
-    d\theta = \omega dt,  d\omega = (g sin \theta - damping \omega + u) dt + noise dW,     (1)
-    r = cos \theta - 1 - \omega^2/10 - u^2/100 <= 0.                                       (2)
-
-A torque below g must swing the pendulum up in several goes. Feed networks `observe(x)`, in which
-angles one turn apart are one.
-"""
+"""A pendulum with limited torque and noise: a control problem without closed form."""
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -18,7 +9,16 @@ from ctrl_jax._door import at_the_door, real_as
 
 
 class Pendulum(eqx.Module):
-    """The control problem (1), (2).
+    r"""A pendulum with limited torque and noise.
+
+    The state is the angle theta, 0 upright, and the velocity omega; with u = torque tanh(a)
+
+        dtheta = omega dt,   domega = (g sin theta - damping omega + u) dt + noise dW,
+        r = cos theta - 1 - omega^2/10 - u^2/100 <= 0,
+
+    and maximized is E \int_0^inf e^{-beta s} [r - gamma log pi(a|X)] ds. A torque below g must
+    swing the pendulum up in several goes. Feed networks `observe(x)`, in which angles one turn
+    apart are one.
 
     Args:
         gravity: g, positive, in 1 / time^2.
@@ -68,7 +68,7 @@ class Pendulum(eqx.Module):
 
     @at_the_door
     def reward(self, x: Float[Array, "batch 2"], action: Float[Array, "batch 1"]) -> Array:
-        """Return the reward (2) per unit of time, shape (batch,)."""
+        """Return the reward cos theta - 1 - omega^2/10 - u^2/100 per unit of time, (batch,)."""
         effort = self._torque(action) ** 2 / 100
         return jnp.cos(x[:, 0]) - 1 - x[:, 1] ** 2 / 10 - effort
 

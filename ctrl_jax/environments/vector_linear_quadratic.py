@@ -32,7 +32,18 @@ from ctrl_jax.environments.matrix_equations import solve_lyapunov, solve_riccati
 
 
 class VectorLinearQuadratic(eqx.Module):
-    """The control problem (1) with its exact solution.
+    r"""Discounted linear-quadratic control in several dimensions, with its exact solution.
+
+        dX = (A X + B a) dt + Sigma dW,   r(x, a) = -(x^T M x + 2 a^T R x + a^T N a)/2,
+        eta(pi) = E \int_0^inf e^{-beta s} [r(X, a) - gamma log pi(a|X)] ds.
+
+    With P the stabilizing solution of the Riccati equation
+
+        F^T P + P F + M - (P B + R^T) N^{-1} (B^T P + R) = 0,   F = A - beta/2 I,
+
+    the optimum is pi* = N(K x, gamma N^{-1}), K = -N^{-1} (B^T P + R), with the value
+
+        -x^T P x/2 + [gamma log det(2 pi gamma N^{-1}) - tr(Sigma Sigma^T P)]/(2 beta).
 
     Args:
         A: drift of the state (d, d), in 1 / time.
@@ -46,6 +57,8 @@ class VectorLinearQuadratic(eqx.Module):
 
     Raises:
         ValueError: a shape does not fit, N is not positive definite, no finite optimum exists.
+
+    Source: arXiv 2305.18901; Wang, Zariphopoulou and Zhou 2020.
     """
 
     A: Float[Array, "d d"] = eqx.field(converter=real_as("VectorLinearQuadratic.A", 2))

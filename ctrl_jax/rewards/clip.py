@@ -1,11 +1,4 @@
-r"""Rewards of published models that see a picture through a tower of CLIP (2103.00020).
-
-With both embeddings of length one, i of the picture and e of its prompt, they are
-
-    CLIP score     scale max(<i, e>, 0)                                                    (1)
-    PickScore      exp(s) <i, e>,  s of the file: CLIP-H trained on 500 000 choices        (2)
-    HPS v2         <i, e>: CLIP-H trained on 800 000 choices                               (3)
-    aesthetic      A i + b: five linear layers in a row, fitted to marks from 1 to 10       (4)
+"""Rewards of published models that see a picture through a tower of CLIP (2103.00020).
 
 Folders are local, as transformers saves them; nothing is downloaded. The prompts' tower is in
 memory while `PictureReward.encode` runs, and at no other time.
@@ -59,7 +52,10 @@ def clip_score(
     dtype: DTypeLike = jnp.float32,
     remat: bool = False,
 ) -> PictureReward:
-    """Return the CLIP score (1): how well a picture matches its prompt.
+    """Return the CLIP score: how well a picture matches its prompt.
+
+    It is scale max(<i, e>, 0), with i the embedding of the picture and e that of its prompt, both
+    of length one.
 
     Args:
         folder: of any CLIP model: config.json, weights, preprocessor_config.json and tokenizer.
@@ -86,10 +82,11 @@ def clip_score(
 def pick_score(
     folder: str | os.PathLike[str], *, dtype: DTypeLike = jnp.float32, remat: bool = False
 ) -> PictureReward:
-    """Return PickScore (2): which picture people choose for a prompt; around 20 for good ones.
+    """Return PickScore: which picture people choose for a prompt; around 20 for good ones.
 
-    A difference of one is a choice of the better one with odds e to 1. Some training code divides
-    it by 26.
+    It is exp(s) <i, e>, with i the embedding of the picture and e that of its prompt, both of
+    length one, and s the `logit_scale` of the file: CLIP-H trained on 500 000 choices. A difference
+    of one is a choice of the better one with odds e to 1. Some training code divides it by 26.
 
     Args:
         folder: of PickScore_v1, with the preprocessor_config.json and the tokenizer of
@@ -120,9 +117,11 @@ def pick_score(
 def hps(
     folder: str | os.PathLike[str], *, dtype: DTypeLike = jnp.float32, remat: bool = False
 ) -> PictureReward:
-    """Return the Human Preference Score v2 (3); around 0.28, which tables show times 100.
+    """Return the Human Preference Score v2; around 0.28, which tables show times 100.
 
-    Pictures that are no squares are shown whole on black, as in the published code.
+    It is <i, e>, with i the embedding of the picture and e that of its prompt, both of length one:
+    CLIP-H trained on 800 000 choices. Pictures that are no squares are shown whole on black, as in
+    the published code.
 
     Args:
         folder: of HPS v2 or v2.1 in transformers' format, a `CLIPModel`, with the
@@ -152,7 +151,10 @@ def aesthetic(
     dtype: DTypeLike = jnp.float32,
     remat: bool = False,
 ) -> PictureReward:
-    """Return the aesthetic score (4): how people would mark a picture, from 1 to 10.
+    """Return the aesthetic score: how people would mark a picture, from 1 to 10.
+
+    It is A i + b, with i the picture's embedding of length one: five linear layers in a row, fitted
+    to people's marks.
 
     The head's file holds `layers.N.weight` and `layers.N.bias` for N = 0, 2, 4, 6, 7. Whoever has
     it as sac+logos+ava1-l14-linearMSE.pth converts it once, where that file is trusted::

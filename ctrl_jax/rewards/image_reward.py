@@ -1,9 +1,4 @@
-r"""ImageReward (2304.05977): how people rate a picture for a prompt, by a BLIP that reads both.
-
-    R = (h - 0.16717) / 1.03334,                                                            (1)
-
-h the head's number, so that rewards of its authors' pictures have mean zero and variance one.
-"""
+"""ImageReward (2304.05977): how people rate a picture for a prompt, by a BLIP that reads both."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -43,7 +38,10 @@ SAYS_NOTHING = USUAL | {"initializer_range", "type_vocab_size", "encoder_width"}
 def image_reward(
     folder: str | os.PathLike[str], *, dtype: DTypeLike = jnp.float32, remat: bool = False
 ) -> PictureReward:
-    """Return ImageReward (1): how people rate a picture for a prompt; between -2 and 2.
+    """Return ImageReward: how people rate a picture for a prompt; between -2 and 2.
+
+    It is (h - 0.16717) / 1.03334, h the number of the head of a BLIP that reads both, so that
+    rewards of its authors' pictures have mean zero and variance one.
 
     The folder holds med_config.json as published, the tokenizer of bert-base-uncased, and the
     weights, converted once from ImageReward.pt where that file is trusted::

@@ -6,8 +6,8 @@ cosine transform c is divided by the table q of the quality and rounded,
 
     k_uv = round(c_uv / q_uv),   q = clip(floor((s q_50 + 50) / 100), 1, 255),                 (1)
 
-s = 5000 / quality below 50, 200 - 2 quality above. In zigzag order the first number of a block
-(as difference to the block before) and each nonzero one after it (with the number r of zeros
+s = floor(5000 / quality) below 50, else 200 - 2 quality. In zigzag order the first number of a
+block (as difference to the block before) and each nonzero one after it (with the number r of zeros
 before it) are written by a Huffman code and by its own n = floor(log2 |k|) + 1 bits,
 
     bits = \sum_blocks [code(n_0) + n_0 + \sum_{k != 0} (code(r mod 16, n) + n + 11 or 10 for every
@@ -118,7 +118,15 @@ class Plane(NamedTuple):
 
 
 def jpeg_size(pictures: Float[Array, "batch h w 3"], quality: int = 95) -> Float[Array, " batch"]:
-    """Return the size (2) of pictures as JPEG files of Pillow, in kilobytes of 1000 bytes.
+    r"""Return the size of pictures as JPEG files of Pillow, in kilobytes of 1000 bytes.
+
+        (1.004 ceil(bits / 8) + 625) / 1000,
+
+    with 1.004 for the byte 0 after every byte 255 in a file, and 625 bytes of tables and sizes.
+    What libjpeg and Pillow do by default is followed: the luma, and chroma planes of half the size,
+    are cut into blocks of 8 x 8, and the cosine transform of each is divided by the table of the
+    quality and rounded. A number k != 0, the first of a block less that of the block before, takes
+    the bits of its Huffman code in the standard's Annex K and floor(log2 |k|) + 1 of its own.
 
     Args:
         pictures: in [0, 1]; what lies beyond is cut.
@@ -131,6 +139,8 @@ def jpeg_size(pictures: Float[Array, "batch h w 3"], quality: int = 95) -> Float
 
     Raises:
         ValueError: `pictures` are none, or there is no such quality.
+
+    Source: ITU-T T.81 (1992); as a reward Black et al. 2305.13301.
     """
     luma, blue, red = map(_bits, _planes(pictures, quality))
     bits = luma + blue + red

@@ -1,15 +1,5 @@
-r"""Resizing of pictures as Pillow does it, which is how image towers are fed.
+"""Resizing of pictures as Pillow does it, which is how image towers are fed.
 
-Pixel i of n has its center at i + 1/2. With s = max(n / m, 1) the output pixel j of m is
-
-    y_j = \sum_i w_ij x_i / \sum_i w_ij,   w_ij = k((i + 1/2 - (j + 1/2) n / m) / s),      (1)
-
-k the kernel, stretched by s where the picture shrinks (which keeps what is finer than the new
-pixels out of it): 1 - |d| for "bilinear"; for "bicubic" Keys' cubic with a = -1/2. The width comes
-first, then the height; after each the values are cut to [0, 1] and rounded to 1/255, since Pillow
-keeps bytes. (From version 13 on Pillow begins with the height where that shrinks more than the
-width, which then changes some bytes by a few.) The derivative passes through the rounding as if it
-were not there.
 Source: Keys 1981 (equation 15); Pillow's Resample.c.
 """
 
@@ -33,7 +23,18 @@ def resize(
     *,
     kernel: Kernel = "bicubic",
 ) -> Float[Array, "batch height width channels"]:
-    """Return pictures in another size, by (1), as ``PIL.Image.resize`` gives them.
+    r"""Return pictures in another size, as ``PIL.Image.resize`` gives them.
+
+    Pixel i of n has its center at i + 1/2. With s = max(n / m, 1) the output pixel j of m is
+
+        y_j = \sum_i w_ij x_i / \sum_i w_ij,   w_ij = k((i + 1/2 - (j + 1/2) n / m) / s),
+
+    k the kernel, stretched by s where the picture shrinks (which keeps what is finer than the new
+    pixels out of it): 1 - |d| below 1 for "bilinear"; for "bicubic" Keys' cubic with a = -1/2. The
+    width comes first, then the height; after each the values are cut to [0, 1] and rounded to
+    1/255, since Pillow keeps bytes. (From version 13 on Pillow begins with the height where that
+    shrinks more than the width, which then changes some bytes by a few.) The derivative passes
+    through the rounding as if it were not there.
 
     Args:
         pictures: in [0, 1].
@@ -44,6 +45,8 @@ def resize(
     Raises:
         ValueError: `pictures` are none, a size is no whole number above zero, or the kernel is of
             another name.
+
+    Source: Keys 1981, equation 15; Pillow's Resample.c.
     """
     pictures = read_pictures("pictures", pictures, channels=None)
     check_count("height", height, most=LARGEST)

@@ -79,17 +79,39 @@ CHOICES = {
 
 @dataclasses.dataclass(frozen=True)
 class OccupationConfig:
-    """How trajectories become samples of the occupation measure, and what is estimated there.
+    r"""How trajectories become samples of the occupation measure, and what is estimated there.
+
+    The occupation measure is the law of X at a time of law Exp(beta). At its samples the policy
+    learns from q - gamma log pi(a|x), and the critic V from a target. With h the step and delta_i
+    an estimate of q at step i and gamma times the policy's entropy there, the targets are
+
+        martingale:           V_i + h \sum_k e^{-beta k h} delta_{i+k},
+        temporal_difference:  V_i + h \sum_k e^{-(beta + 1/l) k h} delta_{i+k},
+
+    and q itself is estimated from the step to x' by
+
+        difference:   r + (e^{-beta h} V(x') - V(x)) / h,
+        pathwise:     difference - \nabla V(x) . \sigma dW / h,
+        generator:    r + b . \nabla V + tr(\sigma \sigma^T \nabla^2 V)/2 - beta V,
+        generalized:  \sum_k e^{-(beta + 1/l) k h} delta_{i+k} - gamma entropy_i, by differences.
 
     Args:
-        occupation: `stopping` and `discounting` are above; `uniform` draws times uniformly, the
-            habit of discrete-time algorithms, which are biased by it.
-        draws: times per trajectory; not for `discounting`, which takes every step.
-        estimator: of q: `pathwise` (needs the simulator's noise), `generator` (needs its drift and
-            diffusion, and a critic with two derivatives), `difference` or `generalized`.
-        memory: l of (3) and of the generalized estimator, in units of time; for these only.
-        value_loss: (2) or (3).
+        occupation: "stopping" draws times of law Exp(beta) below the horizon; "discounting" weights
+            every step by e^{-beta t}; "uniform" draws times uniformly, the habit of discrete-time
+            algorithms, which are biased by it.
+        draws: times per trajectory; not for "discounting", which takes every step.
+        estimator: of q: "pathwise" (needs the simulator's noise), "generator" (needs its drift b
+            and diffusion \sigma, and a critic with two derivatives), "difference" or "generalized".
+        memory: l, in units of time, of the temporal difference and the generalized estimator; for
+            these only.
+        value_loss: the target, "martingale" or "temporal_difference".
         value_epochs: gradient steps of the critic per batch, each on all samples.
+
+    Raises:
+        ValueError: a choice has another name, a number is not positive, or one is set that the
+            choices do not read.
+
+    Source: arXiv 2305.18901, sections 3-4; Jia and Zhou 2022.
     """
 
     occupation: Literal["stopping", "discounting", "uniform"] = "stopping"

@@ -57,15 +57,30 @@ UNUSED = {
 class ProximalConfig:
     """How far and how hard one batch moves the policy.
 
+    With A = q - gamma log pi under the old policy pi and its occupation measure d, an update
+    maximizes over the new policy pi'
+
+        E_{d, pi}[(pi'/pi) A] - gamma E_d KL(pi' || pi) - C D,
+
+    or clips the ratio pi'/pi and has no C D. After an update that leads to D above
+    (1 + tolerance) target the step is halved, in the policy's parameters, until it does not, and C
+    grows; after one with D below (1 - tolerance) target C shrinks.
+
     Args:
-        penalty: the divergence D of (2), or `clipped` for clipped ratios without one.
-        target: delta, in sqrt(nat) or in nats; this and the next three are for penalties.
-        tolerance: epsilon, in (0, 1).
+        penalty: what D is, "sqrt_kl" for E_d sqrt(KL(pi' || pi)) or "linear_kl" for
+            E_d KL(pi' || pi); "clipped" for clipped ratios without one.
+        target: of D, in sqrt(nat) or in nats; this and the next three are for penalties.
+        tolerance: half-width of the interval around the target, as a share of it, in (0, 1).
         factor: by which C grows and shrinks, above 1.
         start: first C, in units of the reward per time and per unit of D.
-        clip: half-width of the interval of the ratio, for `clipped` only.
-        rounding: epsilon inside the root, in nats, for `sqrt_kl` only.
+        clip: half-width of the interval of the ratio, for "clipped" only.
+        rounding: added to the divergence inside the root, in nats, for "sqrt_kl" only.
         epochs: optimizer steps per update, each on all samples.
+
+    Raises:
+        ValueError: a number is out of range, or is set and not read with this penalty.
+
+    Source: arXiv 2305.18901, section 4, algorithm 2.
     """
 
     penalty: Literal["sqrt_kl", "linear_kl", "clipped"] = "sqrt_kl"

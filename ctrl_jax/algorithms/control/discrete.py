@@ -41,7 +41,16 @@ def make_discrete_policy_gradient(
     trace: float = 0.95,
     occupation: OccupationConfig = DEFAULT_OCCUPATION,
 ) -> Algorithm:
-    """Return the advantage actor-critic of discrete time, with the generalized advantages (1).
+    r"""Return the advantage actor-critic of discrete time, with generalized advantages.
+
+    The policy follows E[\nabla log pi(a|x) A] with the advantages
+
+        A_i = \sum_k (e^{-beta h} trace)^k h delta_{i+k},
+        delta_i = r_i + gamma entropy_i + (e^{-beta h} V_{i+1} - V_i) / h,
+
+    of the chain with step h, where in the first term entropy_i is -log pi(a_i|x_i). The critic's
+    targets are V_i and the same sum with the entropy. Times are uniform along trajectories, not
+    discounted.
 
     Args:
         problem: what to control.
@@ -57,6 +66,8 @@ def make_discrete_policy_gradient(
 
     Raises:
         ValueError: trace is not in (0, 1), `occupation` sets what discrete time decides.
+
+    Source: arXiv 1506.02438.
     """
     rule = _per_step(problem, gradient_rule(policy_model, optimizer), standardize=False)
     samples = discrete_occupation(problem, trace, occupation)
@@ -77,7 +88,16 @@ def make_discrete_ppo(
     epochs: int = 10,
     occupation: OccupationConfig = DEFAULT_OCCUPATION,
 ) -> Algorithm:
-    """Return PPO of discrete time: clipped ratios with standardized generalized advantages (1).
+    r"""Return PPO of discrete time: clipped ratios with standardized generalized advantages.
+
+    The policy ascends E min(ratio A, clip(ratio, 1 - clip, 1 + clip) A) with A the standardized
+
+        A_i = \sum_k (e^{-beta h} trace)^k h delta_{i+k},
+        delta_i = r_i + gamma entropy_i + (e^{-beta h} V_{i+1} - V_i) / h,
+
+    of the chain with step h, where in the first term entropy_i is -log pi(a_i|x_i). The critic's
+    targets are V_i and the same sum with the entropy. Times are uniform along trajectories, not
+    discounted.
 
     Args:
         problem: what to control.
@@ -95,6 +115,8 @@ def make_discrete_ppo(
 
     Raises:
         ValueError: trace is not in (0, 1), `occupation` sets what discrete time decides.
+
+    Source: Schulman et al. 2017 (arXiv 1707.06347); the advantages arXiv 1506.02438.
     """
     config = ProximalConfig(penalty="clipped", clip=clip, epochs=epochs)
     # Without the exact second term of CPPO, which PPO does not have.

@@ -104,7 +104,24 @@ class Scoring(NamedTuple):
 
 
 def generalized_advantage(trace: float) -> AdvantageFn:
-    """Return the advantage (1); `trace` in [0, 1]: 0 trusts the value, 1 the trajectory."""
+    r"""Return the generalized advantage of a value network, for `make_control`.
+
+        A_i = \sum_k trace^k [V(t_{i+k+1}, x_{i+k+1}) - lambda KL_{i+k} - V(t_{i+k}, x_{i+k})],
+
+    with the reward R in the place of V at the end.
+
+    Args:
+        trace: in [0, 1]: 0 trusts the value, 1 the trajectory.
+
+    Returns:
+        ``advantage(problem, rollout, rewards, values)``, shape (steps, batch), in units of the
+        reward.
+
+    Raises:
+        ValueError: trace is not in [0, 1]; of the function returned, there are no values.
+
+    Source: arXiv 1506.02438; of a path penalty arXiv 2409.08400.
+    """
     check_fraction("trace", trace)
 
     def advantages(problem, rollout, rewards, values):
@@ -127,7 +144,14 @@ def make_control(
     scoring: Scoring | None = None,
     update: PolicyUpdate = DEFAULT_POLICY_UPDATE,
 ) -> Control:
-    """Return the algorithm of this module's page for any surrogate and advantage.
+    r"""Return the actor-critic with the score as the action, for any surrogate and advantage.
+
+    A step rolls out the policy, asks for the rewards R, estimates the advantage A_i of every
+    transition, takes minibatch updates of the policy, then fits the value network if there is one.
+    With KL_i the step's divergence from the reference, both descend means over steps i of
+
+        policy:  surrogate(ratio_i, A_i) + lambda KL_i(mu_theta),
+        value:   (R - lambda \sum_{j >= i} KL_j - V(t_i, x_i))^2 / 2.
 
     Args:
         problem: what to control.
@@ -146,6 +170,8 @@ def make_control(
     Raises:
         ValueError: the minibatches do not fit the solver steps, or there is no critic where the
             surrogate or the advantage reads one.
+
+    Source: arXiv 2409.08400.
     """
     if critic is None and surrogate.gradient_at is not None:
         rule = f"the surrogate reads the value's gradient at {surrogate.gradient_at!r}"

@@ -118,10 +118,16 @@ class PolicyUpdate:
 class Surrogate(NamedTuple):
     """What the policy descends, and what that needs.
 
+    The log-ratio of new and old policy at a step that was made with the noise z is
+
+        log pi / pi_old = d . z - |d|^2 / 2,   d = (action_gain / std) (mu - mu_old),
+
+    with mu and mu_old their predictions, and action_gain and std those of the solver's step.
+
     Fields:
         loss: ``loss(rows, score, log_ratio)`` returns one number per row of `Transitions`, from the
-            policy's prediction there and its log-ratio (1). ``rows.actions`` are here those of the
-            old policy.
+            policy's prediction there and its log-ratio. ``rows.actions`` are here those of the old
+            policy.
         clip: where it clips ratios, for the metric ppo/clip_fraction; None where it does not.
         bound: divergence from the old policy, in nats, beyond which it gives no gradient that leads
             farther, for the metric ppo/mask_fraction; None where it has none.

@@ -36,7 +36,16 @@ from ctrl_jax.solvers.reverse_solver import check_first_time
 
 
 class DiffusionControl(eqx.Module):
-    """The problem (1).
+    r"""The problem of fine-tuning a diffusion model: a sampler steered under a path penalty.
+
+    The reversal of `process` is simulated on `grid` from x_0 ~ N(0, start_std^2), with what a
+    policy predicts, mu(t, x, c), in the place of the score. Maximized is
+
+        E[R(x_n, c)] - lambda E \sum_i KL_i(x_i),   KL_i = rate_i |mu - s_pre|^2 / 2,
+
+    with c the conditions, s_pre what the reference predicts at the same state, and of the step
+    x' = state_gain x + action_gain mu + std z the rate_i = (action_gain / std)^2, so that KL_i is
+    the divergence of the step in nats, exactly. With a `window` the sum is over its steps.
 
     Args:
         process: the forward process.
@@ -63,6 +72,8 @@ class DiffusionControl(eqx.Module):
         ValueError: the solver's steps have no density, the grid is not increasing, the penalty is
             negative, the prediction is not known, or nothing is left of the data where the grid
             starts and the prediction does not tell of them, or the window does not fit the grid.
+
+    Source: arXiv 2409.08400.
     """
 
     process: LinearProcess

@@ -1,13 +1,6 @@
-r"""Preference optimization of a language model on pairs of answers, offline.
+"""Preference optimization of a language model on pairs of answers, offline.
 
-With the log-ratio rho = log pi(y|x) - log pi_ref(y|x) of either answer y to a prompt x, summed over
-the tokens of y and its end token, one descends
-
-    sum_i w_i loss(rho_w, rho_l, ...)_i / sum_i w_i                                        (1)
-
-over the pairs i of a batch: for instance `preference.dpo`, or `preference.mallows_theta` with the
-dispersion phi(x) of opinions on x. `answer_scores` says how the log-ratios are computed. A batch
-that weighs nothing has a gradient of zero, and its metrics are NaN.
+`answer_scores` says how the log-ratios of answers are computed.
 
 Source: Rafailov et al. 2023 (arXiv 2305.18290); Mallows: Chen et al. 2024 (arXiv 2405.14953).
 """
@@ -79,19 +72,31 @@ def make_lm_preference(
     loss_fn: ScoreLoss,
     config: LMPreference | None = None,
 ) -> Algorithm:
-    """Return the algorithm of (1); its batch is `PreferenceRows`.
+    r"""Return preference optimization on pairs of answers; its batch is `PreferenceRows`.
+
+    With the log-ratio rho = log pi(y|x) - log pi_ref(y|x) of either answer y to a prompt x, summed
+    over the tokens of y and its end token, one descends
+
+        \sum_i w_i loss(rho_w, rho_l, ...)_i / \sum_i w_i
+
+    over the pairs i of a batch: for instance `preference.dpo`, or `preference.mallows_theta` with
+    the dispersion phi(x) of opinions on x. A batch that weighs nothing has a gradient of zero, and
+    its metrics are NaN.
 
     Args:
         model: the policy; its ``init`` returns the pretrained parameters
             (``model._replace(init=lambda key: params)``).
         optimizer: of what is trained.
-        loss_fn: see `ScoreLoss`. Losses of the whole batch (KTO's KL, AOT) are of its part under
-            accumulation.
+        loss_fn: ``loss_fn(scores)`` returns one value per pair from `AnswerScores`, for instance
+            ``lambda scores: preference.dpo(*scores.log_ratios, beta=0.1)``. Losses of the whole
+            batch (KTO's KL, AOT) are of its part under accumulation.
         config: how a batch is used.
 
     Raises:
         ValueError: `adapters_only` of a model without adapters; in the step, rows that `accumulate`
             does not divide.
+
+    Source: Rafailov et al. 2023 (arXiv 2305.18290); Mallows: Chen et al. 2024 (arXiv 2405.14953).
     """
     config = config or LMPreference()
     if config.adapters_only and not lora.split(model.shapes)[0]:

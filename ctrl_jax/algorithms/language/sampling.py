@@ -1,12 +1,4 @@
-r"""Answers of a language model, and how far its answers are from another model's.
-
-Along an answer y drawn from pi, of a fixed number of tokens,
-
-    \sum_t KL(pi(.|x, y_{<t}) || pi_ref(.|x, y_{<t}))                                      (1)
-
-has the mean KL(pi(.|x) || pi_ref(.|x)), by the chain rule. Every term is summed over the whole
-vocabulary, so it is never negative and varies less than the log-ratio of the drawn tokens.
-"""
+"""Answers of a language model, and how far its answers are from another model's."""
 
 import jax
 import jax.numpy as jnp
@@ -69,7 +61,15 @@ def divergence_along(
     prompts: Int[Array, "batch prompt"],
     answers: Int[Array, "batch length"],
 ) -> Float[Array, " batch"]:
-    """Return (1) in nats; its mean over answers drawn from `params` at temperature 1 is the KL.
+    r"""Return the divergence of two models along answers, in nats.
+
+    Of an answer y to a prompt x it is
+
+        \sum_t KL(pi(.|x, y_{<t}) || pi_ref(.|x, y_{<t})).
+
+    By the chain rule its mean over answers of a fixed number of tokens, drawn from pi at
+    temperature 1, is KL(pi(.|x) || pi_ref(.|x)). Every term is summed over the whole vocabulary, so
+    it is never negative and varies less than the log-ratio of the drawn tokens.
 
     Args:
         model: of both policies.
@@ -94,7 +94,7 @@ def divergence_at(
     tokens: Int[Array, "batch tokens"],
     places: Int[Array, "batch places"],
 ) -> Float[Array, "batch places"]:
-    """Return the terms of (1): KL(pi || pi_ref) of the token that follows each of these places.
+    """Return KL(pi || pi_ref) of the token that follows each of these places, in nats.
 
     Args:
         model: of both policies.

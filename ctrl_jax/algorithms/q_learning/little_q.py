@@ -32,14 +32,36 @@ from ctrl_jax.algorithms.q_learning.updates import EpisodeUpdates
 
 @dataclasses.dataclass(frozen=True)
 class QLearningConfig:
-    """How a batch of episodes is used.
+    r"""How a batch of episodes is used.
+
+    With the value J, the policy pi = N(mu, theta/(2 g^2) I), q = theta log pi and the running
+    reward r, the updates move along
+
+        value:   \sum_i A_i \nabla J_i,        policy:  \sum_i A_i \nabla log pi_i,
+        A_i = \sum_{j >= i} trace^{j-i} delta_j,   delta_i = J_{i+1} - J_i + (r_i - q_i) dt_i.
+
+    Of the noise in them two parts are known, and can be taken out without moving the mean:
+
+        pathwise:  that of the state, delta_i - \nabla J_i . std_i z_i;
+        gradient:  beside it that of the action, in closed form: the policy moves along
+                   \sum_i [2 rate_i dt_i (s_i - mu_i) + action_gain_i \nabla J_{i+1}] . \nabla mu_i,
+
+    with s the estimated score, rate = g^2, and action_gain and std those of the solver's step.
 
     Args:
         online: update after every step of the episodes, not after the last.
         epochs: updates per batch of whole episodes; 1 for `online`.
-        estimator: which known noise is removed from the updates, `residuals`.
-        trace: in [0, 1], decay of (1) there; 0 for `online`.
+        estimator: which known noise is removed from the updates: "pathwise", "gradient", or
+            "difference" for none, as in the paper.
+        trace: in [0, 1], decay of the residuals that an update sums, which with "gradient" only
+            that of the value does; 0 for `online`.
         average_decay: decay per step of the moving average of the policy's parameters; 0 for none.
+
+    Raises:
+        ValueError: a number is out of range, there is no such estimator, or `online` comes with
+            several epochs or a trace.
+
+    Source: arXiv 2409.04832, section 4, for "difference".
     """
 
     online: bool = False

@@ -65,7 +65,19 @@ class Coefficients(NamedTuple):
 
 
 class RewardDirection(eqx.Module):
-    """The problem (2).
+    r"""The problem of a sampler directed by a reward, the score s known through estimates only.
+
+    The reversal of `process` is driven by an action a ~ pi(. | r, x) in the place of the score,
+
+        dX = [-b(T-r) X + g^2 a] dr + g dB      (or g^2 a/2 and no dB: the probability flow),
+
+    and maximized over the laws pi is
+
+        w E[h(X_T)] - E \int g^2 |s - a|^2 dr + theta E \int entropy(pi) dr.
+
+    The optimum is N(s + \nabla J*/2, theta/(2 g^2) I), on the flow with \nabla J*/4. On a grid
+    g^2 dt is (action_gain / std)^2 of the solver's step; where a step has no noise, g^2 is that of
+    its middle.
 
     Args:
         process: the forward process.
@@ -78,11 +90,14 @@ class RewardDirection(eqx.Module):
         solver: `EulerMaruyama()` or `ExponentialEuler()`; on a flow their deterministic steps.
         probability_flow: whether the sampler is the ODE.
         start_std: standard deviation of the start law; the process's prior by default.
-        paired: whether the penalty is a product of two estimates, at twice their cost.
+        paired: whether |s - a|^2 is the product (s_1 - a) . (s_2 - a) of two independent
+            estimates, which their variance does not bias, at twice their cost.
 
     Raises:
         ValueError: the grid does not increase, weight or temperature is not positive, or an SDE's
             solver has no noise.
+
+    Source: arXiv 2409.04832.
     """
 
     process: LinearProcess
@@ -138,7 +153,11 @@ class RewardDirection(eqx.Module):
         return Coefficients(time, dt, self.process.diffusion(time - dt / 2) ** 2, kernel)
 
     def action_std(self, rate: Float[Array, "*steps"]) -> Float[Array, "*steps"]:
-        """Return the standard deviation of the optimal action, (3)."""
+        """Return the standard deviation sqrt(theta/(2 g^2)) of the optimal action.
+
+        Args:
+            rate: g^2, per unit of time.
+        """
         return jnp.sqrt(self.temperature / (2 * rate))
 
     def start(self, key: Array, batch: Batch) -> Float[Array, "batch ..."]:

@@ -1,15 +1,7 @@
-r"""Consistency models, distilled from a score model or trained from data alone (2303.01469).
+"""Consistency models, distilled from a score model or trained from data alone (2303.01469).
 
-Each step noises a batch of data to times t and pairs each state with its neighbor at the time s
-one level below: with a `teacher` by a step of its probability-flow ODE (distillation), without one
-by the same data and noise (training). It minimizes
-
-    E w(t, s) d(f_theta(t, x_t), f_{theta^-}(s, x_s)),                                   (1)
-
-theta^- a moving average of theta without gradient, `RunState.reference`. Levels u in [0, 1] are
-even in tau^{1/7}, tau = std / a; t is drawn from u >= 1/N and s lies 1/N below. N starts at
-`first_levels` and doubles now and then: few levels learn fast with a bias of order 1/N, many have
-little bias and much variance.
+The number N of levels grows during training: few levels learn fast with a bias of order 1/N, many
+have little bias and much variance.
 Source: arXiv 2303.01469, algorithms 2-3; 2310.14189 for the doubling, theta^- = theta
 (target_decay = 0), the weights and the robust distance.
 """
@@ -87,7 +79,18 @@ def make_consistency_training(
     teacher: ScoreFn | None = None,
     weighting: Callable[[Array, Array], Array] | None = None,
 ) -> Algorithm:
-    """Return the algorithm of (1); its batch is a `DataBatch`.
+    """Return the training of a consistency model f_theta; its batch is a `DataBatch`.
+
+    Each step noises the data to times t and pairs each state x_t with its neighbor x_s one level
+    below: with a `teacher` by a step of its probability-flow ODE (distillation), without one by the
+    same data and noise (training). It minimizes
+
+        E w(t, s) d(f_theta(t, x_t), f_{theta^-}(s, x_s)),
+
+    theta^- a moving average of theta without gradient, `RunState.reference`. With m the mean over
+    the coordinates of the squared difference, d is m, or sqrt(m + c^2) - c for huber = c. Levels u
+    in [0, 1] are even in tau^{1/7}, tau = std / a; t is drawn from u >= 1/N and s lies 1/N below. N
+    is `first_levels` at first and doubles now and then.
 
     Args:
         process: the forward process.
@@ -97,6 +100,9 @@ def make_consistency_training(
         config: levels, target and distance.
         teacher: score function to distil; by default the model is trained from data alone.
         weighting: ``w(t, s)`` of shape (batch,); `time_weighting.inverse_gap` by default.
+
+    Source: Song et al. 2023 (arXiv 2303.01469), algorithms 2-3; arXiv 2310.14189 for the doubling,
+    theta^- = theta, the weights and the robust distance.
     """
     config = config or ConsistencyConfig()
     time_of_level = level_times(process, end=end)

@@ -1,13 +1,4 @@
-r"""Training a diffusion model by denoising score matching (2402.07487, section 4).
-
-Each step noises a batch of data to times drawn by `sample_times` and minimizes
-
-    E w(t) |std s_theta(t, x_t) + noise|^2,  x_t = a x_0 + std noise.                     (1)
-
-w = 1 weighs noise predictions equally; w = 1 / a^2 does the same for velocity predictions of a
-variance-preserving process. Where the model has dropout, each step draws its mask anew; the
-averaged parameters are meant for `Model.apply`, which has none.
-"""
+"""Training a diffusion model by denoising score matching (2402.07487, section 4)."""
 
 import functools
 from collections.abc import Callable
@@ -65,7 +56,15 @@ def make_score_pretraining(
     weighting: Callable[[Array], Array] | None = None,
     average_decay: float = 0.999,
 ) -> Algorithm:
-    """Return the algorithm of (1); its batch is a `DataBatch`.
+    """Return training by denoising score matching; its batch is a `DataBatch`.
+
+    Each step noises the data, d numbers each, to times t drawn by `sample_times` and minimizes
+
+        E w(t) |std s_theta(t, x_t) + noise|^2 / d,   x_t = a x_0 + std noise.
+
+    w = 1 weighs noise predictions equally; w = 1 / a^2 does the same for velocity predictions of a
+    variance-preserving process. Where the model has dropout, each step draws its mask anew; the
+    averaged parameters are meant for `Model.apply`, which has none.
 
     Args:
         process: the forward process.
@@ -74,6 +73,8 @@ def make_score_pretraining(
         sample_times: ``sample_times(key, batch)`` returns forward times (batch,).
         weighting: w(t); 1 by default.
         average_decay: decay per step of the moving average of the parameters.
+
+    Source: arXiv 2402.07487, section 4.
     """
 
     check_decay("average_decay", average_decay)

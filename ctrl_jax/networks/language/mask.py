@@ -1,13 +1,8 @@
 """Which token sees which, in rows that hold one text, several, or a prompt with several answers.
 
 A mask is true at [row, i, j] where token i sees token j. Rows are described by two numbers per
-token: the text it belongs to, and its branch there, 0 for the trunk. Token i sees j where
-
-    j <= i,   text_i = text_j,   branch_j = 0 or branch_j = branch_i,                      (1)
-
-so that every branch reads the trunk and itself, as if it were alone. ``[prompt | chosen |
-rejected]`` is one text with branches 0, 1, 2: the prompt is computed once. A token's position is
-the number of tokens it sees besides itself, in any of these rows.
+token: the text it belongs to, and its branch there, 0 for the trunk. A token's position is the
+number of tokens it sees besides itself, in any of these rows.
 """
 
 import jax.numpy as jnp
@@ -35,7 +30,14 @@ def causal_mask(batch: int, tokens: int) -> Bool[Array, "batch tokens tokens"]:
 def text_mask(
     texts: Int[Array, "batch tokens"], branches: Int[Array, "batch tokens"] | None = None
 ) -> Bool[Array, "batch tokens tokens"]:
-    """Return the mask (1).
+    """Return the mask of rows that hold one text or several, with branches or without.
+
+    It is true at [row, i, j] where token i sees token j,
+
+        j <= i,   text_i = text_j,   branch_j = 0 or branch_j = branch_i,
+
+    so that every branch reads the trunk and itself, as if it were alone. ``[prompt | chosen |
+    rejected]`` is one text with branches 0, 1, 2: the prompt is computed once.
 
     Args:
         texts: the number of each token's text; padding is a text of its own, such as -1.

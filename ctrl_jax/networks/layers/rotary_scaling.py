@@ -69,7 +69,16 @@ class Llama3Scaling:
         check_annotated(self, "Llama3Scaling")
 
     def rates(self, plain: np.ndarray, base: float, lengths: Lengths) -> np.ndarray:
-        """Return (1), s linear in the turns over the original length."""
+        """Return (1 - s_i) w_i / factor + s_i w_i, s linear in the turns n_i = length w_i / 2 pi.
+
+        Args:
+            plain: w_i, the rates without scaling, in radians per position, (half,).
+            base: not read.
+            lengths: not read.
+
+        Returns:
+            Rates of plain's shape; s is 0 up to `low` turns and 1 from `high` turns on.
+        """
         del base, lengths
         turns = self.length * plain / (2 * math.pi)
         kept = np.clip((turns - self.low) / (self.high - self.low), 0.0, 1.0)
@@ -101,7 +110,17 @@ class YarnScaling:
         check_annotated(self, "YarnScaling")
 
     def rates(self, plain: np.ndarray, base: float, lengths: Lengths) -> np.ndarray:
-        """Return (1), s linear in the number of the rotation."""
+        """Return (1 - s_i) w_i / factor + s_i w_i, s linear in the number i of the rotation.
+
+        Args:
+            plain: w_i, the rates without scaling, in radians per position, (half,).
+            base: of the powers that the plain rates are.
+            lengths: not read.
+
+        Returns:
+            Rates of plain's shape; s is 1 where rotations turn more than `fast` times over the
+            original length, 0 where they turn fewer than `slow` times.
+        """
         del lengths
         half = len(plain)
 
@@ -135,7 +154,16 @@ class DynamicScaling:
         check_annotated(self, "DynamicScaling")
 
     def rates(self, plain: np.ndarray, base: float, lengths: Lengths) -> np.ndarray | Array:
-        """Return (2)."""
+        """Return w_i g^(-i/(half - 1)), g = factor max(n / length, 1) - (factor - 1).
+
+        Args:
+            plain: w_i, the rates without scaling, in radians per position, (half,).
+            base: not read.
+            lengths: n, tokens of the text, one number or one for each token (batch, tokens).
+
+        Returns:
+            Rates (half,), or one row for each length.
+        """
         del base
         number, xp = _numbers(lengths)
         growth = self.factor * xp.maximum(number / self.length, 1.0) - (self.factor - 1)
@@ -168,7 +196,16 @@ class LongScaling:
         check_annotated(self, "LongScaling")
 
     def rates(self, plain: np.ndarray, base: float, lengths: Lengths) -> np.ndarray | Array:
-        """Return (3)."""
+        """Return w_i / short_i in texts of up to `length` tokens, w_i / long_i in longer ones.
+
+        Args:
+            plain: w_i, the rates without scaling, in radians per position, (half,).
+            base: not read.
+            lengths: tokens of the text, one number or one for each token (batch, tokens).
+
+        Returns:
+            Rates (half,), or one row for each length.
+        """
         del base
         number, xp = _numbers(lengths)
         short, long = (

@@ -1,17 +1,6 @@
-r"""What a program will need of a device's memory, known before it runs.
+"""What a program will need of a device's memory, known before it runs.
 
-The compiler says it of a compiled program, for shapes alone: no array is made. What is there all
-the time are its arguments, those that are donated being used again for its results; beside them
-stand the results that have no such place, and what the program needs in between,
-
-    total = arguments + results - donated + temporaries.                                   (1)
-
-`fitting_chunks` looks for the fewest pieces in which a step fits: pieces divide what lies in
-between, not the arguments, so that of a step in c pieces which needs x in one
-
-    total(c) >= arguments + results - donated + x / c,                                     (2)
-
-and numbers of pieces that this rules out are never compiled.
+The compiler says it of a compiled program, for shapes alone: no array is made.
 """
 
 import dataclasses
@@ -32,6 +21,12 @@ REFUSED = re.compile(r"Used ([\d.]+)([KMGT]) of|\(([\d.]+)([KMGT])\) exceeds ava
 class MemoryPlan:
     """What a compiled program needs of each device, in bytes.
 
+        total = arguments + results - donated + temporaries
+
+    What is there all the time are its arguments, those that are donated being used again for its
+    results; beside them stand the results that have no such place, and what the program needs in
+    between.
+
     Args:
         arguments: state, weights and batch.
         results: what it returns.
@@ -51,7 +46,7 @@ class MemoryPlan:
 
     @property
     def total(self) -> int:
-        """(1)."""
+        """Arguments + results - donated + temporaries."""
         return self.standing + self.temporaries
 
 
@@ -123,7 +118,12 @@ def fitting_chunks(
 ) -> tuple[int, MemoryPlan]:
     """Return the fewest chunks in which a step fits into memory, and what it needs in them.
 
-    A candidate is compiled only where (2) does not rule it out.
+    Chunks divide what a step needs in between, not its arguments. So if x bytes of temporaries are
+    needed in the fewest chunks, c_0, then
+
+        total(c) >= arguments + results - donated + x c_0 / c,
+
+    and a candidate that this rules out is not compiled, unless it is the last.
 
     Args:
         plan_of: what the step needs in so many chunks, as by `memory_plan`.
