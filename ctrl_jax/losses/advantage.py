@@ -32,7 +32,20 @@ ROUNDING = 16
 def returns_to_go(
     running: Float[Array, "steps batch"], terminal: Float[Array, " batch"]
 ) -> Float[Array, "steps batch"]:
-    """Return (3): terminal plus the running rewards from each step on."""
+    """Return the return to go at every step, G_i = V_n + sum_{j >= i} r_j.
+
+    Args:
+        running: running reward r_i of each step (not per unit of time), shape (steps, batch).
+        terminal: terminal reward V_n, shape (batch,).
+
+    Returns:
+        Shape (steps, batch), in units of the reward.
+
+    Raises:
+        ValueError: the shapes do not fit each other.
+
+    Source: arXiv 2305.18901, section 3.
+    """
     return terminal[None] + jnp.cumsum(running[::-1], axis=0)[::-1]
 
 
@@ -44,16 +57,24 @@ def generalized(
     *,
     trace: float,
 ) -> Float[Array, "steps batch"]:
-    """Return (2), the exponentially traced differences of the value.
+    """Return the generalized advantage A_i = sum_{k >= 0} trace^k delta_{i+k} at every step.
+
+    delta_i = V_{i+1} + r_i - V_i, with V_n the terminal reward. A_i is delta_i where trace = 0 and
+    the return to go less V_i where trace = 1.
 
     Args:
-        values: V(t_i, x_i) for i < n.
-        running: running reward of each step.
-        terminal: terminal reward, which stands for V_n.
+        values: V_i = V(t_i, x_i) for i < n, shape (steps, batch).
+        running: running reward r_i of each step (not per unit of time), of the same shape.
+        terminal: terminal reward, which stands for V_n, shape (batch,).
         trace: in [0, 1]: 0 trusts the value, 1 trusts the trajectory.
 
+    Returns:
+        Shape (steps, batch), in units of the reward.
+
     Raises:
-        ValueError: trace is not in [0, 1].
+        ValueError: trace is not in [0, 1], or the shapes do not fit each other.
+
+    Source: arXiv 1506.02438; in continuous time arXiv 2305.18901, section 3.
     """
     check_fraction("trace", trace)
     next_values = jnp.concatenate([values[1:], terminal[None]])

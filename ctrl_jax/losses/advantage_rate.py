@@ -41,14 +41,25 @@ def difference_quotient(
     dt: Float[Array, ""] | float,
     discount: Float[Array, ""] | float,
 ) -> Float[Array, "*batch"]:
-    """Return (2).
+    """Return r + (e^{-beta h} V(x') - V(x)) / h, the rate of advantage estimated from one step.
+
+    Its mean is q(x, a) + O(h), with the rate of advantage q, and its variance
+    |sigma^T grad V|^2 / h, with the diffusion sigma, grows as the step h shrinks.
 
     Args:
         value: V(x).
-        next_value: V(x').
+        next_value: V(x'), at the end of the step.
         reward: r(x, a), per unit of time.
         dt: length h of the step.
         discount: beta, in 1 / time.
+
+    Returns:
+        One value per transition, in units of the reward per time.
+
+    Raises:
+        ValueError: dt is not positive, or the shapes differ.
+
+    Source: arXiv 2305.18901, section 3; Jia and Zhou 2023 (JMLR 24, 161).
     """
     check_positive("dt", dt)
     return reward + (jnp.exp(-discount * dt) * next_value - value) / dt
@@ -64,15 +75,27 @@ def pathwise(
     dt: Float[Array, ""] | float,
     discount: Float[Array, ""] | float,
 ) -> Float[Array, "*batch"]:
-    r"""Return (3).
+    """Return the rate of advantage estimated from one step, without its martingale noise.
+
+    r + (e^{-beta h} V(x') - V(x)) / h - grad V(x) . sigma dW / h, with sigma dW what the noise
+    moved in the step: its mean is q(x, a) + O(h), with the rate of advantage q, and its variance
+    does not grow as the step h shrinks.
 
     Args:
         value: V(x).
-        next_value: V(x').
+        next_value: V(x'), at the end of the step.
         reward: r(x, a), per unit of time.
-        martingale: \nabla V(x) . \sigma dW, by `martingale_increment`.
+        martingale: grad V(x) . sigma dW, by `martingale_increment`.
         dt: length h of the step.
         discount: beta, in 1 / time.
+
+    Returns:
+        One value per transition, in units of the reward per time.
+
+    Raises:
+        ValueError: dt is not positive, or the shapes differ.
+
+    Source: arXiv 2305.18901, section 3; Jia and Zhou 2023 (JMLR 24, 161).
     """
     plain = difference_quotient(value, next_value, reward, dt=dt, discount=discount)
     return plain - martingale / dt
@@ -100,14 +123,25 @@ def generalized(
     discount: Float[Array, ""] | float,
     memory: Float[Array, ""] | float,
 ) -> Float[Array, "steps batch"]:
-    """Return (4) at every step of trajectories.
+    """Return sum_{k >= 0} e^{-(beta + 1/l) k h} q_{i+k} at every step i, with the rates q_i.
+
+    The longer the memory l, the less it needs the value and the larger is its variance.
 
     Args:
-        rates: (2) or (3) at every step. Those of later steps must include what the policy earns by
-            its entropy, or their mean is not zero.
+        rates: q_i of one step each, by `difference_quotient` or `pathwise`, shape (steps, batch).
+            Those of later steps must include what the policy earns by its entropy, or their mean is
+            not zero.
         dt: length h of the steps.
         discount: beta, in 1 / time.
         memory: l, in units of time; 0 returns `rates`.
+
+    Returns:
+        Shape (steps, batch), in units of the reward per time.
+
+    Raises:
+        ValueError: dt is not positive, the discount is not finite, or there is no step.
+
+    Source: arXiv 2305.18901, section 3; Jia and Zhou 2023 (JMLR 24, 161).
     """
     check_positive("dt", dt)
     check_finite("discount", discount)
@@ -130,15 +164,25 @@ def generator(
     *,
     discount: Float[Array, ""] | float,
 ) -> Float[Array, " batch"]:
-    """Return (1) exactly, from the known coefficients at (x, a): no noise and no step.
+    """Return q = r + b . grad V + tr(sigma sigma^T hess V)/2 - beta V, the exact rate of advantage.
+
+    It is made of the known coefficients at (x, a): no noise and no step.
 
     Args:
-        value_fn: V, twice differentiable.
-        x: states.
-        drift: b(x, a).
-        diffusion: sigma(x, a).
-        reward: r(x, a), per unit of time.
+        value_fn: V, twice differentiable; ``value_fn(x)`` has shape (batch,).
+        x: states, shape (batch, d).
+        drift: b(x, a), of the same shape.
+        diffusion: sigma(x, a), shape (batch, d, k).
+        reward: r(x, a), per unit of time, shape (batch,).
         discount: beta, in 1 / time.
+
+    Returns:
+        Shape (batch,), in units of the reward per time.
+
+    Raises:
+        ValueError: the shapes do not fit each other.
+
+    Source: arXiv 2305.18901, section 3; Jia and Zhou 2023 (JMLR 24, 161).
     """
     drift, diffusion = drift.astype(x.dtype), diffusion.astype(x.dtype)
     value, growth = jax.jvp(value_fn, (x,), (drift,))

@@ -4,7 +4,8 @@ A model meets f(t, x_t) = f(s, x_s) along the probability-flow ODE if, for neigh
 
     E w d(f(t, x_t), f^-(s, x_s)) -> min,                                                (1)
 
-with f^- a copy that is held fixed and d the squared difference or, robust against outliers,
+with f^- a copy that is held fixed and d the squared difference |p - q|^2, a mean over coordinates,
+or, robust against outliers,
 
     d(p, q) = sqrt(|p - q|^2 + c^2) - c.                                                 (2)
 
@@ -39,16 +40,24 @@ def distillation(
     huber: float | None = None,
     weights: Float[Array, " batch"] | None = None,
 ) -> Float[Array, " batch"]:
-    """Return loss (1) of a model that learns from a teacher's trajectories.
+    """Return the loss w d(f(t, x_t), f^-(s, x_s)) of a model that learns from a teacher.
+
+    d is the mean square m of the difference over coordinates or, robust against outliers,
+    sqrt(m + c^2) - c with c = huber.
 
     Args:
-        prediction: f(t, x_t).
-        target: f^-(s, x_s), x_s by `teacher_step`, held fixed by the caller.
-        huber: c of (2) per root of the dimension; by default d is the mean squared difference.
+        prediction: f(t, x_t), shape (batch, ...).
+        target: f^-(s, x_s), x_s by `teacher_step`, of the same shape, held fixed by the caller.
+        huber: c, in units of the data; by default d is m.
         weights: w of each example; 1 by default.
 
+    Returns:
+        One value per example, shape (batch,).
+
     Raises:
-        ValueError: huber is not positive.
+        ValueError: huber is not positive, or a shape does not fit.
+
+    Source: Song et al. 2023 (arXiv 2303.01469), theorem 1; arXiv 2310.14189 (huber).
     """
     return _distance(prediction, target, huber, weights)
 
@@ -61,16 +70,25 @@ def training(
     huber: float | None = 1e-3,
     weights: Float[Array, " batch"] | None = None,
 ) -> Float[Array, " batch"]:
-    """Return loss (1) of a model that learns from data alone.
+    """Return the loss w d(f(t, x_t), f^-(s, x_s)) of a model that learns from data alone.
+
+    d is the mean square m of the difference over coordinates or, robust against outliers,
+    sqrt(m + c^2) - c with c = huber.
 
     Args:
-        prediction: f(t, x_t).
-        target: f^-(s, x_s), x_s made of the same data and noise (4), held fixed by the caller.
-        huber: c of (2) per root of the dimension; None for the mean squared difference.
+        prediction: f(t, x_t), x_t = a_t x_0 + std_t noise, shape (batch, ...).
+        target: f^-(s, x_s), x_s = a_s x_0 + std_s noise of the same data and noise, s < t, of the
+            same shape, held fixed by the caller.
+        huber: c, in units of the data; None for m.
         weights: w of each example; 1 by default.
 
+    Returns:
+        One value per example, shape (batch,).
+
     Raises:
-        ValueError: huber is not positive.
+        ValueError: huber is not positive, or a shape does not fit.
+
+    Source: Song et al. 2023 (arXiv 2303.01469), theorem 2; arXiv 2310.14189 (huber).
     """
     return _distance(prediction, target, huber, weights)
 
@@ -85,18 +103,23 @@ def teacher_step(
     *,
     order: int = 2,
 ) -> Float[Array, "batch *dims"]:
-    """Return x_s, one step of the ODE (3) from x_t.
+    """Return x_s, one step of the teacher's probability-flow ODE from x_t.
+
+    In y = x / a and tau = std / a the ODE is dy = noise dtau, with the noise = -std score of the
+    teacher; Euler's step is x_s = a_s (x_t / a_t + (tau_s - tau_t) noise).
 
     Args:
-        process: the forward process.
-        score_fn: the teacher's score.
+        process: the forward process, of scale a and standard deviation std.
+        score_fn: the teacher's score, ``score_fn(t, x)``.
         x_t: states, shape (batch, ...).
-        t: their times.
+        t: their times, shape () or (batch,).
         s: times of the result, below t.
         order: 1 for Euler's step in tau (DDIM), 2 for Heun's, with two evaluations.
 
     Raises:
-        ValueError: the order is neither 1 nor 2.
+        ValueError: the order is neither 1 nor 2, or a shape does not fit.
+
+    Source: Song et al. 2023 (arXiv 2303.01469), section 4, for every process.
     """
     if order not in (1, 2):
         raise refuse("teacher_step.order", order, "it must be 1 or 2", "give 1 (Euler) or 2 (Heun)")

@@ -65,12 +65,20 @@ def policy_gradient(
     *,
     weights: Float[Array, " batch"] | None = None,
 ) -> Float[Array, " batch"]:
-    """Return -log_prob * advantage, whose gradient is the score-function estimate (1).
+    """Return -log_prob * advantage, whose gradient estimates minus the gradient of the return.
+
+    It is -grad log pi(a|x) A, the score-function estimate, with the action a drawn from pi.
 
     Args:
-        log_prob: log-density of the action taken (a log-ratio to constants serves as well).
-        advantage: estimate of the advantage, in units of the reward.
+        log_prob: log-density log pi(a|x) of the action taken (a log-ratio to constants serves as
+            well), shape (batch,).
+        advantage: estimate A of the advantage, in units of the reward, shape (batch,).
         weights: optional weight of each example.
+
+    Raises:
+        ValueError: the shapes differ.
+
+    Source: arXiv 2305.18901.
     """
     return weighted(-log_prob * advantage, weights)
 
@@ -109,17 +117,19 @@ def masked_surrogate(
     bound: float,
     weights: Float[Array, " batch"] | None = None,
 ) -> Float[Array, " batch"]:
-    """Return (6), -ratio A, and 0 where the divergence is beyond a bound and would grow.
+    """Return -ratio A, and 0 where the divergence is beyond a bound and would grow.
+
+    ratio = e^log_ratio and A = advantage; it is 0 where kl > bound and log_ratio A > 0.
 
     Args:
-        log_ratio: log pi - log pi_old of the action taken.
+        log_ratio: log pi - log pi_old of the action taken, shape (batch,).
         advantage: estimate of the advantage under pi_old, in units of the reward.
         kl: KL(pi_old || pi) at each state, in nats.
         bound: divergence up to which every step has a gradient, in nats; positive.
         weights: optional weight of each example.
 
     Raises:
-        ValueError: the bound is not positive.
+        ValueError: the bound is not positive, or the shapes differ.
 
     Source: Ping et al. 2606.11025.
     """
@@ -138,13 +148,20 @@ def leaves(
     *,
     bound: float,
 ) -> Bool[Array, " batch"]:
-    """Return where (6) is 0: the divergence is beyond the bound and the gradient leads farther.
+    """Return where the divergence is beyond a bound and the gradient leads farther.
+
+    That is where kl > bound and log_ratio advantage > 0; there `masked_surrogate` is 0.
 
     Args:
-        log_ratio: log pi - log pi_old of the action taken.
+        log_ratio: log pi - log pi_old of the action taken, shape (batch,).
         advantage: estimate of the advantage under pi_old.
         kl: KL(pi_old || pi) at each state, in nats.
         bound: of the divergence, in nats.
+
+    Raises:
+        ValueError: the shapes differ.
+
+    Source: Ping et al. 2606.11025.
     """
     return (kl > bound) & (log_ratio * advantage > 0)
 
@@ -159,18 +176,22 @@ def sqrt_kl_surrogate(
     epsilon: float = 1e-6,
     weights: Float[Array, " batch"] | None = None,
 ) -> Float[Array, " batch"]:
-    """Return (3), the surrogate penalized by the root of the divergence (5).
+    """Return C (sqrt(KL + epsilon) - sqrt(epsilon)) - ratio A, the surrogate penalized by sqrt(KL).
+
+    ratio = e^log_ratio; epsilon makes the root smooth at KL = 0.
 
     Args:
-        log_ratio: log pi' - log pi of the action taken.
-        advantage: rate of advantage less gamma log pi, in units of the reward per time.
+        log_ratio: log pi' - log pi of the action taken, shape (batch,).
+        advantage: A, rate of advantage less gamma log pi, in units of the reward per time.
         kl: KL(pi' || pi) at each state, in nats.
         penalty: C, in units of the advantage per sqrt(nat).
         epsilon: rounds the kink off, in nats; positive, far below the square of the target.
         weights: optional weight of each example.
 
     Raises:
-        ValueError: the penalty is negative or epsilon not positive.
+        ValueError: the penalty is negative or epsilon not positive, or the shapes differ.
+
+    Source: arXiv 2305.18901.
     """
     check_non_negative("penalty", penalty)
     check_positive("epsilon", epsilon)
@@ -187,17 +208,19 @@ def linear_kl_surrogate(
     penalty: Float[Array, ""] | float,
     weights: Float[Array, " batch"] | None = None,
 ) -> Float[Array, " batch"]:
-    """Return C KL - ratio advantage (4), the surrogate penalized by the divergence.
+    """Return the surrogate penalized by the divergence, C KL - ratio A, with ratio = e^log_ratio.
 
     Args:
-        log_ratio: log pi' - log pi of the action taken.
-        advantage: rate of advantage less gamma log pi, in units of the reward per time.
+        log_ratio: log pi' - log pi of the action taken, shape (batch,).
+        advantage: A, rate of advantage less gamma log pi, in units of the reward per time.
         kl: KL(pi' || pi) at each state, in nats.
         penalty: C, in units of the advantage per nat.
         weights: optional weight of each example.
 
     Raises:
-        ValueError: the penalty is negative.
+        ValueError: the penalty is negative, or the shapes differ.
+
+    Source: arXiv 2305.18901.
     """
     check_non_negative("penalty", penalty)
     return weighted(penalty * kl - jnp.exp(log_ratio) * advantage, weights)
@@ -246,11 +269,23 @@ def value_gradient(
     *,
     weights: Float[Array, " batch"] | None = None,
 ) -> Float[Array, " batch"]:
-    r"""Return -<gradient, mean>, whose gradient in the policy is (2).
+    """Return -<gradient, mean>, whose gradient in the policy is one step's of minus the return.
+
+    The gradient of the return is E int g^2 (d mu / d theta)^T grad V dt, mu being the mean of the
+    policy's action; of it a step has the part (d mean / d theta)^T grad V. The noise of the action
+    is not in it.
 
     Args:
         mean: conditional mean of the next state under the policy, shape (batch, ...).
-        gradient: \nabla V at the next state, of the same shape, held fixed.
+        gradient: grad V at the next state, of the same shape, held fixed.
         weights: optional weight of each example.
+
+    Returns:
+        One value per example, shape (batch,).
+
+    Raises:
+        ValueError: the shapes differ.
+
+    Source: arXiv 2409.08400.
     """
     return weighted(-sum_each(mean * gradient), weights)

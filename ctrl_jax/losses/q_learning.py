@@ -67,15 +67,23 @@ def martingale_residual(
     dt: Float[Array, "*#batch"] | float,
     weights: Float[Array, "*#batch"] | None = None,
 ) -> Float[Array, "*batch"]:
-    """Return the residual (2) of each transition.
+    """Return the residual delta_i = J_{i+1} - J_i + (r_i - q_i) dt_i of each transition.
+
+    It is an increment of J(t, X_t) + int_0^t (r - q) ds, a martingale where J and q are the optimal
+    value and rate of advantage: there its conditional mean is O(dt^2).
 
     Args:
-        value: J(t_i, x_i).
-        next_value: J(t_{i+1}, x_{i+1}); the terminal reward after the last step.
+        value: J_i = J(t_i, x_i).
+        next_value: J_{i+1}; the terminal reward after the last step.
         reward: r_i, per unit of time.
         q: rate of advantage of the action taken, per unit of time.
         dt: length of the step.
         weights: optional weight of each transition.
+
+    Raises:
+        ValueError: dt is not finite, or a shape does not fit.
+
+    Source: arXiv 2409.04832, sections 3-4; Jia and Zhou 2023 (JMLR 24, 161).
     """
     if not getattr(dt, "ndim", 0):
         check_finite("dt", dt)
@@ -89,15 +97,21 @@ def moment(
     *,
     weights: Float[Array, "*#batch"] | None = None,
 ) -> Float[Array, "*batch"]:
-    r"""Return -\delta_i f_i, the residual held fixed, whose descent is the update by (3).
+    """Return -delta_i f_i, the residual delta_i held fixed: descent is the update of q-learning.
 
-    The gradient in the parameters of f is the moment condition with xi = grad f: take f = J_i for
-    the value and f = log pi_i for the policy.
+    Its gradient in the parameters of f is -xi_i delta_i with xi = grad f, and descent solves the
+    moment condition E sum_i xi_i delta_i = 0: take f = J_i for the value and f = log pi_i for the
+    policy.
 
     Args:
-        residual: (2), or a sum of it over the steps that follow.
+        residual: delta_i by `martingale_residual`, or a sum of it over the steps that follow.
         test: f_i, a function of the parameters.
         weights: optional weight of each transition.
+
+    Raises:
+        ValueError: a shape does not fit.
+
+    Source: arXiv 2409.04832, sections 3-4; Jia and Zhou 2023 (JMLR 24, 161).
     """
     return weighted(-jax.lax.stop_gradient(residual) * test, weights)
 
@@ -112,15 +126,22 @@ def squared(
     dt: Float[Array, "*#batch"] | float,
     weights: Float[Array, "*#batch"] | None = None,
 ) -> Float[Array, "*batch"]:
-    """Return half the square of J_{i+1} - J_i + (r_i - q_i) dt (4), the next value held fixed.
+    """Return half the square of J_{i+1} - J_i + (r_i - q_i) dt_i, the next value held fixed.
+
+    Were the next value differentiated too, the minimum would be a flat J, whatever the reward.
 
     Args:
-        value: J(t_i, x_i).
-        next_value: J(t_{i+1}, x_{i+1}); the terminal reward after the last step.
+        value: J_i = J(t_i, x_i).
+        next_value: J_{i+1}; the terminal reward after the last step.
         reward: r_i, per unit of time.
         q: rate of advantage of the action taken, per unit of time.
         dt: length of the step.
         weights: optional weight of each transition.
+
+    Raises:
+        ValueError: dt is not finite, or a shape does not fit.
+
+    Source: arXiv 2409.04832, sections 3-4; Jia and Zhou 2023 (JMLR 24, 161).
     """
     fixed = jax.lax.stop_gradient(next_value)
     residual = martingale_residual(value, fixed, reward, q, dt=dt)

@@ -39,12 +39,20 @@ def explicit(
     *,
     weights: Float[Array, " batch"] | None = None,
 ) -> Float[Array, " batch"]:
-    r"""Return loss (1) per example.
+    """Return the explicit score-matching loss lambda |s - grad log p_t|^2 / d per example.
 
     Args:
-        score: s(t, x_t).
-        target: the true score \nabla log p_t(x_t).
+        score: s(t, x_t), shape (batch, ...), of d coordinates per example.
+        target: the true score grad log p_t(x_t), of the same shape.
         weights: lambda(t) of each example; 1 by default.
+
+    Returns:
+        One value per example, shape (batch,).
+
+    Raises:
+        ValueError: a shape does not fit.
+
+    Source: arXiv 2402.07487, section 4.
     """
     return weighted(mean_each(jnp.square(score - target)), weights)
 
@@ -56,12 +64,22 @@ def implicit(
     *,
     weights: Float[Array, " batch"] | None = None,
 ) -> Float[Array, " batch"]:
-    """Return loss (2) per example.
+    """Return the implicit score-matching loss lambda (|s|^2 + 2 div s) / d per example.
+
+    In expectation it is lambda |s - grad log p_t|^2 / d up to a constant, without the true score.
 
     Args:
-        score: s(t, x_t).
-        divergence: div s(t, x_t), for instance by `solvers.jacobian_trace.exact`.
+        score: s(t, x_t), shape (batch, ...), of d coordinates per example.
+        divergence: div s(t, x_t), for instance by `solvers.jacobian_trace.exact`, shape (batch,).
         weights: lambda(t) of each example; 1 by default.
+
+    Returns:
+        One value per example, shape (batch,).
+
+    Raises:
+        ValueError: a shape does not fit.
+
+    Source: Hyvarinen 2005.
     """
     return weighted(mean_each(jnp.square(score)) + 2 * divergence / score[0].size, weights)
 
@@ -74,15 +92,25 @@ def sliced(
     direction: Float[Array, "batch *dims"] | None = None,
     weights: Float[Array, " batch"] | None = None,
 ) -> Float[Array, " batch"]:
-    """Return loss (3) per example.
+    """Return the sliced score-matching loss lambda (|s|^2 + 2 v^T J v) / d per example, J = ds/dx.
+
+    Over directions v with E v v^T = I its mean is lambda (|s|^2 + 2 div s) / d, the implicit loss.
 
     Args:
-        score: s(t, x_t).
-        curvature: v^T J v along a random direction v, by `solvers.jacobian_trace.projected`.
-            Rademacher directions give it the least variance.
+        score: s(t, x_t), shape (batch, ...), of d coordinates per example.
+        curvature: v^T J v along a random direction v, by `solvers.jacobian_trace.projected`, shape
+            (batch,). Rademacher directions give it the least variance.
         direction: v itself, to put the estimate (v^T s)^2 in the place of |s|^2, as the loss was
             first stated; its variance is larger.
         weights: lambda(t) of each example; 1 by default.
+
+    Returns:
+        One value per example, shape (batch,).
+
+    Raises:
+        ValueError: a shape does not fit.
+
+    Source: Song et al. 2019.
     """
     square = mean_each(jnp.square(score))
     if direction is not None:
@@ -98,13 +126,25 @@ def denoising(
     *,
     weights: Float[Array, " batch"] | None = None,
 ) -> Float[Array, " batch"]:
-    """Return loss (4) per example with lambda = std^2 times `weights`.
+    """Return the denoising score-matching loss weights |std s + noise|^2 / d per example.
+
+    That is lambda |s + noise / std|^2 / d with lambda = std^2 weights, where -noise / std is the
+    score of the kernel from x_0 to x_t = a x_0 + std noise. In expectation it is
+    lambda |s - grad log p_t|^2 / d up to a constant.
 
     Args:
-        score: s(t, x_t).
-        noise: the standard normal that made x_t.
+        score: s(t, x_t), shape (batch, ...), of d coordinates per example.
+        noise: the standard normal that made x_t, of the same shape.
         std: sqrt(v(t)), shape (batch,).
         weights: lambda(t) / v(t) of each example (`time_weighting.relative`); 1 by default.
+
+    Returns:
+        One value per example, shape (batch,).
+
+    Raises:
+        ValueError: a shape does not fit.
+
+    Source: Vincent 2011.
     """
     return weighted(mean_each(jnp.square(expand(std, score) * score + noise)), weights)
 

@@ -23,12 +23,20 @@ def martingale(
     *,
     weights: Float[Array, " batch"] | None = None,
 ) -> Float[Array, " batch"]:
-    """Return (return_to_go - value)^2 / 2, loss (1) at one time.
+    """Return the martingale loss at one time, (G_i - V(t_i, x_i))^2 / 2.
+
+    The value of a policy makes V(t, X_t) + int_0^t r ds a martingale. So it is the mean of the
+    return to go given the state, at which the loss is least; G_i needs whole trajectories.
 
     Args:
-        value: V(t_i, x_i), in units of the reward.
-        return_to_go: terminal reward plus running rewards from t_i on.
+        value: V(t_i, x_i), in units of the reward, shape (batch,).
+        return_to_go: G_i, terminal reward plus running rewards from t_i on, shape (batch,).
         weights: optional weight of each example.
+
+    Raises:
+        ValueError: the shapes differ.
+
+    Source: Jia and Zhou 2022 (JMLR 23, 154), sections 3-4; arXiv 2305.18901.
     """
     return weighted(jnp.square(return_to_go - value) / 2, weights)
 
@@ -41,12 +49,17 @@ def temporal_difference(
     *,
     weights: Float[Array, " batch"] | None = None,
 ) -> Float[Array, " batch"]:
-    """Return (next_value + running_reward - value)^2 / 2, loss (2).
+    """Return the squared temporal difference (V(t_{i+1}, x_{i+1}) + r_i dt - V(t_i, x_i))^2 / 2.
 
     Args:
-        value: V(t_i, x_i).
-        next_value: V(t_{i+1}, x_{i+1}), held fixed.
+        value: V(t_i, x_i), in units of the reward, shape (batch,).
+        next_value: V(t_{i+1}, x_{i+1}), held fixed by the caller.
         running_reward: reward of the step, r_i dt.
         weights: optional weight of each example.
+
+    Raises:
+        ValueError: the shapes differ.
+
+    Source: Jia and Zhou 2022 (JMLR 23, 154), sections 3-4; arXiv 2305.18901.
     """
     return weighted(jnp.square(next_value + running_reward - value) / 2, weights)

@@ -31,17 +31,22 @@ def mmd(
     *,
     bandwidths: Float[Array, " kernels"] | None = None,
 ) -> Float[Array, ""]:
-    """Return the unbiased estimate of the squared MMD (1) for Gaussian kernels.
+    """Return the unbiased estimate of MMD^2 = E k(X, X') - 2 E k(X, Y) + E k(Y, Y') of two samples.
+
+    The kernel k is the mean of Gaussian ones, exp(-|x - y|^2 / (2 h^2)). Pairs of a point with
+    itself are left out: where the laws are equal estimates scatter around zero, below it too.
 
     Args:
         x: one sample, shape (n, ...), n at least 2; memory grows as n m.
         y: the other, shape (m, ...), m at least 2.
-        bandwidths: h of each kernel, whose mean is k; by default one, the median distance between
-            two different points of both samples together.
+        bandwidths: h of each kernel, in units of the samples; by default one, the median distance
+            between two different points of both samples together.
 
     Raises:
         ValueError: fewer than two points in a sample, coordinates that differ in number, or a
             bandwidth that is not positive.
+
+    Source: Gretton et al. 2012, lemma 6.
     """
     x, y = _centered("mmd", x, y)
     between, within_x, within_y = _squares(x, y), _squares(x, x), _squares(y, y)

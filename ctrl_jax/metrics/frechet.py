@@ -2,17 +2,15 @@ r"""The Frechet distance of two samples through features, and their moments in o
 
 Fit a Gaussian to the features of each sample. The squared W_2 distance of N(m, S) and N(m', S') is
 
-    d^2 = |m - m'|^2 + tr S + tr S' - 2 tr (S^{1/2} S' S^{1/2})^{1/2},                   (1)
+    d^2 = |m - m'|^2 + tr S + tr S' - 2 tr (S^{1/2} S' S^{1/2})^{1/2},
 
 which with the features of an Inception network is known as FID. The last trace is the sum of the
 singular values of S^{1/2} S'^{1/2}; found so, a singular covariance costs no digits. Moments are
-merged pairwise (n = n_1 + n_2, delta = m_2 - m_1, C the scatter about the mean):
+merged pairwise (`Moments.merge`), so a large set streams through in batches. All in float64 on the
+host. The estimate is biased upwards for small samples, by about tr S (1/n + 1/m) and more: compare
+equal sizes only.
 
-    m = m_1 + (n_2 / n) delta,   C = C_1 + C_2 + (n_1 n_2 / n) delta delta^T,            (2)
-
-so a large set streams through in batches. All in float64 on the host. The estimate is biased
-upwards for small samples, by about tr S (1/n + 1/m) and more: compare equal sizes only.
-Source: Dowson and Landau 1982; Heusel et al. 2017; Chan, Golub and LeVeque 1983 (2).
+Source: Dowson and Landau 1982; Heusel et al. 2017; Chan, Golub and LeVeque 1983 (moments).
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -49,10 +47,16 @@ class Moments(NamedTuple):
         return self.scatter / (self.number - 1)
 
     def merge(self, other: "Moments") -> "Moments":
-        """Return the moments (2) of this set and another together.
+        """Return the moments of this set and another together.
+
+        With n = n_1 + n_2, delta = m_2 - m_1 and the scatter C about the mean m,
+
+            m = m_1 + (n_2 / n) delta,   C = C_1 + C_2 + (n_1 n_2 / n) delta delta^T.
 
         Args:
             other: moments of other examples, of as many features.
+
+        Source: Chan, Golub and LeVeque 1983.
         """
         number = self.number + other.number
         delta = other.mean - self.mean
@@ -92,7 +96,11 @@ def feature_moments(
 
 
 def frechet(x: Samples, y: Samples, feature_fn: FeatureFn | None = None) -> float:
-    """Return the squared Frechet distance (1) of two samples.
+    """Return the squared Frechet distance of two samples, known as FID for features of Inception.
+
+    |m - m'|^2 + tr S + tr S' - 2 tr (S^{1/2} S' S^{1/2})^{1/2} of the means m, m' and covariances
+    S, S' of their features: the squared W_2 distance of the Gaussians fitted to them. It is biased
+    upwards for small samples: compare equal sizes only.
 
     Args:
         x: one sample, shape (n, ...).
@@ -102,6 +110,8 @@ def frechet(x: Samples, y: Samples, feature_fn: FeatureFn | None = None) -> floa
 
     Raises:
         ValueError: fewer than two examples, or features of different or wrong shapes.
+
+    Source: Dowson and Landau 1982; Heusel et al. 2017.
     """
     if feature_fn is None:
         x, y = read_host("frechet.x", x), read_host("frechet.y", y)
@@ -112,17 +122,20 @@ def frechet(x: Samples, y: Samples, feature_fn: FeatureFn | None = None) -> floa
 
 
 def frechet_to(y: Moments) -> Callable[[Samples], float]:
-    """Return ``distance(x)``, the squared Frechet distance (1) of samples (n, ...) to `y`.
+    """Return ``distance(x)``, the squared Frechet distance of samples (n, ...) to the moments `y`.
 
-    The root of the covariance of y is taken once, and that of x never: with X the centered
-    samples over (n - 1)^{1/2}, the last trace of (1) is the sum of the singular values of
-    X S'^{1/2}.
+    |m - m'|^2 + tr S + tr S' - 2 tr (S^{1/2} S' S^{1/2})^{1/2} of the mean m and covariance S of
+    the flattened samples, and m' and S' of y. The root of S' is taken once, and that of S never:
+    with X the centered samples over (n - 1)^{1/2}, the last trace is the sum of the singular values
+    of X S'^{1/2}.
 
     Args:
         y: moments to compare with, of as many features as a sample has values.
 
     Raises:
         ValueError: (of the distance) fewer than two examples, or features of another number.
+
+    Source: Dowson and Landau 1982.
     """
     root, variance = _square_root(y.covariance), np.trace(y.covariance)
 
@@ -140,7 +153,10 @@ def frechet_to(y: Moments) -> Callable[[Samples], float]:
 
 
 def frechet_of_moments(x: Moments, y: Moments) -> float:
-    """Return the squared Frechet distance (1) of two sets of moments.
+    """Return the squared Frechet distance of two sets of moments.
+
+    |m - m'|^2 + tr S + tr S' - 2 tr (S^{1/2} S' S^{1/2})^{1/2} of their means m, m' and covariances
+    S, S': the squared W_2 distance of the Gaussians that have them.
 
     Args:
         x: moments of one sample.
@@ -148,6 +164,8 @@ def frechet_of_moments(x: Moments, y: Moments) -> float:
 
     Raises:
         ValueError: the features differ in number.
+
+    Source: Dowson and Landau 1982; Heusel et al. 2017.
     """
     _check_numbers(x.mean.size, y.mean.size)
     root_x, root_y = _square_root(x.covariance), _square_root(y.covariance)

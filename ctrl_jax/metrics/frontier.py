@@ -1,13 +1,11 @@
-r"""The ideal frontier: the best reward any model can have at a given divergence from the base.
+"""The ideal frontier: the best reward any model can have at a given divergence from the base.
 
 For a temperature lambda the law q that maximizes E_q[R] - lambda KL(q || p) is the tilt
-q = p e^{R/lambda} / Z. With samples of p it is known up to Monte Carlo, by self-normalized weights
-w_i proportional to e^{R_i/lambda}:
+q = p e^{R/lambda} / Z. With samples of p it is known up to Monte Carlo. For a controlled diffusion
+the optimal path law has the same divergence as its terminal law, so the path KL of any run can be
+drawn against it.
 
-    KL(q || p) = \sum_i w_i log(n w_i),   E_q[f] = \sum_i w_i f_i,   n_eff = 1 / \sum_i w_i^2.   (1)
-
-For a controlled diffusion the optimal path law has the same divergence as its terminal law, so the
-path KL of any run can be drawn against it. Source: arXiv 2409.08400, section 3.
+Source: arXiv 2409.08400, section 3.
 """
 
 from typing import NamedTuple
@@ -26,7 +24,7 @@ class Frontier(NamedTuple):
         kl: divergence of the tilt from the base, in nats.
         reward: mean reward under the tilt.
         success: success rate under the tilt; None where no successes were given.
-        effective_samples: of the estimate, n_eff of (1).
+        effective_samples: of the estimate, 1 / sum_i w_i^2 with the weights w_i of the samples.
     """
 
     kl: Float[np.ndarray, " temperatures"]
@@ -40,16 +38,26 @@ def ideal(
     temperatures: Float[np.ndarray, " temperatures"],
     successes: np.ndarray | None = None,
 ) -> Frontier:
-    """Return the KL-optimal trade-off (1), in float64 on the host.
+    """Return the KL-optimal trade-off of reward and divergence, in float64 on the host.
+
+    For a temperature lambda that is the tilt q = p e^{R/lambda} / Z of the base p. With the weights
+    w_i of n samples of p, proportional to e^{R_i/lambda} and of sum 1,
+
+        KL(q || p) = sum_i w_i log(n w_i),   E_q[f] = sum_i w_i f_i,   n_eff = 1 / sum_i w_i^2.
 
     Args:
-        rewards: rewards of samples of the base model.
-        temperatures: lambda, positive, in units of the reward per nat.
+        rewards: R_i of samples of the base model, shape (samples,).
+        temperatures: lambda, positive, in units of the reward per nat, shape (temperatures,).
         successes: optional 0/1 per sample, for the success rate under each tilt.
+
+    Returns:
+        `Frontier`: the divergence, the mean reward and success, and n_eff for each temperature.
 
     Raises:
         ValueError: there is no reward, one is not finite, there is not one success for each, or a
             temperature is not positive.
+
+    Source: arXiv 2409.08400, section 3.
     """
     rewards = _finite("ideal", rewards)
     temperatures = read_host("ideal.temperatures", temperatures)

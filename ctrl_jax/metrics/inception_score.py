@@ -1,6 +1,6 @@
 r"""The Inception score of a sample of images, from a classifier's logits (1606.03498).
 
-    IS = exp E_x KL(p(y | x) || p(y)),   p(y) = E_x p(y | x),                             (1)
+    IS = exp E_x KL(p(y | x) || p(y)),   p(y) = E_x p(y | x),
 
 is 1 where every image gets the same probabilities, and the number of classes where each gets one
 class for certain and all come equally often. Published numbers are the mean over ten parts of 50000
@@ -16,14 +16,19 @@ from ctrl_jax._checks import check_count, refuse
 def inception_score(
     logits: Float[Array, "n classes"] | Float[np.ndarray, "n classes"], *, parts: int = 10
 ) -> tuple[float, float]:
-    """Return mean and standard deviation of (1) over equal parts of the sample, in float64.
+    """Return mean and standard deviation of the Inception score over equal parts of the sample.
+
+    That of a part is exp E_x KL(p(y | x) || p(y)) with p(y) = E_x p(y | x), between 1 and the
+    number of classes; in float64.
 
     Args:
-        logits: unnormalized log-probabilities.
+        logits: unnormalized log-probabilities log p(y | x), shape (n, classes).
         parts: number of parts, at most n; a remainder is left out of none (parts differ by one).
 
     Raises:
         ValueError: there are fewer images than parts, or a logit is not finite.
+
+    Source: arXiv 1606.03498.
     """
     values = np.asarray(logits, np.float64)
     check_count("inception_score.parts", parts)

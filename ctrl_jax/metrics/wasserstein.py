@@ -33,15 +33,19 @@ LARGEST_ASSIGNMENT = 4096
 def wasserstein_1d(
     x: Float[Array, " n"], y: Float[Array, " m"], *, order: float = 2.0
 ) -> Float[Array, ""]:
-    """Return the exact Wasserstein distance (1) of two samples on the line, by sorting.
+    """Return the exact Wasserstein distance W_p of two samples on the line, by sorting.
+
+    W_p^p = int_0^1 |F^{-1}(u) - G^{-1}(u)|^p du with the quantile functions of the samples.
 
     Args:
-        x: one sample.
-        y: the other sample, of any size.
+        x: one sample, shape (n,).
+        y: the other sample, of any size, shape (m,).
         order: p of W_p, at least 1.
 
     Raises:
         ValueError: a sample is not a vector or is empty, or the order is below 1.
+
+    Source: Peyre and Cuturi 2019, section 2.6.
     """
     _check_order("wasserstein_1d", order)
     x, y = as_floats("wasserstein_1d", x, y)
@@ -63,9 +67,12 @@ def sliced_wasserstein(
     projections: int = 256,
     order: float = 2.0,
 ) -> Float[Array, ""]:
-    """Return the sliced Wasserstein distance (2) over random directions.
+    """Return the sliced Wasserstein distance SW_p of two samples, over random directions.
 
-    One key gives the same directions whatever the samples: use one to compare distances.
+    SW_p^p = E_theta W_p^p(<theta, X>, <theta, Y>): the mean, over directions theta uniform on the
+    sphere, of the p-th power of the exact distance on the line. For a translation by m in d
+    dimensions SW_2 is |m| / sqrt(d), where W_2 is |m|. One key gives the same directions whatever
+    the samples: use one to compare distances.
 
     Args:
         key: PRNG key of the directions.
@@ -76,6 +83,8 @@ def sliced_wasserstein(
 
     Raises:
         ValueError: the coordinates differ in number, or projections or order are below 1.
+
+    Source: Bonneel et al. 2015; Peyre and Cuturi 2019, section 10.
     """
     _check_order("sliced_wasserstein", order)
     check_count("sliced_wasserstein.projections", projections)
@@ -98,9 +107,10 @@ def wasserstein_assignment(
     order: float = 2.0,
     largest: int = LARGEST_ASSIGNMENT,
 ) -> float:
-    """Return the exact Wasserstein distance (3) of two small samples of one size.
+    """Return the exact Wasserstein distance W_p of two small samples of one size.
 
-    Runs on the host in float64; time grows as n^3 and memory as n^2.
+    W_p^p = min_pi (1/n) sum_i |x_i - y_{pi(i)}|^p over the matchings pi. Runs on the host in
+    float64; time grows as n^3 and memory as n^2.
 
     Args:
         x: one sample, shape (n, ...); later axes are flattened.
@@ -111,6 +121,8 @@ def wasserstein_assignment(
     Raises:
         ValueError: the shapes differ, a sample is too large or empty, a value is not finite, or
             the order is below 1.
+
+    Source: Peyre and Cuturi 2019.
     """
     from scipy.optimize import linear_sum_assignment
     from scipy.spatial.distance import cdist

@@ -59,17 +59,20 @@ class Marginal(NamedTuple):
 
 
 class LinearProcess(eqx.Module):
-    """Interface of the forward SDEs (1); times are in [0, `horizon`].
+    """Interface of the forward SDEs dX = b(t) X dt + sigma(t) dB; times are in [0, `horizon`].
 
-    A process gives its `horizon` and its `marginal`, and its `prior_std` where that is not the std
-    at the horizon; the rest follows.
+    X_t given x_0 is N(a(t) x_0, v(t) I) with a' = b a and v' = 2 b v + sigma^2. A process gives its
+    `horizon` and its `marginal` (a and sqrt(v)), and its `prior_std` where that is not the std at
+    the horizon; the rest follows, b = a' / a and sigma^2 = 2 sqrt(v) (sqrt(v)' - b sqrt(v)).
+
+    Source: arXiv 2402.07487, sections 2-3.
     """
 
     horizon: eqx.AbstractVar[float]
 
     @abc.abstractmethod
     def marginal(self, t: Float[Array, "*t"]) -> Marginal:
-        """Return the scale a(t) and the standard deviation sqrt(v(t)) of (2)."""
+        """Return the scale a(t) and the standard deviation sqrt(v(t)) of X_t given x_0."""
 
     def prior_std(self) -> Float[Array, ""]:
         """Return the standard deviation of the centered Gaussian that sampling starts from."""
@@ -185,12 +188,15 @@ class LinearProcess(eqx.Module):
     def reverse(
         self, score_fn: ScoreFn, *, noise_level: float = 1.0, prediction: Prediction = "score"
     ) -> "ReverseSDE":
-        """Return the reverse-time SDE (4) that a score drives.
+        """Return the reverse-time SDE that a score drives, of the same marginals at every level.
+
+        dX = [-b X + (1 + l^2) / 2 sigma^2 s(T - r, X)] dr + l sigma dB in reverse time r, with the
+        score s and b and sigma of the process at the forward time T - r.
 
         Args:
             score_fn: ``score_fn(t, x)``, t the forward time; its result must have x's shape, or the
                 first evaluation raises a ValueError.
-            noise_level: l of (4): 1 for the reversal of the process, 0 for its probability flow.
+            noise_level: l: 1 for the reversal of the process, 0 for its probability flow.
             prediction: what `score_fn` returns, "score", "noise", "data", "v" or "flow".
 
         Raises:
@@ -236,17 +242,23 @@ def _level(value: Any) -> float:
 
 
 class ReverseSDE(eqx.Module):
-    """The SDE (4) in reverse time r = horizon - t.
+    """The SDE of a process in reverse time r = horizon - t, which a score drives.
+
+    dX = [-b X + (1 + l^2) / 2 sigma^2 s(t, X)] dr + l sigma dB, with b and sigma of the process at
+    t, the score s of its law and the noise level l.
 
     Args:
         process: the forward process.
         predict: ``predict(t, x)``, t the forward time: the score, or what `prediction` says.
-        noise_level: l of (4), zero or above; every level has the same marginals.
+        noise_level: l, zero or above: 1 for the reversal of the process, 0 for its probability
+            flow; every level has the same marginals.
         prediction: what `predict` returns, "score", "noise", "data", "v" or "flow".
 
     Raises:
         ValueError: the noise level is negative, not finite or traced, or the prediction is not
             known.
+
+    Source: Anderson 1982; Song et al. 2021.
     """
 
     process: LinearProcess
@@ -284,7 +296,7 @@ class ReverseSDE(eqx.Module):
 
     @at_the_door
     def drift(self, r: Float[Array, "*t"], x: Float[Array, "..."]) -> Float[Array, "..."]:
-        """Return the drift of (4) at reverse time r."""
+        """Return the drift -b x + (1 + l^2) / 2 sigma^2 s at reverse time r."""
         _check_times(r, x)
         t = self.forward_time(r)
         read = read_drift(self.process, t, self.prediction, self.noise_level)

@@ -38,11 +38,11 @@ from ctrl_jax.processes.base import LinearProcess
 
 
 class Coefficients(NamedTuple):
-    """The coefficients of (2) at each time, of the times' shape.
+    """Coefficients of a consistency function c_skip x + c_out F(t, c_in x), of the times' shape.
 
     Fields:
         skip: c_skip, of x.
-        out: c_out, of the network.
+        out: c_out, of the network F.
         inner: c_in, of x where the network sees it.
     """
 
@@ -55,16 +55,26 @@ class Coefficients(NamedTuple):
 def coefficients(
     process: LinearProcess, t: Float[Array, "*t"], *, end: float, data_std: float = 1.0
 ) -> Coefficients:
-    """Return c_skip, c_out and c_in of (2), exactly 1, 0 and 1 / n for t <= end.
+    """Return the coefficients of the consistency function f(t, x) = c_skip x + c_out F(t, c_in x).
+
+    It is the DDIM step from t to the time e = end with the normalized v-prediction
+    F = (alpha noise - std x_0 / sigma_d) / n, where alpha = sigma_d a and n^2 = alpha^2 + std^2:
+
+        c_skip = (alpha_e alpha + std_e std) / n^2,
+        c_out = (std_e alpha - alpha_e std) / n,   c_in = 1 / n,
+
+    and exactly 1, 0 and 1 / n for t <= end.
 
     Args:
-        process: the forward process.
+        process: the forward process, of scale a and standard deviation std.
         t: forward times.
         end: the time of the result, in (0, horizon).
         data_std: sigma_d, of each coordinate of the data.
 
     Raises:
         ValueError: end is outside (0, horizon) or data_std is not positive.
+
+    Source: Song et al. 2023 (arXiv 2303.01469), sections 3-4; arXiv 2402.07487, section 5.
     """
     check_end(end, process.horizon, latest=process.latest, usual=process.end)
     check_positive("data_std", data_std)
@@ -84,16 +94,26 @@ def coefficients(
 def from_normalized_v(
     process: LinearProcess, network: Callable[..., Array], *, end: float, data_std: float = 1.0
 ) -> Callable[..., Array]:
-    """Return the consistency function (2) of a network for the normalized v-prediction.
+    """Return the consistency function c_skip x + c_out F(t, c_in x) of a network F.
+
+    F predicts the normalized v = (alpha noise - std x_0 / sigma_d) / n, with alpha = sigma_d a and
+    n^2 = alpha^2 + std^2, and the function is its DDIM step from t to the time e = end:
+
+        c_skip = (alpha_e alpha + std_e std) / n^2,
+        c_out = (std_e alpha - alpha_e std) / n,   c_in = 1 / n.
+
+    At `end` it is x itself, whatever F.
 
     Args:
-        process: the forward process.
-        network: ``network(t, x, *conditions)`` for states scaled by c_in.
+        process: the forward process, of scale a and standard deviation std.
+        network: F, ``network(t, x, *conditions)`` for states scaled by c_in.
         end: the time of the result, in (0, horizon).
-        data_std: standard deviation of each coordinate of the data.
+        data_std: sigma_d, standard deviation of each coordinate of the data.
 
     Raises:
         ValueError: end is outside (0, horizon) or data_std is not positive.
+
+    Source: Song et al. 2023 (arXiv 2303.01469), sections 3-4; arXiv 2402.07487, section 5.
     """
     check_end(end, process.horizon)
     check_positive("data_std", data_std)
@@ -109,17 +129,20 @@ def from_normalized_v(
 def score_from_normalized_v(
     process: LinearProcess, network: Callable[..., Array], *, data_std: float = 1.0
 ) -> Callable[..., Array]:
-    """Return the score function of a network for the normalized v-prediction F of (2).
+    """Return the score function s = -noise / std of a network F for the normalized v-prediction.
 
-    With noise = (std x + alpha n F) / n^2, the score is s = -noise / std.
+    F predicts v = (alpha noise - std x_0 / sigma_d) / n with alpha = sigma_d a and
+    n^2 = alpha^2 + std^2, so that noise = (std x + alpha n F(t, x / n)) / n^2.
 
     Args:
-        process: the forward process.
-        network: ``network(t, x, *conditions)`` for states scaled by c_in.
-        data_std: standard deviation of each coordinate of the data.
+        process: the forward process, of scale a and standard deviation std.
+        network: F, ``network(t, x, *conditions)`` for states divided by n.
+        data_std: sigma_d, standard deviation of each coordinate of the data.
 
     Raises:
         ValueError: data_std is not positive.
+
+    Source: Song et al. 2023 (arXiv 2303.01469), sections 3-4, for every process.
     """
     check_positive("data_std", data_std)
     data_std = as_float(data_std)

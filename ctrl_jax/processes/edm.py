@@ -31,7 +31,11 @@ from ctrl_jax.processes.base import LinearProcess, Marginal
 
 
 class EDM(LinearProcess):
-    """The process (2); time is the std of the noise, in units of the data.
+    """EDM, plain or contractive: x_t = s(t) (x_0 + t e) with a standard normal e.
+
+    Time is the std of the noise, in units of the data, and s(t) = s_0 + (1 - s_0) t / sigma_max:
+    b = s' / s, sigma^2 = 2 s^2 t, a = s and sqrt(v) = s t. s_0 = 1 is plain EDM, without drift;
+    s_0 < 1 contracts backwards. The process starts at s_0 x_0: `unscale` divides by s_0.
 
     Args:
         sigma_max: the largest noise, and the horizon.
@@ -39,6 +43,8 @@ class EDM(LinearProcess):
 
     Raises:
         ValueError: an argument is not positive, or scale_min exceeds 1.
+
+    Source: Karras et al. 2022, equations 4 and 81; arXiv 2401.13115.
     """
 
     sigma_max: float = eqx.field(default=80.0, converter=as_float)

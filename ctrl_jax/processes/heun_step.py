@@ -22,7 +22,9 @@ def heun_step(
     t: Float[Array, "*b"],
     t_next: Float[Array, "*b"],
 ) -> Float[Array, "batch ..."]:
-    """Return one step of Heun's method for (1), of second order in sigma.
+    """Return one step of Heun's method for dy / dsigma = -std s in y = x / a and sigma = std / a.
+
+    It is of second order in sigma; s is the score and the ODE the probability flow.
 
     Args:
         process: the forward process.

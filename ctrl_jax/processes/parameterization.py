@@ -22,13 +22,8 @@ rectified flow (a = 1 - t, std = t) the fourth is s = -(x + (1 - t) u) / t. `fro
     v = -(std / a) (x + (a^2 + std^2) s),  u = b x - sigma^2 s / 2.
 
 A score also serves another process (`from_process`): X_t / a is data plus noise of std
-n = std / a, which any process has at the time \tau where its own ratio is n. With the process's
-\bar a and score \bar s at \tau, densities being transformed by the factor between the two states,
-
-    s(t, x) = (\bar a / a) \bar s(\tau, (\bar a / a) x).                                     (1)
-
-Without the factor in front the score is wrong by it, which is 7.4 at the horizon of the contractive
-sub-VP(.01, 8) with a variance-exploding network. Source: arXiv 2401.13115, section 5, for any pair.
+n = std / a, which any process has at the time \tau where its own ratio is n, densities being
+transformed by the factor between the two states. Source: arXiv 2401.13115, section 5, for any pair.
 """
 
 from collections.abc import Callable
@@ -169,7 +164,12 @@ def to_flow(process: LinearProcess, score_fn: ScoreFn) -> Callable[..., Array]:
 def from_process(
     process: LinearProcess, trained_on: LinearProcess, trained_score_fn: ScoreFn
 ) -> ScoreFn:
-    """Return the score function (1) of `process`, from a network trained on another process.
+    """Return the score function of `process`, from a network trained on another process.
+
+    s(t, x) = g s'(tau, g x) with s' the trained score, tau the time at which the noise-to-signal
+    ratio std / a of `trained_on` is that of `process` at t, and g the scale of `trained_on` at tau
+    over that of `process` at t. Without the factor g in front the score is wrong by it, which is
+    1 / 7.4 at the horizon of ``ContractiveSubVP(0.01, 8)`` with a variance-exploding network.
 
     Args:
         process: the process to sample with.

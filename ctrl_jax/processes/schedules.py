@@ -1,18 +1,6 @@
-r"""Noise schedules: the rate \beta(t) of a process and its integral B(t).
+"""Noise schedules: the rate beta(t) of a process and its integral B(t).
 
-Linear (Song et al. 2021):
-
-    \beta = \beta_min + (\beta_max - \beta_min) t / T,
-    B = \beta_min t + t^2 (\beta_max - \beta_min) / (2 T).                               (1)
-
-Cosine (Nichol and Dhariwal 2021, eq. 17, in continuous time): with the angle
-u(t) = (t / T + o) / (1 + o) \pi / 2 of offset o,
-
-    e^{-B} = \cos^2 u(t) / \cos^2 u(0),  \beta = \pi \tan(u) / (T (1 + o)).              (2)
-
-Its rate is infinite at T, so it stays at its largest value \beta_max from the time t_c where it is
-reached, and B grows linearly from there: B and \beta stay exactly each other's integral and
-derivative. The paper clips a step of a thousandth of T at 0.999, that is \beta_max = 999 / T.
+Source: Song et al. 2021 (linear); Nichol and Dhariwal 2021, equation 17 (cosine).
 """
 
 import abc
@@ -67,7 +55,9 @@ class NoiseSchedule(eqx.Module):
 
 
 class LinearSchedule(NoiseSchedule):
-    """The schedule (1).
+    """Linear noise schedule, beta = beta_min + (beta_max - beta_min) t / T.
+
+    Its integral is B = beta_min t + (beta_max - beta_min) t^2 / (2 T).
 
     Args:
         beta_min: rate at t = 0, per unit of time.
@@ -76,6 +66,8 @@ class LinearSchedule(NoiseSchedule):
 
     Raises:
         ValueError: an argument is not positive.
+
+    Source: Song et al. 2021.
     """
 
     beta_min: float = eqx.field(converter=as_float)
@@ -93,26 +85,33 @@ class LinearSchedule(NoiseSchedule):
 
     @at_the_door
     def rate(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
-        """Return beta(t) of (1)."""
+        """Return beta(t) = beta_min + (beta_max - beta_min) t / T, per unit of time."""
         return self.beta_min + (self.beta_max - self.beta_min) * times(t) / self.horizon
 
     @at_the_door
     def integral(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
-        """Return B(t) of (1)."""
+        """Return B(t) = beta_min t + (beta_max - beta_min) t^2 / (2 T)."""
         t = times(t)
         return self.beta_min * t + (self.beta_max - self.beta_min) * t**2 / (2 * self.horizon)
 
 
 class CosineSchedule(NoiseSchedule):
-    """The schedule (2).
+    """Cosine noise schedule, e^{-B} = cos^2 u(t) / cos^2 u(0), in continuous time.
+
+    The angle is u(t) = (t / T + o) / (1 + o) pi / 2 and the rate beta = pi tan(u) / (T (1 + o)). It
+    would be infinite at T, so it stays at its largest value from the time where that is reached,
+    and B grows linearly from there: they stay exactly each other's integral and derivative.
 
     Args:
         offset: o, which keeps the rate away from zero at t = 0.
-        beta_max: largest rate, in units of 1 / horizon.
+        beta_max: largest rate, in units of 1 / horizon; 999 is that of the paper, which clips a
+            step of a thousandth of T at 0.999.
         horizon: T, in the process's unit of time.
 
     Raises:
         ValueError: an argument is not positive, or beta_max is below the rate at t = 0.
+
+    Source: Nichol and Dhariwal 2021, equation 17.
     """
 
     offset: float = eqx.field(default=0.008, converter=as_float)
@@ -146,13 +145,13 @@ class CosineSchedule(NoiseSchedule):
 
     @at_the_door
     def rate(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
-        """Return beta(t) of (2), clipped."""
+        """Return beta(t) = pi tan(u(t)) / (T (1 + o)), at most beta_max / T."""
         turned = self._speed() * jnp.minimum(times(t), self._clip_time())
         return 2 * self._speed() * jnp.tan(self._start_angle() + turned)
 
     @at_the_door
     def integral(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
-        """Return B(t) of (2), linear where the rate is clipped."""
+        """Return B(t) = -2 log(cos u(t) / cos u(0)), linear where the rate is clipped."""
         t = times(t)
         turned = self._speed() * jnp.minimum(t, self._clip_time())
         start = self._start_angle()

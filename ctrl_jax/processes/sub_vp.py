@@ -27,7 +27,7 @@ class _OfSquaredVariance(ScheduledProcess):
 
     @at_the_door
     def marginal(self, t: Float[Array, "*t"]) -> Marginal:
-        """Return a(t) and the std of (1) or (2)."""
+        """Return the scale a(t) and the standard deviation sqrt(v(t))."""
         growth = self._log_growth(t)
         return Marginal(jnp.exp(growth / 2), self.sign * jnp.expm1(growth))
 

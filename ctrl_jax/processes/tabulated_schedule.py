@@ -1,27 +1,17 @@
 r"""Noise schedules given as a table of discrete steps, Stable Diffusion's among them.
 
-A discrete process of N steps with betas \beta_k keeps the signal \bar\alpha_k = \prod_{i <= k}
-(1 - \beta_i) of the variance after step k. In continuous time it is a variance-preserving process
-whose integrated rate passes through these values,
-
-    B(t_k) = -log \bar\alpha_k   at   t_k = T (k + 1) / N,  k = 0 .. N - 1,  B(0) = 0,       (1)
-
-on straight lines in between, so that the rate is constant over a step. Between tabulated times a
-sampler's steps see (1) only: they are those of the discrete process.
-
-    linear:          \beta_k evenly spaced                       (Ho et al. 2020),           (2)
-    scaled linear:   \sqrt{\beta_k} evenly spaced                (Rombach et al. 2022),      (3)
-    squared cosine:  \beta_k = min(1 - f((k + 1) / N) / f(k / N), \beta_max),
-                     f(u) = cos^2((u + .008) / 1.008 \pi / 2)    (Nichol, Dhariwal 2021).    (4)
-
-A last beta of 1 leaves nothing of the signal (zero terminal SNR, for `VP`): over the last step not
-B is straight but the scale a = e^{-B/2}, down to 0. Any table becomes such a one by
-
-    a_k <- (a_k - a_{N-1}) a_0 / (a_0 - a_{N-1})                  (Lin et al. 2023, alg. 1).  (5)
+A discrete process with betas \beta_k keeps the signal \prod_{i <= k} (1 - \beta_i) of the variance
+after step k; in continuous time it is a variance-preserving process whose integrated rate passes
+through minus the logarithms of these values. With straight lines in between the rate is constant
+over a step, and between tabulated times a sampler's steps see only the tabulated values: they are
+those of the discrete process.
 
 Discrete samplers that ask between the steps have straight lines of the noise-to-signal ratio
 n = \sqrt{e^B - 1} there (``between="ratio"``), as k-diffusion's do, or of its logarithm where times
 are found by it (``between="log_ratio"``; before the first step of n itself).
+
+Source: Ho et al. 2020 (linear); Rombach et al. 2022 (scaled linear); Nichol and Dhariwal 2021
+(squared cosine); Lin et al. 2023, algorithm 1 (zero terminal SNR).
 """
 
 import math
@@ -42,14 +32,23 @@ Between = Literal["integral", "ratio", "log_ratio"]
 
 
 class TabulatedSchedule(NoiseSchedule):
-    """The schedule (1) through the betas of a discrete process.
+    """Noise schedule through the betas of a discrete process.
+
+    A discrete process of N steps keeps the signal A_k = prod_{i <= k} (1 - beta_i) of the variance
+    after step k. In continuous time its integrated rate passes through these values,
+
+        B(t_k) = -log A_k   at   t_k = T (k + 1) / N,  k = 0 .. N - 1,   B(0) = 0.
+
+    In between there are straight lines of B, or of what `between` says. Over a last step of beta 1
+    (zero terminal SNR, for `VP`) the scale a = e^{-B/2} is straight, down to 0.
 
     Args:
         betas: share of the variance that each step replaces by noise, shape (N,), in (0, 1),
             concrete; the last may be 1.
         horizon: T, in the process's unit of time.
-        between: what has straight lines between the steps, "integral" for B, "ratio" for n or
-            "log_ratio" for its logarithm.
+        between: what has straight lines between the steps: "integral" for B, whose rate is constant
+            over a step; "ratio" for the noise-to-signal ratio n = sqrt(e^B - 1), as in k-diffusion;
+            "log_ratio" for its logarithm, and n itself over the first step.
 
     Raises:
         ValueError: betas is no vector, one of them is outside (0, 1), the horizon is not positive,
@@ -90,7 +89,19 @@ class TabulatedSchedule(NoiseSchedule):
     def linear(
         cls, start: float = 1e-4, end: float = 0.02, steps: int = 1000, *, horizon: float = 1.0
     ) -> "TabulatedSchedule":
-        """Return the schedule (2) of DDPM, betas evenly spaced from `start` to `end`."""
+        """Return the schedule of DDPM, betas evenly spaced from `start` to `end`.
+
+        Args:
+            start: the first beta.
+            end: the last.
+            steps: number of steps N.
+            horizon: T, in the process's unit of time.
+
+        Raises:
+            ValueError: steps is below 1, or a beta is outside (0, 1).
+
+        Source: Ho et al. 2020.
+        """
         check_count("steps", steps, most=10**6)
         return cls(np.linspace(start, end, steps), horizon=horizon)
 
@@ -98,7 +109,19 @@ class TabulatedSchedule(NoiseSchedule):
     def scaled_linear(
         cls, start: float = 0.00085, end: float = 0.012, steps: int = 1000, *, horizon: float = 1.0
     ) -> "TabulatedSchedule":
-        """Return the schedule (3), Stable Diffusion's: roots of betas evenly spaced."""
+        """Return the schedule of Stable Diffusion, whose roots sqrt(beta_k) are evenly spaced.
+
+        Args:
+            start: the first beta, positive.
+            end: the last, positive.
+            steps: number of steps N.
+            horizon: T, in the process's unit of time.
+
+        Raises:
+            ValueError: steps is below 1, or a beta is outside (0, 1).
+
+        Source: Rombach et al. 2022.
+        """
         check_count("steps", steps, most=10**6)
         check_all_positive("scaled_linear", start=start, end=end)
         return cls(np.linspace(start**0.5, end**0.5, steps) ** 2, horizon=horizon)
@@ -107,13 +130,30 @@ class TabulatedSchedule(NoiseSchedule):
     def squared_cosine(
         cls, steps: int = 1000, *, beta_max: float = 0.999, horizon: float = 1.0
     ) -> "TabulatedSchedule":
-        """Return the schedule (4) of improved DDPM, with betas up to `beta_max`."""
+        """Return the schedule of improved DDPM, a squared cosine with betas up to `beta_max`.
+
+        beta_k = min(1 - f((k + 1) / N) / f(k / N), beta_max) for k = 0 .. N - 1, with
+        f(u) = cos^2((u + .008) / 1.008 pi / 2).
+
+        Args:
+            steps: number of steps N.
+            beta_max: the largest beta.
+            horizon: T, in the process's unit of time.
+
+        Raises:
+            ValueError: steps is below 1, or a beta is outside (0, 1).
+
+        Source: Nichol and Dhariwal 2021.
+        """
         check_count("steps", steps, most=10**6)
         signal = np.cos((np.arange(steps + 1) / steps + 0.008) / 1.008 * np.pi / 2) ** 2
         return cls(np.minimum(1 - signal[1:] / signal[:-1], beta_max), horizon=horizon)
 
     def of_zero_terminal_snr(self) -> "TabulatedSchedule":
-        """Return the schedule (5), on which nothing of the signal is left after the last step.
+        """Return the schedule rescaled so that nothing of the signal is left after the last step.
+
+        Its scales after the steps k = 0 .. N - 1 are (a_k - a_{N-1}) a_0 / (a_0 - a_{N-1}), of the
+        scales a_k = e^{-B(t_k)/2} of this one.
 
         Raises:
             ValueError: there is one step only.
@@ -146,7 +186,7 @@ class TabulatedSchedule(NoiseSchedule):
         return len(self.integrals) - 1
 
     def time_of(self, index: Any) -> Float[Array, "*t"]:
-        """Return the time t_k of (1) of a discrete step k, a number or an array."""
+        """Return the time t_k = T (k + 1) / N of a discrete step k, a number or an array."""
         return (read_real("index", index) + 1) * (self.horizon / self.steps)
 
     @at_the_door
@@ -170,7 +210,7 @@ class TabulatedSchedule(NoiseSchedule):
 
     @at_the_door
     def integral(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
-        """Return B(t) of (1)."""
+        """Return B(t), the integral of beta from 0 to t."""
         t = times(t)
         # Half precision cannot tell a thousand steps apart.
         wide = t.astype(t.dtype if jnp.finfo(t.dtype).bits >= 32 else jnp.float32)

@@ -1,12 +1,4 @@
-r"""The variance-exploding process: no drift, and noise that grows geometrically.
-
-With r = \sigma_max / \sigma_min,
-
-    \sigma^2 = \sigma_min^2 r^{2t/T} (2/T) \ln r,  a = 1,
-    v = \sigma_min^2 (r^{2t/T} - 1)                                     (zero start),    (1)
-    v = \sigma_min^2 r^{2t/T}                     (data already blurred by \sigma_min).  (2)
-
-(1) is the law of the SDE itself; much published code, Song et al.'s among it, uses (2).
+"""The variance-exploding process: no drift, and noise that grows geometrically.
 
 Source: Song et al. 2021; arXiv 2402.07487, section 2.
 """
@@ -22,16 +14,25 @@ from ctrl_jax.processes.base import LinearProcess, Marginal
 
 
 class VE(LinearProcess):
-    """Variance-exploding process.
+    """Variance-exploding process: a = 1, no drift, and noise that grows geometrically.
+
+    With r = sigma_max / sigma_min and sigma^2 = sigma_min^2 r^{2t/T} (2/T) ln r,
+
+        v = sigma_min^2 (r^{2t/T} - 1)   from zero, the law of the SDE itself,
+        v = sigma_min^2 r^{2t/T}         of data already blurred by sigma_min.
+
+    Much published code, Song et al.'s among it, uses the second.
 
     Args:
         sigma_min: std of the smallest noise, in units of the data.
         sigma_max: std of the largest noise, in units of the data.
-        zero_start: True for (1), False for (2).
+        zero_start: True for the first variance, False for the second.
         horizon: T, in the process's unit of time.
 
     Raises:
         ValueError: an argument is not positive, or sigma_max does not exceed sigma_min.
+
+    Source: Song et al. 2021; arXiv 2402.07487, section 2.
     """
 
     sigma_min: float = eqx.field(default=0.01, converter=as_float)
@@ -61,7 +62,7 @@ class VE(LinearProcess):
 
     @at_the_door
     def marginal(self, t: Float[Array, "*t"]) -> Marginal:
-        """Return a = 1 and the std of (1) or (2)."""
+        """Return a = 1 and the std, sigma_min sqrt(r^{2t/T} - 1) from zero or sigma_min r^{t/T}."""
         exponent = self._log_ratio() * jnp.asarray(t) / self.horizon
         growth = square_root(jnp.expm1(2 * exponent)) if self.zero_start else jnp.exp(exponent)
         return Marginal(jnp.ones_like(exponent), self.sigma_min * growth)

@@ -31,7 +31,7 @@ class _OfUnitRate(ScheduledProcess):
 
     @at_the_door
     def marginal(self, t: Float[Array, "*t"]) -> Marginal:
-        """Return a(t) and the std of (1) or (2)."""
+        """Return the scale a(t) and the standard deviation sqrt(v(t))."""
         growth = self._log_growth(t)
         return Marginal(jnp.exp(growth / 2), square_root(self.sign * jnp.expm1(growth)))
 

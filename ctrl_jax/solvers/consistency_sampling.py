@@ -76,13 +76,13 @@ def renoise(
     end: Float[Array, ""] | float,
     t: Float[Array, ""],
 ) -> Float[Array, "batch ..."]:
-    """Return x_t of (1), the forward transition from time `end` to t.
+    """Return x_t = (a_t / a_e) x_e + sqrt(v_t - (a_t / a_e)^2 v_e) z, the forward transition.
 
     Args:
         process: the forward process.
-        x_end: states at `end`, shape (batch, ...).
-        noise: a standard normal of the same shape.
-        end: an earlier time.
+        x_end: states x_e at `end`, shape (batch, ...).
+        noise: z, a standard normal of the same shape.
+        end: an earlier time e.
         t: a later time.
     """
     gain, std = process.transition(jnp.asarray(end, x_end.dtype), t)

@@ -35,10 +35,13 @@ from ctrl_jax.processes import LinearProcess, Prediction
 
 
 class Kernel(NamedTuple):
-    """Coefficients of (1), each of shape () or (steps,).
+    """Coefficients of a Gaussian step x' = state_gain x + action_gain a + std z, z ~ N(0, I).
+
+    The action a is the score at the start of the step, or what else the network predicts there.
+    Each coefficient has shape () or (steps,).
 
     Fields:
-        state_gain: of the state before the step.
+        state_gain: of the state x before the step.
         action_gain: of the action, the score or what the network predicts.
         std: standard deviation of the step's noise.
     """
@@ -66,7 +69,7 @@ class Kernel(NamedTuple):
         return jnp.where(noisy, self.action_gain / jnp.where(noisy, self.std, 1.0), 0.0)
 
     def mean(self, x: Array, action: Array) -> Array:
-        """Return the mean of (1)."""
+        """Return the mean state_gain x + action_gain action of the state after the step."""
         return expand(self.state_gain, x) * x + expand(self.action_gain, x) * action
 
 

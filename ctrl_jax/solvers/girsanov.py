@@ -24,16 +24,23 @@ from ctrl_jax.solvers.gaussian_step import Kernel
 def kl_rate(
     weight: Float[Array, "*b"], score: Float[Array, "batch ..."], other: Float[Array, "batch ..."]
 ) -> Float[Array, " batch"]:
-    """Return weight |score - other|^2 / 2 per example.
+    """Return weight |score - other|^2 / 2 per example, the divergence of two path laws by Girsanov.
+
+    Those of dX = (f + g^2 a) dr + g dB with the scores a = score and a = other.
 
     Args:
-        weight: g^2 for the rate per unit of time (1), or ``Kernel.kl_rate`` for the divergence of
-            one step; shape () or (batch,).
+        weight: g^2 for the rate per unit of time, or ``Kernel.kl_rate`` for the divergence of one
+            step; shape () or (batch,).
         score: the score that drives the path, shape (batch, ...).
         other: the score compared with.
 
     Returns:
         Shape (batch,), in nats (per unit of time for the first weight).
+
+    Raises:
+        ValueError: the shapes do not fit each other.
+
+    Source: arXiv 2409.08400, section 3.
     """
     return weight * sum_each(jnp.square(score - other)) / 2
 

@@ -48,14 +48,16 @@ def classifier_free(
     passes: int = 1,
     interval: tuple[float, float] | None = None,
 ) -> ScoreFn:
-    """Return the guided score function (1), which asks `score_fn` with and without conditions.
+    """Return the guided score function s_w = s(t, x) + w (s(t, x, c) - s(t, x)).
 
-    It is a score function like any other: given to `sample` and to the models of a
-    `DiffusionControl`, the rollout, the ratio and the divergence are all of guided scores.
+    It asks `score_fn` with the conditions c and with what stands for their absence: w = 0 is the
+    unconditional score, w = 1 the conditional one. It is a score function like any other: given to
+    `sample` and to the models of a `DiffusionControl`, the rollout, the ratio and the divergence
+    are all of guided scores.
 
     Args:
         score_fn: ``score_fn(t, x, *conditions)``: a score or any other prediction.
-        scale: w in (1), shape () or (batch,). Control lays rows out anew: there it is one number.
+        scale: w, shape () or (batch,). Control lays rows out anew: there it is one number.
         null: for each condition what stands for its absence: one value of the condition's shape
             without the batch, or one per example (negative prompts). With None the guided function
             takes the conditions twice, ``guided(t, x, *conditions, *without)``, so that negative
@@ -68,8 +70,11 @@ def classifier_free(
             computed. Always by default.
 
     Raises:
-        ValueError: `null` is empty, the interval is none, or passes is not 1 or 2; when called,
-            there is not one condition for each value of `null`.
+        ValueError: `null` or the scale is empty, the scale is not finite, the interval is none, or
+            passes is not 1 or 2; when called, there is not one condition for each value of `null`.
+
+    Source: Ho and Salimans 2022, with w - 1 their weight; Kynkaanniemi et al. 2024
+    (arXiv 2404.07724) for `interval`.
     """
     if null is not None and not null:
         raise refuse("classifier_free.null", null, "it must hold a value", "give one per condition")

@@ -29,7 +29,11 @@ from ctrl_jax.solvers.reverse_solver import ReverseSolver, noise_of, stepped
 
 
 class Renoising(GaussianSolver, ReverseSolver):
-    """Interface of the solvers whose step is (1); `eta` in [0, 1] is a share of their noise."""
+    """Interface of the solvers that renew noise partly: x' = a' x_0 + sqrt(v' - s^2) e + s z.
+
+    x_0 and e are the data and the noise that the prediction stands for, z is a new standard normal,
+    and s is `step_std`, of which `eta` in [0, 1] is the share.
+    """
 
     eta: eqx.AbstractVar[float]
 

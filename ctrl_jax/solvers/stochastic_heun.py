@@ -32,18 +32,28 @@ from ctrl_jax.solvers.reverse_solver import ReverseSolver, check_flow, noise_of,
 class StochasticHeun(ReverseSolver):
     """EDM's sampler: two evaluations of the score per step, deterministic at ``s_churn=0``.
 
-    On a probability flow, which has no noise, nothing is churned.
+    Heun's method for the probability flow dy / dsigma = -std s of y = x / a, with the score s and
+    the noise-to-signal ratio sigma = std / a. Before each step churn raises sigma to
+    (1 + gamma) sigma with fresh noise z,
+
+        y <- y + s_noise sqrt((1 + gamma)^2 - 1) sigma z,
+        gamma = min(s_churn / N, sqrt(2) - 1) if s_min <= sigma <= s_max, else 0.
+
+    On a probability flow, which has no noise, nothing is churned; nor is a process that ends at its
+    horizon raised past it.
 
     Args:
         s_churn: total churn of a solve, shared equally by its steps.
         s_min: smallest noise-to-signal ratio that is churned.
         s_max: largest noise-to-signal ratio that is churned.
         s_noise: standard deviation of the churn's noise; 1 keeps the marginals.
-        steps: number of steps N in (2); `simulate` fills it in from its grid.
+        steps: number of steps N; `simulate` fills it in from its grid.
 
     Raises:
         ValueError: a parameter is negative or not finite (s_max may be infinite), or s_min exceeds
             s_max.
+
+    Source: Karras et al. 2022, algorithm 2.
     """
 
     s_churn: float = eqx.field(default=0.0, static=True)

@@ -1,4 +1,4 @@
-"""A variance-exploding score serves every process whose noise it has seen (reuse, (1))."""
+"""A variance-exploding score serves every process whose noise it has seen (`from_process`)."""
 
 import jax.numpy as jnp
 import numpy as np
