@@ -62,7 +62,8 @@ def shorten(app, what, name, obj, options, signature, returned):
 
 def rewrite(app, what, name, obj, options, lines):
     """Replace the docstring's lines by reStructuredText."""
-    lines[:] = list(to_rst(lines))
+    # Of a property napoleon takes what stands before a colon in the first line for its type.
+    lines[:] = [*(["\\ "] if what in ("property", "attribute") else []), *to_rst(lines)]
 
 
 def to_rst(lines):
@@ -105,4 +106,5 @@ def escape(text):
 def _escape(prose):
     prose = letters(prose).replace("\\", r"\\")
     prose = re.sub(r"([*|])", r"\\\1", prose)
+    prose = re.sub(r"(?m)(?<=: )([A-Za-z])\.$", r"\\\1.", prose)  # else a list with an item d
     return re.sub(r"(?<=\w)_(?=\W|$)", r"\\_", prose)
