@@ -4,9 +4,11 @@ Nothing is computed and no weights are read: a folder with configs alone will do
 what the compiler says of the program that the command would run, and what its text holds.
 """
 
+import contextlib
 import dataclasses
 import functools
 import importlib
+import importlib.metadata
 import re
 import sys
 from collections.abc import Sequence
@@ -105,6 +107,8 @@ def main(options: Config, settings: Any, name: str, module: Any) -> dict[str, An
         batch=planned.batch,
     )
     told["versions"] = {name: versions()[name] for name in ("jax", "flax")}
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # the TPU's compiler
+        told["versions"]["libtpu"] = importlib.metadata.version("libtpu")
     report.show(told)
     if options.json is not None:
         write_json_atomic(options.json, told)
