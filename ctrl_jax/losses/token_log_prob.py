@@ -25,6 +25,7 @@ def token_log_probs(
     targets: Int[Array, " tokens"],
     *,
     chunk: int | None = None,
+    parts: int = 1,
     cap: float | None = None,
 ) -> Float[Array, " tokens"]:
     """Return log p(y) = w_y . h - logsumexp_j(w_j . h) of every target y and state h.
@@ -37,30 +38,48 @@ def token_log_probs(
         head: the matrix w from states to logits, in the states' dtype.
         targets: the tokens; one outside the vocabulary has NaN.
         chunk: tokens whose logits are held together; None for all.
+        parts: into which the tokens are cut, of which every chunk has its share of each: as many as
+            there are devices that they are divided over, else each chunk would be on one device
+            and all would compute it.
         cap: c, where logits are c tanh(w_j . h / c); None where they are w_j . h.
 
     Returns:
         Log-probabilities in float32 at least.
 
     Raises:
-        ValueError: a shape or dtype is wrong, chunk is below 1, or cap not positive.
+        ValueError: a shape or dtype is wrong, chunk is below 1, cap not positive, or the tokens are
+            not a multiple of parts.
     """
-    _check(hidden, head, targets, chunk)
+    _check(hidden, head, targets, chunk, parts)
     if cap is not None:
         check_positive("cap", cap)
         cap = as_float(cap)
     if chunk is None or chunk >= hidden.shape[0]:
-        return _of_logits(soft_cap(_logits(hidden, head), cap), targets)
+        return _log_probs(hidden, head, targets, cap)
+    size = hidden.shape[0] // parts
     number = -(-hidden.shape[0] // chunk)
-    missing = number * chunk - hidden.shape[0]
-    states = jnp.pad(hidden, ((0, missing), (0, 0))).reshape(number, chunk, -1)
-    tokens = jnp.pad(targets, (0, missing)).reshape(number, chunk)
+    missing = -size % number
+
+    def chunks(x):
+        rest = x.shape[1:]
+        padding = ((0, 0), (0, missing), *((0, 0) for _ in rest))
+        padded = jnp.pad(x.reshape(parts, size, *rest), padding)
+        return padded.reshape(parts, number, -1, *rest).swapaxes(0, 1)
+
+    # Each part has a head of its own, so that the gradient is summed over parts when all chunks
+    # are done, not after each.
+    heads = jnp.broadcast_to(head, (parts, *head.shape))
 
     @jax.checkpoint
-    def part(one):
-        return _of_logits(soft_cap(_logits(one[0], head), cap), one[1])
+    def some(one):
+        return jax.vmap(_log_probs, in_axes=(0, 0, 0, None))(one[0], heads, one[1], cap)
 
-    return jax.lax.map(part, (states, tokens)).reshape(-1)[: hidden.shape[0]]
+    found = jax.lax.map(some, (chunks(hidden), chunks(targets)))
+    return found.swapaxes(0, 1).reshape(parts, -1)[:, :size].reshape(-1)
+
+
+def _log_probs(hidden: Array, head: Array, targets: Array, cap: float | Array | None) -> Array:
+    return _of_logits(soft_cap(_logits(hidden, head), cap), targets)
 
 
 @jax.custom_vjp
@@ -105,7 +124,7 @@ def _backward(kept, gradient: Array):
 _of_logits.defvjp(_forward, _backward)
 
 
-def _check(hidden: Array, head: Array, targets: Array, chunk: int | None) -> None:
+def _check(hidden: Array, head: Array, targets: Array, chunk: int | None, parts: int) -> None:
     require_floating(hidden=hidden, head=head)
     if hidden.ndim != 2:
         raise refuse("hidden", hidden, "it must have shape (tokens, width)", "ravel the batch")
@@ -119,3 +138,7 @@ def _check(hidden: Array, head: Array, targets: Array, chunk: int | None) -> Non
     check_whole("targets", targets)
     if chunk is not None:
         check_count("chunk", chunk)
+    check_count("parts", parts)
+    if len(hidden) % parts:
+        rule = f"it must divide the {len(hidden)} tokens"
+        raise refuse("parts", parts, rule, "give 1, or pad the tokens")

@@ -51,7 +51,7 @@ def planned(folder, *typed):
 def test_a_preference_step_of_a_config_alone(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(LLAMA))
     given = ["--model", str(tmp_path), "--data", "-", "--texts.max-length", "32"]
-    given += ["--mesh.model", "2", "--optimization.fully-sharded"]
+    given += ["--mesh.model", "2", "--optimization.fully-sharded", "--optimization.chunk", "64"]
     told, printed = planned(tmp_path, "prefer", "--topology", "cpu:8", *given)
     assert (told["mesh"], told["examples"], told["unit"]) == ({"data": 4, "model": 2}, 8, "pairs")
     memory = told["memory"]
@@ -61,10 +61,12 @@ def test_a_preference_step_of_a_config_alone(tmp_path):
     assert memory["parameters"] == 4 * (divided // 8 + 3 * 32)
     assert memory["optimizer"] == 2 * memory["parameters"] + 2 * 4
     # Of a pair the one block sees 48 tokens, and answers at 32 of them: keys and values, the other
-    # products with the head, and attention's two; forward and twice backward, on half a device.
-    products = 48 * 2 * 32 * 16 + 32 * (2 * 32 * 32 + 3 * 32 * 64 + 64 * 32) + 2 * 32 * 48 * 32
+    # products with the head, and attention's two; forward and twice backward, on half a device. In
+    # chunks the head's product is made again, of every chunk by each device its part alone.
+    head = 32 * 64 * 32
+    products = 48 * 2 * 32 * 16 + 32 * (2 * 32 * 32 + 3 * 32 * 64) + 2 * 32 * 48 * 32 + head
     pairs = 8 // 4
-    assert told["flops"] == pytest.approx(2 * 3 * pairs * products / 2, rel=0.02)
+    assert told["flops"] == pytest.approx(2 * pairs * (3 * products + head) / 2, rel=0.02)
     assert told["flops_share"] == pytest.approx(told["flops"], rel=0.02)
     assert told["floors"] is None and told["loops_without_trips"] == 0
     assert "all-reduce" in told["collectives"] and "8 pairs an update" in printed

@@ -19,15 +19,25 @@ def plain(hidden, head, cap=None):
 
 
 @pytest.mark.parametrize(
-    ("chunk", "cap"),
-    [(None, None), (None, 2.0), (1, None), (3, 1.5), (5, None), (10, 3.0), (64, None)],
+    ("chunk", "parts", "cap"),
+    [
+        (None, 1, None),
+        (None, 2, 2.0),
+        (1, 1, None),
+        (3, 1, 1.5),
+        (3, 2, 1.5),
+        (4, 5, None),
+        (5, 1, None),
+        (10, 1, 3.0),
+        (64, 1, None),
+    ],
 )
-def test_values_and_gradients(chunk, cap):
+def test_values_and_gradients(chunk, parts, cap):
     def value(fn):
         return jax.value_and_grad(lambda h, w: jnp.sum(WEIGHTS * fn(h, w)), argnums=(0, 1))
 
     def ours(hidden, head):
-        return token_log_probs(hidden, head, TARGETS, chunk=chunk, cap=cap)
+        return token_log_probs(hidden, head, TARGETS, chunk=chunk, parts=parts, cap=cap)
 
     def textbook(hidden, head):
         return plain(hidden, head, cap)
@@ -100,3 +110,8 @@ def test_wrong_arrays_are_refused(unchecked, arguments, message):
         token_log_probs(HIDDEN, HEAD, TARGETS, chunk=0)
     with pytest.raises(ValueError, match=r"cap: received 0.0; it must be above zero"):
         token_log_probs(HIDDEN, HEAD, TARGETS, cap=0.0)
+
+
+def test_parts_divide_the_tokens():
+    with pytest.raises(ValueError, match="parts: received 3; it must divide the 10 tokens; give 1"):
+        token_log_probs(HIDDEN, HEAD, TARGETS, chunk=4, parts=3)

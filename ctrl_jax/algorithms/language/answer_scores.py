@@ -183,7 +183,9 @@ def _slot_log_probs(
     model: LanguageModel, states: Array, head: Array, rows: PreferenceRows, chunk: int | None
 ) -> Array:
     flat, targets = states.reshape(-1, states.shape[2]), rows.targets.reshape(-1)
-    log_probs = token_log_probs(flat, head, targets, chunk=chunk, cap=model.cap)
+    devices = jax.sharding.get_abstract_mesh().shape.get("data", 1)
+    parts = devices if len(rows.targets) % devices == 0 else 1
+    log_probs = token_log_probs(flat, head, targets, chunk=chunk, parts=parts, cap=model.cap)
     return log_probs.reshape(rows.targets.shape)
 
 
