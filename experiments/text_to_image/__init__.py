@@ -10,7 +10,7 @@ STUDY = Study(
         "published one, close to what is reachable, also on combinations never seen."
     ),
     source="categories: GenEval, arXiv 2310.11513; methods: 2409.08400, 2505.05470",
-    minutes=30,
+    minutes=20,
     expected={
         "accuracy/*": ">= 0.98",
         "success/seen/before": ">= 0.3",

@@ -24,6 +24,9 @@ from experiments.text_to_image.stages import build
 from experiments.text_to_image.things import things
 from experiments.text_to_image.world import World, open_world, track
 
+CHOSEN = ("batch", "group", "window", "penalty", "guidance")
+"""Options of the fine-tuning that stand beside its numbers."""
+
 
 def main(config: Config) -> Path:
     """Run the study and return the folder of its results."""
@@ -58,13 +61,15 @@ def summarize(
 ) -> dict[str, Any]:
     """Return the metrics of a fine-tuning."""
     options = config.fine_tuning
-    gold = tuned[f"{metric_names(options)['gold']}/after"]
+    name = metric_names(options)["gold"]
+    gold = tuned[f"{name}/after"]
     ideal = world.ideal(options)
     kl, kl_ideal = tuned["kl/path/after"], frontiers.kl_at_success(ideal, gold)
     assert ideal.success is not None
     return {
         **world.shares(world.before, "before"),
         **world.shares(after, "after"),
+        "shown/before": tuned[f"{name}/before"],
         "shown/after": gold,
         "kl/path": kl,
         "kl/ideal": kl_ideal,
@@ -72,7 +77,7 @@ def summarize(
         "frontier/largest_success": float(ideal.success.max()),
         "reward_queries": tuned["reward_queries"],
         "steps": options.solver_steps,
-        **{name: getattr(options, name) for name in ("batch", "group", "window", "penalty")},
+        **{name: getattr(options, name) for name in CHOSEN},
         "evaluated": config.evaluation_pictures,
     }
 

@@ -21,10 +21,10 @@ from ctrl_jax.runtime import validate
 from experiments.text_to_image.scenes import CATEGORIES, Request
 from experiments.text_to_image.server import make_server
 
-Reward = Literal["probability", "detector", "server", "proxy"]
+Reward = Literal["log_probability", "probability", "detector", "server", "proxy"]
 Algorithm = Literal["ppo", "grpo", "ddpo", "dpok", "value_gradient", "policy_gradient"]
 DETECTOR = "detector=experiments.text_to_image.detector:success"
-PROBABILITY = "probability=jax:experiments.text_to_image.soft_detector:probability"
+SOFT = "jax:experiments.text_to_image.soft_detector"
 TRAINED = {"detector": "gold", "server": "gold", "proxy": "proxy"}
 LORA = "pytorch_lora_weights.safetensors"
 
@@ -34,9 +34,9 @@ class FineTuning:
     """A run of `ctrl-jax fine-tune` on the generator.
 
     Args:
-        reward: probability, how probable the detector finds what was asked for, which has a
-            derivative; detector, its verdict, a function of the host; server, the same behind an
-            address of this machine; proxy, the CLIP score of the towers.
+        reward: log_probability or probability, how probable the detector finds what was asked for,
+            which has a derivative; detector, its verdict, a function of the host; server, the same
+            behind an address of this machine; proxy, the CLIP score of the towers.
         algorithm: of the command.
         value: of ppo, value_gradient and policy_gradient: state, a network of latents and captions;
             anchored, with the reward itself in it, which must have a derivative.
@@ -54,7 +54,7 @@ class FineTuning:
             falls to 2 and 5 percent of them.
     """
 
-    reward: Reward = "probability"
+    reward: Reward = "log_probability"
     algorithm: Algorithm = "value_gradient"
     value: Literal["state", "anchored"] = "anchored"
     penalty: float = 0.02
@@ -63,9 +63,9 @@ class FineTuning:
     group: int = 1
     solver_steps: int = 8
     window: int = 0
-    guidance: float = 1.0
+    guidance: float = 2.5
     rank: int = 16
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     schedule: Literal["constant", "cosine"] = "constant"
 
     def check(self, owner: str) -> None:
@@ -100,13 +100,21 @@ ON_VERDICTS = FineTuning(
     batch=256,
     group=16,
     window=3,
+    guidance=1.0,
     value="state",
     learning_rate=6e-4,
     schedule="cosine",
 )
 """What is compared: algorithms that see no more than whether a picture is right."""
 
-ON_PROXY = FineTuning(reward="proxy", penalty=0.1, updates=100, schedule="cosine")
+ON_PROXY = FineTuning(
+    reward="proxy",
+    penalty=0.1,
+    updates=100,
+    guidance=1.0,
+    learning_rate=1e-3,
+    schedule="cosine",
+)
 """What looks for over-optimization."""
 
 
@@ -233,7 +241,8 @@ def _reward(options: FineTuning, given: Given) -> Iterator[str]:
     """The reward as the command is told of it; its server, where there is one, meanwhile."""
     if options.reward != "server":
         yield {
-            "probability": f"{PROBABILITY}:{given.gold}",
+            "log_probability": f"{SOFT}:log_probability:{given.gold}",
+            "probability": f"{SOFT}:probability:{given.gold}",
             "detector": DETECTOR,
             "proxy": f"clip_score:{given.proxy}",
         }[options.reward]

@@ -3,13 +3,14 @@
 With p_k(a) the probability that the thing a stands at place k, and A(c) the ways in which
 a caption c can be right,
 
-    R(x, c) = sum_{a in A(c)} prod_k p_k(a_k | x),
+    P(x, c) = sum_{a in A(c)} prod_k p_k(a_k | x),
 
-which is one or zero where the detector is sure.
+which is one or zero where the detector is sure, and has no slope there. Its logarithm has one
+wherever a picture is wrong.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -31,10 +32,22 @@ NONE = -1
 
 
 def probability(folder: str) -> PictureReward:
-    """Return the reward R, of a detector's folder.
+    """Return the reward P, of a detector's folder.
 
     Its `encode` takes captions of `requests`, and returns their ways (captions, ways, places).
     """
+    return _reward(folder, jnp.exp)
+
+
+def log_probability(folder: str) -> PictureReward:
+    """Return the reward log P, of a detector's folder.
+
+    Its `encode` takes captions of `requests`, and returns their ways (captions, ways, places).
+    """
+    return _reward(folder, lambda log_p: log_p)
+
+
+def _reward(folder: str, of: Callable[[Array], Array]) -> PictureReward:
     record = read_json(Path(folder) / RECORD)
     known, names = things(record["kind"]), record["names"]
     net = network(len(names))
@@ -51,8 +64,8 @@ def probability(folder: str) -> PictureReward:
     def apply(params, pictures, encoded) -> Float[Array, " batch"]:
         log_p = jax.nn.log_softmax(net.apply(params, pictures))
         found = jnp.take_along_axis(log_p, jnp.maximum(encoded, 0).swapaxes(1, 2), axis=2)
-        each = jnp.exp(jnp.sum(found, axis=1))
-        return jnp.sum(jnp.where(encoded[..., 0] != NONE, each, 0.0), axis=1)
+        each = jnp.where(encoded[..., 0] != NONE, jnp.sum(found, axis=1), -jnp.inf)
+        return of(jax.nn.logsumexp(each, axis=1))
 
     return PictureReward(params, apply, encode)
 

@@ -42,7 +42,7 @@ from experiments.text_to_image.scenes import (
     requests,
 )
 from experiments.text_to_image.server import make_server
-from experiments.text_to_image.soft_detector import probability
+from experiments.text_to_image.soft_detector import log_probability, probability
 from experiments.text_to_image.things import CELL, SIZES, sprites, things
 
 KINDS = ["shapes"]
@@ -202,7 +202,7 @@ def test_the_probability_of_a_right_picture_is_that_of_all_ways(random_detector)
     known = things("shapes")
     found = {request.category: request for request in requests(known)}
     asked = [found[name] for name in ("two", "counting", "position")]
-    reward = probability(str(random_detector))
+    reward, logarithm = (make(str(random_detector)) for make in (probability, log_probability))
     picture = np.random.default_rng(0).random((1, SIDE, SIDE, 3)).astype(np.float32)
     apply = jax.jit(network(len(known.names)).apply)
     logits = np.asarray(apply(reward.params, jnp.asarray(picture)))
@@ -211,7 +211,9 @@ def test_the_probability_of_a_right_picture_is_that_of_all_ways(random_detector)
     each = np.prod([shares[place, [way[place] for way in ways]] for place in range(PLACES)], axis=0)
     assert reward.encode is not None
     pictures = jnp.asarray(picture.repeat(3, axis=0))
-    values = jax.jit(reward)(pictures, reward.encode([r.caption for r in asked]))
+    encoded = reward.encode([r.caption for r in asked])
+    values, logarithms = (jax.jit(each)(pictures, encoded) for each in (reward, logarithm))
+    np.testing.assert_allclose(logarithms, np.log(values), rtol=1e-5)
     for value, request in zip(values, asked, strict=True):
         right = [is_right(way, request, known.names) for way in ways]
         assert 0 < sum(right) <= 12
