@@ -160,10 +160,11 @@ class Conduct:
         from ctrl_jax.runtime.loop.training import state_shardings
 
         usual = {"progress": self.config.run.progress, "mesh": self.mesh}
-        usual["shardings"] = self.divided(state)
         given: dict[str, Any] = {**usual, "record": self.run.record, **loop}
+        if given["mesh"] is not None:
+            given.setdefault("shardings", self.divided(state))
         evaluate = given.get("evaluate")
-        if evaluate is not None and given["shardings"] is not None:
+        if evaluate is not None and given.get("shardings") is not None:
             given["evaluate"] = lambda k, state: evaluate(k, replicate(self.mesh, state))
         if self.config.run.profile and stage is None:
             given["profile"] = self.folder / "profile"

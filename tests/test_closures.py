@@ -29,7 +29,7 @@ def test_only_closures_that_name_no_shape_are_not_checked(tmp_path, monkeypatch)
     monkeypatch.syspath_prepend(tmp_path)
     with jaxtyping.install_import_hook("some_closures", "beartype.beartype"):
         module = importlib.import_module("some_closures")
-    monkeypatch.delitem(sys.modules, "some_closures")
+    del sys.modules["some_closures"]
     without_shape, with_shape = module.maker()
 
     assert without_shape("three") == "three"

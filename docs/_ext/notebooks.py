@@ -17,9 +17,12 @@ def setup(app):
 
 def run(app):
     """Run each notebook that has no output kept; myst-nb runs one that fails again and says why."""
+    if app.config.nb_execution_mode != "cache":
+        return
     cache = get_cache(app.config.nb_execution_cache_path)
-    for page in Path(app.srcdir).glob("gallery/*.md"):
-        if "file_format: mystnb" in page.read_text():
-            cache.add_nb_to_project(str(page), read_data=READER)
+    pages = [p.absolute() for p in Path(app.srcdir).glob("gallery/*.md")]
+    found = [str(page) for page in pages if "file_format: mystnb" in page.read_text()]
+    for page in found:
+        cache.add_nb_to_project(page, read_data=READER)
     executor = load_executor("local-parallel", cache, logging.getLogger(__name__))
-    executor.run_and_cache(timeout=app.config.nb_execution_timeout)
+    executor.run_and_cache(filter_uris=found, timeout=app.config.nb_execution_timeout)

@@ -230,7 +230,9 @@ def _function(option: str, spec: Spec) -> Callable[..., Any]:
     try:
         return load_callable(spec.place[0])
     except ValueError as error:
-        if not isinstance(error.__cause__, ModuleNotFoundError) or not (near := meant(spec)):
+        module = spec.place[0].partition(":")[0]
+        lacking = getattr(error.__cause__, "name", None) == module.partition(".")[0]
+        if not lacking or not (near := meant(spec)):
             raise
         rule = "there is no module of this name"
         raise refuse(option, spec.text, rule, f"perhaps {near} is meant") from error
