@@ -168,7 +168,7 @@ def lm_preference(number: int = BATCH, losses: Sequence[str] = ("dpo", "aot", "k
         sgd(),
         # Two of them look at the other pairs, wherever these are.
         algorithms.named_loss(losses, beta=0.5),
-        algorithms.LMPreference(accumulate=2, average_decay=AVERAGE_DECAY),
+        algorithms.LMPreference(accumulate=2, chunk=16, average_decay=AVERAGE_DECAY),
     )
     return Case(made, rows)
 
