@@ -154,9 +154,8 @@ def make_control(
         policy:  surrogate(ratio_i, A_i) + lambda KL_i(mu_theta),
         value:   (R - lambda \sum_{j >= i} KL_j - V(t_i, x_i))^2 / 2,
 
-    where lambda is the penalty of the problem, ratio_i = pi / pi_old that of the new to the old
-    policy's density of the step, and KL_i(mu_theta) the divergence with the prediction mu_theta of
-    the policy that learns, at the stored states.
+    where lambda is the penalty of the problem, ratio_i the step's density under the learning policy
+    over that under the old one, and mu_theta the learning policy's prediction at the stored state.
 
     Args:
         problem: what to control.

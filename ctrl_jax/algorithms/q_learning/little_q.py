@@ -43,9 +43,9 @@ class QLearningConfig:
 
     averaged over the episodes of a batch. J_i = J(t_i, x_i) at the state before step i < n, dt_i is
     the step's length and r_i = -g^2 |s_i - a_i|^2, with the estimated score s_i, the action a_i and
-    the diffusion coefficient g of the reversal. The last state x_n has the weighted reward w
-    h(x_n), which stands for J_n in delta_{n-1}; J_n itself is fitted to it. theta is the
-    temperature of the `RewardDirection`, w its weight and h its reward.
+    the diffusion coefficient g of the reversal. The last state x_n has the reward
+    w h(x_n), which stands for J_n in delta_{n-1}; J_n itself is fitted to it. theta is the
+    temperature of the `RewardDirection`, w its weight and h its reward function.
 
     Of the noise in them two parts are known, and can be taken out without moving the mean:
 
