@@ -5,6 +5,7 @@ import inspect
 import pkgutil
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -14,17 +15,21 @@ import ctrl_jax
 
 ELSEWHERE = re.compile(
     r"arguments,? (and errors )?(as|like)\b|errors,? as\b|as above|see above"
-    r"|: as (in |for )?`\w+`",
+    r"|: as (in |for )?`\w+`|\bthis (module's )?page\b",
     re.IGNORECASE,
 )
-EQUATION = re.compile(r"(?<![\w)])\((\d{1,2}[a-z]?)\)")
-LABEL = re.compile(r"  \((\d{1,2}[a-z]?)\)\s*$", re.MULTILINE)  # set apart, behind its formula
+NUMBER = r"[1-9]\d?[a-z]?'?"  # never 0, so that (0, 1) is an interval
+EQUATION = re.compile(rf"(?<![\w)])\(({NUMBER}(?:, {NUMBER})*)\)")
+LABEL = re.compile(rf"  \(({NUMBER})\)\s*$", re.MULTILINE)  # set apart, behind its formula
+DIRECTIVE = re.compile(r"^\.\. auto(\w+):: (\S+)\n((?: +:.*\n)*)", re.MULTILINE)
+PAGES = Path(__file__).parents[1] / "docs" / "api"
+OWN = ("ctrl_jax", __name__)
 VARIADIC = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
 THIRD_PERSON = re.compile(r"[A-Z][a-z]+[^\Ws]s\b")
 
 
 def exported() -> dict[str, Any]:
-    """Every function and class that a package or an exported module of the library offers."""
+    """Every function and class that a package, an exported module or a page of the API offers."""
     packages = [ctrl_jax, *map(importlib.import_module, _package_names())]
     found: dict[str, Any] = {}
     for package in packages:
@@ -34,7 +39,31 @@ def exported() -> dict[str, Any]:
             for suffix, each in inner.items():
                 if inspect.isfunction(each) or inspect.isclass(each):
                     found.setdefault(f"{package.__name__}.{name}{suffix}", each)
+    for name, member in documented().items():
+        if not any(member is each for each in found.values()):
+            found[name] = member
     return {name: each for name, each in found.items() if each.__module__.startswith("ctrl_jax")}
+
+
+def documented() -> dict[str, Any]:
+    """Every function and class that the pages of the API show."""
+    found: dict[str, Any] = {}
+    for page in sorted(PAGES.glob("*.md")):
+        for kind, target, options in DIRECTIVE.findall(page.read_text()):
+            if kind == "module":
+                module = importlib.import_module(target)
+                listed = re.search(r":members: *(\S.*)", options)
+                names = re.split(r",\s*", listed[1].strip()) if listed else ()
+                each = {f".{name}": getattr(module, name) for name in names} or _members(module)
+                found |= {f"{target}{name}": member for name, member in each.items()}
+            else:
+                module, name = target.rsplit(".", 1)
+                found[target] = getattr(importlib.import_module(module), name)
+    return {
+        name: each
+        for name, each in found.items()
+        if inspect.isfunction(each) or inspect.isclass(each)
+    }
 
 
 def _package_names() -> Iterator[str]:
@@ -80,16 +109,39 @@ def faults(member: Any) -> list[str]:
         found.append(f"it does not name {', '.join(missing)}")
     if elsewhere := ELSEWHERE.search(text):
         found.append(f"it sends the reader elsewhere: {elsewhere.group()!r}")
-    if unknown := sorted(set(EQUATION.findall(text)) - set(LABEL.findall(text))):
+    if unknown := unshown(text):
         found.append(f"it does not show the equation it names: {', '.join(unknown)}")
     if inspect.isclass(member):
-        return found
+        return found + _faults_inside(member, text)
     if THIRD_PERSON.match(text):
         found.append(f"it does not begin with an imperative: {text.split()[0]}")
     returned = inspect.signature(member).return_annotation
     says = re.match(r"(Return|Yield|Draw)\b", text) or re.search(r"^(Returns|Yields):", text, re.M)
     if returned not in (None, "None", inspect.Signature.empty) and not says:
         found.append("it does not say what it returns")
+    return found
+
+
+def unshown(text: str, shown: str = "") -> list[str]:
+    """The equation numbers that a text names, and that neither it nor `shown` shows."""
+    named = {number for numbers in EQUATION.findall(text) for number in numbers.split(", ")}
+    return sorted(named - set(LABEL.findall(f"{text}\n{shown}")))
+
+
+def _faults_inside(member: type, text: str) -> list[str]:
+    """What is wrong with equation numbers in public methods and properties of a class."""
+    found = []
+    for name in dir(member):
+        inner = inspect.getattr_static(member, name)
+        inner = getattr(inner, "__func__", inner)  # of a static or class method
+        inner = getattr(inner, "__wrapped__", inner)
+        whose = getattr(getattr(inner, "fget", inner), "__module__", None) or ""
+        doc = inspect.cleandoc(getattr(inner, "__doc__", None) or "")
+        hidden = name.startswith("_") and name != "__call__"
+        if hidden or inspect.isclass(inner) or not whose.startswith(OWN):
+            continue
+        if unknown := unshown(doc, text):
+            found.append(f"its {name} does not show the equation it names: {', '.join(unknown)}")
     return found
 
 
@@ -125,9 +177,31 @@ def _no_equation(x: int) -> int:
 
         x = x.                                                                             (1)
 
-    Neither (1) nor (3, 4) is a number from elsewhere.
+    (1) is no number from elsewhere, and (0, 1) is an interval.
     """
     return x
+
+
+def _no_equations(x: int) -> int:
+    """Return x, the solution of (3, 4') elsewhere."""
+    return x
+
+
+def _page(x: int) -> int:
+    """Return x by equation 4 of this page."""
+    return x
+
+
+class _Inside:
+    """A class with an equation,
+
+    x = x.                                                                             (1)
+    """
+
+    @property
+    def both(self) -> int:
+        """The solution of (1) and (2)."""
+        return 1
 
 
 def _equation_in_a_sentence(x: int) -> int:
@@ -155,6 +229,9 @@ def _no_end(x: int) -> int:
         (_no_parameter, "does not name y"),
         (_elsewhere, "elsewhere"),
         (_no_equation, "equation it names: 2"),
+        (_no_equations, "equation it names: 3, 4'"),
+        (_page, "elsewhere: 'this page'"),
+        (_Inside, "its both does not show the equation it names: 2"),
         (_equation_in_a_sentence, "equation it names: 1"),
         (_no_result, "does not say what it returns"),
         (_no_end, "no end"),

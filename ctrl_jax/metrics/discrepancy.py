@@ -33,8 +33,9 @@ def mmd(
 ) -> Float[Array, ""]:
     """Return the unbiased estimate of MMD^2 = E k(X, X') - 2 E k(X, Y) + E k(Y, Y') of two samples.
 
-    The kernel k is the mean of Gaussian ones, exp(-|x - y|^2 / (2 h^2)). Pairs of a point with
-    itself are left out: where the laws are equal estimates scatter around zero, below it too.
+    X and X' are independent draws from the law of x, Y and Y' from that of y. The kernel k is the
+    mean of Gaussian ones, exp(-|x - y|^2 / (2 h^2)). Pairs of a point with itself are left out:
+    where the laws are equal estimates scatter around zero, below it too.
 
     Args:
         x: one sample, shape (n, ...), n at least 2; memory grows as n m.
@@ -69,6 +70,8 @@ def mmd(
 
 def energy_distance(x: Float[Array, "n ..."], y: Float[Array, "m ..."]) -> Float[Array, ""]:
     """Return the unbiased estimate of the energy distance 2 E|X-Y| - E|X-X'| - E|Y-Y'|.
+
+    X and X' are independent draws from the law of x, Y and Y' from that of y.
 
     Args:
         x: one sample, shape (n, ...), n at least 2; memory grows as n m.

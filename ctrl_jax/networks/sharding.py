@@ -208,7 +208,14 @@ _TABLE: contextvars.ContextVar[Rules] = contextvars.ContextVar("table", default=
 
 @contextlib.contextmanager
 def in_turn(rules: Rules) -> Iterator[None]:
-    """Trace a network within, whose parameters are divided by these rules, for `gathered`."""
+    """Trace a network within, whose parameters are divided by these rules, for `gathered`.
+
+    Args:
+        rules: of the network's parameters.
+
+    Yields:
+        Nothing.
+    """
     token = _TABLE.set(rules)
     try:
         yield

@@ -33,9 +33,10 @@ from ctrl_jax.processes.base import LinearProcess, Marginal
 class EDM(LinearProcess):
     """EDM, plain or contractive: x_t = s(t) (x_0 + t e) with a standard normal e.
 
-    Time is the std of the noise, in units of the data, and s(t) = s_0 + (1 - s_0) t / sigma_max:
-    b = s' / s, sigma^2 = 2 s^2 t, a = s and sqrt(v) = s t. s_0 = 1 is plain EDM, without drift;
-    s_0 < 1 contracts backwards. The process starts at s_0 x_0: `unscale` divides by s_0.
+    Time is the std of the noise, in units of the data, and s(t) = s_0 + (1 - s_0) t / sigma_max. So
+    dX = b X dt + sigma dB with b = s' / s and sigma^2 = 2 s^2 t, and X_t given x_0 has the mean
+    a x_0 and the variance v, a = s and sqrt(v) = s t. s_0 = 1 is plain EDM, without drift; s_0 < 1
+    contracts backwards. The process starts at s_0 x_0: `unscale` divides by s_0.
 
     Args:
         sigma_max: the largest noise, and the horizon.

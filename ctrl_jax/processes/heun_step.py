@@ -24,7 +24,8 @@ def heun_step(
 ) -> Float[Array, "batch ..."]:
     """Return one step of Heun's method for dy / dsigma = -std s in y = x / a and sigma = std / a.
 
-    It is of second order in sigma; s is the score and the ODE the probability flow.
+    It is of second order in sigma; s is the score and the ODE the probability flow. a and std are
+    the scale and the standard deviation of the process at the time of x.
 
     Args:
         process: the forward process.

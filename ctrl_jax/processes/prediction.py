@@ -83,12 +83,26 @@ def check_prediction(prediction: object) -> None:
 
 
 def read_data(process: Linear, t: Array, prediction: Prediction) -> Reading:
-    """Return how the data are read, the second column of (1).
+    """Return how the data are read of a state x and a prediction p.
+
+    At time t the state is x = a d + s n, with data d, noise n, scale a and standard deviation s.
+    The data are, by what p is,
+
+        score          (x + s^2 p) / a
+        noise          (x - s p) / a
+        data           p
+        v = a n - s d  (a x - s p) / q
+        flow = dx/dt   (s' x - s p) / w
+
+    with w = a s' - a' s and q = a^2 + s^2.
 
     Args:
-        process: the forward process.
+        process: the forward process, which gives a, s and their derivatives.
         t: forward times.
-        prediction: what is predicted.
+        prediction: what is predicted, "score", "noise", "data", "v" or "flow".
+
+    Returns:
+        The coefficients of x and p, and what both are divided by.
     """
     if prediction == "data":
         return ITSELF
@@ -102,7 +116,27 @@ def read_data(process: Linear, t: Array, prediction: Prediction) -> Reading:
 
 
 def read_noise(process: Linear, t: Array, prediction: Prediction) -> Reading:
-    """Return how the noise is read, the third column of (1); arguments as `read_data`."""
+    """Return how the noise is read of a state x and a prediction p.
+
+    At time t the state is x = a d + s n, with data d, noise n, scale a and standard deviation s.
+    The noise is, by what p is,
+
+        score          -s p
+        noise          p
+        data           (x - a p) / s
+        v = a n - s d  (s x + a p) / q
+        flow = dx/dt   (a p - a' x) / w
+
+    with w = a s' - a' s and q = a^2 + s^2.
+
+    Args:
+        process: the forward process, which gives a, s and their derivatives.
+        t: forward times.
+        prediction: what is predicted, "score", "noise", "data", "v" or "flow".
+
+    Returns:
+        The coefficients of x and p, and what both are divided by.
+    """
     if prediction == "noise":
         return ITSELF
     if prediction == "flow":
@@ -117,7 +151,27 @@ def read_noise(process: Linear, t: Array, prediction: Prediction) -> Reading:
 
 
 def read_score(process: Linear, t: Array, prediction: Prediction) -> Reading:
-    """Return how the score is read, -noise / s; arguments as `read_data`."""
+    """Return how the score is read of a state x and a prediction p, as -n / s of the noise n.
+
+    At time t the state is x = a d + s n, with data d, noise n, scale a and standard deviation s.
+    The score is, by what p is,
+
+        score          p
+        noise          -p / s
+        data           (a p - x) / s^2
+        v = a n - s d  -(s x + a p) / (q s)
+        flow = dx/dt   (a' x - a p) / (w s)
+
+    with w = a s' - a' s and q = a^2 + s^2.
+
+    Args:
+        process: the forward process, which gives a, s and their derivatives.
+        t: forward times.
+        prediction: what is predicted, "score", "noise", "data", "v" or "flow".
+
+    Returns:
+        The coefficients of x and p, and what both are divided by.
+    """
     if prediction == "score":
         return ITSELF
     noise = read_noise(process, t, prediction)
@@ -125,9 +179,26 @@ def read_score(process: Linear, t: Array, prediction: Prediction) -> Reading:
 
 
 def read_flow(process: Linear, t: Array, prediction: Prediction) -> Reading:
-    """Return how dx/dt is read, the last column of (1), with nothing to divide by.
+    """Return how the flow dx/dt is read of a state x and a prediction p.
 
-    Arguments as `read_data`.
+    At time t the state is x = a d + s n, with data d, noise n, scale a and standard deviation s.
+    The flow is, by what p is,
+
+        score          b x - sigma^2 p / 2
+        noise          b x + sigma^2 p / (2 s)
+        data           (s' x - w p) / s
+        v = a n - s d  (q' x / 2 + w p) / q
+        flow = dx/dt   p
+
+    with w = a s' - a' s, q = a^2 + s^2, b = a' / a and sigma^2 / 2 = w s / a.
+
+    Args:
+        process: the forward process, which gives a, s and their derivatives.
+        t: forward times.
+        prediction: what is predicted, "score", "noise", "data", "v" or "flow".
+
+    Returns:
+        The coefficients of x and p, and what both are divided by, which is 1.
     """
     if prediction == "flow":
         return ITSELF
@@ -144,12 +215,15 @@ def read_flow(process: Linear, t: Array, prediction: Prediction) -> Reading:
 
 
 def log_growth(process: Linear, t: Array, prediction: Prediction) -> Array:
-    """Return log l of (2), whose derivative is the state's part of dx/dt.
+    """Return log l, whose derivative in time is the factor of x in the flow dx/dt by `read_flow`.
+
+    With the scale a and the standard deviation s of the process, l is a for score and noise, s for
+    data, sqrt(a^2 + s^2) for v and 1 for the flow itself.
 
     Args:
         process: the forward process.
         t: forward times.
-        prediction: what is predicted.
+        prediction: what is predicted, "score", "noise", "data", "v" or "flow".
     """
     scale, std = process.marginal(t)
     if prediction == "flow":

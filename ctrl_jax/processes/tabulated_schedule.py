@@ -51,8 +51,9 @@ class TabulatedSchedule(NoiseSchedule):
             "log_ratio" for its logarithm, and n itself over the first step.
 
     Raises:
-        ValueError: betas is no vector, one of them is outside (0, 1), the horizon is not positive,
-            or a last beta of 1 comes with another than ``between="integral"``.
+        ValueError: betas is no vector, one of them is outside (0, 1) and is no last one of 1, the
+            horizon is not positive, there is no such `between`, or a last beta of 1 comes with
+            another than ``between="integral"``.
     """
 
     integrals: tuple[float, ...] = eqx.field(static=True, repr=False)  # B at the knots, 0 first
@@ -93,12 +94,13 @@ class TabulatedSchedule(NoiseSchedule):
 
         Args:
             start: the first beta.
-            end: the last.
+            end: the last; at 1 nothing of the signal is left.
             steps: number of steps N.
             horizon: T, in the process's unit of time.
 
         Raises:
-            ValueError: steps is below 1, or a beta is outside (0, 1).
+            ValueError: steps is below 1, the horizon is not positive, or a beta is outside (0, 1),
+                where the last may be 1.
 
         Source: Ho et al. 2020.
         """
@@ -113,12 +115,13 @@ class TabulatedSchedule(NoiseSchedule):
 
         Args:
             start: the first beta, positive.
-            end: the last, positive.
+            end: the last, positive; at 1 nothing of the signal is left.
             steps: number of steps N.
             horizon: T, in the process's unit of time.
 
         Raises:
-            ValueError: steps is below 1, or a beta is outside (0, 1).
+            ValueError: steps is below 1, the horizon is not positive, or a beta is outside (0, 1),
+                where the last may be 1.
 
         Source: Rombach et al. 2022.
         """
@@ -141,7 +144,8 @@ class TabulatedSchedule(NoiseSchedule):
             horizon: T, in the process's unit of time.
 
         Raises:
-            ValueError: steps is below 1, or a beta is outside (0, 1).
+            ValueError: steps is below 1, the horizon is not positive, or a beta is outside (0, 1),
+                where the last may be 1.
 
         Source: Nichol and Dhariwal 2021.
         """

@@ -125,8 +125,16 @@ def jpeg_size(pictures: Float[Array, "batch h w 3"], quality: int = 95) -> Float
     with 1.004 for the byte 0 after every byte 255 in a file, and 625 bytes of tables and sizes.
     What libjpeg and Pillow do by default is followed: the luma, and chroma planes of half the size,
     are cut into blocks of 8 x 8, and the cosine transform of each is divided by the table of the
-    quality and rounded. A number k != 0, the first of a block less that of the block before, takes
-    the bits of its Huffman code in the standard's Annex K and floor(log2 |k|) + 1 of its own.
+    quality and rounded to numbers k_0 .. k_63, in zigzag order. bits is the sum over all blocks of
+    the planes of
+
+        code(n_0) + n_0 + \sum_{i > 0, k_i != 0} [code(r_i mod 16, n_i) + n_i
+                                                  + floor(r_i / 16) code(15, 0)] + code(end).
+
+    code is the length of a Huffman code of the standard's Annex K. n_i = floor(log2 |k_i|) + 1, or
+    0 of k_i = 0, is the number of bits of k_i; n_0 is that of k_0 less the k_0 of the block before.
+    r_i is the number of zeros right before k_i, without k_0; code(15, 0) stands for 16 of them, and
+    code(end) falls away where k_63 is not zero.
 
     Args:
         pictures: in [0, 1]; what lies beyond is cut.

@@ -78,11 +78,13 @@ def renoise(
 ) -> Float[Array, "batch ..."]:
     """Return x_t = (a_t / a_e) x_e + sqrt(v_t - (a_t / a_e)^2 v_e) z, the forward transition.
 
+    a_t and v_t are the scale and the variance of the process at t, a_e and v_e those at `end`.
+
     Args:
         process: the forward process.
         x_end: states x_e at `end`, shape (batch, ...).
         noise: z, a standard normal of the same shape.
-        end: an earlier time e.
+        end: an earlier time.
         t: a later time.
     """
     gain, std = process.transition(jnp.asarray(end, x_end.dtype), t)

@@ -29,10 +29,13 @@ from ctrl_jax.solvers.reverse_solver import ReverseSolver, noise_of, stepped
 
 
 class Renoising(GaussianSolver, ReverseSolver):
-    """Interface of the solvers that renew noise partly: x' = a' x_0 + sqrt(v' - s^2) e + s z.
+    """Interface of the solvers that renew noise partly, in steps from forward time t to t' < t:
 
-    x_0 and e are the data and the noise that the prediction stands for, z is a new standard normal,
-    and s is `step_std`, of which `eta` in [0, 1] is the share.
+        x' = a' x_0 + sqrt(v' - varsigma^2) e + varsigma z.
+
+    x_0 and e are the data and the noise that the prediction stands for, a' and v' the scale and the
+    variance of the process at t', and z is a new standard normal. varsigma is `step_std`, of which
+    `eta` in [0, 1] is the share.
     """
 
     eta: eqx.AbstractVar[float]
@@ -41,7 +44,7 @@ class Renoising(GaussianSolver, ReverseSolver):
     def step_std(
         self, process: LinearProcess, t: Float[Array, "*t"], t_next: Float[Array, "*t"], eta: float
     ) -> Float[Array, "*t"]:
-        """Return the standard deviation of the step's noise, varsigma.
+        """Return the standard deviation varsigma of the step's new noise.
 
         Args:
             process: the forward process.

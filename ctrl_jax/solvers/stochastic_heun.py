@@ -33,8 +33,8 @@ class StochasticHeun(ReverseSolver):
     """EDM's sampler: two evaluations of the score per step, deterministic at ``s_churn=0``.
 
     Heun's method for the probability flow dy / dsigma = -std s of y = x / a, with the score s and
-    the noise-to-signal ratio sigma = std / a. Before each step churn raises sigma to
-    (1 + gamma) sigma with fresh noise z,
+    the noise-to-signal ratio sigma = std / a of the process's scale a and standard deviation std at
+    the time of x. Before each step churn raises sigma to (1 + gamma) sigma with fresh noise z,
 
         y <- y + s_noise sqrt((1 + gamma)^2 - 1) sigma z,
         gamma = min(s_churn / N, sqrt(2) - 1) if s_min <= sigma <= s_max, else 0.

@@ -82,18 +82,22 @@ class OccupationConfig:
     r"""How trajectories become samples of the occupation measure, and what is estimated there.
 
     The occupation measure is the law of X at a time of law Exp(beta). At its samples the policy
-    learns from q - gamma log pi(a|x), and the critic V from a target. With h the step and delta_i
-    an estimate of q at step i and gamma times the policy's entropy there, the targets are
+    learns from q - gamma log pi(a|x), and the critic V from a target. beta is the discount of the
+    environment, in 1 / time, gamma its temperature, and q the rate of advantage, what action a
+    gains at x per unit of time. With h the step and delta_i an estimate of q at step i plus gamma
+    times the policy's entropy there, the targets are
 
         martingale:           V_i + h \sum_k e^{-beta k h} delta_{i+k},
         temporal_difference:  V_i + h \sum_k e^{-(beta + 1/l) k h} delta_{i+k},
 
-    and q itself is estimated from the step to x' by
+    and q itself is estimated from the step from x to x', with reward r per unit of time, by
 
         difference:   r + (e^{-beta h} V(x') - V(x)) / h,
         pathwise:     difference - \nabla V(x) . \sigma dW / h,
         generator:    r + b . \nabla V + tr(\sigma \sigma^T \nabla^2 V)/2 - beta V,
-        generalized:  \sum_k e^{-(beta + 1/l) k h} delta_{i+k} - gamma entropy_i, by differences.
+        generalized:  \sum_k e^{-(beta + 1/l) k h} delta_{i+k} - gamma entropy_i, by differences,
+
+    with drift b and diffusion \sigma at (x, a), and dW the Brownian increment of the step.
 
     Args:
         occupation: "stopping" draws times of law Exp(beta) below the horizon; "discounting" weights

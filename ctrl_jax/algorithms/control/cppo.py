@@ -62,9 +62,10 @@ class ProximalConfig:
 
         E_{d, pi}[(pi'/pi) A] - gamma E_d KL(pi' || pi) - C D,
 
-    or clips the ratio pi'/pi and has no C D. After an update that leads to D above
-    (1 + tolerance) target the step is halved, in the policy's parameters, until it does not, and C
-    grows; after one with D below (1 - tolerance) target C shrinks.
+    or clips the ratio pi'/pi and has no C D. q is the rate of advantage of an action and gamma the
+    temperature of the environment, in units of the reward per nat. After an update that leads to D
+    above (1 + tolerance) target the step is halved, in the policy's parameters, until it does not,
+    and C grows; after one with D below (1 - tolerance) target C shrinks.
 
     Args:
         penalty: what D is, "sqrt_kl" for E_d sqrt(KL(pi' || pi)) or "linear_kl" for

@@ -48,7 +48,9 @@ def make_discrete_policy_gradient(
         A_i = \sum_k (e^{-beta h} trace)^k h delta_{i+k},
         delta_i = r_i + gamma entropy_i + (e^{-beta h} V_{i+1} - V_i) / h,
 
-    of the chain with step h, where in the first term entropy_i is -log pi(a_i|x_i). The critic's
+    of the chain with step h, where in the first term entropy_i is -log pi(a_i|x_i), later the
+    policy's entropy at x_i. r_i is the reward per unit of time, beta the discount of the
+    environment, in 1 / time, gamma its temperature, and V_i = V(x_i) the critic. The critic's
     targets are V_i and the same sum with the entropy. Times are uniform along trajectories, not
     discounted.
 
@@ -95,7 +97,9 @@ def make_discrete_ppo(
         A_i = \sum_k (e^{-beta h} trace)^k h delta_{i+k},
         delta_i = r_i + gamma entropy_i + (e^{-beta h} V_{i+1} - V_i) / h,
 
-    of the chain with step h, where in the first term entropy_i is -log pi(a_i|x_i). The critic's
+    of the chain with step h, where in the first term entropy_i is -log pi(a_i|x_i), later the
+    policy's entropy at x_i. r_i is the reward per unit of time, beta the discount of the
+    environment, in 1 / time, gamma its temperature, and V_i = V(x_i) the critic. The critic's
     targets are V_i and the same sum with the entropy. Times are uniform along trajectories, not
     discounted.
 

@@ -108,7 +108,8 @@ def generalized_advantage(trace: float) -> AdvantageFn:
 
         A_i = \sum_k trace^k [V(t_{i+k+1}, x_{i+k+1}) - lambda KL_{i+k} - V(t_{i+k}, x_{i+k})],
 
-    with the reward R in the place of V at the end.
+    with the reward R in the place of V at the end. V is the value network, KL_i the divergence of
+    step i from the reference, in nats, and lambda the penalty of the problem.
 
     Args:
         trace: in [0, 1]: 0 trusts the value, 1 the trajectory.
@@ -148,10 +149,13 @@ def make_control(
 
     A step rolls out the policy, asks for the rewards R, estimates the advantage A_i of every
     transition, takes minibatch updates of the policy, then fits the value network if there is one.
-    With KL_i the step's divergence from the reference, both descend means over steps i of
+    With KL_i the step's divergence from the reference, in nats, both descend means over steps i of
 
         policy:  surrogate(ratio_i, A_i) + lambda KL_i(mu_theta),
-        value:   (R - lambda \sum_{j >= i} KL_j - V(t_i, x_i))^2 / 2.
+        value:   (R - lambda \sum_{j >= i} KL_j - V(t_i, x_i))^2 / 2,
+
+    where lambda is the penalty of the problem, ratio_i the step's density under the learning policy
+    over that under the old one, and mu_theta the learning policy's prediction at the stored state.
 
     Args:
         problem: what to control.

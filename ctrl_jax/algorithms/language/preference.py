@@ -77,11 +77,12 @@ def make_lm_preference(
     With the log-ratio rho = log pi(y|x) - log pi_ref(y|x) of either answer y to a prompt x, summed
     over the tokens of y and its end token, one descends
 
-        \sum_i w_i loss(rho_w, rho_l, ...)_i / \sum_i w_i
+        \sum_i weight_i loss(rho_w, rho_l, ...)_i / \sum_i weight_i
 
-    over the pairs i of a batch: for instance `preference.dpo`, or `preference.mallows_theta` with
-    the dispersion phi(x) of opinions on x. A batch that weighs nothing has a gradient of zero, and
-    its metrics are NaN.
+    over the pairs i of a batch, with rho_w of the chosen answer, rho_l of the rejected one and the
+    `weights` of the rows. The loss is for instance `preference.dpo`, or `preference.mallows_theta`
+    with the dispersion phi(x) of opinions on x. A batch that weighs nothing has a gradient of zero,
+    and its metrics are NaN.
 
     Args:
         model: the policy; its ``init`` returns the pretrained parameters

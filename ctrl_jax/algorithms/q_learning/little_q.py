@@ -34,11 +34,18 @@ from ctrl_jax.algorithms.q_learning.updates import EpisodeUpdates
 class QLearningConfig:
     r"""How a batch of episodes is used.
 
-    With the value J, the policy pi = N(mu, theta/(2 g^2) I), q = theta log pi and the running
-    reward r, the updates move along
+    With the value J, the policy pi = N(mu, theta/(2 g^2) I) and q = theta log pi, the updates move
+    along
 
-        value:   \sum_i A_i \nabla J_i,        policy:  \sum_i A_i \nabla log pi_i,
-        A_i = \sum_{j >= i} trace^{j-i} delta_j,   delta_i = J_{i+1} - J_i + (r_i - q_i) dt_i.
+        value:   \sum_i A_i \nabla J_i + (w h(x_n) - J_n) \nabla J_n,
+        policy:  \sum_i A_i \nabla log pi_i,
+        A_i = \sum_{j >= i} trace^{j-i} delta_j,   delta_i = J_{i+1} - J_i + (r_i - q_i) dt_i,
+
+    averaged over the episodes of a batch. J_i = J(t_i, x_i) at the state before step i < n, dt_i is
+    the step's length and r_i = -g^2 |s_i - a_i|^2, with the estimated score s_i, the action a_i and
+    the diffusion coefficient g of the reversal. The last state x_n has the reward
+    w h(x_n), which stands for J_n in delta_{n-1}; J_n itself is fitted to it. theta is the
+    temperature of the `RewardDirection`, w its weight and h its reward function.
 
     Of the noise in them two parts are known, and can be taken out without moving the mean:
 
@@ -46,7 +53,8 @@ class QLearningConfig:
         gradient:  beside it that of the action, in closed form: the policy moves along
                    \sum_i [2 rate_i dt_i (s_i - mu_i) + action_gain_i \nabla J_{i+1}] . \nabla mu_i,
 
-    with s the estimated score, rate = g^2, and action_gain and std those of the solver's step.
+    with z_i the standard normal that moved the state in step i, rate_i = g^2 there, and action_gain
+    and std those of the solver's step. Gradients of J in these two lines are in the state.
 
     Args:
         online: update after every step of the episodes, not after the last.

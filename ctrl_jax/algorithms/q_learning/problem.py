@@ -73,11 +73,16 @@ class RewardDirection(eqx.Module):
 
     and maximized over the laws pi is
 
-        w E[h(X_T)] - E \int g^2 |s - a|^2 dr + theta E \int entropy(pi) dr.
+        w E[h(X_T)] - E \int g^2 |s - a|^2 dr + theta E \int entropy(pi) dr,
 
-    The optimum is N(s + \nabla J*/2, theta/(2 g^2) I), on the flow with \nabla J*/4. On a grid
-    g^2 dt is (action_gain / std)^2 of the solver's step; where a step has no noise, g^2 is that of
-    its middle.
+    where r is the reverse time, b and g are the drift rate and the diffusion coefficient of the
+    process at the forward time T - r, T is its horizon and B a Brownian motion. J*(r, x) is the
+    most that is left to gain from x at time r on. The optimum is
+
+        N(s + \nabla J*/2, theta/(2 g^2) I),
+
+    on the flow with \nabla J*/4. On a grid g^2 dt is (action_gain / std)^2 of the solver's step;
+    where a step has no noise, g^2 is that of its middle.
 
     Args:
         process: the forward process.

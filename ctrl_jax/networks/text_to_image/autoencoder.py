@@ -35,6 +35,8 @@ LOG_VARIANCES = (-30.0, 20.0)
 class AutoencoderConfig:
     """The description of an `AutoencoderKL`; by default that of Stable Diffusion 1.
 
+    The network of a model sees (latents - shift_factor) * scaling_factor, of about unit variance.
+
     Args:
         in_channels: of the pictures that are encoded.
         out_channels: of those that are decoded.
@@ -46,8 +48,8 @@ class AutoencoderConfig:
         attention: whether pixels read each other at the coarsest resolution.
         quantized: whether a convolution of 1 x 1 ends the encoder.
         post_quantized: whether one begins the decoder.
-        scaling_factor: of (1).
-        shift_factor: of (1).
+        scaling_factor: what the latents are multiplied by.
+        shift_factor: what is subtracted from them before.
         upcast: whether float16 is too narrow for it, so that float32 stands in for it.
         sample_size: height and width of the pictures that it was made for.
 
@@ -95,7 +97,7 @@ def autoencoder(
     """Return an autoencoder as pure functions.
 
     ``apply(params, pictures, method="encode")`` and ``apply(params, latents, method="decode")`` are
-    those of `AutoencoderKL`; latents are those before (1).
+    those of `AutoencoderKL`; latents are as the autoencoder knows them, before `scaled`.
 
     Args:
         config: its description.
@@ -118,20 +120,20 @@ def autoencoder(
 
 
 def scaled(config: AutoencoderConfig, latents: Array) -> Array:
-    """Return latents as the network of a model sees them, (1).
+    """Return (latents - shift_factor) * scaling_factor, what the network of a model sees.
 
     Args:
-        config: of the model's autoencoder.
+        config: of the model's autoencoder, which gives both factors.
         latents: as the autoencoder knows them.
     """
     return (latents - config.shift_factor) * config.scaling_factor
 
 
 def unscaled(config: AutoencoderConfig, latents: Array) -> Array:
-    """Return latents as the autoencoder knows them, the inverse of (1).
+    """Return latents / scaling_factor + shift_factor, latents as the autoencoder knows them.
 
     Args:
-        config: of the model's autoencoder.
+        config: of the model's autoencoder, which gives both factors.
         latents: as the network of the model sees them.
     """
     return latents / config.scaling_factor + config.shift_factor

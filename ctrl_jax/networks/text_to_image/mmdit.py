@@ -161,11 +161,14 @@ def mmdit(
 
 
 def place_table(places: int, base: int, width: int) -> Float[Array, "places_squared width"]:
-    """Return the table (1) of places in a square, row by row: columns first, then rows.
+    """Return the table of sines and cosines of the places in a square, row by row.
+
+    The entry of the place in row i and column j is [sin(q w_k), cos(q w_k), sin(p w_k), cos(p w_k)]
+    with p = i base / places, q = j base / places and w_k = 10000^{-4 k / width}, k < width / 4.
 
     Args:
         places: in a row.
-        base: what the last place is counted as.
+        base: what a whole row is counted as.
         width: of an entry, a multiple of 4.
     """
     rates = 10000.0 ** -(np.arange(width // 4) / (width / 4))

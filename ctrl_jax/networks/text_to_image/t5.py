@@ -219,7 +219,13 @@ def t5(
 
     ``apply(params, tokens, mask=None)`` returns the last hidden states (batch, tokens, width):
     tokens are integers (batch, tokens), the mask booleans of that shape, false where a token is
-    seen by none.
+    seen by none. A block maps the hidden states h to
+
+        g = h + attention(n_1 h),   g + W_o (f(W_0 n_2 g) * W_1 n_2 g)   or   g + W_o f(W n_2 g),
+
+    the latter where the config is not `gated`, with root-mean-square normalizations n_1 and n_2,
+    the activation f and matrices W. Token i scores token j by q_i k_j + b(j - i), with its query
+    q_i, the key k_j and a learned bias b of each bucket of distances, the same in all blocks.
 
     Args:
         config: its description.
@@ -232,7 +238,7 @@ def t5(
     Raises:
         ValueError: `lora` names a layer that the encoder does not have.
 
-    Source: Raffel et al. 2019 (1910.10683), section 2.1; Shazeer 2020 (2002.05202) for (1).
+    Source: Raffel et al. 2019 (1910.10683), section 2.1; gated: Shazeer 2020 (2002.05202).
     """
     make = partial(T5Encoder, config, remat=remat, stacked=stacked)
     return as_network(make, rules=T5, dtype=dtype, param_dtype=param_dtype, lora=lora)

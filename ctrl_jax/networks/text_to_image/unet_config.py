@@ -51,7 +51,8 @@ class UNetConfig:
         out_size: side of the last one's.
         time_width: of the time's embedding; None for four times the first width.
         cosines_first: whether the cosines of the time come before its sines.
-        frequency_shift: s in equation (1) of `noise_embedding`.
+        frequency_shift: s, where sines and cosines of u 10000^{-k / (n - s)}, k < n, embed a number
+            u, the time for instance, in 2 n features.
         added: what is embedded beside the time; None for nothing.
         centered: whether the latents x are read as 2 x - 1.
         sample_size: height and width of the latents that it was made for.
