@@ -228,6 +228,8 @@ class _Loop:
         self._pending = []
         last: Mapping[str, Any] = {}
         speed = self._speed.line([times for _, _, times in fetched]) if fetched else {}
+        if self._log is not None and speed:
+            self._log.write_speed(fetched[-1][0], speed)
         try:
             for position, (k, last, _) in enumerate(fetched, 1):
                 self._flags.check(k, last)
@@ -239,8 +241,6 @@ class _Loop:
                         self._log.write(k, last)
                 if self._options.stop is not None and self.stopped is None:
                     self.stopped = self._options.stop(k, last)
-            if self._log is not None and speed:
-                self._log.write_speed(fetched[-1][0], speed)
         finally:
             if self._log is not None:
                 self._log.flush()

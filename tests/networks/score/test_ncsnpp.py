@@ -109,7 +109,7 @@ def test_ddpmpp_has_no_progressive_input_and_no_frequencies(model):
 @pytest.mark.slow
 def test_gradients_reach_every_parameter_but_the_fixed_frequencies(model):
     found, params, x, _ = model
-    gradient = jax.jit(jax.grad(lambda p: jnp.sum(found.apply(p, U, x) ** 2)))(params)
+    gradient = jax.jit(jax.grad(lambda *a: jnp.sum(found.apply(*a) ** 2)))(params, U, x)
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
         name = jax.tree_util.keystr(path)
         assert jnp.isfinite(leaf).all(), name
