@@ -78,7 +78,7 @@ def token_log_probs(
     return found.swapaxes(0, 1).reshape(parts, -1)[:, :size].reshape(-1)
 
 
-def _log_probs(hidden: Array, head: Array, targets: Array, cap: float | Array | None) -> Array:
+def _log_probs(hidden: Array, head: Array, targets: Array, cap: float | None) -> Array:
     return _of_logits(soft_cap(_logits(hidden, head), cap), targets)
 
 
