@@ -107,8 +107,9 @@ def main(options: Config, settings: Any, name: str, module: Any) -> dict[str, An
         batch=planned.batch,
     )
     told["versions"] = {name: versions()[name] for name in ("jax", "flax")}
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # the TPU's compiler
-        told["versions"]["libtpu"] = importlib.metadata.version("libtpu")
+    if devices[0].platform == "tpu":
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # its compiler
+            told["versions"]["libtpu"] = importlib.metadata.version("libtpu")
     report.show(told)
     if options.json is not None:
         write_json_atomic(options.json, told)

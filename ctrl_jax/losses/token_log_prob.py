@@ -38,9 +38,9 @@ def token_log_probs(
         head: the matrix w from states to logits, in the states' dtype.
         targets: the tokens; one outside the vocabulary has NaN.
         chunk: tokens whose logits are held together; None for all.
-        parts: into which the tokens are cut, of which every chunk has its share of each: as many as
-            there are devices that they are divided over, else each chunk would be on one device
-            and all would compute it.
+        parts: into which the tokens are cut; every chunk holds some of each. Where tokens are
+            divided over devices give the number of those: a chunk of neighbors would be on one
+            device, and all would compute it.
         cap: c, where logits are c tanh(w_j . h / c); None where they are w_j . h.
 
     Returns:
@@ -57,14 +57,15 @@ def token_log_probs(
     if chunk is None or chunk >= hidden.shape[0]:
         return _log_probs(hidden, head, targets, cap)
     size = hidden.shape[0] // parts
-    number = -(-hidden.shape[0] // chunk)
-    missing = -size % number
+    each = -(-size // -(-hidden.shape[0] // chunk))  # tokens of a part in a chunk, one at least
+    number = -(-size // each)
+    missing = number * each - size
 
     def chunks(x):
         rest = x.shape[1:]
         padding = ((0, 0), (0, missing), *((0, 0) for _ in rest))
         padded = jnp.pad(x.reshape(parts, size, *rest), padding)
-        return padded.reshape(parts, number, -1, *rest).swapaxes(0, 1)
+        return padded.reshape(parts, number, each, *rest).swapaxes(0, 1)
 
     # Each part has a head of its own, so that the gradient is summed over parts when all chunks
     # are done, not after each.

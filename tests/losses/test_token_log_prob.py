@@ -24,6 +24,7 @@ def plain(hidden, head, cap=None):
         (None, 1, None),
         (None, 2, 2.0),
         (1, 1, None),
+        (1, 2, None),
         (3, 1, 1.5),
         (3, 2, 1.5),
         (4, 5, None),
