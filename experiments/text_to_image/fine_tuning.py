@@ -39,7 +39,8 @@ class FineTuning:
             behind an address of this machine; proxy, the CLIP score of the towers.
         algorithm: of the command.
         value: of ppo, value_gradient and policy_gradient: state, a network of latents and captions;
-            anchored, with the reward itself in it, which must have a derivative.
+            anchored, with the reward itself in it, which must have a derivative; none, of
+            value_gradient, the derivative of the reward through the rest of the path.
         penalty: of divergence, in spreads of the base model's rewards per nat; ddpo has none.
         updates: of the policy.
         batch: pictures per update, each one query of the reward.
@@ -56,7 +57,7 @@ class FineTuning:
 
     reward: Reward = "log_probability"
     algorithm: Algorithm = "value_gradient"
-    value: Literal["state", "anchored"] = "anchored"
+    value: Literal["state", "anchored", "none"] = "anchored"
     penalty: float = 0.02
     updates: int = 120
     batch: int = 64
@@ -76,7 +77,7 @@ class FineTuning:
         check_count(f"{owner}.window", self.window, least=0)
         check_non_negative(f"{owner}.penalty", self.penalty)
         check_positive(f"{owner}.learning_rate", self.learning_rate)
-        if self.anchored and self.reward in ("detector", "server"):
+        if self.differentiates and self.reward in ("detector", "server"):
             flag, rule = owner.replace("_", "-"), "a verdict has no derivative"
             repair = f"give --{flag}.reward probability, or --{flag}.value state"
             raise refuse(f"{owner}.value", self.value, rule, repair)
@@ -87,9 +88,9 @@ class FineTuning:
         check_groups(config, prompts=len(CATEGORIES))
 
     @property
-    def anchored(self) -> bool:
-        """Whether there is a value network that holds the reward."""
-        return self.value == "anchored" and self.algorithm in WITH_VALUE
+    def differentiates(self) -> bool:
+        """Whether the reward is differentiated."""
+        return self.value != "state" and self.algorithm in WITH_VALUE
 
 
 ON_VERDICTS = FineTuning(
@@ -230,8 +231,8 @@ def arguments(options: FineTuning, given: Given, reward: str) -> list[str]:
         flags["--penalty"] = options.penalty
     if options.window and options.algorithm in OF_TERMINAL_REWARDS:
         flags |= {"--window": options.window, "--window-placed": "fixed"}
-    if options.anchored:
-        flags["--value.network"] = "anchored"
+    if options.differentiates:
+        flags["--value.network"] = options.value
     pairs = [*flags.items(), *(("--held-out-reward", reward) for reward in beside)]
     return [str(part) for pair in pairs for part in pair]
 

@@ -106,6 +106,15 @@ def fine_tuning(name: str) -> Case:
     return Case(made, steering.one_prompt(BATCH))
 
 
+def without_value() -> Case:
+    """Ascent along the derivative of the outcome."""
+    problem = steering.make_setting(STEPS).problem
+    update = PolicyUpdate(epochs=2, minibatches=2, average_decay=AVERAGE_DECAY)
+    policy = steering.affine_policy(problem)
+    made = algorithms.make_value_gradient(problem, policy, sgd(), update=update)
+    return Case(made, steering.one_prompt(BATCH))
+
+
 def grpo() -> Case:
     """In groups, by a mask, on a window."""
     problem = steering.make_setting(STEPS).problem
@@ -178,6 +187,7 @@ LAWS: dict[str, Callable[[], Case]] = {
     "consistency_training": consistency_training,
     "reward_learning": reward_learning,
     **{name: partial(fine_tuning, name) for name in (*steering.WITH_CRITIC, "dpok", "ddpo")},
+    "value_gradient, no value": without_value,
     "grpo": grpo,
     "online_preference": online_preference,
     "offline_preference": offline_preference,

@@ -82,6 +82,8 @@ def of_algorithm(name: str, network: Model, shape: tuple[int, ...]) -> algorithm
         return algorithms.make_ppo(
             problem, network, optimizer, Critic(seen, optimizer), update=update
         )
+    if name == "value_gradient":  # of the reward, along the path
+        return algorithms.make_value_gradient(problem, network, optimizer, update=update)
     if name == "grpo":
         return algorithms.make_grpo(problem, network, optimizer, scale="batch", update=update)
     return algorithms.make_online_preference(
@@ -164,7 +166,10 @@ def check_control(network: str, name: str) -> None:
         critic = count_parameters(state.learners["value"].params)
         params += critic * 5
     check_whole(algorithm.collect, algorithm.step, state, batch, params, updates, rules)
-    check_divided(algorithm.collect, algorithm.step, state, batch, 4 * size, 4 * STEPS, rules)
+    # Rollout, reference, and an update forward and backward; policy and reference once more along
+    # the path, forward and backward.
+    passes = 8 if name == "value_gradient" else 4
+    check_divided(algorithm.collect, algorithm.step, state, batch, 4 * size, passes * STEPS, rules)
 
 
 def main(*cases: str) -> None:

@@ -8,8 +8,8 @@ CASES = {
     "MLP, decoder": ("MLP:grpo", "decoder"),
     "MLP": ("MLP:ppo", "MLP:dpo"),
     "DiT": ("DiT:ppo", "DiT:grpo", "DiT:dpo"),
-    "UNet": ("UNet:ppo", "UNet:grpo", "UNet:dpo"),
-    "MMDiT": ("MMDiT:ppo", "MMDiT:grpo", "MMDiT:dpo"),
+    "UNet": ("UNet:ppo", "UNet:value_gradient", "UNet:grpo", "UNet:dpo"),
+    "MMDiT": ("MMDiT:ppo", "MMDiT:value_gradient", "MMDiT:grpo", "MMDiT:dpo"),
 }
 
 

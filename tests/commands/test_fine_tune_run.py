@@ -48,10 +48,15 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("algorithm", get_args(Algorithm))
-def test_every_algorithm_is_made_of_its_options(algorithm, model):
-    given = ("--model", str(model), "--reward", "jpeg_size:-1", "--algorithm", algorithm)
-    config = tyro.cli(Config, args=[*given, *SMALL.split(), *OPTIONS.get(algorithm, ())])
+WITHOUT_VALUE = ("value_gradient", "--value.network", "none")
+
+
+@pytest.mark.parametrize("line", [*((name,) for name in get_args(Algorithm)), WITHOUT_VALUE])
+def test_every_algorithm_is_made_of_its_options(line, model):
+    algorithm = line[0]
+    given = ("--model", str(model), "--reward", "jpeg_size:-1", "--algorithm", *line)
+    own = OPTIONS.get(algorithm, ()) if line != WITHOUT_VALUE else ()
+    config = tyro.cli(Config, args=[*given, *SMALL.split(), *own])
     validate(config)
     mesh = make_mesh()
     inputs = load_inputs(config, mesh)
@@ -61,7 +66,7 @@ def test_every_algorithm_is_made_of_its_options(algorithm, model):
     moved, metrics = jax.eval_shape(one_program(config, inputs), state, batch, fixed)
     assert jax.tree.structure(moved) == jax.tree.structure(state)
     assert {"reward/mean", "reward/jpeg_size/mean", "update/finite"} <= metrics.keys()
-    assert ("value" in state.learners) == (algorithm in WITH_VALUE)
+    assert ("value" in state.learners) == (algorithm in WITH_VALUE and line != WITHOUT_VALUE)
     assert jax.tree.leaves(state.reference) == []  # what is frozen is held elsewhere, once
 
 
@@ -112,6 +117,11 @@ def dark(images, prompts, records):
         ("", "reward: received (); there must be a reward"),
         ("--algorithm grpo --trace 0.5", "trace: received 0.5; grpo does not use it"),
         ("--algorithm ddpo --value.width 8", "value.width: received 8; ddpo has no value network"),
+        ("--value.network none", "value.network: received 'none'; ppo needs one"),
+        (
+            "--algorithm value_gradient --value.network none --value.width 8",
+            "value.width: received 8; there is no value network",
+        ),
         ("--algorithm grpo --clip 0.1 --mask 0.2", "mask: received 0.2; it stands in the place"),
         ("--algorithm grpo --window 2 --window-range 5 5", "window_range: received (5, 5)"),
         ("--window-placed fixed", "window_placed: received 'fixed'; there is no window"),

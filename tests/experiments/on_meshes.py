@@ -51,7 +51,12 @@ def run(name: str, folder: Path, data: int, model: int) -> dict[str, float]:
     run_command = getattr(module, "run_command", None)
     options = [*OPTIONS[name], *mesh, "--out", str(folder / f"{data}x{model}")]
     found = run_command(options) if run_command else command(module.Config, module.main, options)
-    metrics = json.loads((found / "results.json").read_text())["metrics"]
+    return numbers(found)
+
+
+def numbers(folder: Path) -> dict[str, float]:
+    """Those of results.json that do not depend on the clock."""
+    metrics = json.loads((folder / "results.json").read_text())["metrics"]
     return {
         key: value
         for key, value in metrics.items()
@@ -59,18 +64,23 @@ def run(name: str, folder: Path, data: int, model: int) -> dict[str, float]:
     }
 
 
+def check_equal(one: dict[str, float], many: dict[str, float], *where: object) -> None:
+    """Assert that numbers of several devices are those of one, up to the order of sums."""
+    assert many.keys() == one.keys()
+    apart = {
+        key: (value, many[key])
+        for key, value in one.items()
+        if not math.isclose(value, many[key], rel_tol=2e-3, abs_tol=2e-3)
+    }
+    assert not apart, (*where, apart)
+
+
 def main(name: str, folder: str) -> None:
     assert jax.device_count() == 8
     one, *others = (run(name, Path(folder), *sizes) for sizes in MESHES)
     assert len(one) > 2
     for sizes, many in zip(MESHES[1:], others, strict=True):
-        assert many.keys() == one.keys()
-        apart = {
-            key: (value, many[key])
-            for key, value in one.items()
-            if not math.isclose(value, many[key], rel_tol=2e-3, abs_tol=2e-3)
-        }
-        assert not apart, (name, sizes, apart)
+        check_equal(one, many, name, sizes)
     print("agreed")
 
 

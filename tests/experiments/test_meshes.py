@@ -1,9 +1,9 @@
-"""Every study gives the same numbers on one device, on eight, and on 4 x 2."""
+"""Every study gives the same numbers on one device, on eight, on 4 x 2, and in two processes."""
 
 import pytest
 
-from tests.experiments.on_meshes import OPTIONS
-from tests.runtime.processes import run_python
+from tests.experiments.on_meshes import OPTIONS, check_equal, numbers
+from tests.runtime.processes import LIMIT, free_port, run_python, start_python
 
 
 @pytest.mark.slow
@@ -13,3 +13,21 @@ def test_meshes_agree_with_one_device(name, tmp_path):
     status, out, err = run_python(*arguments, JAX_NUM_CPU_DEVICES="8")
     assert status == 0, err[-4000:]
     assert out.strip().endswith("agreed")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OPTIONS)
+def test_two_processes_of_two_devices_agree_with_one_device(name, tmp_path):
+    line = ["-m", f"experiments.{name.split()[0]}", *OPTIONS[name], "--out"]
+    status, _, err = run_python(*line, str(tmp_path / "one"), "--mesh.data", "1")
+    assert status == 0, err[-4000:]
+    where = ["--distributed", "on", "--processes", "2"]
+    where += ["--coordinator", f"127.0.0.1:{free_port()}", "--process-id"]
+    line += [str(tmp_path / "two"), *where]
+    processes = [start_python(*line, str(rank), JAX_NUM_CPU_DEVICES="2") for rank in range(2)]
+    for process in processes:
+        _, err = process.communicate(timeout=LIMIT)
+        assert process.returncode == 0, err[-4000:]
+    one, two = (numbers(tmp_path / which) for which in ("one", "two"))
+    assert len(one) > 2
+    check_equal(one, two)

@@ -42,6 +42,7 @@ from ctrl_jax.algorithms.base import (
     keep_if,
     start,
 )
+from ctrl_jax.algorithms.diffusion.adjoint import adjoint
 from ctrl_jax.algorithms.diffusion.critic import (
     Critic,
     Evaluated,
@@ -164,7 +165,9 @@ def make_control(
         optimizer: of the policy.
         surrogate: what the policy descends.
         advantage_fn: the advantage of every step; None for a surrogate that reads none.
-        critic: value network; None for algorithms without one.
+        critic: value network; None for algorithms without one. A surrogate that reads the value's
+            gradient at the next state then has that of the outcome by it, the noise held, of
+            ``problem.reward_fn``.
         scoring: what the advantage reads in place of the rewards; the rewards by default.
         update: how the policy learns from a batch.
 
@@ -173,13 +176,18 @@ def make_control(
 
     Raises:
         ValueError: the minibatches do not fit the solver steps, or there is no critic where the
-            surrogate or the advantage reads one.
+            surrogate or the advantage reads one, and nothing in its place.
 
     Source: arXiv 2409.08400.
     """
+    along_paths = critic is None and surrogate.gradient_at == "next"
     if critic is None and surrogate.gradient_at is not None:
         rule = f"the surrogate reads the value's gradient at {surrogate.gradient_at!r}"
-        raise refuse("critic", None, rule, "give a critic")
+        if not along_paths:
+            raise refuse("critic", None, rule, "give a critic")
+        if problem.reward_fn is None or problem.window is not None:
+            rule += "; without a critic that is the derivative of problem.reward_fn along all steps"
+            raise refuse("critic", None, rule, "give a critic, or a reward_fn and no window")
     update.check_steps(problem.trained_steps)
     if critic is not None:
         if problem.window is not None:
@@ -224,6 +232,10 @@ def make_control(
         if scoring is not None:
             memory, scores, counted = scoring.score(before, rewards, rollout.batch)
         transitions = _transitions(problem, rollout, scores, evaluated, surrogate, advantage_fn)
+        if along_paths:
+            params = learners["policy"].params
+            found = adjoint(problem, policy_model, params, state.reference, rollout)
+            transitions = transitions._replace(gradients=jnp.swapaxes(found, 0, 1))
         learners["policy"], finite, metrics = update_policy(
             policy_key,
             policy_model,

@@ -18,25 +18,33 @@ def make_value_gradient(
     problem: DiffusionControl,
     policy_model: Model,
     optimizer: optax.GradientTransformation,
-    critic: Critic,
+    critic: Critic | None = None,
     *,
     update: PolicyUpdate = DEFAULT_POLICY_UPDATE,
 ) -> Control:
     r"""Return ascent of V(t_{i+1}, .) through the mean of every step: E \nabla V . dm_i(theta).
+
+    Without a value network, \nabla V(t_{i+1}, x_{i+1}) is the derivative by x_{i+1} of what the
+    simulated path ends with, R(x_n) - lambda \sum_{j > i} KL_j, its noise held: then a step has the
+    exact gradient of the objective, by backpropagation through the sampler.
 
     Args:
         problem: what to control.
         policy_model: the acting model, of the problem's prediction; its ``init`` returns the
             pretrained parameters.
         optimizer: of the policy.
-        critic: value network, differentiable in the state.
+        critic: value network, differentiable in the state; None for the derivative of
+            ``problem.reward_fn`` along the path.
         update: how the policy learns from a batch.
 
     Returns:
         The algorithm; its batch is a `Batch`.
 
     Raises:
-        ValueError: the minibatches do not fit the solver steps.
+        ValueError: the minibatches do not fit the solver steps; without a critic, the problem has
+            no `reward_fn`, or a window.
+
+    Source: arXiv 2409.08400; without a critic arXiv 2309.17400.
     """
 
     def loss(rows, score, log_ratio):

@@ -1,5 +1,6 @@
 """From options to an algorithm on a subject: the one place that knows how each is made."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -26,7 +27,7 @@ from ctrl_jax.commands.fine_tuning.method import CLIP
 from ctrl_jax.commands.fine_tuning.named import make_named, policy_optimizer, value_optimizer
 from ctrl_jax.commands.fine_tuning.sampler import SOLVERS
 from ctrl_jax.commands.fine_tuning.subject import Subject
-from ctrl_jax.commands.fine_tuning.value import Unit, value_model
+from ctrl_jax.commands.fine_tuning.value import Unit, reward_of, value_model
 from ctrl_jax.data.prompts import Prompt
 from ctrl_jax.losses import preference
 from ctrl_jax.solvers import guidance
@@ -119,7 +120,7 @@ def make_algorithm(
         config.optimization.learning_rate or subject.learning_rate,
         config.updates,
         method.passes * method.pieces(sampler.trained_steps),
-        rests=method.has_value,
+        rests=config.has_value,
         weight_decay=config.optimization.weight_decay,
     )
     if method.of_pairs:
@@ -129,11 +130,14 @@ def make_algorithm(
         given = problem, policy, optimizer, loss_fn
         return make_online_preference(*given, annotator=annotator, config=pairs)
     options = rewarded_options(config, inputs)
-    if method.has_value:
+    if config.has_value:
         value = value_model(config, inputs, frozen, unit, reference)
         learning = config.value.update(sampler.trained_steps)
         its = value_optimizer(config.optimization, config.updates, learning)
         options["critic"] = Critic(value, its, learning)
+    elif method.has_value:
+        reward_fn = reward_of(config, inputs, frozen)
+        problem = dataclasses.replace(problem, reward_fn=reward_fn)
     return make_named(
         method.algorithm, problem, policy, optimizer, policy_update(config), **options
     )

@@ -28,7 +28,8 @@ class Adapters:
     Args:
         rank: inner size of the adapters.
         scale: what their output is multiplied by: alpha / rank.
-        targets: layers by the ends of their names; by default to_q, to_k, to_v, to_out.0.
+        targets: layers by the ends of their names; by default to_q, to_k, to_v, to_out.0; of Stable
+            Diffusion 3 those that read the text are add_q_proj, add_k_proj, add_v_proj, to_add_out.
     """
 
     rank: int = 16
@@ -91,14 +92,16 @@ class Value:
         network: state: of the noisy state and the prompt; anchored: beside it the rewards of what
             the pretrained model makes of the state, exact at the end, for rewards in JAX with a
             derivative: a pass of the model at each point of a trajectory, for value_gradient also
-            backward, and with a control variate forward and backward once more.
+            backward, and with a control variate forward and backward once more; none: no network,
+            value_gradient then takes the derivative of such rewards through the rest of the path:
+            a pass of the model forward and backward at each point but the first.
         width: hidden size.
         depth: number of blocks.
         epochs: passes over the points of a batch of trajectories.
         minibatches: optimizer steps per pass, at most solver steps + 1; 5 by default, or that.
     """
 
-    network: Literal["state", "anchored"] = "state"
+    network: Literal["state", "anchored", "none"] = "state"
     width: int = 128
     depth: int = 2
     epochs: int = 4
@@ -234,6 +237,11 @@ class Config:
         return self.run.steps or UPDATES
 
     @property
+    def has_value(self) -> bool:
+        """Whether a value network is learned."""
+        return self.method.has_value and self.value.network != "none"
+
+    @property
     def together(self) -> int:
         """Trajectories of the same prompt in a batch."""
         if self.group is not None:
@@ -270,7 +278,7 @@ class Config:
         if self.batch % self.together:
             rule = f"a batch of {self.batch} is of whole groups"
             raise refuse("group", self.group, rule, "give a divisor of --batch")
-        if method.has_value and (self.value.minibatches or 1) > steps + 1:
+        if self.has_value and (self.value.minibatches or 1) > steps + 1:
             rule = f"there are {steps + 1} grid points to divide"
             raise refuse("value.minibatches", self.value.minibatches, rule, "give a smaller one")
         if not self.reward:
@@ -283,6 +291,13 @@ class Config:
         if not method.has_value:
             repair = "leave it out, or take --algorithm ppo"
             check_unused(self, _OF_VALUE, f"{method.algorithm} has no value network", repair)
+        elif not self.has_value:
+            if method.algorithm != "value_gradient":
+                rule = f"{method.algorithm} needs one"
+                repair = "leave it out, or take --algorithm value_gradient"
+                raise refuse("value.network", "none", rule, repair)
+            names = [name for name in _OF_VALUE if name != "value.network"]
+            check_unused(self, names, "there is no value network", "leave one of the two out")
         if self.full:
             rule = "with --full all weights are trained"
             names = [f"adapters.{field.name}" for field in dataclasses.fields(Adapters)]

@@ -100,7 +100,7 @@ class Method:
 
     @property
     def has_value(self) -> bool:
-        """Whether a value network is learned."""
+        """Whether a value network can be learned."""
         return self.algorithm in WITH_VALUE
 
     @property

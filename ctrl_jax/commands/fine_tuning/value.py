@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from ctrl_jax._checks import refuse
-from ctrl_jax._typing import Model
+from ctrl_jax._typing import Model, RewardFn
 from ctrl_jax.commands.fine_tuning.config import Config
 from ctrl_jax.commands.fine_tuning.inputs import Inputs
 from ctrl_jax.commands.fine_tuning.scoring import parts_of
@@ -43,8 +43,23 @@ def value_model(
     network = network_of_states(config, inputs, unit)
     if config.value.network == "state":
         return network
+    reward_fn = reward_of(config, inputs, frozen)
+
+    def predict(t, x, *conditions):
+        return reference.apply((), t, x, *conditions)
+
+    process, prediction = inputs.subject.process, inputs.subject.prediction
+    return anchored_value(process, predict, reward_fn, network, prediction=prediction)
+
+
+def reward_of(config: Config, inputs: Inputs, frozen: Mapping[str, Any]) -> RewardFn:
+    """Return the weighted sum of the rewards as a function of latents, to be differentiated.
+
+    Raises:
+        ValueError: the rewards do not compile into it.
+    """
     if inputs.rewards.outside or not inputs.summing.plain:
-        rule = "it holds the rewards, which must be in JAX and as they are"
+        rule = "it differentiates the rewards, which must be in JAX and as they are"
         given = config.value.network
         raise refuse("value.network", given, rule, "take state, or leave out --reward-scale")
     subject, before = inputs.subject, len(inputs.network)
@@ -55,11 +70,7 @@ def value_model(
         weights = inputs.rewards.weights
         return jnp.sum(jnp.stack([w * parts[name] for name, w in weights.items()]), axis=0)
 
-    def predict(t, x, *conditions):
-        return reference.apply((), t, x, *conditions)
-
-    prediction = subject.prediction
-    return anchored_value(subject.process, predict, reward_fn, network, prediction=prediction)
+    return reward_fn
 
 
 def network_of_states(config: Config, inputs: Inputs, unit: Unit) -> Model:

@@ -30,11 +30,16 @@ STEPS, MINIBATCHES = 48, 4
 SLOW = pytest.mark.slow
 
 
+WITHOUT_VALUE = "value_gradient, no value"
+
+
 def train(name, *, penalty, updates, batch, rate=3e-2, steps=STEPS, **options):
     setting = make_setting(steps, end=1e-3, penalty=penalty, solver=EulerMaruyama())
     policy, value = affine_policy(setting.problem), quadratic_value(setting.problem)
     optimizer, update = cosine(rate, updates * MINIBATCHES), PolicyUpdate(minibatches=MINIBATCHES)
     critic = Critic(value, cosine(1e-1, updates * 4 * 2), ValueUpdate(2, 4))
+    if name == WITHOUT_VALUE:
+        name, critic = "value_gradient", None
     algorithm = make_algorithm(name, setting.problem, policy, optimizer, critic, update, **options)
 
     @jax.jit
@@ -63,7 +68,10 @@ def test_the_chains_optimum_is_close_to_that_of_continuous_time():
     "name",
     [
         "ppo",
-        *(pytest.param(n, marks=SLOW) for n in ("value_gradient", "policy_gradient", "dpok")),
+        *(
+            pytest.param(n, marks=SLOW)
+            for n in (WITHOUT_VALUE, "value_gradient", "policy_gradient", "dpok")
+        ),
     ],
 )
 def test_the_optimum_is_reached(name):
@@ -103,6 +111,7 @@ def test_the_optimum_is_reached(name):
 BUDGETS = {
     "ppo": (70, 256),
     "value_gradient": (70, 256),
+    WITHOUT_VALUE: (70, 256),
     "policy_gradient": (120, 512),
     "dpok": (150, 512),
 }

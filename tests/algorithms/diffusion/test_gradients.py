@@ -34,7 +34,7 @@ def estimates(name, setting, critic, batch=None, **options):
     policy = affine_policy(setting.problem, SLOPE, INTERCEPT)
     value = quadratic_value(setting.problem, critic)
     update, of_value = ONCE
-    critic = Critic(value, optax.sgd(0.0), of_value)
+    critic = None if critic is None else Critic(value, optax.sgd(0.0), of_value)
     algorithm = make_algorithm(
         name, setting.problem, policy, optax.sgd(1.0), critic, update, **options
     )
@@ -66,6 +66,7 @@ CASES = {
     "ppo, control variate": ("ppo", "exact", {"trace": 0.9, "control_variate": True}),
     "ppo, control variate, wrong value": ("ppo", WRONG, {"trace": 1.0, "control_variate": True}),
     "value_gradient": ("value_gradient", "exact", {}),
+    "value_gradient, no value": ("value_gradient", None, {}),
 }
 
 
@@ -85,6 +86,7 @@ MORE = [
         ("ppo, control variate", EulerMaruyama()),
         ("ppo, control variate, wrong value", ExponentialEuler()),
         ("value_gradient", ExponentialEuler()),
+        ("value_gradient, no value", EulerMaruyama()),
         *(pytest.param(*more, marks=pytest.mark.slow) for more in MORE),
     ],
 )
