@@ -5,6 +5,7 @@ import shutil
 from typing import get_args
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tyro
@@ -15,8 +16,9 @@ from ctrl_jax.commands.fine_tuning.inputs import load_inputs
 from ctrl_jax.commands.fine_tuning.method import WITH_VALUE, Algorithm
 from ctrl_jax.commands.fine_tuning.steps import Fixed, one_program
 from ctrl_jax.commands.fine_tuning.training import abstract_state, placed
-from ctrl_jax.commands.fine_tuning.value import Unit
+from ctrl_jax.commands.fine_tuning.value import Unit, reward_of
 from ctrl_jax.models import DiffusionSpec
+from ctrl_jax.rewards import soft_jpeg_size
 from ctrl_jax.runtime import load_model, make_mesh, save_model, validate
 
 SMALL = "--solver-steps 4 --steps 2 --batch 8 --evaluation.number 8 --evaluation.every 1"
@@ -53,8 +55,8 @@ WITHOUT_VALUE = ("value_gradient", "--value.network", "none")
 
 @pytest.mark.parametrize("line", [*((name,) for name in get_args(Algorithm)), WITHOUT_VALUE])
 def test_every_algorithm_is_made_of_its_options(line, model):
-    algorithm = line[0]
-    given = ("--model", str(model), "--reward", "jpeg_size:-1", "--algorithm", *line)
+    algorithm, soft = line[0], "" if line != WITHOUT_VALUE else "soft_"
+    given = ("--model", str(model), "--reward", f"{soft}jpeg_size:-1", "--algorithm", *line)
     own = OPTIONS.get(algorithm, ()) if line != WITHOUT_VALUE else ()
     config = tyro.cli(Config, args=[*given, *SMALL.split(), *own])
     validate(config)
@@ -65,9 +67,35 @@ def test_every_algorithm_is_made_of_its_options(line, model):
     batch = inputs.batch(np.zeros(config.places, int), config.together)
     moved, metrics = jax.eval_shape(one_program(config, inputs), state, batch, fixed)
     assert jax.tree.structure(moved) == jax.tree.structure(state)
-    assert {"reward/mean", "reward/jpeg_size/mean", "update/finite"} <= metrics.keys()
+    assert {"reward/mean", f"reward/{soft}jpeg_size/mean", "update/finite"} <= metrics.keys()
     assert ("value" in state.learners) == (algorithm in WITH_VALUE and line != WITHOUT_VALUE)
     assert jax.tree.leaves(state.reference) == []  # what is frozen is held elsewhere, once
+
+
+def test_the_rewards_that_are_differentiated_are_those_that_are_counted(model):
+    rewards = ("--reward", "soft_jpeg_size:-2", "--reward", f"jax:{__name__}:bright:0.5")
+    line = ("--model", str(model), *rewards, "--algorithm", *WITHOUT_VALUE, *SMALL.split())
+    config = tyro.cli(Config, args=[*line])
+    mesh = make_mesh()
+    inputs = load_inputs(config, mesh)
+    fixed = Fixed(placed(inputs, mesh), Unit(0.0, 1.0))
+    x = 0.5 * jax.random.normal(jax.random.key(0), (16, *SHAPE))  # in two pieces
+    reward_fn = reward_of(config, inputs, fixed.frozen)
+
+    def expected(x):
+        pictures = inputs.subject.decode(fixed.frozen, x)
+        return -2 * soft_jpeg_size(pictures) + 0.5 * bright(pictures)
+
+    for found, wanted in (
+        (reward_fn(x), expected(x)),
+        *((jax.grad(lambda x, f=f: f(x).sum())(x) for f in (reward_fn, expected)),),
+    ):
+        assert jnp.abs(wanted).max() > 1e-3
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+
+
+def bright(pictures):
+    return pictures.mean(axis=(1, 2, 3)) ** 2
 
 
 def test_a_budget_of_divergence_ends_a_run_that_then_stays_ended(model, tmp_path, capsys):
@@ -118,6 +146,10 @@ def dark(images, prompts, records):
         ("--algorithm grpo --trace 0.5", "trace: received 0.5; grpo does not use it"),
         ("--algorithm ddpo --value.width 8", "value.width: received 8; ddpo has no value network"),
         ("--value.network none", "value.network: received 'none'; ppo needs one"),
+        (
+            "--algorithm value_gradient --value.network none",
+            "value.network: received 'none'; the reward 'jpeg_size:-1' has no derivative",
+        ),
         (
             "--algorithm value_gradient --value.network none --value.width 8",
             "value.width: received 8; there is no value network",

@@ -165,9 +165,10 @@ def make_control(
         optimizer: of the policy.
         surrogate: what the policy descends.
         advantage_fn: the advantage of every step; None for a surrogate that reads none.
-        critic: value network; None for algorithms without one. A surrogate that reads the value's
-            gradient at the next state then has that of the outcome by it, the noise held, of
-            ``problem.reward_fn``.
+        critic: value network; None for algorithms without one. Where the surrogate reads the
+            value's gradient at the next state, None stands for the derivative of
+            ``problem.reward_fn`` and the penalty along the simulated path; `learn` then takes the
+            rewards that it is given for the metrics alone.
         scoring: what the advantage reads in place of the rewards; the rewards by default.
         update: how the policy learns from a batch.
 
@@ -176,7 +177,8 @@ def make_control(
 
     Raises:
         ValueError: the minibatches do not fit the solver steps, or there is no critic where the
-            surrogate or the advantage reads one, and nothing in its place.
+            surrogate or the advantage reads one: without, the problem must have a `reward_fn` and
+            no window, and there must be no `scoring`.
 
     Source: arXiv 2409.08400.
     """
@@ -185,9 +187,10 @@ def make_control(
         rule = f"the surrogate reads the value's gradient at {surrogate.gradient_at!r}"
         if not along_paths:
             raise refuse("critic", None, rule, "give a critic")
-        if problem.reward_fn is None or problem.window is not None:
+        if problem.reward_fn is None or problem.window is not None or scoring is not None:
             rule += "; without a critic that is the derivative of problem.reward_fn along all steps"
-            raise refuse("critic", None, rule, "give a critic, or a reward_fn and no window")
+            repair = "give a critic, or a reward_fn and neither window nor scoring"
+            raise refuse("critic", None, rule, repair)
     update.check_steps(problem.trained_steps)
     if critic is not None:
         if problem.window is not None:

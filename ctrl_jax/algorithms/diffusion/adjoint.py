@@ -9,8 +9,11 @@ the derivative of its part from i on by x_i runs backward along the path,
     a_n = \nabla R(x_n),   a_i = (dm_i / dx)^T a_{i+1} - lambda \nabla KL_i(x_i).        (2)
 
 E[a_i | x_i] = \nabla V(t_i, x_i), so that a_{i+1} is an estimate without bias of what a value
-network would have to learn; \sum_i a_{i+1} . dm_i / d theta is the derivative of R(x_n) by the
-policy, as of 2309.17400 (DRaFT).
+network would have to learn, and of the policy's parameters theta
+
+    dJ / d theta = \sum_i [a_{i+1} . dm_i / d theta - lambda dKL_i / d theta].           (3)
+
+Source: 2409.08861, section 4 (the adjoint of a controlled diffusion); 2309.17400 without a penalty.
 """
 
 from functools import partial
@@ -19,6 +22,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ctrl_jax._numerics import expand
 from ctrl_jax._typing import Model, Params
 from ctrl_jax.algorithms.diffusion.problem import DiffusionControl, Rollout, terminal_rewards
 from ctrl_jax.solvers import girsanov
@@ -37,7 +41,7 @@ def adjoint(
         problem: gives the reward, which has a derivative, and the penalty.
         policy: the acting model.
         params: its parameters.
-        reference_params: of the reference; not looked at where the rollout is not compared with it.
+        reference_params: of the reference; not looked at without a penalty.
         rollout: of all steps of the grid.
     """
     conditions = rollout.batch.gathered()
@@ -47,7 +51,7 @@ def adjoint(
 
     def step(x, t, kernel):
         action = policy.apply(params, t, x, *conditions)
-        if rollout.reference is None:
+        if not problem.penalized:
             return kernel.mean(x, action), jnp.zeros(x.shape[:1], x.dtype)
         reference = problem.reference.apply(reference_params, t, x, *conditions)
         return kernel.mean(x, action), girsanov.kl_rate(kernel.kl_rate, action, reference)
@@ -59,6 +63,8 @@ def adjoint(
         return here, here
 
     last = jax.grad(outcome)(rollout.states[-1])
+    # Rewards of padding are masked, but the derivative of what is masked may be NaN.
+    last = jnp.where(expand(rollout.batch.weights, last) > 0, last, 0.0)
     points = jax.tree.map(lambda a: a[1:], (rollout.times, rollout.kernel, rollout.states[:-1]))
     _, earlier = jax.lax.scan(backward, last, points, reverse=True)
     return jnp.concatenate([earlier, last[None]])

@@ -118,8 +118,12 @@ class DiffusionControl(eqx.Module):
     @property
     def compares(self) -> bool:
         """Whether the paths are compared with the reference: for a penalty, or where asked for."""
-        penalized = isinstance(self.penalty, Tracer) or bool(np.any(np.asarray(self.penalty) != 0))
-        return self.path_kl or penalized
+        return self.path_kl or self.penalized
+
+    @property
+    def penalized(self) -> bool:
+        """Whether there is a penalty, as far as is known while tracing."""
+        return isinstance(self.penalty, Tracer) or bool(np.any(np.asarray(self.penalty) != 0))
 
     @property
     def trained_steps(self) -> int:

@@ -22,11 +22,17 @@ def make_value_gradient(
     *,
     update: PolicyUpdate = DEFAULT_POLICY_UPDATE,
 ) -> Control:
-    r"""Return ascent of V(t_{i+1}, .) through the mean of every step: E \nabla V . dm_i(theta).
+    r"""Return ascent of the value through the mean of every step.
 
-    Without a value network, \nabla V(t_{i+1}, x_{i+1}) is the derivative by x_{i+1} of what the
-    simulated path ends with, R(x_n) - lambda \sum_{j > i} KL_j, its noise held: then a step has the
-    exact gradient of the objective, by backpropagation through the sampler.
+    With x_{i+1} = m_i(x_i) + std_i z_i the step of the sampler, whose mean m_i the policy's
+    parameters theta move, the policy climbs
+
+        E \sum_i [\nabla V(t_{i+1}, x_{i+1}) . m_i(theta) - lambda KL_i(theta)].
+
+    Without a value network, the derivative of R(x_n) - lambda \sum_{j > i} KL_j by x_{i+1}, the
+    noise of the path held, stands for \nabla V: backpropagation through the sampler. The first
+    optimizer step on a batch then has the exact gradient of the objective; later ones follow the
+    derivatives of the policy before. A reward without a derivative teaches nothing.
 
     Args:
         problem: what to control.
@@ -34,7 +40,8 @@ def make_value_gradient(
             pretrained parameters.
         optimizer: of the policy.
         critic: value network, differentiable in the state; None for the derivative of
-            ``problem.reward_fn`` along the path.
+            ``problem.reward_fn`` along the path. `learn` then takes the rewards that it is given
+            for the metrics alone, and its policy must be the one that drew the trajectories.
         update: how the policy learns from a batch.
 
     Returns:
@@ -44,7 +51,7 @@ def make_value_gradient(
         ValueError: the minibatches do not fit the solver steps; without a critic, the problem has
             no `reward_fn`, or a window.
 
-    Source: arXiv 2409.08400; without a critic arXiv 2309.17400.
+    Source: arXiv 2409.08400; without a critic arXiv 2309.17400, and of the penalty 2409.08861.
     """
 
     def loss(rows, score, log_ratio):

@@ -8,6 +8,7 @@ import tyro
 from ctrl_jax._checks import check_fields
 from ctrl_jax.algorithms import ValueUpdate
 from ctrl_jax.commands.fine_tuning.method import OF_TERMINAL_REWARDS, Method
+from ctrl_jax.commands.fine_tuning.reward_spec import WITHOUT_DERIVATIVE, parse_rewards
 from ctrl_jax.commands.fine_tuning.rewarding import OWN, Rewarding
 from ctrl_jax.commands.fine_tuning.sampler import Sampler
 from ctrl_jax.networks.lora import LoRA
@@ -86,7 +87,7 @@ class Optimization:
 
 @dataclasses.dataclass(frozen=True)
 class Value:
-    """The value network of ppo, value_gradient and policy_gradient.
+    """The value network of ppo, value_gradient and policy_gradient, or what stands in its place.
 
     Args:
         network: state: of the noisy state and the prompt; anchored: beside it the rewards of what
@@ -94,7 +95,7 @@ class Value:
             derivative: a pass of the model at each point of a trajectory, for value_gradient also
             backward, and with a control variate forward and backward once more; none: no network,
             value_gradient then takes the derivative of such rewards through the rest of the path:
-            a pass of the model forward and backward at each point but the first.
+            a pass of the model, with a penalty of both models, forward and backward at each step.
         width: hidden size.
         depth: number of blocks.
         epochs: passes over the points of a batch of trajectories.
@@ -298,6 +299,11 @@ class Config:
                 raise refuse("value.network", "none", rule, repair)
             names = [name for name in _OF_VALUE if name != "value.network"]
             check_unused(self, names, "there is no value network", "leave one of the two out")
+            for spec in parse_rewards(self.reward):
+                if spec.kind in WITHOUT_DERIVATIVE:
+                    rule = f"the reward {spec.text!r} has no derivative"
+                    repair = "take state, or another reward, such as soft_jpeg_size"
+                    raise refuse("value.network", "none", rule, repair)
         if self.full:
             rule = "with --full all weights are trained"
             names = [f"adapters.{field.name}" for field in dataclasses.fields(Adapters)]

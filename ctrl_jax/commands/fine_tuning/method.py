@@ -51,8 +51,9 @@ class Method:
 
     Args:
         algorithm: ppo, value_gradient and policy_gradient: in continuous time, with a value
-            network; ddpo, dpok and grpo: by the rewards of the ends alone; dpo, mallows_theta and
-            mallows_phi: two pictures of one prompt and start, the better one by their rewards.
+            network, which value_gradient can do without; ddpo, dpok and grpo: by the rewards of the
+            ends alone; dpo, mallows_theta and mallows_phi: two pictures of one prompt and start,
+            the better one by their rewards.
         penalty: KL penalty lambda of all but ddpo and pairs, per nat, in units of the spread that
             the reward has on the pretrained model's pictures; of grpo, of what it divides by.
         trace: decay of the advantage, for ppo and policy_gradient: 1 trusts the trajectory, and

@@ -27,5 +27,6 @@ def in_pieces(
     if at_once == size:
         return function(x)
     pieces = x.reshape(at_once, size // at_once, *x.shape[1:]).swapaxes(0, 1)
-    found = jax.lax.map(function, pieces).swapaxes(0, 1)
+    # Where it is differentiated, one piece at a time is in memory.
+    found = jax.lax.map(jax.checkpoint(function), pieces).swapaxes(0, 1)
     return found.reshape(size, *found.shape[2:])

@@ -26,6 +26,7 @@ NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?|[-+]?(nan|inf|infinity)
 NAMED = re.compile(r"([\w.-]+)=(.*)", re.DOTALL)
 OF_FOLDERS = ("clip_score", "pickscore", "hps", "image_reward")
 PLAIN = ("jpeg_size", "soft_jpeg_size")
+WITHOUT_DERIVATIVE = ("jpeg_size", "python", "server")
 KINDS = (*OF_FOLDERS, "aesthetic", *PLAIN)
 FORMS = f"{', '.join(KINDS)}, my.module:function, jax:my.module:function or http://host:8000/path"
 

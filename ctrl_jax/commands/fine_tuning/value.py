@@ -60,8 +60,8 @@ def reward_of(config: Config, inputs: Inputs, frozen: Mapping[str, Any]) -> Rewa
     """
     if inputs.rewards.outside or not inputs.summing.plain:
         rule = "it differentiates the rewards, which must be in JAX and as they are"
-        given = config.value.network
-        raise refuse("value.network", given, rule, "take state, or leave out --reward-scale")
+        repair = "take state" if inputs.rewards.outside else "leave out --reward-scale"
+        raise refuse("value.network", config.value.network, rule, repair)
     subject, before = inputs.subject, len(inputs.network)
 
     def reward_fn(x, *conditions):
