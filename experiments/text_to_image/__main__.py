@@ -85,6 +85,7 @@ def summarize(
 def print_results(metrics: Mapping[str, Any]) -> None:
     """Print how often pictures are right before and after, by category."""
     names = [name.removesuffix("/before") for name in metrics if name.endswith("/before")]
+    names = [name for name in names if not name.endswith("/stderr")]
     rows = [[name, metrics[f"{name}/before"], metrics[f"{name}/after"]] for name in names]
     rows.append(["path KL (nats)", 0.0, metrics["kl/path"]])
     print_table("right by the detector", ("", "before", "after"), rows)

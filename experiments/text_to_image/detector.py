@@ -224,17 +224,23 @@ def accuracy(
 
 
 def by_category(right: np.ndarray, asked: Sequence[Request], name: str) -> Mapping[str, float]:
-    """Return the share of right pictures by category, and in all of them, seen and unseen.
+    """Return the share of right pictures by category, in those seen, unseen, and in all.
 
-    Categories count alike in the latter, as in GenEval.
+    Categories count alike in the latter three, as in GenEval; those of seen and of unseen captions
+    have standard errors of pictures that are drawn independently.
     """
-    groups: dict[str, list[bool]] = {}
+    groups: dict[str, dict[str, list[bool]]] = {f"{name}/seen": {}, f"{name}/unseen": {}, name: {}}
     for value, request in zip(right, asked, strict=True):
-        seen = "seen" if request.seen else "unseen"
-        groups.setdefault(f"{name}/{seen}/{request.category}", []).append(bool(value))
-    shares = {key: float(np.mean(values)) for key, values in groups.items()}
-    for seen in ("seen", "unseen"):
-        some = [share for key, share in shares.items() if key.startswith(f"{name}/{seen}/")]
-        if some:
-            shares[f"{name}/{seen}"] = float(np.mean(some))
+        for group in (f"{name}/seen" if request.seen else f"{name}/unseen", name):
+            groups[group].setdefault(request.category, []).append(bool(value))
+    shares = {}
+    for group, categories in groups.items():
+        means = [float(np.mean(some)) for some in categories.values()]
+        errors = [np.var(some) / len(some) for some in categories.values()]
+        if not means:
+            continue
+        shares[group] = float(np.mean(means))
+        if group != name:
+            shares |= {f"{group}/{c}": mean for c, mean in zip(categories, means, strict=True)}
+            shares[f"{group}/stderr"] = float(np.sqrt(np.sum(errors)) / len(errors))
     return shares

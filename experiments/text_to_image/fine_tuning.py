@@ -59,15 +59,15 @@ class FineTuning:
     algorithm: Algorithm = "value_gradient"
     value: Literal["state", "anchored", "none"] = "anchored"
     penalty: float = 0.02
-    updates: int = 120
+    updates: int = 60
     batch: int = 64
     group: int = 1
     solver_steps: int = 8
     window: int = 0
     guidance: float = 2.5
     rank: int = 16
-    learning_rate: float = 2e-3
-    schedule: Literal["constant", "cosine"] = "constant"
+    learning_rate: float = 7e-4
+    schedule: Literal["constant", "cosine"] = "cosine"
 
     def check(self, owner: str) -> None:
         """Raise ValueError for an option out of range, as this study or the command calls it."""

@@ -63,7 +63,7 @@ class Generator:
     dropout: float = 0.1
     training: Training = dataclasses.field(
         default_factory=lambda: Training(
-            steps=3000, batch=64, learning_rate=1.5e-3, average_decay=0.998
+            steps=8000, batch=64, learning_rate=1.5e-3, average_decay=0.998
         )
     )
 

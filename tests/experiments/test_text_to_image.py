@@ -171,6 +171,9 @@ def test_shares_by_category_count_categories_alike():
     assert shares["success/seen/two"] == pytest.approx(1 / 3)
     assert shares["success/seen"] == pytest.approx(2 / 3)
     assert shares["success/unseen"] == 0
+    # A third of three, and a share without spread: sqrt(2/9 / 3) / 2.
+    assert shares["success/seen/stderr"] == pytest.approx((2 / 27) ** 0.5 / 2)
+    assert shares["success"] == pytest.approx((1 / 3 + 1 + 0) / 3)
 
 
 def test_every_word_is_one_token():
