@@ -31,7 +31,7 @@ PAPERS = (
         ("algorithms/diffusion/",),
         ("score_as_action", "text_to_image"),
         "{gold_success/after|.0%} success at {kl/ratio|.2f} times the ideal divergence on digits; "
-        "on captions not yet",
+        "captions at far more",
     ),
     Paper(
         "Score-based diffusion models via SDEs",

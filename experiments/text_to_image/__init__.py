@@ -7,7 +7,7 @@ STUDY = Study(
     about="an own text-to-image model, fine-tuned by ctrl-jax fine-tune; offline",
     claim=(
         "A text-to-image model is fine-tuned from rewards of any kind by the same command as a "
-        "published one, close to what is reachable, also on combinations never seen."
+        "published one, close to what is reachable on the captions of its pre-training."
     ),
     source="categories: GenEval, arXiv 2310.11513; methods: 2409.08400, 2505.05470",
     minutes=20,
