@@ -126,6 +126,11 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--places", nargs="*", default=[*PLACES], help="on how many devices")
     parser.add_argument("--signals", nargs="*", default=["kill", "kill one", "stop"])
     parser.add_argument("--out", type=Path, default=RESULTS, help="file that rows are added to")
+    parser.add_argument(
+        "--add",
+        action="store_true",
+        help="add to the numbers of the rows that are there; give another --seed",
+    )
     parser.add_argument("--page", type=Path, default=PAGE, help="page that holds the table")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as scratch:
@@ -134,7 +139,7 @@ def main(arguments: Sequence[str]) -> int:
         for place in options.places:
             for name in options.only:
                 for row in campaign(work, name, place, options):
-                    result = added(options.out, row)
+                    result = added(options.out, row, summed=options.add)
                     print(json.dumps(row), flush=True)
                     options.page.write_text(with_table(options.page.read_text(), result))
     return int(any(row["lost"] for row in result["rows"]))
@@ -372,12 +377,24 @@ def _environment(work: Path, devices: int) -> dict[str, str]:
     return {**os.environ, **mine}
 
 
-def added(path: Path, row: dict[str, Any]) -> dict[str, Any]:
-    """Put a row into the file of results, in the place of the one that it measures again."""
+def added(path: Path, row: dict[str, Any], *, summed: bool = False) -> dict[str, Any]:
+    """Put a row into the file of results, in the place of the one that it measures again.
+
+    Args:
+        path: of the file.
+        row: as from `disturb`.
+        summed: whether the numbers of the one that is there are added to it.
+    """
     found: dict[str, Any] = {"claim": CLAIM, "rows": []}
     if path.exists():
         found = json.loads(path.read_text())
     key = ("command", "place", "signal")
+    same = [old for old in found["rows"] if all(old[name] == row[name] for name in key)]
+    for old in same if summed else []:
+        counts = {n: old[n] + row[n] for n in ("tried", "runs", "too late", "lost")}
+        met = [*old["phases"].items(), *row["phases"].items()]
+        phases = {p: sum(n for q, n in met if q == p) for p, _ in met}
+        row = row | counts | {"phases": phases}
     rows = [old for old in found["rows"] if any(old[name] != row[name] for name in key)]
     order = [(n, p, s) for n in SUBJECTS for p in PLACES for s in ("kill", "kill one", "stop")]
     row = row | {"versions": report.versions()["jax"]}

@@ -41,6 +41,10 @@ def test_a_row_takes_the_place_of_the_one_it_measures_again(tmp_path):
         given = {**row, "command": name, "signal": kind, "lost": lost}
         result = faults.added(tmp_path / "faults.json", given)
     assert [r["command"] for r in result["rows"]] == ["score_as_action", "prefer"]
+    more = given | {"tried": 3, "phases": {"training": 1, "start": 2}}
+    summed = faults.added(tmp_path / "faults.json", more, summed=True)["rows"]
+    assert summed[0] == result["rows"][0]
+    assert (summed[1]["tried"], summed[1]["phases"]) == (5, {"training": 3, "start": 2})
     page = faults.with_table(f"a\n{faults.BEGIN}\nold\n{faults.END}\nb\n", result)
     assert "old" not in page and page.startswith("a\n") and page.endswith("b\n")
     assert "| prefer | 1 device | kill | 2 | training 2 | 0 | 1 of 1 runs | 0 |" in page
