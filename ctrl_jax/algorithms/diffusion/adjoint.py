@@ -13,7 +13,7 @@ network would have to learn, and of the policy's parameters theta
 
     dJ / d theta = \sum_i [a_{i+1} . dm_i / d theta - lambda dKL_i / d theta].           (3)
 
-Source: 2409.08861, section 4 (the adjoint of a controlled diffusion); 2309.17400 without a penalty.
+Source: 2409.08861 (the adjoint of a controlled diffusion); 2309.17400 without a penalty.
 """
 
 from functools import partial
