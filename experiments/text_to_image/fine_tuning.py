@@ -83,7 +83,7 @@ class FineTuning:
             raise refuse(f"{owner}.value", self.value, rule, repair)
         # Before hours of other stages, what the command would refuse after them.
         given = Given(*5 * [Path("later")])
-        config = tyro.cli(fine_tune.Config, args=arguments(self, given, DETECTOR))
+        config = tyro.cli(fine_tune.Config, args=arguments(self, given, named(self, given)))
         validate(config)
         check_groups(config, prompts=len(CATEGORIES))
 
@@ -237,16 +237,20 @@ def arguments(options: FineTuning, given: Given, reward: str) -> list[str]:
     return [str(part) for pair in pairs for part in pair]
 
 
+def named(options: FineTuning, given: Given) -> str:
+    """Return the reward as the command is told of it, of a server the same on the host."""
+    return {
+        "log_probability": f"{SOFT}:log_probability:{given.gold}",
+        "probability": f"{SOFT}:probability:{given.gold}",
+        "proxy": f"clip_score:{given.proxy}",
+    }.get(options.reward, DETECTOR)
+
+
 @contextlib.contextmanager
 def _reward(options: FineTuning, given: Given) -> Iterator[str]:
     """The reward as the command is told of it; its server, where there is one, meanwhile."""
     if options.reward != "server":
-        yield {
-            "log_probability": f"{SOFT}:log_probability:{given.gold}",
-            "probability": f"{SOFT}:probability:{given.gold}",
-            "detector": DETECTOR,
-            "proxy": f"clip_score:{given.proxy}",
-        }[options.reward]
+        yield named(options, given)
         return
     server = make_server(str(given.gold), 0)
     thread = threading.Thread(target=server.serve_forever, daemon=True)

@@ -30,6 +30,7 @@ from experiments.text_to_image.detector import (
     write,
 )
 from experiments.text_to_image.evaluation import TEMPERATURES, conditional_frontier
+from experiments.text_to_image.fine_tuning import FineTuning
 from experiments.text_to_image.over_optimization import claim
 from experiments.text_to_image.scenes import (
     CATEGORIES,
@@ -354,6 +355,11 @@ def test_over_optimization_is_a_fall_while_the_proxy_rises():
     assert claim(metrics | {"proxy/free/proxy/after": 50.0}, gaps).holds == "no"
     assert claim(metrics | {"proxy/free/gold/after": 0.71}, gaps).holds == "no"
     assert claim(metrics, gaps * [1, -1, 1, -1]).holds == "level"
+
+
+@pytest.mark.parametrize("reward", ["log_probability", "probability", "proxy"])
+def test_rewards_with_a_derivative_need_no_value_network(reward):
+    FineTuning(reward=reward, value="none").check("fine_tuning")
 
 
 @pytest.mark.parametrize(
