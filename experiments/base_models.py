@@ -17,7 +17,7 @@ from ctrl_jax.algorithms import (
 from ctrl_jax.algorithms.training.optimizer import adam, make_schedule
 from ctrl_jax.networks import MLP, as_model
 from ctrl_jax.processes import parameterization
-from experiments.directed_tasks import END, PROCESS, Task
+from experiments.directed_tasks import END, Task, forward_process
 
 
 def score_model(task: Task) -> Model:
@@ -28,7 +28,7 @@ def score_model(task: Task) -> Model:
 
     def apply(params, t, x, *conditions):
         velocity = partial(network.apply, params)
-        return parameterization.from_v(PROCESS, velocity)(t, x, *conditions)
+        return parameterization.from_v(forward_process(), velocity)(t, x, *conditions)
 
     return Model(network.init, apply)
 
@@ -36,11 +36,11 @@ def score_model(task: Task) -> Model:
 def pretrain(task: Task, steps: int, *, batch: int, seed: int) -> Params:
     """Return the parameters of `score_model` after so many updates on the task's data points."""
     algorithm = make_score_pretraining(
-        PROCESS,
+        forward_process(),
         score_model(task),
         adam(make_schedule(2e-3, steps)),
-        sample_times=uniform_times(PROCESS, END),
-        weighting=lambda t: 1 / PROCESS.marginal(t).scale ** 2,
+        sample_times=uniform_times(forward_process(), END),
+        weighting=lambda t: 1 / forward_process().marginal(t).scale ** 2,
         average_decay=0.99,
     )
     conditions = () if task.labels is None else (jnp.asarray(task.labels),)

@@ -1,5 +1,6 @@
 """Data, rewards and the ideal law p e^{w h / 2} / Z, which samples of the data give by weights."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -14,9 +15,14 @@ from ctrl_jax.metrics import distances
 from ctrl_jax.processes import VP, DataPoints, score_from_points
 from experiments.datasets import draw_roll
 
-PROCESS = VP()
 END = 5e-3  # forward time at which sampling stops
 LARGE = 100_000  # samples that the ideal law is weighed on
+
+
+@functools.cache
+def forward_process() -> VP:
+    """Return the process of all tasks; made when it is asked for, since making one starts JAX."""
+    return VP()
 
 
 class Task(NamedTuple):
@@ -62,11 +68,11 @@ class Task(NamedTuple):
         """Return the ratio estimate from all points, of its label where there are labels."""
         if self.labels is None:
             points = jnp.asarray(self.points)
-            return lambda t, x: score_from_points(PROCESS, t, x, points)
+            return lambda t, x: score_from_points(forward_process(), t, x, points)
         per_label = [self.points[self.labels == c] for c in range(self.classes)]
         least = min(len(p) for p in per_label)
         table = jnp.asarray(np.stack([p[:least] for p in per_label]))
-        return lambda t, x, label: score_from_points(PROCESS, t, x, table[label])
+        return lambda t, x, label: score_from_points(forward_process(), t, x, table[label])
 
 
 def make_task(name: str, points: int) -> Task:
@@ -77,7 +83,9 @@ def make_task(name: str, points: int) -> Task:
 
 def mixture_1d(points: int) -> Task:
     """Two Gaussians on the line, a quadratic reward between them."""
-    world = GaussianSteering(PROCESS, [-1.5, 1.0], [0.1, 0.2], 1.5, -0.5, 0.8, weights=[0.3, 0.7])
+    world = GaussianSteering(
+        forward_process(), [-1.5, 1.0], [0.1, 0.2], 1.5, -0.5, 0.8, weights=[0.3, 0.7]
+    )
     return _from_mixture("mixture_1d", world, points, 32)
 
 
@@ -86,7 +94,13 @@ def mixture_2d(points: int) -> Task:
     angles = 2 * np.pi * np.arange(5) / 5
     means = np.stack([np.cos(angles), np.sin(angles)], axis=1)
     world = GaussianSteering(
-        PROCESS, means, np.full((5, 2), 0.03), 1.0, [1.0, 0.5], 0.8, weights=np.full(5, 0.2)
+        forward_process(),
+        means,
+        np.full((5, 2), 0.03),
+        1.0,
+        [1.0, 0.5],
+        0.8,
+        weights=np.full(5, 0.2),
     )
     return _from_mixture("mixture_2d", world, points, 32)
 

@@ -1,12 +1,14 @@
 """The common options in a study's config, where their flags have no prefix, and their mesh."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from ctrl_jax.runtime import RunOptions
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from jax import Array
     from jax.sharding import Mesh
 
@@ -14,15 +16,19 @@ Common = Annotated[RunOptions, tyro.conf.arg(name="")]
 COMMON = RunOptions()
 
 
-def over_data(mesh: "Mesh", keys: "Array") -> "Array":
-    """Return the keys of runs side by side, divided over ``data`` where it divides their number.
+def over_data(mesh: "Mesh", function: "Callable[[Array], Any]", keys: "Array") -> Any:
+    """Return what a function gives of every key, in one program, as arrays of the host.
 
-    Every run then is one device's own; elsewhere one device has them all.
+    The keys are divided over ``data`` where that divides their number, and every run is then one
+    device's own; elsewhere one device has them all.
     """
+    import jax
+    import numpy as np
     from jax.sharding import NamedSharding, PartitionSpec
 
+    from ctrl_jax.runtime import replicate
     from ctrl_jax.runtime.devices.mesh import place
 
-    if len(keys) % mesh.shape["data"]:
-        return keys
-    return place(keys, NamedSharding(mesh, PartitionSpec("data")))
+    if len(keys) % mesh.shape["data"] == 0:
+        keys = place(keys, NamedSharding(mesh, PartitionSpec("data")))
+    return jax.tree.map(np.asarray, replicate(mesh, jax.jit(jax.vmap(function))(keys)))

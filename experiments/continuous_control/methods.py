@@ -109,7 +109,7 @@ class Comparison:
                 raise refuse("time_steps", dt, rule, "take smaller steps")
             check_divides("time_steps", dt, "training.horizon", self.training.horizon)
         # Several processes, and a run that goes on, are fine.
-        check_small_run(dataclasses.replace(self.run, resume="never", distributed="auto"))
+        check_small_run(dataclasses.replace(self.run, resume="never"))
 
 
 def make_method(

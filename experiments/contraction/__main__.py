@@ -10,7 +10,7 @@ from typing import Any
 from ctrl_jax.runtime import command, digests_of
 from experiments.contraction import STUDY, claims, data, learned, one_dimension, plots, report
 from experiments.contraction.config import Config
-from experiments.contraction.family import PROCESSES
+from experiments.contraction.family import family
 from experiments.contraction.measurement import KINDS, Measurement, find, write_csv
 from experiments.verdicts import Claim
 
@@ -46,7 +46,7 @@ def load_tasks(config: Config) -> dict[str, data.Task]:
     if "images" in config.experiment:
         tasks["images"] = data.images(config.data, config.samples)
     for task in tasks.values():  # a network that does not fit the images is refused here
-        learned.score_model(config, PROCESSES["vp"], task)
+        learned.score_model(config, family()["vp"], task)
     return tasks
 
 

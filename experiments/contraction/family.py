@@ -1,6 +1,6 @@
 """The processes that are compared, and which is the contractive twin of which."""
 
-from typing import NamedTuple
+import functools
 
 from ctrl_jax.processes import (
     OU,
@@ -14,27 +14,34 @@ from ctrl_jax.processes import (
 )
 
 
-class Member(NamedTuple):
-    """A process and its color."""
-
-    process: LinearProcess
-    color: str
-
-
 # Parameters as the paper reports them; the same noise rate as the twin's in "slow".
-FAMILY = {
-    "ou": Member(OU(1.0, 1.0, horizon=3.0), "#E69F00"),
-    "contractive ou": Member(ContractiveOU(1.0, 1.0, horizon=3.0), "#D55E00"),
-    "ve": Member(VE(0.01, 50.0), "#999999"),
-    "vp": Member(VP(0.1, 20.0), "#56B4E9"),
-    "vp, slow": Member(VP(0.01, 8.0), "#88CCEE"),
-    "contractive vp": Member(ContractiveVP(0.01, 8.0), "#0072B2"),
-    "sub-vp": Member(SubVP(0.1, 20.0), "#66C2A5"),
-    "sub-vp, slow": Member(SubVP(0.01, 8.0), "#A6D854"),
-    "contractive sub-vp": Member(ContractiveSubVP(0.01, 8.0), "#007A53"),
+@functools.cache
+def family() -> dict[str, LinearProcess]:
+    """Return the processes; made when they are asked for, since making one starts JAX."""
+    return {
+        "ou": OU(1.0, 1.0, horizon=3.0),
+        "contractive ou": ContractiveOU(1.0, 1.0, horizon=3.0),
+        "ve": VE(0.01, 50.0),
+        "vp": VP(0.1, 20.0),
+        "vp, slow": VP(0.01, 8.0),
+        "contractive vp": ContractiveVP(0.01, 8.0),
+        "sub-vp": SubVP(0.1, 20.0),
+        "sub-vp, slow": SubVP(0.01, 8.0),
+        "contractive sub-vp": ContractiveSubVP(0.01, 8.0),
+    }
+
+
+COLORS = {
+    "ou": "#E69F00",
+    "contractive ou": "#D55E00",
+    "ve": "#999999",
+    "vp": "#56B4E9",
+    "vp, slow": "#88CCEE",
+    "contractive vp": "#0072B2",
+    "sub-vp": "#66C2A5",
+    "sub-vp, slow": "#A6D854",
+    "contractive sub-vp": "#007A53",
 }
-PROCESSES: dict[str, LinearProcess] = {name: member.process for name, member in FAMILY.items()}
-COLORS = {name: member.color for name, member in FAMILY.items()}
 TWINS = (  # contractive, plain
     ("contractive ou", "ou"),
     ("contractive vp", "vp"),

@@ -31,7 +31,7 @@ from ctrl_jax.solvers import simulate
 from experiments.base_models import train_on
 from experiments.contraction.config import Config
 from experiments.contraction.data import Task
-from experiments.contraction.family import PROCESSES
+from experiments.contraction.family import family
 from experiments.contraction.measurement import (
     LEARNED_SAMPLERS,
     SAMPLERS,
@@ -88,12 +88,12 @@ def score_model(config: Config, process: LinearProcess, task: Task) -> Model:
 
 def measure(config: Config, task: Task) -> Learned:
     """Train every process's networks and measure the distance of their samples to the data."""
-    names = list(PROCESSES)
-    models = {name: score_model(config, PROCESSES[name], task) for name in names}
+    names = list(family())
+    models = {name: score_model(config, family()[name], task) for name in names}
     found = Learned([], {}, {}, {}, {})
     with progress(len(names), f"{task.name}: training", enabled=config.run.progress) as show:
         for i, name in enumerate(names):
-            found.params[name] = _train(config, PROCESSES[name], models[name], task)
+            found.params[name] = _train(config, family()[name], models[name], task)
             show(i + 1)
     with progress(len(names), f"{task.name}: sampling", enabled=config.run.progress) as show:
         for i, name in enumerate(names):
@@ -102,7 +102,7 @@ def measure(config: Config, task: Task) -> Learned:
                 found.measurements.extend(_sample(config, task, name, label, model, params, found))
             if task.curve is not None:
                 own = scored["own"]
-                found.score_errors[name] = _score_errors(config, PROCESSES[name], task, *own)
+                found.score_errors[name] = _score_errors(config, family()[name], task, *own)
             show(i + 1)
     _transport(config, task, models[TRANSPORTED[0]], found)
     return found
@@ -137,7 +137,7 @@ def _keys(config: Config, salt: int) -> jax.Array:
 
 def _scored(name: str, models: dict[str, Model], params: dict[str, Any]):
     """Return the scores a process is sampled with: its own, and VE's where its noise reaches."""
-    process, ve = PROCESSES[name], PROCESSES["ve"]
+    process, ve = family()[name], family()["ve"]
     assert isinstance(ve, VE)
     scored = {"own": (models[name], params[name])}
     reached = process.noise_to_signal(jnp.asarray(process.horizon))
@@ -153,7 +153,7 @@ def _scored(name: str, models: dict[str, Model], params: dict[str, Any]):
 
 def _sample(config: Config, task: Task, name: str, label: str, model, params, found: Learned):
     """Yield the distances of the samples of every sampler and number of steps."""
-    process = PROCESSES[name]
+    process = family()[name]
     most = config.learned_solver_steps if label == "own" else [max(config.learned_solver_steps)]
     for sampler in LEARNED_SAMPLERS if label == "own" else ("euler", "ancestral"):
         for steps in most:
@@ -220,7 +220,7 @@ def _transport(config: Config, task: Task, model: Model, found: Learned) -> None
 
     Same network, start and noise: whatever differs is the sampler's.
     """
-    plain, contractive = (PROCESSES[name] for name in TRANSPORTED)
+    plain, contractive = (family()[name] for name in TRANSPORTED)
 
     def growth(t):
         return contractive.marginal(t).scale / plain.marginal(t).scale

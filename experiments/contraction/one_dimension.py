@@ -27,7 +27,7 @@ from ctrl_jax.processes.contraction import wasserstein_bound
 from ctrl_jax.runtime import progress
 from ctrl_jax.solvers import EulerMaruyama, simulate
 from experiments.contraction.config import Config
-from experiments.contraction.family import PROCESSES
+from experiments.contraction.family import family
 from experiments.contraction.measurement import SAMPLERS, Measurement, over_seeds, reversal
 
 NAME, MEAN, STD = "one_dimension", 1.0, 0.5
@@ -75,9 +75,9 @@ def perturbed(process: LinearProcess, score_fn: Callable, error: Error) -> Calla
 def measure(config: Config) -> list[Measurement]:
     """Return W2 to the data under every process, sampler, number of steps, error and start."""
     found: list[Measurement] = []
-    total = len(PROCESSES) * len(SAMPLERS) * len(config.solver_steps)
+    total = len(family()) * len(SAMPLERS) * len(config.solver_steps)
     with progress(total, NAME, enabled=config.run.progress) as show:
-        for name, process in PROCESSES.items():
+        for name, process in family().items():
             bounds = _bounds(process, config.error_size)
             for sampler in SAMPLERS:
                 for steps in config.solver_steps:
@@ -165,7 +165,7 @@ def measure_point(config: Config) -> list[Measurement]:
     for name in ("ou", "contractive ou"):
         for steps in POINT_STEPS:
             for sign, mark in ((1, "+"), (-1, "-")):
-                w2 = _point_distances(config, PROCESSES[name], steps, sign * BIAS)
+                w2 = _point_distances(config, family()[name], steps, sign * BIAS)
                 found.append(
                     Measurement("point", name, "euler", steps, mark, "prior", *over_seeds(w2))
                 )

@@ -7,7 +7,7 @@ import numpy as np
 
 from ctrl_jax.runtime.run.figures import plt, save
 from experiments.contraction.data import Task
-from experiments.contraction.family import COLORS, PROCESSES
+from experiments.contraction.family import COLORS, family
 from experiments.contraction.learned import Learned
 from experiments.contraction.measurement import KINDS, LEARNED_SAMPLERS, SAMPLERS, Measurement, find
 
@@ -21,7 +21,7 @@ def draw_errors(path: Path, found: Sequence[Measurement], steps: int) -> None:
             axis.set_title(f"{kind} error, started from the {start} law", fontsize=10)
         row[0].set_ylabel("W2 to the data")
     for axis in axes[1]:
-        axis.set_xticks(range(len(PROCESSES)), list(PROCESSES), rotation=60, ha="right")
+        axis.set_xticks(range(len(family())), list(family()), rotation=60, ha="right")
     axes[0, 0].legend(fontsize=8, loc="upper left")
     axes[0, 0].set_ylim(8e-3, 30)
     figure.suptitle(f"exact scores with errors put in, {steps} Euler steps", fontsize=11)
@@ -29,7 +29,7 @@ def draw_errors(path: Path, found: Sequence[Measurement], steps: int) -> None:
 
 
 def _errors_of_kind(axis, found, steps: int, start: str, kind: str) -> None:
-    for i, process in enumerate(PROCESSES):
+    for i, process in enumerate(family()):
         where = {"process": process, "sampler": "euler", "steps": steps, "start": start}
         color, first = COLORS[process], i == 0
         for mark, shift, fill in (("+", -0.15, color), ("-", 0.15, "white")):
@@ -94,7 +94,7 @@ def draw_distances(path: Path, found: Learned, task: Task, steps: Sequence[int])
     for j, (sampler, number) in enumerate(settings):
         rows = [
             find(found.measurements, process=p, sampler=sampler, steps=number, error="own")[0]
-            for p in PROCESSES
+            for p in family()
         ]
         axis.bar(
             np.arange(len(rows)) + (j - (len(settings) - 1) / 2) * width,
@@ -106,7 +106,7 @@ def draw_distances(path: Path, found: Learned, task: Task, steps: Sequence[int])
             error_kw={"elinewidth": 0.8},
         )
     axis.axhline(task.floor, color="#333333", ls="--", lw=1, label="as many real examples")
-    axis.set_xticks(range(len(PROCESSES)), list(PROCESSES), rotation=30, ha="right")
+    axis.set_xticks(range(len(family())), list(family()), rotation=30, ha="right")
     axis.set(ylabel=f"{task.metric} to held-out data", yscale="log")
     axis.grid(True, axis="y")
     axis.legend(fontsize=8, ncols=2)

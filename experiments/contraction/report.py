@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from ctrl_jax.runtime.run.tables import print_table
 from experiments.contraction.claims import REPORTED_IMAGES, REPORTED_SWISS_ROLL
 from experiments.contraction.data import Task
-from experiments.contraction.family import PROCESSES
+from experiments.contraction.family import family
 from experiments.contraction.learned import Learned
 from experiments.contraction.measurement import KINDS, LEARNED_SAMPLERS, Measurement, find
 
@@ -13,7 +13,7 @@ from experiments.contraction.measurement import KINDS, LEARNED_SAMPLERS, Measure
 def print_one_dimension(found: Sequence[Measurement], steps: int, size: float) -> None:
     """Print W2 of the Euler sampler and the bound, the worse of both signs of each error."""
     rows = []
-    for process in PROCESSES:
+    for process in family():
         for start in ("exact", "prior"):
             where = {"process": process, "sampler": "euler", "steps": steps, "start": start}
             cells = [_cell(found, ("none",), where)]
@@ -33,7 +33,7 @@ def print_learned(found: Learned, task: Task, steps: Sequence[int]) -> None:
     reported = {"swiss_roll": REPORTED_SWISS_ROLL, "images": REPORTED_IMAGES}[task.name]
     settings = [(sampler, number) for sampler in LEARNED_SAMPLERS for number in steps]
     lines = []
-    for process in PROCESSES:
+    for process in family():
         for network in ("own", "shared", "transported"):
             rows = find(found.measurements, process=process, error=network)
             cells = {(m.sampler, m.steps): f"{m.mean:.3f}" for m in rows}

@@ -119,6 +119,8 @@ def summarize_optima(found: dict[str, dict[str, np.ndarray]], floor: float) -> d
 
 def record(path: Path, part: str, found: Sequence[Measured]) -> None:
     """Append the measures of every run to the log of the experiment."""
+    if jax.process_index() != 0:
+        return
     with path.open("a") as file:
         for row in found:
             file.write(json.dumps({"part": part, **row.name._asdict(), **row.values}) + "\n")

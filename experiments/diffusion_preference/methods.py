@@ -40,7 +40,7 @@ from ctrl_jax.losses import preference
 from ctrl_jax.processes import grids
 from experiments.diffusion_preference.annotators import Law, make_annotator
 from experiments.diffusion_preference.world import World
-from experiments.directed_tasks import END, PROCESS
+from experiments.directed_tasks import END, forward_process
 
 COMPARING = ("dpo", "theta", "phi", "phi_estimated")
 BETA = {
@@ -108,7 +108,7 @@ def offline(
         return _loss(run, chosen, rejected, batch.conditions[0])
 
     return make_offline_preference(
-        PROCESS,
+        forward_process(),
         world.policy,
         optimizer,
         loss_fn,
@@ -125,8 +125,8 @@ def log_snr_times(shape: tuple[int, ...]) -> tuple[Callable[[Array, int], Array]
     times of d |u range| times minus half the difference of the mean noise errors: with this factor
     beta means offline what it means online.
     """
-    times = PROCESS.horizon - grids.log_snr(PROCESS, LEVELS, end=END)
-    ratio = PROCESS.noise_to_signal(times)
+    times = forward_process().horizon - grids.log_snr(forward_process(), LEVELS, end=END)
+    ratio = forward_process().noise_to_signal(times)
     nats = 2 * jnp.log(ratio[0] / ratio[-1]) * math.prod(shape)
 
     def sample_times(key, size):

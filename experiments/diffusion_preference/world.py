@@ -13,7 +13,7 @@ from ctrl_jax.processes import grids
 from experiments import directed_tasks
 from experiments.base_models import pretrain, score_model
 from experiments.diffusion_preference.steering import steered
-from experiments.directed_tasks import END, PROCESS
+from experiments.directed_tasks import END, forward_process
 
 CLASSES = 10
 TEMPERATURES = np.geomspace(0.15, 20.0, 80)
@@ -50,10 +50,10 @@ class World(NamedTuple):
 
     def problem(self, penalty: Any = 0.0, reward_fn: RewardFn | None = None) -> DiffusionControl:
         """Return the control problem, with another reward where one is given."""
-        grid = grids.quadratic(PROCESS, self.steps, end=END)
+        grid = grids.quadratic(forward_process(), self.steps, end=END)
         reward_fn = self.reward_fn if reward_fn is None else reward_fn
         return DiffusionControl(
-            PROCESS, self.model, reward_fn, self.shape, grid, penalty, path_kl=True
+            forward_process(), self.model, reward_fn, self.shape, grid, penalty, path_kl=True
         )
 
     def frontier(self, c: int) -> frontier.Frontier:
@@ -84,7 +84,9 @@ def make_world(
     shape = task.shape
     world = World(
         model,
-        model if trained == "network" else steered(PROCESS, model, params, shape, CLASSES),
+        model
+        if trained == "network"
+        else steered(forward_process(), model, params, shape, CLASSES),
         lambda x, label: jnp.mean(x, axis=(1, 2, 3)),
         task.points,
         task.labels,

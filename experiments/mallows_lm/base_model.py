@@ -86,7 +86,6 @@ def pretrain(options: BaseModel, corpus: Corpus, study: Conduct) -> Params:
         fetch_every=20,
         checkpoint_every=500,
         description="base model",
-        mesh=None,
     )
     return state.params
 

@@ -2,11 +2,13 @@
 
 import itertools
 import json
+import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from ctrl_jax._typing import Params
@@ -66,6 +68,7 @@ def compare_methods(setting: Setting, training: Training, log: Path, show: bool)
 
     cells = list(itertools.product(setting.opinions, seeds, training.betas, training.methods))
     policies = []
+    log = log if jax.process_index() == 0 else Path(os.devnull)
     with (
         progress(len(cells), "policies", enabled=show) as told,
         log.open("w") as file,

@@ -22,7 +22,7 @@ from ctrl_jax.runtime import check_small_run, command, progress
 from ctrl_jax.runtime.run.tables import print_table
 from experiments.base_models import pretrain
 from experiments.directed_tasks import Task, make_task
-from experiments.options import COMMON, Common, over_data
+from experiments.options import COMMON, Common
 from experiments.reward_directed import STUDY, claims, few_points, plots
 from experiments.reward_directed.claims import Row
 from experiments.reward_directed.methods import (
@@ -178,7 +178,8 @@ def run_one(
         config.budget(),
         solver_steps=steps,
         flow=sampler == "flow",
-        keys=over_data(mesh, jax.random.split(jax.random.key(config.run.seed), config.seeds)),
+        mesh=mesh,
+        keys=jax.random.split(jax.random.key(config.run.seed), config.seeds),
         number=config.samples - config.samples % max(1, task.classes),
         pretrained=pretrained,
     )
@@ -199,6 +200,8 @@ def measure(task: Task, method: str, sampler: str, steps: int, trained: Trained)
 
 def record(path: Path, row: Row) -> None:
     """Append what was measured of one method to the run's log."""
+    if jax.process_index() != 0:
+        return
     line = {"task": row.task, "method": row.method, "sampler": row.sampler, "steps": row.steps}
     with path.open("a") as file:
         file.write(json.dumps(line | {k: v.tolist() for k, v in row.values.items()}) + "\n")
@@ -231,14 +234,13 @@ def study_few_points(config: Config, run: Conduct, show):
     if not config.few:
         return None
     keys = jax.random.split(jax.random.key(config.run.seed + 1), config.seeds)
-    keys = over_data(run.mesh, keys)
-    exact, limit = few_points.learn(None, False, keys), few_points.one_point_limit()
+    exact, limit = few_points.learn(None, False, run.mesh, keys), few_points.one_point_limit()
     show(1)
     laws: list[dict[str, few_points.Law]] = []
     for paired in (False, True):
         laws.append({})
         for m in config.few:
-            laws[-1][str(m)] = few_points.learn(m, paired, keys)
+            laws[-1][str(m)] = few_points.learn(m, paired, run.mesh, keys)
             show(1 + len(laws[0]) + (len(laws[1]) if paired else 0))
     plots.draw_few_points(run.folder / "few_points.png", laws[0], laws[1], exact, limit)
     return {**laws[0], **{f"{m} paired": law for m, law in laws[1].items()}, "exact": exact}, limit

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from ctrl_jax._typing import Model
 from ctrl_jax.algorithms import (
@@ -24,7 +25,8 @@ from ctrl_jax.algorithms import (
 from ctrl_jax.algorithms.training.optimizer import adam, make_schedule
 from ctrl_jax.environments import GaussianSteering
 from ctrl_jax.processes import DataPoints, RatioScore, grids
-from experiments.directed_tasks import END, PROCESS
+from experiments.directed_tasks import END, forward_process
+from experiments.options import over_data
 
 WORLD = (1.0, 0.5, 2.0, 2.5, 2.5)
 """Mean and variance of the data, curvature and target of the reward, penalty."""
@@ -41,20 +43,24 @@ class Law(NamedTuple):
 
 def world() -> GaussianSteering:
     """Return the problem with its exact solution."""
-    return GaussianSteering(PROCESS, *WORLD)
+    return GaussianSteering(forward_process(), *WORLD)
 
 
 def problem(m: int | None, paired: bool) -> RewardDirection:
     """Return the problem with estimates from m points, or with the exact score."""
     env = world()
     data = env.data.sample(jax.random.key(5), POINTS)
-    estimate = known_score(env.score) if m is None else RatioScore(PROCESS, DataPoints(data), m)
-    grid = grids.quadratic(PROCESS, STEPS, end=END)
+    estimate = (
+        known_score(env.score) if m is None else RatioScore(forward_process(), DataPoints(data), m)
+    )
+    grid = grids.quadratic(forward_process(), STEPS, end=END)
     weight = 2 / env.penalty
-    return RewardDirection(PROCESS, estimate, env.reward, (1,), grid, weight, 0.3, paired=paired)
+    return RewardDirection(
+        forward_process(), estimate, env.reward, (1,), grid, weight, 0.3, paired=paired
+    )
 
 
-def learn(m: int | None, paired: bool, keys: jax.Array) -> Law:
+def learn(m: int | None, paired: bool, mesh: Mesh, keys: jax.Array) -> Law:
     """Return the end law learned from m points per estimate, for every seed."""
     direction = problem(m, paired)
     policy, value = affine_denoiser(direction), quadratic_table(direction)
@@ -70,14 +76,14 @@ def learn(m: int | None, paired: bool, keys: jax.Array) -> Law:
         state, _ = jax.lax.scan(body, algorithm.init(key), None, UPDATES)
         return end_law(direction, lambda t, x: policy.apply(state.params, t, x))
 
-    return Law(*(np.asarray(c) for c in jax.jit(jax.vmap(one))(keys)))
+    return Law(*over_data(mesh, one, keys))
 
 
 def one_point_limit() -> Law:
     """Return the end law of the score of a point mass at the data's mean: m = 1, exactly."""
 
     def score_fn(t, x):
-        scale, std = PROCESS.marginal(t)
+        scale, std = forward_process().marginal(t)
         return (scale[:, None] * WORLD[0] - x) / std[:, None] ** 2
 
     return Law(*(np.asarray(c) for c in end_law(problem(None, False), score_fn)))
@@ -100,13 +106,13 @@ def end_law(direction: RewardDirection, score_fn) -> tuple[jax.Array, jax.Array]
 
 def affine_denoiser(direction: RewardDirection) -> Model:
     """Return the score (a (c_i + d_i x) - x) / v, tables c and d those of the data at first."""
-    scale, std = PROCESS.marginal(direction.forward_times()[:-1])
+    scale, std = forward_process().marginal(direction.forward_times()[:-1])
     spread = 1 / (1 / WORLD[1] + (scale / std) ** 2)
     start = {"c": spread * WORLD[0] / WORLD[1], "d": spread * scale / std**2}
 
     def apply(params, t, x, *conditions):
         i = nearest(direction, t, x)
-        scale, std = PROCESS.marginal(t)
+        scale, std = forward_process().marginal(t)
         scale, std = (jnp.broadcast_to(c, x.shape[:1])[:, None] for c in (scale, std))
         denoised = params["c"][i][:, None] + params["d"][i][:, None] * x
         return (scale * denoised - x) / std**2

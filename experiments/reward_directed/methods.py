@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from ctrl_jax._numerics import expand
 from ctrl_jax._typing import Model, ScoreFn
@@ -36,7 +37,8 @@ from ctrl_jax.networks import MLP, ValueMLP, as_model
 from ctrl_jax.processes import RatioScore, grids
 from ctrl_jax.solvers import sample
 from experiments.base_models import score_model
-from experiments.directed_tasks import END, PROCESS, Task
+from experiments.directed_tasks import END, Task, forward_process
+from experiments.options import over_data
 
 METHODS = ("q_ratio", "q_network", "q_pretrained", "ddpo", "dpok")
 PRETRAINED = ("q_pretrained", "ddpo", "dpok")
@@ -91,7 +93,7 @@ def corrected(task: Task, base: ScoreFn) -> Model:
     )
 
     def apply(params, t, x, *conditions):
-        scale = expand(PROCESS.marginal(t).scale, x)
+        scale = expand(forward_process().marginal(t).scale, x)
         return base(t, x, *conditions) + scale * network.apply(params, t, x, *conditions)
 
     return Model(network.init, apply)
@@ -104,6 +106,7 @@ def train(
     *,
     solver_steps: int,
     flow: bool,
+    mesh: Mesh,
     keys: jax.Array,
     number: int,
     pretrained: Any = None,
@@ -116,11 +119,12 @@ def train(
         training: budgets.
         solver_steps: steps of the sampler, in training and after.
         flow: whether the sampler is the probability flow; q-learning only.
+        mesh: the devices.
         keys: one per seed.
         number: samples per seed.
         pretrained: parameters from `base_models.pretrain`; None for the methods that need none.
     """
-    grid = grids.quadratic(PROCESS, solver_steps, end=END)
+    grid = grids.quadratic(forward_process(), solver_steps, end=END)
     algorithm, policy = make_method(task, name, training, grid, flow, pretrained)
 
     def labels_of(count) -> tuple[jax.Array, ...]:
@@ -136,7 +140,7 @@ def train(
         state, history = jax.lax.scan(body, algorithm.init(init_key), None, training.updates)
         samples = sample(
             sample_key,
-            PROCESS,
+            forward_process(),
             partial(policy.apply, state.params),
             (number, *task.shape),
             grid=grid,
@@ -145,11 +149,9 @@ def train(
         )
         return samples, history, state.params
 
-    samples, history, params = jax.jit(jax.vmap(one_seed))(keys)
+    samples, history, params = over_data(mesh, one_seed, keys)
     labels = np.asarray(labels_of(number)[0]) if task.classes else None
-    return Trained(
-        np.asarray(samples), labels, {k: np.asarray(v) for k, v in history.items()}, params
-    )
+    return Trained(samples, labels, history, params)
 
 
 def make_method(
@@ -162,7 +164,7 @@ def make_method(
         return _fine_tuning(task, name, training, grid, start), score
     estimate, policy = {
         "q_ratio": lambda: (known_score(task.ratio()), corrected(task, task.ratio())),
-        "q_network": lambda: (RatioScore(PROCESS, task.draw(), training.few), score),
+        "q_network": lambda: (RatioScore(forward_process(), task.draw(), training.few), score),
         "q_pretrained": lambda: (
             known_score(partial(score.apply, pretrained)),
             corrected(task, partial(score.apply, pretrained)),
@@ -176,7 +178,7 @@ def q_learning(
 ) -> Algorithm:
     """Return q-learning of a policy from estimates of the score."""
     problem = RewardDirection(
-        PROCESS,
+        forward_process(),
         estimate,
         task.reward_fn,
         task.shape,
@@ -200,7 +202,7 @@ def q_learning(
 def _fine_tuning(task: Task, name: str, training: Training, grid, policy: Model) -> Algorithm:
     penalty = 0.0 if name == "ddpo" else 2 / task.weight
     problem = DiffusionControl(
-        PROCESS, policy, task.reward_fn, task.shape, grid, penalty, path_kl=True
+        forward_process(), policy, task.reward_fn, task.shape, grid, penalty, path_kl=True
     )
     minibatches = min(5, problem.steps)
     update = PolicyUpdate(training.fine_tuning_epochs, minibatches, average_decay=0.9)

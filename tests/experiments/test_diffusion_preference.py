@@ -27,7 +27,7 @@ from experiments.diffusion_preference.claims import against
 from experiments.diffusion_preference.config import METHODS, Config
 from experiments.diffusion_preference.methods import LIKE_DPO, beta_of, log_snr_times
 from experiments.diffusion_preference.steering import POWERS, steered
-from experiments.directed_tasks import END, PROCESS
+from experiments.directed_tasks import END, forward_process
 from experiments.verdicts import verdict
 
 TINY = """
@@ -151,14 +151,14 @@ def test_offline_times_make_a_path():
     """(3) of `path_log_ratio` of an error that is a function of time, by quadrature."""
     sample_times, nats = log_snr_times((8, 8, 1))
     times = np.asarray(sample_times(jax.random.key(0), 20_000), float)
-    assert times.min() >= END and times.max() <= PROCESS.horizon
+    assert times.min() >= END and times.max() <= forward_process().horizon
 
     def error(t):
         return 0.1 + t**2 * np.exp(-t)
 
-    fine = np.geomspace(END, PROCESS.horizon, 200_001)
-    std = np.asarray(PROCESS.marginal(jnp.asarray(fine)).std, float)
-    rate = (np.asarray(PROCESS.diffusion(jnp.asarray(fine)), float) / std) ** 2
+    fine = np.geomspace(END, forward_process().horizon, 200_001)
+    std = np.asarray(forward_process().marginal(jnp.asarray(fine)).std, float)
+    rate = (np.asarray(forward_process().diffusion(jnp.asarray(fine)), float) / std) ** 2
     expected = -0.5 * 64 * np.trapezoid(rate * error(fine), fine)
     # Stratified over 20 000 levels, and float32.
     np.testing.assert_allclose(-0.5 * nats * error(times).mean(), expected, rtol=1e-3)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ctrl_jax.runtime import command
-from experiments.directed_tasks import PROCESS, make_task
+from experiments.directed_tasks import forward_process, make_task
 from experiments.reward_directed import few_points
 from experiments.reward_directed.__main__ import Config, main
 from experiments.reward_directed.claims import Row, against_fine_tuning, one_point
@@ -87,7 +87,7 @@ def test_the_digits_given_their_label():
     image = jnp.asarray(task.points[:1])
     label = jnp.asarray(task.labels[:1])
     t = jnp.asarray(5e-3)
-    scale, std = PROCESS.marginal(t)
+    scale, std = forward_process().marginal(t)
     right, wrong = (
         (image * scale + std**2 * task.ratio()(t, scale * image, c)) / scale
         for c in (label, (label + 1) % 10)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+import jax
 import matplotlib
 import numpy as np
 
@@ -18,10 +19,11 @@ __all__ = ["draw_histograms", "draw_images", "plt", "save", "tile"]
 
 
 def save(figure, path: Path) -> None:
-    """Write a figure to a file and let go of it."""
-    figure.tight_layout()
-    with whole_file(path) as part:
-        figure.savefig(part, dpi=130, bbox_inches="tight")
+    """Write a figure to a file, by the first of several processes, and let go of it."""
+    if jax.process_index() == 0:
+        figure.tight_layout()
+        with whole_file(path) as part:
+            figure.savefig(part, dpi=130, bbox_inches="tight")
     plt.close(figure)
 
 

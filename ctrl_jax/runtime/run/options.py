@@ -104,7 +104,7 @@ def check_small_run(options: RunOptions) -> None:
     """Raise ValueError for what an experiment of a few minutes has no use for.
 
     Args:
-        options: of a run of one process, in float32, without checkpoints.
+        options: of a run in float32, without checkpoints.
     """
     if options.resume != "never":
         rule = "this run takes minutes and is not checkpointed"
@@ -112,9 +112,6 @@ def check_small_run(options: RunOptions) -> None:
     if (options.keep, options.keep_every) != (RunOptions.keep, RunOptions.keep_every):
         received = (options.keep, options.keep_every)
         raise refuse("keep (and every)", received, "this run keeps no checkpoints", "leave it out")
-    if options.distributed == "on":
-        rule = "this run uses one process"
-        raise refuse("distributed", options.distributed, rule, "leave it out")
     if options.arithmetic != "float32":
         rule = "this run is in float32"
         raise refuse("precision", options.precision, rule, "leave it out")
