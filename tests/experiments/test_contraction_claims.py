@@ -6,7 +6,7 @@ import pytest
 
 from experiments.contraction import claims
 from experiments.contraction.config import Config
-from experiments.contraction.family import PROCESSES, TWINS
+from experiments.contraction.family import family, TWINS
 from experiments.contraction.learned import Learned
 from experiments.contraction.measurement import SAMPLERS, Measurement, margin, over_seeds
 from experiments.contraction.one_dimension import POINT_STEPS, settings
@@ -24,7 +24,7 @@ def distance(process: str, better: str | None) -> float:
 def one_dimension(better: str | None, *, stderr: float = 0.001, bound: float = 1.0):
     found = [
         Measurement("one_dimension", p, s, n, e, start, distance(p, better), stderr, 4, bound=bound)
-        for p in PROCESSES
+        for p in family()
         for s in SAMPLERS
         for n in CONFIG.solver_steps
         for e in settings(1.0)
@@ -85,7 +85,7 @@ def test_the_point_mass_may_hold_and_may_not(gaps, holds):
 def test_trained_networks_may_be_closer_and_may_not(better, gap):
     rows = [
         Measurement("images", p, s, n, "own", "prior", distance(p, better), 0.001, 5)
-        for p in PROCESSES
+        for p in family()
         for s in SAMPLERS
         for n in CONFIG.learned_solver_steps
     ]
@@ -98,7 +98,7 @@ def test_trained_networks_may_be_closer_and_may_not(better, gap):
 def test_trained_networks_within_chance_are_level():
     rows = [
         Measurement("images", p, s, n, "own", "prior", distance(p, "contractive"), 0.1, 5)
-        for p in PROCESSES
+        for p in family()
         for s in SAMPLERS
         for n in CONFIG.learned_solver_steps
     ]
