@@ -6,7 +6,7 @@ import pytest
 
 from experiments.contraction import claims
 from experiments.contraction.config import Config
-from experiments.contraction.family import family, TWINS
+from experiments.contraction.family import TWINS, family
 from experiments.contraction.learned import Learned
 from experiments.contraction.measurement import SAMPLERS, Measurement, margin, over_seeds
 from experiments.contraction.one_dimension import POINT_STEPS, settings
