@@ -86,6 +86,8 @@ def pretrain(options: BaseModel, corpus: Corpus, study: Conduct) -> Params:
         fetch_every=20,
         checkpoint_every=500,
         description="base model",
+        # A small batch need not divide by the devices of one process; several share theirs.
+        mesh=None if jax.process_count() == 1 else study.mesh,
     )
     return state.params
 
