@@ -1,5 +1,6 @@
 """A batch in pieces is the batch."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -21,3 +22,20 @@ def test_rows_keep_their_places_and_pieces_fit(size, devices, at_once):
     x = jnp.arange(size * 3.0).reshape(size, 3)
     np.testing.assert_array_equal(in_pieces(function, x, devices), 2 * x[:, :2])
     assert {*seen} == {at_once}
+
+
+def test_differentiated_one_piece_at_a_time_is_in_memory():
+    """Eight times the rows, in eight pieces, must not keep eight times as much in between."""
+
+    def function(x):
+        wide = jnp.tile(x, (1, 4096))
+        for _ in range(4):
+            wide = jnp.sin(wide * jnp.roll(wide, 1, axis=1))
+        return wide.sum(axis=1)
+
+    def temporaries(size):
+        step = jax.jit(jax.grad(lambda x: in_pieces(function, x).sum()))
+        plan = step.lower(jax.ShapeDtypeStruct((size, 3), jnp.float32)).compile()
+        return plan.memory_analysis().temp_size_in_bytes
+
+    assert temporaries(64) < 2 * temporaries(8)
