@@ -36,6 +36,8 @@ def test_differentiated_one_piece_at_a_time_is_in_memory():
     def temporaries(size):
         step = jax.jit(jax.grad(lambda x: in_pieces(function, x).sum()))
         plan = step.lower(jax.ShapeDtypeStruct((size, 3), jnp.float32)).compile()
-        return plan.memory_analysis().temp_size_in_bytes
+        found = plan.memory_analysis()
+        assert found is not None
+        return found.temp_size_in_bytes
 
     assert temporaries(64) < 2 * temporaries(8)
