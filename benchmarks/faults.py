@@ -94,6 +94,8 @@ SUBJECTS = {
 }
 PLACES = {"1 device": (1, 1), "4 devices": (1, 4), "2 processes": (2, 1)}
 """Processes, and devices of each."""
+SIGNALS = ("kill", "kill one", "stop", "full disk")
+"""What rows are of; the last one comes from `full_disk`."""
 QUICK = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 
 
@@ -124,7 +126,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--only", nargs="*", default=[*SUBJECTS], help="which commands")
     parser.add_argument("--places", nargs="*", default=[*PLACES], help="on how many devices")
-    parser.add_argument("--signals", nargs="*", default=["kill", "kill one", "stop"])
+    parser.add_argument("--signals", nargs="*", default=[*SIGNALS[:-1]])
     parser.add_argument("--out", type=Path, default=RESULTS, help="file that rows are added to")
     parser.add_argument(
         "--add",
@@ -396,7 +398,7 @@ def added(path: Path, row: dict[str, Any], *, summed: bool = False) -> dict[str,
         phases = {p: sum(n for q, n in met if q == p) for p, _ in met}
         row = row | counts | {"phases": phases}
     rows = [old for old in found["rows"] if any(old[name] != row[name] for name in key)]
-    order = [(n, p, s) for n in SUBJECTS for p in PLACES for s in ("kill", "kill one", "stop")]
+    order = [(n, p, s) for n in SUBJECTS for p in PLACES for s in SIGNALS]
     row = row | {"versions": report.versions()["jax"]}
     rows = sorted([*rows, row], key=lambda r: order.index(tuple(r[name] for name in key)))
     found["rows"] = rows
@@ -427,4 +429,4 @@ def table(result: dict[str, Any]) -> str:
         lines.append(f"| {' | '.join(map(str, cells))} |")
     total = sum(row["tried"] for row in result["rows"])
     lost = sum(len(row["lost"]) for row in result["rows"])
-    return "\n".join([*lines, "", f"In all {total} signals, {lost} runs lost."])
+    return "\n".join([*lines, "", f"In all {total} faults, {lost} runs lost."])

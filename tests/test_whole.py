@@ -1,5 +1,6 @@
 """Files and folders are whole or not there, and a bit that changes in a sealed one is noticed."""
 
+import errno
 import os
 import subprocess
 import warnings
@@ -29,6 +30,17 @@ def test_a_file_is_the_old_one_until_the_new_one_is_whole(tmp_path):
     with whole_file(path) as part:
         part.write_text("new")
     assert names(tmp_path) == ["a.png"] and path.read_text() == "new"
+
+
+def test_a_full_disk_names_the_file(tmp_path):
+    """What writes knows no name: `OSError(ENOSPC)` of a file that is open says nothing of where."""
+    for whole, path in ((whole_file, tmp_path / "a.json"), (whole_folder, tmp_path / "f")):
+        with pytest.raises(OSError, match=f"No space left.*{path.name}") as said, whole(path):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        assert said.value.filename == str(path) and names(tmp_path) == []
+        with pytest.raises(OSError) as said, whole(path):
+            raise OSError(errno.ENOENT, "none", "another")
+        assert said.value.filename == "another"
 
 
 @pytest.mark.parametrize("shared", [False, True])

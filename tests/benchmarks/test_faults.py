@@ -1,11 +1,12 @@
 """The campaign that kills runs: what counts as lost, its table, and one of each kind for real."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
-from benchmarks import faults
+from benchmarks import faults, full_disk
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,7 +49,7 @@ def test_a_row_takes_the_place_of_the_one_it_measures_again(tmp_path):
     page = faults.with_table(f"a\n{faults.BEGIN}\nold\n{faults.END}\nb\n", result)
     assert "old" not in page and page.startswith("a\n") and page.endswith("b\n")
     assert "| prefer | 1 device | kill | 2 | training 2 | 0 | 1 of 1 runs | 0 |" in page
-    assert "In all 4 signals, 0 runs lost." in page
+    assert "In all 4 faults, 0 runs lost." in page
 
 
 def test_the_page_says_what_is_committed():
@@ -66,3 +67,13 @@ def test_nothing_is_lost(tmp_path, name, place):
     page.write_text("")
     line = ["--kills", "1", "--only", name, "--places", place]
     assert faults.main([*line, "--out", str(tmp_path / "a.json"), "--page", str(page)]) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk takes root's rights")
+@pytest.mark.parametrize("name", faults.SUBJECTS)
+def test_a_full_disk_loses_nothing(tmp_path, name):
+    page = tmp_path / "page.md"
+    page.write_text("")
+    line = ["--tries", "2", "--only", name]
+    assert full_disk.main([*line, "--out", str(tmp_path / "a.json"), "--page", str(page)]) == 0

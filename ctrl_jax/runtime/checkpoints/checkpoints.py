@@ -31,6 +31,7 @@ from ctrl_jax.runtime.checkpoints import digests, stored
 from ctrl_jax.runtime.checkpoints.damage import proves_damage
 from ctrl_jax.runtime.checkpoints.digests import LeafType
 from ctrl_jax.runtime.checkpoints.step_folders import is_finished, set_aside, step_folders
+from ctrl_jax.runtime.checkpoints.told_once import tell_once
 from ctrl_jax.runtime.devices.distributed import barrier, broadcast_text, worst
 from ctrl_jax.runtime.run.versions import versions
 
@@ -208,6 +209,7 @@ class Checkpoints:
         )
 
         if self._manager is None:
+            tell_once()
             self._set_aside_unfinished()
             every = [] if self._keep_every is None else [EveryNSteps(self._keep_every)]
             kept = [LatestN(self._keep), *every]
@@ -231,7 +233,7 @@ class Checkpoints:
         place = self.folder
         what = "the last checkpoint" if step is None else f"the checkpoint of step {step}"
         return RunError(
-            f"{what} could not be written to {self.folder} ({error}); "
+            f"{what} could not be written to {self.folder} ({_first_line(error)}); "
             f"{shutil.disk_usage(place).free / 2**20:.0f} MiB are free there; good steps on disk: "
             f"{self.steps() or 'none'}; free some space and continue with --resume latest"
         )

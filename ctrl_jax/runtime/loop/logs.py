@@ -19,6 +19,7 @@ import jax
 from ctrl_jax._checks import check_path, refuse
 from ctrl_jax._errors import RunError, RunWarning
 from ctrl_jax._records import plain, write_atomic
+from ctrl_jax._whole import naming
 from ctrl_jax.runtime.loop.adapters import Adapter, Guarded
 
 
@@ -81,7 +82,8 @@ class MetricsLog:
             return
         line = json.dumps({"step": step, **plain(metrics)}, allow_nan=False) + "\n"
         self._lines.update(line.encode())
-        self._file.write(line)
+        with naming(self.path):
+            self._file.write(line)
         for adapter in self._adapters:
             adapter(step, metrics)
 
@@ -94,7 +96,9 @@ class MetricsLog:
         """
         if self._speed is None:
             return
-        self._speed.write(json.dumps({"step": step, **plain(times)}, allow_nan=False) + "\n")
+        line = json.dumps({"step": step, **plain(times)}, allow_nan=False) + "\n"
+        with naming(self.speed_path):
+            self._speed.write(line)
         for adapter in self._adapters:
             adapter(step, times)
 
@@ -106,10 +110,11 @@ class MetricsLog:
         """
         if self._file is None:
             return
-        for file in (self._file, self._speed):
+        for file, path in ((self._file, self.path), (self._speed, self.speed_path)):
             assert file is not None
-            file.flush()
-            os.fsync(file.fileno())
+            with naming(path):
+                file.flush()
+                os.fsync(file.fileno())
         try:
             there = os.path.samestat(os.fstat(self._file.fileno()), self.path.stat())
         except FileNotFoundError:

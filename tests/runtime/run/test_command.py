@@ -188,6 +188,10 @@ def test_errors_of_a_run(error, status, line, capsys):
         (MemoryError("8 GiB"), "error: there is not enough memory (8 GiB); what helps: --precis"),
         (RuntimeError("RESOURCE_EXHAUSTED: 9"), "error: there is not enough memory (RESOURCE_EXH"),
         (OverflowError("int too large"), "error: a number is too large for what it counts (int t"),
+        (
+            OSError(28, "No space", "/a/b"),
+            "error: [Errno 28] No space: '/a/b'; free some space t",
+        ),
     ],
 )
 def test_what_the_machine_cannot_do_is_one_line(error, line, capsys):
