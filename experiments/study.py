@@ -111,17 +111,21 @@ class Conduct:
 
         return make_adapters(self.config.run.log, self.folder, self.config)
 
-    def fingerprint(self, *parts: Any) -> str:
-        """Return one name for what a stage depends on: what is given, seed, type, versions, mesh.
+    def fingerprint(self, *parts: Any, shared: bool = False) -> str:
+        """Return one name for what a stage depends on: what is given, seed and type.
 
         Args:
             *parts: whatever JSON can hold, dataclasses too; of arrays their digests.
+            shared: whether other runs use the stage, whose last digits depend on versions and mesh;
+                a run of its own that goes on elsewhere keeps its stages.
         """
         from ctrl_jax._records import plain
         from ctrl_jax.runtime import versions
 
         options = self.config.run
-        kept = [*parts, options.seed, options.arithmetic, versions(), dict(self.mesh.shape)]
+        kept = [*parts, options.seed, options.arithmetic]
+        if shared:
+            kept += [versions(), dict(self.mesh.shape)]
         return hashlib.sha256(json.dumps(plain(kept), sort_keys=True).encode()).hexdigest()[:16]
 
     def train(

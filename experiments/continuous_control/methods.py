@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -194,8 +195,7 @@ def train_methods(config: Comparison, task: Task, study: Conduct) -> dict[float,
     with progress(len(pairs), "method and step", enabled=config.run.progress) as show:
         for i, (dt, name) in enumerate(pairs):
             train = _make_training(config, task, name, dt, study.mesh)
-            found = jax.device_get(study.once(f"{name}-dt={dt:g}", train))
-            runs[dt][name] = Curves(*jax.tree.map(lambda leaf: leaf[: config.seeds], found))
+            runs[dt][name] = Curves(*jax.device_get(study.once(f"{name}-dt={dt:g}", train)))
             show(i + 1)
     return runs
 
@@ -223,6 +223,12 @@ def _make_training(
     rows, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("data",), ()))
     filled = jnp.arange(-(-config.seeds // mesh.shape["data"]) * mesh.shape["data"])
     keys = place(keys[filled % config.seeds], rows)
-    # Replicated results, which every process can read.
-    run = jax.jit(jax.vmap(one_seed), out_shardings=whole)
+
+    # Replicated results, which every process can read, and of the seeds that were asked for alone:
+    # what is kept of them is then the same on every mesh.
+    @partial(jax.jit, out_shardings=whole)
+    def run(keys):
+        found = jax.vmap(one_seed)(keys)
+        return jax.tree.map(lambda leaf: leaf[: config.seeds], found)
+
     return lambda: run(keys)

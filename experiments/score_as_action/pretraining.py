@@ -28,16 +28,19 @@ def pretrain(config: Config, images: np.ndarray, study: Conduct) -> Params:
     would compile its step again, perhaps to other bits.
     """
     name = fingerprint(config, images, study)
-    here, cached = study.folder / f"pretrained-{name}", CACHE / name
+    here = study.folder / f"pretrained-{name}"
+    cached = CACHE / fingerprint(config, images, study, shared=True)
+    if (model := _found(here)) is not None:
+        return jax.device_get(model.params)
     if config.pretraining.reuse and (model := _found(cached)) is not None:
         if jax.process_index() == 0:
             _copy(cached, here)
         return jax.device_get(model.params)
-    if (model := _found(here)) is not None:
-        return jax.device_get(model.params)
     params = _train_score(config, images, f"pretraining-{name}", study)
     save_model(here, config.model, images.shape[1:], params, precision=config.run.arithmetic)
-    if config.pretraining.reuse and jax.process_index() == 0:
+    # One that goes on may have begun on another mesh, and its last digits are of both.
+    alike = config.pretraining.reuse and not study.run.resumed
+    if alike and jax.process_index() == 0:
         _copy(here, cached)
     return params
 
@@ -67,10 +70,10 @@ def _train_score(config: Config, images: np.ndarray, stage: str, study: Conduct)
     return jax.device_get(state.params)
 
 
-def fingerprint(config: Config, images: np.ndarray, study: Conduct) -> str:
-    """What the base model depends on, in one name."""
+def fingerprint(config: Config, images: np.ndarray, study: Conduct, *, shared: bool = False) -> str:
+    """What the base model depends on, in one name, which is another for what runs share."""
     digest = state_digest({"images": images})
-    return study.fingerprint(config.model, config.pretraining, FORMAT, digest)
+    return study.fingerprint(config.model, config.pretraining, FORMAT, digest, shared=shared)
 
 
 def _found(folder: Path) -> SavedModel | None:

@@ -83,7 +83,7 @@ def keep(
         on: all that it depends on, beside seed, precision, versions and mesh.
         make: ``make(folder, name)`` fills the folder and returns facts about it.
     """
-    name = f"{stage}-{study.fingerprint(stage, on)}"
+    name = f"{stage}-{study.fingerprint(stage, on, shared=True)}"
     folder, began = Path(cache) / name, time.monotonic()
     if _is_whole(folder):
         print(f"{stage}: kept in {folder}", flush=True)

@@ -1,12 +1,15 @@
 """The campaign that kills runs: what counts as lost, its table, and one of each kind for real."""
 
+import contextlib
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
 
 from benchmarks import faults, full_disk
+from ctrl_jax.runtime.checkpoints.step_folders import is_finished
 
 ROOT = Path(__file__).parents[2]
 
@@ -77,3 +80,42 @@ def test_a_full_disk_loses_nothing(tmp_path, name):
     page.write_text("")
     line = ["--tries", "2", "--only", name]
     assert full_disk.main([*line, "--out", str(tmp_path / "a.json"), "--page", str(page)]) == 0
+
+
+def finished(out):
+    """Return the steps of all trainings of a run that are whole on disk."""
+    with contextlib.suppress(FileNotFoundError):  # a folder takes its own name meanwhile
+        return [p for p in out.glob("checkpoints/**/[0-9]*") if p.name.isdigit() and is_finished(p)]
+    return []
+
+
+def numbers(row):
+    return {k: v for k, v in row.items() if isinstance(v, int | float)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", faults.SUBJECTS)
+def test_a_run_goes_on_on_other_devices(tmp_path, name):
+    """Two processes are killed, then one, and four devices end as one that nobody disturbed.
+
+    Sums in another order differ in the last digits, which six updates hardly enlarge.
+    """
+    faults.write_inputs(tmp_path)
+    assert faults.finish(faults.start(tmp_path, name, "1 device", tmp_path / "a")) == [0]
+    wanted, out = faults.ended(tmp_path / "a", 0.0), tmp_path / "b"
+    for place, steps in (("2 processes", 1), ("1 device", 2), ("4 devices", None)):
+        processes = faults.start(tmp_path, name, place, out)
+        if steps is not None:
+            while len(finished(out)) < steps:
+                assert any(process.poll() is None for process in processes), faults.said_of(out)
+                time.sleep(0.01)
+            for process in processes:
+                process.kill()
+        statuses = faults.finish(processes)
+        assert {*statuses} == {0 if steps is None else -9}, faults.said_of(out)
+    found = faults.ended(out, 0.0)
+    pairs = [(wanted.metrics, found.metrics), *zip(wanted.lines, found.lines, strict=True)]
+    for one, other in pairs:
+        assert numbers(other) == pytest.approx(numbers(one), rel=1e-4, abs=1e-4)
+    said = json.loads((out / "config.json").read_text())
+    assert said["mesh"] == {"devices": 4, "processes": 1}
