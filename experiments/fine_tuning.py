@@ -129,7 +129,7 @@ def make_evaluation(task: Task, steps: int, mesh: Mesh, *, number: int, chunk: i
     problem = task.problem(steps, 0.0)
     data = mesh.shape["data"]
     chunk = -(-min(chunk, number) // data) * data
-    batch = shard_batch(mesh, own_part(Batch(jnp.ones(chunk))))
+    batch = shard_batch(mesh, own_part(mesh, Batch(jnp.ones(chunk))))
 
     # Replicated results, which every process can read.
     @partial(jax.jit, out_shardings=NamedSharding(mesh, PartitionSpec()))

@@ -25,6 +25,7 @@ from ctrl_jax.runtime import (
     state_digest,
     write_results,
 )
+from ctrl_jax.runtime.checkpoints.digests import host_array
 
 NAME = "fine-tune"
 SOURCES = {
@@ -61,7 +62,7 @@ def main(config: Config) -> Path:
         digest=state_digest(outcome.params),
         seconds=time.monotonic() - began,
     )
-    params = jax.device_get(outcome.params)
+    params = jax.tree.map(host_array, outcome.params)
     if jax.process_index() == 0:
         names = inputs.subject.save(run.folder, params)
         report.draw_before_and_after(

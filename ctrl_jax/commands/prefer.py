@@ -45,7 +45,6 @@ def main(config: Config) -> Path:
         run.folder / MODEL,
         inputs.trained,
         outcome.params,
-        mesh,
         precision=options.precision,
         merge=config.adapters.merge,
         chat_template=inputs.data.template,

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from ctrl_jax._sums import SUMS, changed_files, write_sums
 from ctrl_jax.algorithms import DataBatch
@@ -75,11 +76,12 @@ def make_tiny_set(folder: Path) -> Path:
 
 
 def make_batches(
-    images: np.ndarray, batch: int, seed: int, *, flips: bool
+    images: np.ndarray, batch: int, seed: int, *, flips: bool, mesh: Mesh | None = None
 ) -> Callable[[int], DataBatch]:
     """Return ``batches(k)``: all images in a new order every epoch, this process's part of each.
 
-    It depends on (seed, k) alone, so that a resumed run sees what the uninterrupted one saw.
+    Without a mesh each is whole. It depends on (seed, k) alone, so that a
+    resumed run sees what the uninterrupted one saw.
     """
     per_epoch = len(images) // batch
 
@@ -91,7 +93,8 @@ def make_batches(
         epoch, place = divmod(k, per_epoch)
         rows = order(epoch)[place * batch : (place + 1) * batch]
         mirror = np.random.default_rng([seed, 1, k]).random(batch) < (0.5 if flips else 0.0)
-        rows, mirror = own_part((rows, mirror))
+        if mesh is not None:
+            rows, mirror = own_part(mesh, (rows, mirror))
         chosen = images[rows]
         shown = np.where(mirror[:, None, None, None], chosen[:, :, ::-1], chosen)
         return DataBatch(jnp.asarray(shown))

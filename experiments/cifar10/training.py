@@ -46,7 +46,7 @@ def train_score(
     state = study.train(
         step,
         jax.jit(algorithm.init)(jax.random.key(config.run.seed)),
-        make_batches(images, options.batch, config.run.seed, flips=options.flips),
+        make_batches(images, options.batch, config.run.seed, flips=options.flips, mesh=study.mesh),
         config.updates(),
         fetch_every=config.fetch_every,
         checkpoint_every=config.checkpoint_every,

@@ -134,7 +134,7 @@ def run_stage(config: Config, task: Task, name: str, algorithm, steps: int, stud
 
     def batch(k):
         generator = np.random.default_rng([config.run.seed, k])
-        return own_part(DataBatch(jnp.asarray(task.batch(generator, config.batch))))
+        return own_part(study.mesh, DataBatch(jnp.asarray(task.batch(generator, config.batch))))
 
     state = study.train(
         algorithm.step,

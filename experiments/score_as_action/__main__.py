@@ -133,7 +133,7 @@ def fine_tune(
     state = study.train(
         step,
         algorithm.init(jax.random.key(config.run.seed)),
-        lambda k: own_part(Batch(jnp.ones(batch))),
+        lambda k: own_part(study.mesh, Batch(jnp.ones(batch))),
         config.updates(),
         first=_curve_row(before, 0),
         fetch_every=config.evaluate_every,

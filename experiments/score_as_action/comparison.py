@@ -139,7 +139,7 @@ def _sweep(config: Config, task: Task, name: str, penalty: float, mesh: Mesh, ti
     def algorithm(lam):
         return make_algorithm(config, task, name, 0.0 if name == "ddpo" else lam)
 
-    batch = shard_batch(mesh, own_part(Batch(jnp.ones(config.optimization.batch))))
+    batch = shard_batch(mesh, own_part(mesh, Batch(jnp.ones(config.optimization.batch))))
     lams = jnp.asarray(penalties, jnp.float32)
     state = jax.jit(jax.vmap(lambda key, lam: algorithm(lam).init(key)))(keys, lams)
     lams, state = replicate(mesh, (lams, state))

@@ -245,7 +245,7 @@ def _train_reward(config: Config, model: Model, pairs: Pairs, held_out: int, sta
     def batch(k):
         generator = np.random.default_rng([config.run.seed, k])
         rows = generator.integers(held_out, options.pairs, size=size)
-        return own_part(Pairs(pairs.chosen[rows], pairs.rejected[rows]))
+        return own_part(study.mesh, Pairs(pairs.chosen[rows], pairs.rejected[rows]))
 
     state = algorithm.init(jax.random.key(config.run.seed))
     watched = {"fetch_every": 50, "description": "reward from preferences"}

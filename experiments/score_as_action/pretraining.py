@@ -60,7 +60,7 @@ def _train_score(config: Config, images: np.ndarray, stage: str, study: Conduct)
 
     def batch(k):
         rows = np.random.default_rng([config.run.seed, k]).integers(len(images), size=options.batch)
-        return own_part(DataBatch(jnp.asarray(images[rows])))
+        return own_part(study.mesh, DataBatch(jnp.asarray(images[rows])))
 
     state = algorithm.init(jax.random.key(config.run.seed))
     watched = {"fetch_every": 100, "checkpoint_every": 1000, "description": "pre-training"}

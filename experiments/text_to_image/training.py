@@ -138,7 +138,7 @@ def fit(
     state = study.train(
         algorithm.step,
         algorithm.init(jax.random.key(study.config.run.seed)),
-        lambda k: own_part(jax.tree.map(jnp.asarray, batches(k))),
+        lambda k: own_part(study.mesh, jax.tree.map(jnp.asarray, batches(k))),
         options.steps,
         stage=stage,
         log=f"{stage.split('-')[0]}.jsonl",

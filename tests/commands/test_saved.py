@@ -67,11 +67,11 @@ def contents(folder):
 
 
 def test_what_training_does_not_change_is_copied_byte_for_byte(folder, read, tmp_path):
-    trained, mesh = read()
+    trained, _ = read()
     params = jax.tree.map(lambda leaf: leaf + 0.5, trained.pretrained.params)
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "of_an_earlier_run").write_text("")
-    save_model(tmp_path / "model", trained, params, mesh, precision=None, merge=True)
+    save_model(tmp_path / "model", trained, params, precision=None, merge=True)
     before, after = contents(folder), contents(tmp_path / "model")
     assert {*after} == {*BESIDE, "config.json", "model.safetensors", SUMS}
     assert all(after[name] == before[name] for name in BESIDE)
@@ -84,16 +84,16 @@ def test_what_training_does_not_change_is_copied_byte_for_byte(folder, read, tmp
 
 
 def test_a_precision_that_is_asked_for_is_that_of_the_weights(folder, read, tmp_path):
-    trained, mesh = read()
+    trained, _ = read()
     params = jax.tree.map(lambda leaf: leaf + 1e-3, trained.pretrained.params)
-    save_model(tmp_path / "model", trained, params, mesh, precision="float32", merge=True)
+    save_model(tmp_path / "model", trained, params, precision="float32", merge=True)
     jax.tree.map(np.testing.assert_array_equal, load_decoder(tmp_path / "model").params, params)
     before, after = contents(folder), contents(tmp_path / "model")
     record = json.loads(after["config.json"])
     assert record["dtype"] == "float32" and record["transformers_version"] == "4.40.1"
     assert all(after[name] == before[name] for name in BESIDE)
     how = {"precision": None, "merge": True, "chat_template": "{{ 1 }}"}
-    save_model(tmp_path / "model", trained, params, mesh, **how)
+    save_model(tmp_path / "model", trained, params, **how)
     after = contents(tmp_path / "model")
     assert after.pop("chat_template.jinja") == b"{{ 1 }}"
     assert all(after[name] == before[name] for name in BESIDE if name in after)
@@ -101,9 +101,9 @@ def test_a_precision_that_is_asked_for_is_that_of_the_weights(folder, read, tmp_
 
 def test_adapters_alone_are_a_folder_for_peft(folder, read, tmp_path):
     adapters = LoRA(2, 3.0)
-    trained, mesh = read(adapters)
+    trained, _ = read(adapters)
     params = trained.model.init(jax.random.key(0))
-    save_model(tmp_path / "model", trained, params, mesh, precision=None, merge=False)
+    save_model(tmp_path / "model", trained, params, precision=None, merge=False)
     assert {*contents(tmp_path / "model")} == {
         "adapter_config.json",
         "adapter_model.safetensors",
@@ -119,7 +119,7 @@ def test_adapters_alone_are_a_folder_for_peft(folder, read, tmp_path):
         np.testing.assert_array_equal(found[key.format(name)].T, block[ours]["lora_a"])
     assert len(found) == 4
     how = {"precision": "bfloat16", "merge": False, "chat_template": "{{ 1 }}"}
-    save_model(tmp_path / "half", trained, params, mesh, **how)
+    save_model(tmp_path / "half", trained, params, **how)
     assert (tmp_path / "half" / "chat_template.jinja").read_text() == "{{ 1 }}"
     half = read_safetensors(tmp_path / "half" / "adapter_model.safetensors")
     assert {array.dtype for array in half.values()} == {np.dtype(jnp.bfloat16)}

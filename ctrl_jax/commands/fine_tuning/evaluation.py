@@ -119,7 +119,7 @@ def make_evaluation(
         for i, start in enumerate(range(0, len(prompts), together)):
             # The last batch is filled up, so that all are one program.
             rows = np.minimum(np.arange(start, start + together), len(prompts) - 1)
-            batch = shard_batch(mesh, own_part(inputs.batch(prompts[rows], 1, held_out=True)))
+            batch = shard_batch(mesh, own_part(mesh, inputs.batch(prompts[rows], 1, held_out=True)))
             drawn = replicate(mesh, jax.random.fold_in(key, i))
             parts.append(jax.device_get(measure(drawn, params, batch, frozen)))
             stop_point()

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from ctrl_jax.algorithms import Control, Rollout
 from ctrl_jax.commands.fine_tuning.algorithms import make_algorithm
@@ -51,7 +52,7 @@ def one_program(config: Config, inputs: Inputs) -> CountTraces:
     return CountTraces(step)
 
 
-def two_programs(config: Config, inputs: Inputs, course: Course) -> OutsideStep:
+def two_programs(config: Config, inputs: Inputs, course: Course, mesh: Mesh) -> OutsideStep:
     """Return the step whose rewards are asked on the host; those on the device are in `collect`."""
 
     def collect(state, batch, fixed):
@@ -61,7 +62,7 @@ def two_programs(config: Config, inputs: Inputs, course: Course) -> OutsideStep:
         return (rollouts, parts), as_shown(jnp.stack(pictures, axis=1))
 
     def prompts(k: int) -> list[Prompt]:
-        rows = own_part(np.repeat(course.prompts(k), config.together))
+        rows = own_part(mesh, np.repeat(course.prompts(k), config.together))
         return [inputs.given.train[number] for number in rows]
 
     def learn(state, collected, answers, fixed):

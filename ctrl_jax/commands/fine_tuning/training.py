@@ -114,11 +114,11 @@ def tune(config: Config, inputs: Inputs, run: Run, mesh: Mesh) -> Outcome:
     unit = watch.before.unit(inputs.rewards.weights) if plain else Unit(0.0, 1.0)
     fixed = Fixed(frozen, replicate(mesh, jax.tree.map(jnp.float32, unit)))
     if config.method.chunks == "auto":
-        batch = shard_batch(mesh, own_part(inputs.batch(course.prompts(0), config.together)))
+        batch = shard_batch(mesh, own_part(mesh, inputs.batch(course.prompts(0), config.together)))
         state = abstract_state(config, inputs, frozen)
         config = fitted(config, inputs, run, mesh, batch, fixed, placed_as(state, shardings))
     outside = bool(inputs.rewards.outside) or config.split
-    step = two_programs(config, inputs, course) if outside else one_program(config, inputs)
+    step = two_programs(config, inputs, course, mesh) if outside else one_program(config, inputs)
     ended = updated(Setting(config, inputs, run, mesh, course, fixed, shardings), step, watch)
     facts = {
         "traces": traces_of(step),
@@ -138,7 +138,7 @@ def updated(setting: Setting, step: CountTraces | OutsideStep, watch: Watch) -> 
     stopped: list[Any] = []
 
     def batch(k: int):
-        return own_part(inputs.batch(course.prompts(k), config.together))
+        return own_part(mesh, inputs.batch(course.prompts(k), config.together))
 
     def first() -> Any:
         state = algorithm.init(jax.random.key(config.run.seed))

@@ -70,7 +70,7 @@ def make_evaluation(
         return {name: jnp.sum(weights * v) for name, v in values.items()}, jnp.sum(weights)
 
     batches = [
-        shard_batch(mesh, own_part(take_rows(rows, slice(start, start + at_a_time))))
+        shard_batch(mesh, own_part(mesh, take_rows(rows, slice(start, start + at_a_time))))
         for start in range(0, len(rows.tokens), at_a_time)
     ]
 

@@ -102,7 +102,7 @@ def _compiled(
     everywhere = NamedSharding(mesh, PartitionSpec())
     score = on_mesh(mesh, make_reference_pass(model, chunk=chunk))
     run = jax.jit(score, out_shardings=everywhere)
-    return lambda params, rows: run(params, shard_batch(mesh, own_part(rows)))
+    return lambda params, rows: run(params, shard_batch(mesh, own_part(mesh, rows)))
 
 
 def _digest(model: LanguageModel, params: Params, parts: dict[str, PreferenceRows]) -> str:

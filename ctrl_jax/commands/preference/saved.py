@@ -11,7 +11,6 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ctrl_jax._records import read_json
 from ctrl_jax._sums import write_sums
@@ -21,6 +20,7 @@ from ctrl_jax.commands.preference.model import WEIGHTS, Trained
 from ctrl_jax.networks import lora
 from ctrl_jax.pretrained import save_adapters, save_decoder
 from ctrl_jax.runtime import refuse
+from ctrl_jax.runtime.checkpoints.digests import host_array
 
 MODEL = "model"
 """The folder of the trained model, in that of the run."""
@@ -33,7 +33,6 @@ def save_model(
     folder: Path,
     trained: Trained,
     params: Params,
-    mesh: Mesh,
     *,
     precision: str | None,
     merge: bool,
@@ -45,7 +44,6 @@ def save_model(
         folder: of the model.
         trained: what was trained.
         params: its parameters, with adapters where there are any.
-        mesh: devices that they are divided over.
         precision: type of the weights; by default those of the pretrained model, of adapters their
             own.
         merge: whether adapters are added to the weights, for a folder that transformers loads;
@@ -58,11 +56,10 @@ def save_model(
     elif trained.adapters is not None:
         params = lora.merge(params, trained.adapters)
     dtype = precision or (None if alone else trained.stored)
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    params = jax.tree.map(lambda leaf: jax.device_put(leaf, everywhere), params)
+    # One array at a time: all of them may be too large for one device.
+    params = jax.tree.map(host_array, params)
     if jax.process_index() != 0:
         return
-    params = jax.device_get(params)
     if dtype is not None:
         params = jax.tree.map(lambda leaf: leaf.astype(jnp.dtype(dtype)), params)
     record = trained.pretrained.record

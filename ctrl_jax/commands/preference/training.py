@@ -188,7 +188,7 @@ def tune(settings: Config, inputs: Inputs, run: Run) -> Outcome:
                 step,
                 states.pop(),  # the loop's own copy is the only one
                 lambda k: own_part(
-                    batch_of(parts["train"].rows, k, batch, seed, group=data.packing.group)
+                    mesh, batch_of(parts["train"].rows, k, batch, seed, group=data.packing.group)
                 ),
                 steps=steps,
                 start=start,

@@ -110,9 +110,9 @@ def shard_batch(mesh: Mesh, tree: Any) -> Any:
 
     Args:
         mesh: a mesh with a `data` axis.
-        tree: arrays (batch, …); with several processes each gives its own part of the batch.
-            Scalars are replicated, as are the fields of a part that it names in `whole`, like the
-            conditions of a `Batch` with rows; global arrays stay as they are.
+        tree: arrays (batch, …); with several processes each gives the rows of its own devices, as
+            from `own_part`. Scalars are replicated, as are the fields of a part that it names in
+            `whole`, like the conditions of a `Batch` with rows; global arrays stay as they are.
 
     Returns:
         The same tree of global arrays.
@@ -120,19 +120,25 @@ def shard_batch(mesh: Mesh, tree: Any) -> Any:
     Raises:
         ValueError: the data axis does not divide a batch.
     """
+    sharding, held = NamedSharding(mesh, PartitionSpec("data")), held_places(mesh)
 
     def put(path, leaf):
         if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
             return leaf
         if np.ndim(leaf) == 0:
             return jax.device_put(leaf, NamedSharding(mesh, PartitionSpec()))
-        check_batch(mesh, leaf.shape[0] * jax.process_count(), f"batch{jax.tree_util.keystr(path)}")
-        sharding = NamedSharding(mesh, PartitionSpec("data"))
+        whole = leaf.shape[0] * mesh.shape["data"] // len(held)
+        check_batch(mesh, whole, f"batch{jax.tree_util.keystr(path)}")
         if jax.process_count() == 1:
             return jax.device_put(leaf, sharding)
-        local = np.asarray(leaf)
+        local, size = np.asarray(leaf), whole // mesh.shape["data"]
         local = local.astype(jax.dtypes.canonicalize_dtype(local.dtype), copy=False)
-        return jax.make_array_from_process_local_data(sharding, local)
+
+        def of_device(index):
+            place = held.index((index[0].start or 0) // size)
+            return local[place * size : (place + 1) * size]
+
+        return jax.make_array_from_callback((whole, *local.shape[1:]), sharding, of_device)
 
     return _divided(put, lambda leaf: replicate(mesh, leaf), tree)
 
@@ -162,25 +168,71 @@ def batch_shapes(mesh: Mesh, tree: Any) -> Any:
     return _divided(cut, lambda leaf: placed(leaf, PartitionSpec()), tree)
 
 
-def own_part(tree: Any) -> Any:
+def held_places(mesh: Mesh, process: int | None = None) -> list[int]:
+    """Return the places along ``data`` of a process's devices, in order.
+
+    Where ``model`` spans processes, several of them have the same.
+
+    Args:
+        mesh: a mesh with a `data` axis.
+        process: its number; this one by default.
+    """
+    process = jax.process_index() if process is None else process
+    rows = np.moveaxis(mesh.devices, mesh.axis_names.index("data"), 0)
+    owners = ({device.process_index for device in row.flat} for row in rows)
+    return [place for place, found in enumerate(owners) if process in found]
+
+
+def own_part(mesh: Mesh, tree: Any) -> Any:
     """Return the rows of a whole batch that this process gives to `shard_batch`.
 
     Args:
-        tree: arrays (batch, …) with the same value on every process, whose number divides batch.
+        mesh: a mesh with a `data` axis.
+        tree: arrays (batch, …) with the same value on every process.
 
     Returns:
-        The same tree of this process's rows, what a part names in `whole` undivided; the tree
-        itself where there is one process.
+        The same tree of the rows of this process's devices, what a part names in `whole` undivided;
+        the tree itself where there is one process.
+
+    Raises:
+        ValueError: the data axis does not divide a batch.
     """
-    count, index = jax.process_count(), jax.process_index()
-    if count == 1:
+    if jax.process_count() == 1:
         return tree
+    held = held_places(mesh)
 
     def rows(path, leaf):
-        size = leaf.shape[0] // count
-        return leaf[index * size : (index + 1) * size]
+        check_batch(mesh, len(leaf), f"batch{jax.tree_util.keystr(path)}")
+        size = len(leaf) // mesh.shape["data"]
+        return leaf[np.concatenate([np.arange(k * size, (k + 1) * size) for k in held])]
 
     return _divided(rows, lambda leaf: leaf, tree)
+
+
+def agreed_rows(mesh: Mesh, tree: Any) -> Any:
+    """Return this process's rows of a batch, with one value of those that several processes hold.
+
+    Args:
+        mesh: a mesh with a `data` axis.
+        tree: arrays (rows, …) that each process has found for the rows of its devices.
+
+    Returns:
+        The same tree, in NumPy where rows are shared: the first process that holds a row decides.
+    """
+    everyone = [held_places(mesh, process) for process in range(jax.process_count())]
+    if sum(map(len, everyone)) == len(set().union(*everyone)):
+        return tree
+    from jax.experimental import multihost_utils
+
+    first = {k: p for p in reversed(range(len(everyone))) for k in everyone[p]}
+    mine = everyone[jax.process_index()]
+
+    def agree(leaf):
+        parts, size = multihost_utils.process_allgather(np.asarray(leaf)), len(leaf) // len(mine)
+        starts = [(first[k], everyone[first[k]].index(k) * size) for k in mine]
+        return np.concatenate([parts[p][start : start + size] for p, start in starts])
+
+    return jax.tree.map(agree, tree)
 
 
 def own_rows(tree: Any) -> Any:

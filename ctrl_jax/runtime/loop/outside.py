@@ -33,7 +33,7 @@ from ctrl_jax.algorithms.base import RunState, ahead, skip
 from ctrl_jax.rewards.outside.threads import in_background
 from ctrl_jax.runtime.checkpoints.checkpoints import Checkpoints
 from ctrl_jax.runtime.devices.distributed import worst
-from ctrl_jax.runtime.devices.mesh import own_rows, shard_batch
+from ctrl_jax.runtime.devices.mesh import agreed_rows, own_rows, shard_batch
 from ctrl_jax.runtime.loop.compilation import jit_collect, jit_step
 from ctrl_jax.runtime.loop.logs import MetricsLog
 from ctrl_jax.runtime.loop.signals import wait_for
@@ -238,7 +238,7 @@ class _Work:
             return state, {**metrics, "reward/fault": error.kind}
         values, mesh = answered.values, self._options.mesh
         if mesh is not None:
-            values = shard_batch(mesh, values)
+            values = shard_batch(mesh, agreed_rows(mesh, values))
         began = time.monotonic()
         arguments = (state, pending.rollout, values, *self._options.last_arguments)
         self._speed.begin(self._learn, *arguments)

@@ -125,7 +125,7 @@ except RunInterrupted as error:
     print("stopped", error)
 from ctrl_jax.algorithms import Batch
 asked = Batch(jnp.ones(4), (np.arange(3.0),), rows=np.asarray([0, 2, 1, 1]))
-own = own_part(asked)
+own = own_part(mesh, asked)
 assert own.rows.shape == own.weights.shape == (2,) and own.conditions[0].shape == (3,)
 found = jax.jit(lambda b: b.gathered()[0], out_shardings=NamedSharding(mesh, P()))(
     shard_batch(mesh, own))
@@ -164,6 +164,55 @@ assert int(outside.skips.total) == 1 and int(outside.policy.optimizer) == 3
 print(run.folder.name, restored.step, state_digest(again), state_digest(outside))
 checkpoints.close()
 """
+
+
+ACROSS = """
+import sys
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import NamedSharding, PartitionSpec as P
+from ctrl_jax.runtime import *
+from ctrl_jax.runtime.checkpoints.digests import host_array
+from ctrl_jax.runtime.devices.mesh import agreed_rows, own_rows
+port, rank = sys.argv[1], int(sys.argv[2])
+start("on", f"127.0.0.1:{port}", 2, rank, heartbeat_seconds=10)
+whole = {"x": np.arange(24.0).reshape(8, 3), "n": 3}
+for model in (1, 2, 4):
+    mesh = make_mesh(MeshOptions(model=model))
+    batch = shard_batch(mesh, {"x": own_part(mesh, whole["x"]), "n": 3})
+    assert batch["x"].shape == (8, 3)
+    found = jax.jit(lambda b: b["x"] * 1.0, out_shardings=NamedSharding(mesh, P()))(batch)
+    assert np.array_equal(found, whole["x"]), (model, found)
+    doubled = jax.jit(lambda b: 2 * b["x"])(batch)
+    mine = own_rows(doubled)
+    assert np.array_equal(mine, 2 * own_part(mesh, whole["x"])), (model, mine)
+    # What two processes find of rows that both hold may differ: one of them decides.
+    told = shard_batch(mesh, agreed_rows(mesh, mine + rank))
+    seen = host_array(told)
+    shared = model == 4
+    assert np.array_equal(seen[:4], 2 * whole["x"][:4])
+    assert np.array_equal(seen[4:], 2 * whole["x"][4:] + (0 if shared else 1)), (model, seen)
+    weights = jax.device_put(np.arange(32.0).reshape(4, 8), NamedSharding(mesh, P("data", "model")))
+    assert np.array_equal(host_array(weights), np.arange(32.0).reshape(4, 8))
+    if model < 4:
+        try:
+            own_part(mesh, np.ones(7))
+            raise SystemExit("seven rows are taken")
+        except ValueError as error:
+            assert "received 7" in str(error)
+print("agreed")
+"""
+
+
+def test_rows_where_an_axis_spans_processes():
+    """A batch over two processes of two devices is the batch, whichever axis is cut by them."""
+    port = str(free_port())
+    pair = [start_python("-c", ACROSS, port, str(rank), JAX_NUM_CPU_DEVICES="2") for rank in (0, 1)]
+    try:
+        results = [process.communicate(timeout=100) for process in pair]
+    finally:
+        for process in pair:
+            process.kill()
+    assert [out.splitlines()[-1:] for out, _ in results] == [["agreed"]] * 2, results
 
 
 def test_two_processes_agree_on_the_folder_the_stop_and_the_state(tmp_path):
