@@ -60,6 +60,7 @@ def test_a_preference_step_of_a_config_alone(tmp_path):
     divided = 2 * 64 * 32 + 2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64
     assert memory["parameters"] == 4 * (divided // 8 + 3 * 32)
     assert memory["optimizer"] == 2 * memory["parameters"] + 2 * 4
+    assert memory["beside"] == memory["parameters"], "the reference model is there to the end"
     # Of a pair the one block sees 48 tokens, and answers at 32 of them: keys and values, the other
     # products with the head, and attention's two; forward and twice backward, on half a device. In
     # chunks the head's product is made again, of every chunk by each device its part alone.

@@ -46,6 +46,9 @@ class LMPreference:
             whole batch.
         chunk: tokens of answers whose logits are held together; None for all.
         adapters_only: whether only the adapters (`networks.lora`) are trained.
+        frozen_apart: whether the step is ``step(state, rows, frozen)``, with the other weights as
+            `networks.lora.split` returns them: then no state and no checkpoint holds them
+            (`runtime.LoopOptions` gives a loop's steps such an argument as `fixed`).
         average_decay: decay per update of the moving average of what is trained; 0 for none.
         rewards: "log_ratios", or for a loss without reference "log_probs" or "mean_log_probs".
     """
@@ -54,6 +57,7 @@ class LMPreference:
     accumulate: int = 1
     chunk: int | None = None
     adapters_only: bool = False
+    frozen_apart: bool = False
     average_decay: float = 0.0
     rewards: Inputs = "log_ratios"
 
@@ -108,12 +112,17 @@ def make_lm_preference(
         params = model.init(key)
         trained, frozen = lora.split(params) if config.adapters_only else (params, {})
         policy = (lambda _: trained, optimizer.init)
+        reference = (lambda _: {}) if config.frozen_apart else (lambda _: frozen)
         averaged = config.average_decay > 0
-        return start(key, {"policy": policy}, reference=lambda _: frozen, averaged=averaged)
+        return start(key, {"policy": policy}, reference=reference, averaged=averaged)
 
-    def step(state: RunState, rows: PreferenceRows) -> tuple[RunState, Metrics]:
+    def step(
+        state: RunState, rows: PreferenceRows, frozen: Params | None = None
+    ) -> tuple[RunState, Metrics]:
+        held = state.reference if frozen is None else frozen
+
         def objective(trained, part):
-            params = _whole(trained, state.reference)
+            params = _whole(trained, held)
             scores = score_answers(model, params, part, chunk=config.chunk)
             weights = part.weights.reshape(-1)
             loss = jnp.sum(weights * loss_fn(scores))
@@ -135,13 +144,14 @@ def make_lm_preference(
     return Algorithm(init, step)
 
 
-def whole_params(state: RunState) -> Params:
+def whole_params(state: RunState, frozen: Params | None = None) -> Params:
     """Return all parameters of a model in training: those of the run, and those held fixed.
 
     Args:
         state: of the run.
+        frozen: what is held fixed, of a run with `LMPreference(frozen_apart=True)`.
     """
-    return _whole(state.params, state.reference)
+    return _whole(state.params, state.reference if frozen is None else frozen)
 
 
 def _whole(trained: Params, frozen: Params) -> Params:

@@ -106,9 +106,7 @@ def tune(config: Config, inputs: Inputs, run: Run, mesh: Mesh) -> Outcome:
     frozen = placed(inputs, mesh)
     evaluate = make_evaluation(config, inputs, frozen, mesh)
     shardings = shardings_of(config, inputs, abstract_state(config, inputs, frozen), mesh)
-    # Placed as those of the state, so that all evaluations are one program.
-    start = place(inputs.subject.params, shardings.learners["policy"].params)
-    watch = Watch(config, inputs, run, evaluate, begun(run, evaluate, start))
+    watch = Watch(config, inputs, run, evaluate, begun(inputs, run, evaluate, shardings))
     # Rewards that are scaled have their unit already.
     plain = inputs.summing.plain
     unit = watch.before.unit(inputs.rewards.weights) if plain else Unit(0.0, 1.0)
@@ -177,9 +175,9 @@ def updated(setting: Setting, step: CountTraces | OutsideStep, watch: Watch) -> 
             given |= {"options": options}
             # The loop's own copy of the state is the only one.
             if isinstance(step, OutsideStep):
-                state = train_outside(step, states.pop(), batch, overlap=overlap, **given)
+                state = train_outside(step, states.pop, batch, overlap=overlap, **given)
             else:
-                state = train(step, states.pop(), batch, **given)
+                state = train(step, states.pop, batch, **given)
     last = stopped[0] if stopped else None
     updates = last["update"] if last else max(start, steps)
     return Ended(state.state if overlap else state, updates, last)
@@ -191,12 +189,13 @@ def placed(inputs: Inputs, mesh: Mesh) -> dict[str, Any]:
     return {**inputs.subject.frozen, **replicate(mesh, jax.tree.map(jnp.asarray, towers))}
 
 
-def begun(run: Run, evaluate: Evaluate, params: Params) -> Found:
+def begun(inputs: Inputs, run: Run, evaluate: Evaluate, shardings: Any) -> Found:
     """Return the evaluation of the pretrained model, kept in the run's folder: asked for once."""
     path = run.folder / BEFORE
     if run.resumed and (found := kept(path)) is not None:
         return found
-    found = evaluate(params)
+    # Placed as those of the state, so that all evaluations are one program.
+    found = evaluate(place(inputs.subject.params, shardings.learners["policy"].params))
     found.check()
     if jax.process_index() == 0:
         keep(path, found)

@@ -1,5 +1,6 @@
 """The update of `ctrl-jax prefer`, from a config alone."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,9 @@ from ctrl_jax.commands.planning.batches import with_batch as with_batch
 from ctrl_jax.commands.planning.program import Program, placed
 from ctrl_jax.commands.preference.config import Config
 from ctrl_jax.commands.preference.data import load_data
-from ctrl_jax.commands.preference.model import state_shardings
-from ctrl_jax.commands.preference.training import make_algorithm
+from ctrl_jax.commands.preference.training import frozen_of, make_algorithm
 from ctrl_jax.data import PreferenceRows, load_tokenizer
-from ctrl_jax.networks import DecoderConfig, language_model
+from ctrl_jax.networks import DecoderConfig, language_model, partition_specs
 from ctrl_jax.pretrained.language.record import read_record
 from ctrl_jax.runtime import check_batch
 from ctrl_jax.runtime.devices.mesh import batch_shapes
@@ -57,18 +57,21 @@ def program(config: Config, mesh: Mesh) -> Program:
     )
     algorithm = make_algorithm(config, model, run.steps or 1000)
     state = jax.eval_shape(algorithm.init, jax.random.key(0))
-    shardings = state_shardings(state, mesh, fully=options.fully_sharded)
-    specs = jax.tree.map(lambda sharding: sharding.spec, shardings)
+    frozen = frozen_of(config, model.shapes)
+    specs_of = partial(partition_specs, mesh=mesh, fully=options.fully_sharded)
+    # The reference model, whose answers and divergence are looked at until the run ends.
+    pretrained = None if lora is not None else placed(model.shapes, mesh, specs_of(model.shapes))
     rows = (
         longest_rows(config, options.batch) if config.data == NONE else _rows(config, network, mesh)
     )
     return Program(
         step=algorithm.step,
-        state=placed(state, mesh, specs),
+        state=placed(state, mesh, specs_of(state)),
         batch=batch_shapes(mesh, rows),
-        fixed=None,
+        fixed=placed(frozen, mesh, specs_of(frozen)),
         examples=options.batch,
         unit="pairs",
+        beside=pretrained,
     )
 
 

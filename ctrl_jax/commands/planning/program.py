@@ -29,6 +29,7 @@ class Program(NamedTuple):
         fixed: the same of what no gradient moves; None for a step without.
         examples: of an update, over all devices.
         unit: what they are, such as "images".
+        beside: shapes of what the command holds at the same time, and no update reads.
     """
 
     step: Callable[..., Any]
@@ -37,6 +38,7 @@ class Program(NamedTuple):
     fixed: Any
     examples: int
     unit: str
+    beside: Any = None
 
     @property
     def arguments(self) -> tuple[Any, ...]:
@@ -54,6 +56,7 @@ class Memory:
         rest: the other arguments: averages, keys, the batch; and what tiling adds.
         results: what has no argument's place.
         temporaries: all that it needs in between, activations among them.
+        beside: what the command holds at the same time.
         activations: the share of the temporaries that grows with the batch, where several batches
             were compiled.
     """
@@ -63,12 +66,14 @@ class Memory:
     rest: int
     results: int
     temporaries: int
+    beside: int = 0
     activations: int | None = None
 
     @property
     def total(self) -> int:
         """All of it at once."""
-        return self.parameters + self.optimizer + self.rest + self.results + self.temporaries
+        kept = self.parameters + self.optimizer + self.rest + self.beside
+        return kept + self.results + self.temporaries
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,6 +172,7 @@ def memory_of(program: Program, analysis: Any) -> Memory:
         max(analysis.argument_size_in_bytes - parameters - optimizer, 0),
         max(analysis.output_size_in_bytes - analysis.alias_size_in_bytes, 0),
         analysis.temp_size_in_bytes,
+        on_a_device(program.beside),
     )
 
 

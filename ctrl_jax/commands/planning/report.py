@@ -17,6 +17,7 @@ _PARTS = {
     "rest": "other arguments",
     "results": "results",
     "temporaries": "temporaries, activations among them",
+    "beside": "held beside the update: the model as it was",
 }
 _FLOORS = {
     "arithmetic": ("flops", "TFLOP", "products and convolutions, at the chip's peak"),
@@ -74,7 +75,7 @@ def show(told: Mapping[str, Any]) -> None:
     sizes = " x ".join(f"{name} {size}" for name, size in told["mesh"].items())
     console().print(f"{told['command']} on {told['topology']} ({told['device']}), {sizes}")
     memory, limit = told["memory"], told["memory"]["limit"]
-    rows = [[text, *_shares(memory[name], limit)] for name, text in _PARTS.items()]
+    rows = [[text, *_shares(memory[name], limit)] for name, text in _PARTS.items() if memory[name]]
     if memory["activations"] is not None:
         rows.append(
             ["  of these what grows with the batch", *_shares(memory["activations"], limit)]

@@ -42,7 +42,7 @@ from ctrl_jax.commands.preference.reference import (
     refer,
 )
 from ctrl_jax.data import PreferenceRows
-from ctrl_jax.networks import LanguageModel
+from ctrl_jax.networks import LanguageModel, lora
 from ctrl_jax.runtime import (
     Checkpoints,
     CountTraces,
@@ -160,6 +160,7 @@ def tune(settings: Config, inputs: Inputs, run: Run) -> Outcome:
     algorithm = make_algorithm(settings, trained.model, steps)
     key = jax.random.key(seed)
     base = trained.model.init(key)
+    frozen = frozen_of(settings, base)
     abstract = jax.eval_shape(algorithm.init, key)
     shardings = state_shardings(abstract, mesh, fully=options.fully_sharded)
     parts, facts = _refer(settings, inputs, run, base)
@@ -186,7 +187,7 @@ def tune(settings: Config, inputs: Inputs, run: Run) -> Outcome:
                 log.write(0, before)
             state = train(
                 step,
-                states.pop(),  # the loop's own copy is the only one
+                states.pop,  # the loop's own copy is the only one
                 lambda k: own_part(
                     mesh, batch_of(parts["train"].rows, k, batch, seed, group=data.packing.group)
                 ),
@@ -197,19 +198,20 @@ def tune(settings: Config, inputs: Inputs, run: Run) -> Outcome:
                 options=LoopOptions(
                     checkpoint_every=settings.evaluation.checkpoint_every,
                     evaluate_every=settings.evaluation.every,
-                    evaluate=lambda k, s: evaluate(whole_params(s)),
+                    evaluate=lambda k, s: evaluate(whole_params(s, frozen)),
                     progress=settings.run.progress,
                     amounts=_amounts(parts["train"].rows, batch),
                     description=settings.objective.title,
                     mesh=mesh,
                     shardings=shardings,
+                    fixed=frozen,
                     record=run.record,
                     profile=run.folder / "profile" if settings.run.profile else None,
                 ),
             )
     facts |= {**data.counts, "updates": steps, "traces": step.traces}
     index = parts["train"].index[data.train.numbers >= 0]
-    tuned = whole_params(state)
+    tuned = whole_params(state, frozen)
     samples = _samples(inputs, *map(answering.answers, (base, tuned)))
     return Outcome(tuned, before, evaluate(tuned), index, facts, samples)
 
@@ -226,10 +228,16 @@ def make_algorithm(settings: Config, model: LanguageModel, steps: int) -> Algori
             options.accumulate,
             options.chunk,
             adapters_only=settings.adapters.lora is not None,
+            frozen_apart=True,
             average_decay=options.average_decay,
             rewards=objective.rewards,
         ),
     )
+
+
+def frozen_of(settings: Config, params: Params) -> Params:
+    """Return the weights that a run does not train, of all of a model's or of their shapes."""
+    return {} if settings.adapters.lora is None else lora.split(params)[1]
 
 
 def _amounts(rows: PreferenceRows, batch: int) -> dict[str, float]:

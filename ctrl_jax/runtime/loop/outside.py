@@ -44,6 +44,7 @@ from ctrl_jax.runtime.loop.training import (
     batch_source,
     check_loop,
     conduct,
+    given_state,
     own_copy,
     speed_of,
     state_shardings,
@@ -104,7 +105,7 @@ def train_outside(
         step: its parts; `collect` and `learn` may be `CountTraces`, and with `options.fixed` have
             one more argument.
         state: the `RunState` after `start` updates, or with `overlap` `InFlight`, as `in_flight`
-            begins it and checkpoints hold it; it is copied.
+            begins it and checkpoints hold it; or a function that returns it, as of `train`.
         batches: as of `train`.
         steps: completed updates at the end.
         start: completed updates of `state`.
@@ -125,7 +126,7 @@ def train_outside(
     options = options or LoopOptions()
     check_loop(options, checkpoints, steps, start)
     if start >= steps:
-        return state
+        return given_state(state)
     shardings = state_shardings(options)
     if overlap:
         options = _of_state(options)

@@ -110,7 +110,8 @@ def train(
         step_fn: a pure `step(state, batch) -> (state, metrics)`, compiled here once; give
             `CountTraces(step)` to read afterwards how often it was traced, or a function that is
             jitted already to have it used as it is. With `options.fixed` it has a third argument.
-        state: the state after `start` updates; it is copied, so the caller's stays valid.
+        state: the state after `start` updates, copied so that the caller's stays valid; or a
+            function without arguments that returns it, of which nothing stays but the copy.
         batches: `batches(k)` for the update after k completed ones, or an iterable that begins
             with the next update's batch, or None where the step needs none. Arrays (batch, …).
         steps: completed updates at the end.
@@ -131,7 +132,7 @@ def train(
     options = options or LoopOptions()
     check_loop(options, checkpoints, steps, start)
     if start >= steps:
-        return state
+        return given_state(state)
     shardings = state_shardings(options)
     step = jit_step(step_fn, options.mesh, shardings)
     state = own_copy(state, shardings)
@@ -319,22 +320,30 @@ def speed_of(options: LoopOptions) -> Speed:
     return Speed(options.amounts, 1 if options.mesh is None else options.mesh.size)
 
 
+def given_state(state: Any) -> Any:
+    """Return the state that a caller gives, itself or by a function."""
+    return state() if callable(state) and jax.tree.leaves(state) == [state] else state
+
+
 def own_copy(state: Any, shardings: Any) -> Any:
     """Return a copy in the loop's own buffers, placed, with strong types.
 
     Two leaves of a state may share a buffer (an average of weights that begins as the weights),
-    which could not be donated; a Python number would be traced again once it is an array.
+    which could not be donated; a Python number would be traced again once it is an array. Leaf by
+    leaf: of a state that comes from a function no second one is held.
     """
 
-    def copy(leaf):
+    def copy(leaf, sharding):
+        leaf = jnp.asarray(leaf) if sharding is None else place(leaf, sharding)
         strong = leaf if is_key(leaf) else jax.lax.convert_element_type(leaf, leaf.dtype)
         return jnp.copy(strong)
 
-    if shardings is not None:
-        state = place(state, shardings)
-    state = jax.tree.map(jnp.asarray, state)
-    jitted = jax.jit(lambda tree: jax.tree.map(copy, tree), out_shardings=shardings)
-    return jitted(state)
+    leaves, tree = jax.tree.flatten(given_state(state))
+    one = shardings is None or isinstance(shardings, jax.sharding.Sharding)
+    places = len(leaves) * [shardings] if one else jax.tree.leaves(shardings)
+    for k, sharding in enumerate(places):
+        leaves[k] = copy(leaves[k], sharding)
+    return tree.unflatten(leaves)
 
 
 def batch_source(batches: Batches, steps: int, mesh: Mesh | None) -> Callable[[int], Any]:

@@ -23,6 +23,7 @@ from ctrl_jax.data import TokenPair, pack_pairs
 from ctrl_jax.data.preferences.rows import pad_rows
 from ctrl_jax.losses import preference
 from ctrl_jax.networks import LanguageModel, LoRA, language_model
+from ctrl_jax.networks.lora import split as lora_parts
 from tests.networks.language.decoders import QWEN, moved
 
 GENERATOR = np.random.default_rng(2)
@@ -229,6 +230,13 @@ def test_adapters_learn_alone(rows):
         assert unmoved is (path[-1].key != "lora_b"), path
     trained = jax.tree_util.tree_leaves_with_path(state.policy.params)
     assert {path[-1].key for path, _ in trained} == {"lora_a", "lora_b"}
+    # The same where the step is given what does not move.
+    apart = dataclasses.replace(config, frozen_apart=True)
+    algorithm = make_lm_preference(model, SGD, dpo, apart)
+    first, frozen = algorithm.init(jax.random.key(0)), lora_parts(init(None))[1]
+    assert not jax.tree.leaves(first.reference)
+    ended, _ = jax.jit(algorithm.step)(first, adapted_rows, frozen)
+    assert largest_difference(whole_params(ended, frozen), whole_params(state)) < 1e-7
     with pytest.raises(ValueError, match="has no adapters"):
         make_lm_preference(MODEL, optax.sgd(0.1), dpo, config)
 

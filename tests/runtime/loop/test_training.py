@@ -27,6 +27,8 @@ from ctrl_jax.runtime import (
     state_digest,
     train,
 )
+from ctrl_jax.runtime.devices.mesh import place
+from ctrl_jax.runtime.loop import training
 from ctrl_jax.runtime.loop.signals import (
     Stopped,
     StopSignals,
@@ -55,6 +57,30 @@ def test_loop_equals_the_plain_loop_and_traces_once():
     assert counted.traces == 1
     assert state_digest(final) == reference(10)
     assert not state.weights.is_deleted(), "the caller's state stays valid"
+
+
+def test_a_state_that_a_function_returns_is_held_once(monkeypatch):
+    """While it is placed there is one leaf more than the state has, and none afterwards."""
+    shape, number, held = (12_345,), 5, []
+
+    def count():
+        gc.collect()
+        held.append(sum(array.shape == shape for array in jax.live_arrays()))
+
+    def placed(leaf, sharding):
+        count()
+        return place(leaf, sharding)
+
+    def step(state, batch):
+        return jax.tree.map(lambda leaf: leaf + 1, state), {"loss": 0.0}
+
+    states = [[jnp.full(shape, float(k)) for k in range(number)]]
+    monkeypatch.setattr(training, "place", placed)
+    options = dataclasses.replace(QUIET, mesh=make_mesh())
+    final = train(step, states.pop, lambda k: count(), steps=2, options=options)
+    assert held[:number] == [number] * number and held[number] == number, held
+    assert [float(leaf[0]) for leaf in final] == [2 + k for k in range(number)]
+    assert train(step, lambda: [1], None, steps=0) == [1]
 
 
 def test_one_trace_with_weak_types_and_a_mesh():
