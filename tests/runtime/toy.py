@@ -1,7 +1,7 @@
 """A toy algorithm for the loop's tests: noisy gradient descent with its own PRNG key.
 
 Run as a program it trains to `--steps` in `--folder` and prints the digest of the final state;
-`--pause` makes it slow enough to be killed half-way.
+`--pause` makes it slow enough to be killed half-way, and `--rank` one of two processes.
 """
 
 import argparse
@@ -12,8 +12,19 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 
-from ctrl_jax.runtime import Checkpoints, LoopOptions, MetricsLog, command, state_digest, train
+from ctrl_jax.runtime import (
+    Checkpoints,
+    LoopOptions,
+    MetricsLog,
+    command,
+    make_mesh,
+    own_part,
+    start,
+    state_digest,
+    train,
+)
 
 
 class ToyState(NamedTuple):
@@ -56,27 +67,31 @@ def batches(k: int) -> jax.Array:
 
 def main(arguments: argparse.Namespace) -> None:
     """Continues from the newest checkpoint, where there is one."""
-    folder = Path(arguments.folder)
+    folder, mesh = Path(arguments.folder), None
+    if arguments.rank is not None:
+        start("on", arguments.coordinator, 2, arguments.rank, heartbeat_seconds=5)
+        mesh = make_mesh()
+    everywhere = None if mesh is None else NamedSharding(mesh, PartitionSpec())
 
     def slow(k: int) -> jax.Array:
         time.sleep(arguments.pause)
-        return batches(k)
+        return batches(k) if mesh is None else own_part(mesh, batches(k))
 
     with Checkpoints(folder / "checkpoints") as checkpoints:
-        state, start = init(jax.random.key(0)), 0
+        state, done = init(jax.random.key(0)), 0
         if checkpoints.steps():
-            start, state, _ = checkpoints.restore(state)
-        with MetricsLog(folder / "metrics.jsonl", start=start) as log:
-            print(f"start {start}", flush=True)
+            done, state, _ = checkpoints.restore(state, shardings=everywhere)
+        with MetricsLog(folder / "metrics.jsonl", start=done) as log:
+            print(f"start {done}", flush=True)
             state = train(
                 step,
                 state,
                 slow,
                 steps=arguments.steps,
-                start=start,
+                start=done,
                 log=log,
                 checkpoints=checkpoints,
-                options=LoopOptions(fetch_every=3, checkpoint_every=5, progress=False),
+                options=LoopOptions(fetch_every=3, checkpoint_every=5, progress=False, mesh=mesh),
             )
     print("digest", state_digest(state), flush=True)
 
@@ -86,6 +101,8 @@ if __name__ == "__main__":
     parser.add_argument("--folder", required=True)
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--pause", type=float, default=0.0)
+    parser.add_argument("--coordinator")
+    parser.add_argument("--rank", type=int)
     parsed = parser.parse_args()
 
     import dataclasses

@@ -1,5 +1,10 @@
 """Mesh, sharded batches and several processes, on simulated devices."""
 
+import os
+import re
+import signal
+import time
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -7,7 +12,7 @@ from jax.sharding import AbstractMesh, AxisType
 
 from ctrl_jax.runtime import Checkpoints, MeshOptions, check_batch, make_mesh, start
 from tests.runtime import toy
-from tests.runtime.processes import free_port, run_python, start_python
+from tests.runtime.processes import TOY, free_port, run_python, start_python
 
 EIGHT = """
 import warnings; warnings.simplefilter("error")
@@ -235,3 +240,41 @@ def test_two_processes_agree_on_the_folder_the_stop_and_the_state(tmp_path):
     sharding = restored.state.weights.sharding
     assert sharding == state.weights.sharding and restored.step >= 1
     assert not jnp.array_equal(restored.state.weights, state.weights)
+
+
+def pair_of(folder, pause):
+    """Two processes of one toy run."""
+    at = f"127.0.0.1:{free_port()}"
+    given = ["--folder", os.fspath(folder), "--pause", str(pause), "--coordinator", at, "--rank"]
+    return [start_python(os.fspath(TOY), *given, rank) for rank in "01"]
+
+
+def test_two_processes_are_killed_and_end_as_if_nobody_had(tmp_path):
+    """One of them first, whose fellow ends by itself; then both; lines are there once."""
+    kept = tmp_path / "killed" / "checkpoints"
+    said, running = {}, []
+    try:
+        for killed, beyond in ((1, 5), (2, 15)):
+            running = pair_of(tmp_path / "killed", 0.05)
+            while not (kept / f"{beyond}").exists():
+                assert all(process.poll() is None for process in running), running[0].communicate()
+                time.sleep(0.01)
+            for process in running[2 - killed :]:
+                process.kill()
+            statuses = [process.wait(60) for process in running]
+            assert 0 not in statuses and statuses[1] == -signal.SIGKILL, statuses
+            assert killed == 1 or statuses[0] == -signal.SIGKILL
+        for name in ("whole", "killed"):
+            running = pair_of(tmp_path / name, 0.0)
+            found = [process.communicate(timeout=100) for process in running]
+            assert [process.returncode for process in running] == [0, 0], found
+            each = [re.findall("^(?:start|digest) .*", out, re.MULTILINE) for out, _ in found]
+            assert each[0] == each[1]
+            said[name] = each[0]
+    finally:
+        for process in running:
+            process.kill()
+    start, digest = said["killed"]
+    assert int(start.split()[1]) >= 15 and said["whole"] == ["start 0", digest]
+    lines = [(tmp_path / name / "metrics.jsonl").read_text() for name in said]
+    assert lines[0] == lines[1] and len(lines[0].splitlines()) == 40
