@@ -5,6 +5,7 @@ Bombs and damaged files are tried where their formats are tested: `data/test_ima
 `pretrained/test_safetensors_file`, `test_whole`.
 """
 
+import dataclasses
 import json
 import pickle
 
@@ -21,7 +22,7 @@ from ctrl_jax.pretrained.diffusers.small_records import PIPELINES
 from ctrl_jax.pretrained.safetensors_file import read_safetensors
 from ctrl_jax.pretrained.weight_files import read_weights
 from ctrl_jax.rewards import clip_score
-from ctrl_jax.runtime import load_model
+from ctrl_jax.runtime import command, load_model
 from ctrl_jax.runtime.run.arrays import kept_arrays
 
 INDEX = PIPELINES["sd1"][0]
@@ -124,6 +125,7 @@ def refuse():
         "a model elsewhere": of_model(kind="DiffusionSpec", spec={}, params="../../other"),
         "an endless list": of_json("[" * 10**5),
         "an endless number": of_json('{"steps": ' + "9" * 10**5 + "}"),
+        "YAML that runs": of_json(f"steps: !!python/object/apply:eval [{CODE}]"),
         "no text": of_json('"\ud800"'.encode("utf-16", "surrogatepass").decode("latin-1")),
     }.items(),
     ids=lambda pair: pair[0].replace(" ", "-"),
@@ -133,4 +135,23 @@ def test_hostile_files_are_refused_in_one_line(read, tmp_path, monkeypatch):
     with pytest.raises(ValueError) as error:
         read[1](tmp_path)
     assert "\n" not in str(error.value)
+    assert not (tmp_path / "HERE").exists()
+
+
+@pytest.mark.parametrize("value", [CODE, f"!!python/object/apply:eval [{CODE}]", "$(touch HERE)"])
+def test_options_are_values(value, tmp_path, monkeypatch, capsys):
+    """A number is refused that is none, and what is a text stays one."""
+    monkeypatch.chdir(tmp_path)
+
+    @dataclasses.dataclass(frozen=True)
+    class Options:
+        """What a command may be given."""
+
+        text: str = ""
+        numbers: tuple[int, ...] = ()
+
+    assert command(Options, lambda options: options.text, ["--text", value]) == value
+    with pytest.raises(SystemExit) as ended:
+        command(Options, lambda options: None, ["--numbers", value])
+    assert ended.value.code == 2 and "numbers" in capsys.readouterr().err
     assert not (tmp_path / "HERE").exists()

@@ -117,6 +117,25 @@ def test_a_fine_tuning_of_records_without_weights(tmp_path):
     assert told["flops"] > 0 and told["memory"]["parameters"] > 0
 
 
+@pytest.mark.slow
+def test_the_largest_batch_of_a_real_update(tmp_path):
+    """It fits, and the next one, compiled too, does not; adapters leave nothing beside them."""
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA))
+    given = ["--model", str(tmp_path), "--data", "-", "--texts.max-length", "32"]
+    given += ["--adapters.rank", "2", "--topology", "cpu:2"]
+    small, _ = planned(tmp_path, "prefer", *given)
+    assert small["memory"]["beside"] == 0
+    limit = 2.5 * small["memory"]["total"]
+    told, printed = planned(
+        tmp_path, "prefer", *given, "--largest-batch", "--memory", str(limit / 1e9)
+    )
+    best, totals = told["largest_batch"]["batch"], told["totals"]
+    assert told["largest_batch"]["next_fits_not"] and best > small["examples"]
+    assert totals[str(best)] <= limit < totals[str(best + 2)]
+    assert 0 < told["memory"]["activations"] <= told["memory"]["temporaries"]
+    assert f"largest batch that fits: {best}" in printed
+
+
 @pytest.mark.parametrize("first", [4, 64])
 def test_the_largest_batch_is_found_whatever_is_tried_first(first):
     tried = []
