@@ -12,9 +12,9 @@ batch is `batches(k)`.
 
 import dataclasses
 import signal
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +34,16 @@ from ctrl_jax.runtime.loop.signals import Stopped, StopSignals
 from ctrl_jax.runtime.loop.speed import Speed, split_times
 
 Step = Callable[..., tuple[Any, Mapping[str, jax.Array]]]
-Batches = Callable[[int], Any] | Iterable[Any] | None
+
+
+@runtime_checkable
+class Dataset(Protocol):
+    """Batches by the number of updates before them."""
+
+    def __getitem__(self, k: int, /) -> Any: ...
+
+
+Batches = Callable[[int], Any] | Iterable[Any] | Dataset | None
 Evaluate = Callable[[int, Any], Mapping[str, Any] | None]
 
 
@@ -112,8 +121,10 @@ def train(
             jitted already to have it used as it is. With `options.fixed` it has a third argument.
         state: the state after `start` updates, copied so that the caller's stays valid; or a
             function without arguments that returns it, of which nothing stays but the copy.
-        batches: `batches(k)` for the update after k completed ones, or an iterable that begins
-            with the next update's batch, or None where the step needs none. Arrays (batch, …).
+        batches: `batches(k)` for the update after k completed ones, or a dataset of batches with
+            random access such as `grain.MapDataset`, which is asked for `batches[k]`: either goes
+            on at the place of a checkpoint. Or an iterable, a list too, that begins with the next
+            update's batch, or None where the step needs none. Arrays (batch, …).
         steps: completed updates at the end.
         start: completed updates of `state`.
         log: where each update's metrics are written.
@@ -363,8 +374,17 @@ def _batch_source(batches: Batches) -> Callable[[int], Any]:
         return lambda k: None
     if callable(batches):
         return batches
+    if hasattr(batches, "__getitem__") and not isinstance(batches, Sequence):
+        return lambda k: _at(batches, k)
     iterator: Iterator[Any] = iter(batches)
     return lambda k: next(iterator)
+
+
+def _at(dataset: Any, k: int) -> Any:
+    try:
+        return dataset[k]
+    except IndexError:
+        raise StopIteration from None
 
 
 def _next_batch(source: Callable[[int], Any], k: int, steps: int) -> Any:

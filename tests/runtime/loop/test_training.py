@@ -7,6 +7,7 @@ import re
 import signal
 import time
 
+import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -72,7 +73,7 @@ def test_a_state_that_a_function_returns_is_held_once(monkeypatch):
         return place(leaf, sharding)
 
     def step(state, batch):
-        return jax.tree.map(lambda leaf: leaf + 1, state), {"loss": 0.0}
+        return jax.tree.map(lambda leaf: leaf + 1, state), {"loss": jnp.zeros(())}
 
     states = [[jnp.full(shape, float(k)) for k in range(number)]]
     monkeypatch.setattr(training, "place", placed)
@@ -81,6 +82,33 @@ def test_a_state_that_a_function_returns_is_held_once(monkeypatch):
     assert held[:number] == [number] * number and held[number] == number, held
     assert [float(leaf[0]) for leaf in final] == [2 + k for k in range(number)]
     assert train(step, lambda: [1], None, steps=0) == [1]
+
+
+class Three:
+    """A dataset of three batches."""
+
+    def __getitem__(self, k):
+        return (3 * [np.ones(4, np.float32)])[k]
+
+
+def test_a_dataset_of_grain_goes_on_at_its_place(tmp_path):
+    """A run of two lives sees every example that one of one life sees, in its order."""
+    data = grain.MapDataset.source([*map(np.float32, range(12))]).seed(3).shuffle()
+    data = data.repeat().batch(4, drop_remainder=True)
+
+    def step(state, batch):
+        return {"seen": jnp.roll(state["seen"], -4).at[-4:].set(batch)}, {"loss": batch.sum()}
+
+    first = {"seen": jnp.zeros(24)}
+    whole = train(step, first, data, steps=6, options=QUIET)["seen"]
+    assert sorted(whole[:12].tolist()) == sorted(whole[12:].tolist()) == [*range(12)]
+    with Checkpoints(tmp_path) as checkpoints:
+        train(step, first, data, steps=2, options=QUIET, checkpoints=checkpoints)
+        start, state, _ = checkpoints.restore(first)
+    again = train(step, state, data, steps=6, start=start, options=QUIET)
+    np.testing.assert_array_equal(again["seen"], whole)
+    with pytest.raises(ValueError, match=r"3 of them.*last for all 6 updates"):
+        train(step, first, Three(), steps=6, options=QUIET)
 
 
 def test_one_trace_with_weak_types_and_a_mesh():
