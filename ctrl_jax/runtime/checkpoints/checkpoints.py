@@ -104,7 +104,7 @@ class Checkpoints:
         leaves = digests.named_leaves(state)
         description = {
             "step": step,
-            "leaves": {name: stored.describe(leaf) for name, leaf in leaves.items()},
+            "leaves": stored.describe(leaves),
             "record": plain(record or {}),
             "versions": versions(),
         }
@@ -252,7 +252,7 @@ class Checkpoints:
             raise refuse("checkpoint", place, rule, f"{repair}, or another folder")
         arrays = self._together(step, lambda: self._read_arrays(step, wanted))
         leaves = [stored.rebuild(leaf, arrays.get(name)) for name, leaf in wanted.items()]
-        found = zip(wanted, map(digests.leaf_digest, leaves), strict=True)
+        found = zip(wanted, digests.leaf_digests(leaves), strict=True)
         told = description["leaves"]
         changed = [name for name, digest in found if digest != told[name]["digest"]]
         self._together(step, lambda: _check_unchanged(changed))

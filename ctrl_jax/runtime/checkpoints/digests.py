@@ -7,6 +7,9 @@ the order of their names, so that equal digests mean equal bits.
 """
 
 import hashlib
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -69,16 +72,26 @@ def host_array(leaf: Any) -> np.ndarray:
     return np.asarray(leaf)
 
 
-def _update(digest, leaf: Any, name: str = "") -> None:
-    digest.update(f"{name}\0{leaf_type(leaf)}\0".encode())
-    digest.update(np.ascontiguousarray(host_array(leaf)).reshape(-1).view(np.uint8).data)
+def _update(digest, kind: LeafType, value: np.ndarray, name: str = "") -> None:
+    digest.update(f"{name}\0{kind}\0".encode())
+    digest.update(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data)
 
 
-def leaf_digest(leaf: Any) -> str:
-    """Return the sha256 of one leaf's dtype, shape and bytes, as hex."""
-    digest = hashlib.sha256()
-    _update(digest, leaf)
-    return digest.hexdigest()
+def leaf_digests(leaves: Iterable[Any]) -> list[str]:
+    """Return the sha256 of each leaf's dtype, shape and bytes, as hex.
+
+    Leaves come to the host one after the other, as processes gather them together, and are hashed
+    by as many threads as there are cores meanwhile.
+    """
+
+    def digest_of(kind: LeafType, value: np.ndarray) -> str:
+        digest = hashlib.sha256()
+        _update(digest, kind, value)
+        return digest.hexdigest()
+
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        found = [threads.submit(digest_of, leaf_type(leaf), host_array(leaf)) for leaf in leaves]
+        return [each.result() for each in found]
 
 
 def state_digest(tree: Any) -> str:
@@ -92,7 +105,7 @@ def state_digest(tree: Any) -> str:
     """
     digest = hashlib.sha256()
     for name, leaf in sorted(named_leaves(tree).items()):
-        _update(digest, leaf, name)
+        _update(digest, leaf_type(leaf), host_array(leaf), name)
     return digest.hexdigest()
 
 

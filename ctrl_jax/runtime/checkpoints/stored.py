@@ -1,5 +1,6 @@
 """How a leaf is stored in a checkpoint: a typed PRNG key as its bits, an empty array not at all."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -8,10 +9,14 @@ import numpy as np
 from ctrl_jax.runtime.checkpoints import digests
 
 
-def describe(leaf: Any) -> dict[str, Any]:
-    """Return what the description of a checkpoint says about a leaf: dtype, shape and digest."""
-    dtype, shape = digests.leaf_type(leaf)
-    return {"dtype": dtype, "shape": list(shape), "digest": digests.leaf_digest(leaf)}
+def describe(leaves: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return what the description of a checkpoint says about leaves: dtype, shape and digest."""
+    types = map(digests.leaf_type, leaves.values())
+    found = digests.leaf_digests(leaves.values())
+    return {
+        name: {"dtype": dtype, "shape": list(shape), "digest": digest}
+        for name, (dtype, shape), digest in zip(leaves, types, found, strict=True)
+    }
 
 
 def placed_as(tree: Any, shardings: Any) -> Any:
