@@ -18,10 +18,11 @@ def environment(**variables: str) -> dict[str, str]:
     return {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": path, **variables}
 
 
-def start_python(*args: str, **variables: str) -> subprocess.Popen[str]:
+def start_python(*args: str, stdin: int | None = None, **variables: str) -> subprocess.Popen[str]:
     """Starts a Python process whose stdout and stderr are read as text."""
     return subprocess.Popen(
         [sys.executable, *args],
+        stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

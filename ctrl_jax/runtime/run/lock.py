@@ -1,10 +1,12 @@
 """A lock on the folder of a run, which a process that is dead no longer holds.
 
 The operating system keeps it, NFS on its server, and takes it back the moment the process ends,
-however it ends. Some shared disks keep such locks to one machine, or know none. So the folder also
-says who runs in it, with a count that goes on every few seconds: who was given the lock and finds
-the words of another machine there watches the count, and one that stands still is of the dead. No
-two clocks are compared.
+however it ends. It is `flock`'s, which belongs to the open file: that of POSIX (`lockf`) would go
+as soon as anything in the process opens the file and closes it again, such as a copy of the folder.
+Some shared disks keep such locks to one machine, or know none. So the folder also says who runs in
+it, with a count that goes on every few seconds: who was given the lock and finds the words of
+another machine there watches the count, and one that stands still is of the dead. No two clocks are
+compared. On one machine the count decides nothing: a process that is stalled is no dead one.
 """
 
 import atexit
@@ -46,7 +48,7 @@ def take(folder: Path) -> None:
     Raises:
         ValueError: a run is under way in it.
     """
-    folder = folder.absolute()
+    folder = folder.resolve()
     if folder in _held:
         return
     file, locked = _open(folder / NAME)
@@ -56,7 +58,8 @@ def take(folder: Path) -> None:
         who = f" (process {words.get('pid')} of {words.get('host')})" if words else ""
         rule = f"a run is under way in it{who}"
         raise refuse("out", str(folder), rule, "wait until it ends, or give another --out")
-    mine, ended = {"host": platform.node(), "boot": _boot(), "pid": os.getpid()}, threading.Event()
+    mine = {"host": platform.node(), "boot": _boot(), "pid": os.getpid(), "began": _began("self")}
+    ended = threading.Event()
     counter = threading.Thread(target=_count, args=(folder, mine, ended), daemon=True)
     _held[folder] = _Held(file, ended, counter)
     write_json_atomic(folder / WORDS, {**mine, "count": 0})
@@ -77,6 +80,17 @@ def release() -> None:
         os.close(held.file)
 
 
+def _forked() -> None:
+    # A fork that outlives a killed run, such as a worker of a loader, would keep its lock.
+    for held in _held.values():
+        os.close(held.file)
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
+
+
 def _leave(owner: int) -> None:
     if os.getpid() == owner:  # a fork holds no lock, and must not remove its parent's
         release()
@@ -89,7 +103,7 @@ def _open(path: Path) -> tuple[int, bool | None]:
         try:
             import fcntl
 
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except ImportError:
             return file, None
         except OSError as error:
@@ -101,8 +115,11 @@ def _open(path: Path) -> tuple[int, bool | None]:
 
 
 def _alive(folder: Path, words: dict[str, Any], locked: bool) -> bool:
-    if locked and words.get("boot") == _boot():
-        return False  # this very system would still keep the lock
+    if words.get("boot") == _boot():
+        if locked:
+            return False  # this very system would still keep the lock
+        if (began := _began(words.get("pid"))) and began == words.get("began"):
+            return True  # no locks here, but it is seen to be there, stalled or not
     text = f"{folder}: a run on {words.get('host')} was here last; is it alive? {STILL:g} s are"
     warnings.warn(f"{text} waited for a sign of it", RunWarning, stacklevel=2)
     deadline = time.monotonic() + STILL
@@ -125,6 +142,15 @@ def _boot() -> str:
     with contextlib.suppress(OSError):
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     return platform.node()
+
+
+def _began(pid: Any) -> str | None:
+    """Return when a process began, in the system's own count; None of one that has ended."""
+    with contextlib.suppress(OSError, IndexError):
+        # What stands before the last bracket is its name, which may hold anything.
+        told = Path(f"/proc/{pid}/stat").read_text(errors="replace").rsplit(")", 1)[1].split()
+        return None if told[0] in "ZX" else told[19]
+    return None
 
 
 def _count(folder: Path, mine: dict[str, Any], ended: threading.Event) -> None:
