@@ -1,15 +1,20 @@
 """Files and folders on disk that are whole or not there.
 
 What is written goes to another name, onto the disk, and takes its own name in one step: whoever is
-killed meanwhile leaves what was there before or all of the new.
+killed meanwhile leaves what was there before or all of the new. So does a power cut: the names of
+a folder are put onto the disk too.
 """
 
 import contextlib
 import itertools
 import os
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
+
+_PART = re.compile(r"\.(?P<stem>.+)\.(?P<pid>\d+)\.part(?P<ending>\..*)?")
+_FOLDER = re.compile(r"(?P<stem>.+)(?P<ending>)\.(?P<pid>\d+)\.unfinished")
 
 
 @contextlib.contextmanager
@@ -25,26 +30,28 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     path = Path(path)
     part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
-        with naming(path):
+        with naming(path, part):
             yield part
             _to_disk(part)
             os.replace(part, path)
+            _to_disk(path.parent)
     finally:
         part.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+def naming(path: str | os.PathLike[str], part: Path | None = None) -> Iterator[None]:
     """Let an error of the disk name the file, where it names none: writing knows no names.
 
     Args:
         path: of the file.
+        part: the name that it has until it is whole, which says nothing to anybody.
     """
     try:
         yield
     except OSError as error:
-        if error.errno is not None and error.filename is None:
-            error.filename = os.fspath(path)
+        if error.errno is not None and error.filename in (None, part and os.fspath(part)):
+            error.filename, error.filename2 = os.fspath(path), None
         raise
 
 
@@ -71,16 +78,52 @@ def whole_folder(
     try:
         with naming(folder):
             yield unfinished
-        for path in unfinished.rglob("*"):
-            if path.is_file():
-                _to_disk(path)
+        for path in (unfinished, *unfinished.rglob("*")):
+            _to_disk(path)
         if replace and folder.exists():
             _put_in_place_of(folder, unfinished)
         else:
             with contextlib.suppress(OSError) if shared else contextlib.nullcontext():
                 unfinished.rename(folder)
+        _to_disk(folder.parent)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def sweep(folder: str | os.PathLike[str], *, but: Collection[str] = ()) -> list[Path]:
+    """Remove what killed programs left unfinished in a folder, and in those within.
+
+    Args:
+        folder: one that belongs to the caller alone. What a living process of this machine writes
+            there stays nevertheless; what has the caller's own number is of one before it.
+        but: names of files and folders that are left alone.
+
+    Returns:
+        What was removed.
+    """
+    removed = []
+    for place, folders, names in os.walk(folder):
+        found = [*map(_FOLDER.fullmatch, folders), *map(_PART.fullmatch, names)]
+        for left in filter(None, found):
+            named = left["stem"] + (left["ending"] or "")
+            if named not in but and not _is_of_another(int(left["pid"])):
+                path = Path(place, left.string)
+                with contextlib.suppress(OSError):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+                    removed.append(path)
+        # Steps of checkpoints hold many files, and none of ours.
+        folders[:] = [n for n in folders if not (n in but or n.isdigit() or n.startswith("."))]
+    return removed
+
+
+def _is_of_another(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        return True  # of somebody else
+    return pid != os.getpid()
 
 
 def set_aside(folder: str | os.PathLike[str]) -> Path:
@@ -102,5 +145,14 @@ def _put_in_place_of(folder: Path, new: Path) -> None:
 
 
 def _to_disk(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+    """Put onto the disk what a file holds, or the names in a folder, where the system can."""
+    if not path.is_dir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+        return
+    with contextlib.suppress(OSError):  # some systems open no folder, some disks sync none
+        names = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(names)
+        finally:
+            os.close(names)

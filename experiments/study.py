@@ -156,10 +156,10 @@ class Conduct:
         Returns:
             The state after the last update, whole on every device.
         """
-        import jax
 
         from ctrl_jax._errors import MissingCheckpointError
         from ctrl_jax.runtime import Checkpoints, LoopOptions, MetricsLog, replicate, train
+        from ctrl_jax.runtime.devices.distributed import on_the_first
         from ctrl_jax.runtime.loop.signals import stop_point
         from ctrl_jax.runtime.loop.training import state_shardings
 
@@ -179,8 +179,7 @@ class Conduct:
             folder, keep, every = self.folder / stage, 1, None
         start, record, lines = 0, {}, None
         stop_point()
-        if jax.process_index() == 0:
-            self.run.check_there()
+        on_the_first(self.run.check_there)
         kept = Checkpoints(folder, keep, keep_every=every)
         with kept as checkpoints, contextlib.ExitStack() as stack:
             # A stage begins anew where nothing good is kept of it; a run that is to go on does not.

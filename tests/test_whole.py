@@ -10,7 +10,7 @@ import pytest
 
 from ctrl_jax._records import read_sealed, write_sealed
 from ctrl_jax._sums import SUMS, changed_files, check_sums, write_sums
-from ctrl_jax._whole import set_aside, whole_file, whole_folder
+from ctrl_jax._whole import set_aside, sweep, whole_file, whole_folder
 from ctrl_jax.runtime import RunWarning
 from ctrl_jax.runtime.run.arrays import keep_arrays, kept_arrays
 
@@ -41,6 +41,66 @@ def test_a_full_disk_names_the_file(tmp_path):
         with pytest.raises(OSError) as said, whole(path):
             raise OSError(errno.ENOENT, "none", "another")
         assert said.value.filename == "another"
+
+
+@pytest.mark.parametrize("error", ["open", "write"])
+def test_an_error_names_the_file_and_not_its_part(tmp_path, monkeypatch, error):
+    def refuses(part, *_, **__):
+        raise OSError(errno.EROFS, "read-only", *([str(part)] if error == "open" else []))
+
+    path = tmp_path / "a.json"
+    monkeypatch.setattr(type(path), "write_text", refuses)
+    with pytest.raises(OSError, match="read-only") as said, whole_file(path) as part:
+        part.write_text("x")
+    assert said.value.filename == str(path)
+
+
+def test_the_name_is_on_the_disk_too(tmp_path, monkeypatch):
+    """What a power cut leaves of a rename is what of its folder is on the disk."""
+    synced: list[tuple[str, bool]] = []
+    sync = os.fsync
+
+    def fsync(file):
+        place = os.readlink(f"/proc/self/fd/{file}")
+        synced.append((os.path.relpath(place, tmp_path), (tmp_path / "a" / "b.txt").exists()))
+        sync(file)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with whole_folder(tmp_path / "a") as unfinished:
+        (unfinished / "c").mkdir()
+        (unfinished / "c" / "d").touch()
+    assert {name for name, _ in synced[:-1]} == {f"a.unfinished{n}" for n in ("", "/c", "/c/d")}
+    assert synced.pop() == (".", False)
+    with whole_file(tmp_path / "a" / "b.txt") as part:
+        part.write_text("x")
+    assert synced[-2:] == [(f"a/{part.name}", False), ("a", True)]
+
+    def none(file):
+        if os.path.isdir(f"/proc/self/fd/{file}"):
+            raise OSError(errno.EINVAL, "folders are not synced here")
+
+    monkeypatch.setattr(os, "fsync", none)
+    with whole_file(tmp_path / "e") as part:
+        part.write_text("x")
+    assert (tmp_path / "e").exists()
+
+
+def test_what_killed_programs_left_is_swept(tmp_path):
+    dead, living = 2**22 + 7, os.getppid()  # above what the kernel gives
+    left = [f".a.{dead}.part.json", f".b.{os.getpid()}.part", f"in/.c.d.{dead}.part.png"]
+    kept = [f".a.{living}.part.json", f".lock.{dead}.part.json", "samples/.a.9.part.png"]
+    kept += [f"notes.{dead}.part.txt", ".a.part.json", "model.unfinished", "a.json"]
+    kept += [f"7/.a.{dead}.part.json", f"b.{living}.unfinished/x"]
+    for name in (*left, *kept, f"b.{dead}.unfinished/x"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    removed = sweep(tmp_path, but=("samples", "lock.json"))
+    assert {path.relative_to(tmp_path).as_posix() for path in removed} == {
+        *left,
+        f"b.{dead}.unfinished",
+    }
+    assert all((tmp_path / name).exists() for name in kept)
+    assert not any(path.exists() for path in removed)
 
 
 @pytest.mark.parametrize("shared", [False, True])

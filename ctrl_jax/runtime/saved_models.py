@@ -109,7 +109,7 @@ def save_model(
 
 def _holds(checkpoints: Checkpoints, params: Params) -> bool:
     """Return whether the parameters are there whole; what is damaged is set aside and said."""
-    if not checkpoints.steps():
+    if not checkpoints.agreed_steps():
         return False
     try:
         return checkpoints.restore(params).step == 1

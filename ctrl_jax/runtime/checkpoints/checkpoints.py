@@ -32,7 +32,7 @@ from ctrl_jax.runtime.checkpoints.damage import proves_damage
 from ctrl_jax.runtime.checkpoints.digests import LeafType
 from ctrl_jax.runtime.checkpoints.step_folders import is_finished, set_aside, step_folders
 from ctrl_jax.runtime.checkpoints.told_once import tell_once
-from ctrl_jax.runtime.devices.distributed import barrier, broadcast_text, worst
+from ctrl_jax.runtime.devices.distributed import barrier, on_the_first, worst
 from ctrl_jax.runtime.run.versions import versions
 
 
@@ -80,8 +80,15 @@ class Checkpoints:
         self._reader: Any = None
 
     def steps(self) -> list[int]:
-        """Return the steps that are written to the end by now, in increasing order."""
+        """Return the steps that are written to the end by now, in order, as they are seen here."""
         return sorted(int(path.name) for path in step_folders(self.folder) if is_finished(path))
+
+    def agreed_steps(self) -> list[int]:
+        """Return the steps that the first process sees: a shared disk may show others later.
+
+        What all processes do alike must not depend on more than that; call it on all of them.
+        """
+        return on_the_first(self.steps)
 
     def save(self, step: int, state: Any, record: dict[str, Any] | None = None) -> None:
         """Write a checkpoint; the files are finished in the background.
@@ -99,7 +106,8 @@ class Checkpoints:
         if self._read_only:
             raise refuse("checkpoints", str(self.folder), "opened read_only", "open without it")
         self.wait()
-        if step in self.steps():
+        there, steps = on_the_first(lambda: (self.folder.is_dir(), self.steps()))
+        if step in steps:
             raise refuse("step", step, f"{self.folder} holds it", "remove it first")
         leaves = digests.named_leaves(state)
         description = {
@@ -112,7 +120,7 @@ class Checkpoints:
         if not arrays:
             rule = "there is nothing to save"
             raise refuse("state", "no arrays", rule, "give at least one")
-        if self._manager is not None and not self.folder.is_dir():
+        if self._manager is not None and not there:
             raise self._write_error(FileNotFoundError("no such folder"), step)
         try:
             self._write(step, arrays, {"content": description, "seal": _seal(description)})
@@ -144,7 +152,7 @@ class Checkpoints:
         self.wait()
         if shardings is not None:
             target_state = stored.placed_as(target_state, shardings)
-        candidates = _of_the_first(self.steps())[::-1]
+        candidates = self.agreed_steps()[::-1]
         self._set_aside_unfinished()
         if step is not None:
             if step not in candidates:
@@ -235,7 +243,7 @@ class Checkpoints:
         return RunError(
             f"{what} could not be written to {self.folder} ({_first_line(error)}); "
             f"{shutil.disk_usage(place).free / 2**20:.0f} MiB are free there; good steps on disk: "
-            f"{self.steps() or 'none'}; free some space and continue with --resume latest"
+            f"{self.steps() or 'none'}; {_repair(error)} and continue with --resume latest"
         )
 
     def _read(self, step: int, target_state: Any) -> Restored:
@@ -326,9 +334,11 @@ class Checkpoints:
     def _set_aside_unfinished(self) -> None:
         if self._read_only:
             return
-        folders = step_folders(self.folder)
-        for step in _of_the_first([int(path.name) for path in folders if not is_finished(path)]):
-            self._set_aside(step, "it was not written to the end")
+        folders = on_the_first(
+            lambda: [p.name for p in step_folders(self.folder) if not is_finished(p)]
+        )
+        for name in folders:
+            self._set_aside(int(name), "it was not written to the end")
 
     def _set_aside(self, step: int, reason: str) -> None:
         barrier(f"set aside {step}")
@@ -344,9 +354,14 @@ class Checkpoints:
         barrier(f"was set aside {step}")
 
 
-def _of_the_first(steps: list[int]) -> list[int]:
-    """Return the steps that process 0 sees: a shared disk may show others a little later."""
-    return json.loads(broadcast_text(json.dumps(steps)))
+def _repair(error: Exception) -> str:
+    # By words: what writes is partly in C++, whose errors have no numbers.
+    said = str(error)
+    if "Read-only file system" in said:
+        return "make that disk writable again"
+    if "Permission denied" in said or "Operation not permitted" in said:
+        return "let that folder be written to"
+    return "free some space"
 
 
 def _check_unchanged(changed: list[str]) -> None:

@@ -8,13 +8,16 @@ that address and on no other.
 
 import glob
 import importlib.util
+import json
 import os
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import jax
 import numpy as np
 
 from ctrl_jax._checks import check_choice, check_count, refuse
+from ctrl_jax._errors import RunError
 
 Mode = Literal["auto", "on", "off"]
 
@@ -117,6 +120,38 @@ def broadcast_text(text: str) -> str:
     buffer = np.zeros(length, np.uint8)
     buffer[: min(length, data.size)] = data[:length]
     return np.asarray(multihost_utils.broadcast_one_to_all(buffer), np.uint8).tobytes().decode()
+
+
+def on_the_first(do: Callable[[], Any]) -> Any:
+    """Do something on process 0 alone, such as looking at a disk that shows others less, or later.
+
+    Args:
+        do: called on process 0; returns plain JSON.
+
+    Returns:
+        What it returned there, on every process.
+
+    Raises:
+        ValueError: it raised one there, or an OSError, which the first process raises as it is.
+        RunError: it raised one there.
+    """
+    if jax.process_count() == 1:
+        return do()
+    told: dict[str, Any] = {}
+    mine: Exception | None = None
+    if jax.process_index() == 0:
+        try:
+            told["found"] = do()
+        except (ValueError, OSError, RunError) as error:
+            mine = error
+            told["error"] = [isinstance(error, RunError), str(error)]
+    told = json.loads(broadcast_text(json.dumps(told)))
+    if mine is not None:
+        raise mine
+    if "error" in told:
+        ended, said = told["error"]
+        raise (RunError if ended else ValueError)(said)
+    return told["found"]
 
 
 def worst(rank: int) -> int:

@@ -212,7 +212,7 @@ class _Loop:
         self._options, self._speed = options, speed
         self._flags = Flags(options.max_skipped, checkpoints)
         self._pending: list[tuple[int, Mapping[str, Any]]] = []
-        there = checkpoints is not None and start in checkpoints.steps()
+        there = checkpoints is not None and start in checkpoints.agreed_steps()
         self._saved: int | None = start if there else None
         self.stopped: Any = None
 
@@ -312,7 +312,7 @@ def check_loop(
 
 
 def _check_folder(checkpoints: Checkpoints | None, start: int) -> None:
-    later = [step for step in checkpoints.steps() if step > start] if checkpoints else []
+    later = [step for step in checkpoints.agreed_steps() if step > start] if checkpoints else []
     if checkpoints is not None and later:
         rule = f"it holds steps {later} beyond start = {start}"
         repair = "restore the newest, or use another folder"

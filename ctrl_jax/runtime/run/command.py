@@ -25,6 +25,7 @@ from ctrl_jax._errors import RewardUnavailable, RunError, RunInterrupted, RunWar
 from ctrl_jax.runtime.loop.signals import ending_at_signals
 from ctrl_jax.runtime.run.folders import forget, left_behind, withdraw
 from ctrl_jax.runtime.run.lock import release
+from ctrl_jax.runtime.run.place import FULL
 
 Config = TypeVar("Config")
 
@@ -33,7 +34,6 @@ TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
 _OURS = ("ctrl_jax", "experiments", "benchmarks", "__main__")
 _NO_ROOM = ("RESOURCE_EXHAUSTED", "Out of memory", "OUT_OF_MEMORY", "Ran out of memory")
 _NO_ROOM += ("bad_alloc", "size exceeding 2 ** 64")
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _RULE = re.compile(r"[-─]{5,}")
 
 
@@ -131,8 +131,10 @@ def _said_of(error: Exception, less_memory: Callable[[], str]) -> str | None:
     short = isinstance(error, MemoryError) or any(word in said for word in _NO_ROOM)
     if short and not isinstance(error, ValueError | OSError | RunError):
         return f"there is not enough memory ({one_line(said)[:300]}); what helps: {less_memory()}"
-    if isinstance(error, OSError) and error.errno in _FULL:
+    if isinstance(error, OSError) and error.errno in FULL:
         return f"{said}; free some space there{left_behind()}"
+    if isinstance(error, OSError) and error.errno == errno.EROFS:
+        return f"{said}; make that disk writable again{left_behind()}"
     if isinstance(error, OverflowError):
         return f"a number is too large for what it counts ({said}); give a smaller one"
     return said if isinstance(error, ValueError | RunError | OSError) else None

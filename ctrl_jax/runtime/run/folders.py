@@ -20,7 +20,6 @@ none of it behind, or a folder that is resumed as it was (`withdraw`).
 
 import dataclasses
 import datetime
-import json
 import os
 import shutil
 import warnings
@@ -34,15 +33,15 @@ from ctrl_jax._checks import check_choice, refuse
 from ctrl_jax._errors import RunError, RunWarning
 from ctrl_jax._records import plain, read_json, write_json_atomic
 from ctrl_jax._sums import SUMS, changed_files, write_sums
-from ctrl_jax._whole import whole_file
+from ctrl_jax._whole import sweep, whole_file
 from ctrl_jax.runtime.checkpoints.step_folders import finished_steps, step_folders
-from ctrl_jax.runtime.devices.distributed import broadcast_text
+from ctrl_jax.runtime.devices.distributed import on_the_first
 from ctrl_jax.runtime.run import lock
+from ctrl_jax.runtime.run.place import ROOT, check_resume, unwritable
 from ctrl_jax.runtime.run.versions import differences, versions
 
 Resume = Literal["never", "latest", "strict"]
 
-ROOT = Path("runs")
 # How many processes there are is a part of the mesh; where they meet is another place every time.
 _WHERE_THEY_MEET = frozenset({"coordinator", "processes", "process_id", "heartbeat_seconds"})
 _NOT_THE_RUN = _WHERE_THEY_MEET | {
@@ -163,19 +162,17 @@ def open_run(
         ValueError: `resume` forbids the use of the folder; nothing in it has changed.
     """
     check_choice("resume", resume, ("never", "latest", "strict"))
-    answer = {}
-    if jax.process_index() == 0:
+
+    def find() -> tuple[str, bool, dict[str, str]]:
+        given = dict(inputs or {})
         try:
-            given = dict(inputs or {})
-            folder, resumed = _open(experiment, plain(dict(config_dict)), out, resume, seed, given)
-            answer = {"folder": os.fspath(folder), "resumed": resumed, "inputs": given}
-        except (ValueError, OSError) as error:
-            answer = {"error": f"out: {error}" if isinstance(error, OSError) else str(error)}
-    answer = json.loads(broadcast_text(json.dumps(answer)))
-    if "error" in answer:
-        raise ValueError(answer["error"])
-    folder = Path(answer["folder"])
-    return Run(folder, answer["resumed"], answer["inputs"], resume == "strict")
+            found = _open(experiment, plain(dict(config_dict)), out, resume, seed, given)
+        except OSError as error:
+            raise unwritable(out or ROOT, error) from error
+        return os.fspath(found[0]), found[1], given
+
+    folder, resumed, given = on_the_first(find)
+    return Run(Path(folder), resumed, given, resume == "strict")
 
 
 def withdraw() -> None:
@@ -241,19 +238,19 @@ def _open(
         if resume == "strict":
             raise refuse("resume", resume, f"{ROOT / experiment} holds no run", "give --out")
         folder = _create(experiment, f"{now:%Y%m%d-%H%M%S}-{seed}")
-    elif (folder / "config.json").exists():
-        if resume != "never":
-            lock.take(folder)
-        resumed = _check_resume(folder, description, resume)
+    elif folder.exists() and not folder.is_dir():
+        raise refuse("out", str(folder), "it must be a folder", "give another --out")
+    check_resume(folder, resume)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock.take(folder)
+    check_resume(folder, resume)  # again: another that started at once may be through already
+    if (folder / "config.json").exists():
+        resumed = _check_going_on(folder, description, resume)
+        # Pictures of a run are drawn without its lock.
+        sweep(folder, but=("samples", lock.WORDS))
         _tell_changed(folder)
         there = (name for name in ("config.json", SUMS) if (folder / name).exists())
         before = {name: (folder / name).read_bytes() for name in there}
-    elif resume == "strict":
-        raise refuse("resume", resume, f"{folder} holds no run", "give another --out")
-    elif folder.exists() and not folder.is_dir():
-        raise refuse("out", str(folder), "it must be a folder", "give another --out")
-    folder.mkdir(parents=True, exist_ok=True)
-    lock.take(folder)
     _opened.append(_Opened(folder, before, finished_steps(folder / "checkpoints"), absent))
     (folder / SUMS).unlink(missing_ok=True)  # what follows changes files
     write_json_atomic(folder / "config.json", description)
@@ -274,11 +271,8 @@ def _first_absent(folder: Path) -> Path | None:
     return next((path for path in (*folder.parents[::-1], folder) if not path.exists()), None)
 
 
-def _check_resume(folder: Path, description: dict, resume: str) -> bool:
+def _check_going_on(folder: Path, description: dict, resume: str) -> bool:
     """Decide whether the run in `folder` may go on, and note in `description` what changed."""
-    if resume == "never":
-        rule = "it holds the config.json of a run"
-        raise refuse("out", str(folder), rule, "give another --out, or --resume latest")
     before = _read_description(folder)
     if before.get("experiment") != description["experiment"]:
         rule = f"it is a run of {before.get('experiment')!r}, not of {description['experiment']!r}"
@@ -401,8 +395,6 @@ def write_results(
     Raises:
         RunError: the run's folder is no longer there.
     """
-    if jax.process_index() == 0:
-        run.check_there()
     path = run.folder / "results.json"
     content = {
         "experiment": experiment,
@@ -415,6 +407,10 @@ def write_results(
         "digest": digest,
         "seconds": seconds,
     }
-    if jax.process_index() == 0:
+
+    def write() -> None:
+        run.check_there()
         write_json_atomic(path, content)
+
+    on_the_first(write)
     return path

@@ -21,6 +21,7 @@ from ctrl_jax.runtime.devices import distributed
 from ctrl_jax.runtime.devices.mesh import MeshOptions, make_mesh
 from ctrl_jax.runtime.loop.adapters import PACKAGES, Name, check_installed
 from ctrl_jax.runtime.loop.compilation import enable_compilation_cache
+from ctrl_jax.runtime.run.place import check_place
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +122,7 @@ def check_small_run(options: RunOptions) -> None:
 
 
 def prepare(options: RunOptions) -> Mesh:
-    """Join the other processes, set the precision and the compilation cache, build the mesh.
+    """Join the other processes, set precision and compilation cache, build the mesh, look at --out.
 
     Args:
         options: the common options of a run; call before any other use of JAX.
@@ -130,7 +131,7 @@ def prepare(options: RunOptions) -> Mesh:
         The mesh.
 
     Raises:
-        ValueError: the options do not fit the machine.
+        ValueError: the options do not fit the machine, or the folder cannot be used.
     """
     distributed.start(
         options.distributed,
@@ -142,4 +143,6 @@ def prepare(options: RunOptions) -> Mesh:
     jax.config.update("jax_enable_x64", options.arithmetic == "float64")
     if options.compilation_cache and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         enable_compilation_cache()
-    return make_mesh(options.mesh)
+    mesh = make_mesh(options.mesh)
+    check_place(options.out, options.resume)
+    return mesh
