@@ -19,6 +19,7 @@ from ctrl_jax.runtime import (
     write_json_atomic,
     write_results,
 )
+from ctrl_jax.runtime.run import lock
 from ctrl_jax.runtime.run.folders import forget, withdraw
 
 CONFIG: dict[str, Any] = {
@@ -73,6 +74,23 @@ def test_never_refuses_a_folder_with_a_config_only(tmp_path):
 def test_latest_starts_afresh_without_a_checkpoint():
     assert not start(resume="latest").resumed
     assert not start(resume="latest").resumed
+
+
+def test_a_run_that_goes_on_sweeps_what_a_killed_one_left(tmp_path):
+    save(start())
+    lock.release()
+    left = ["d/.results.4194311.part.json", "d/model/.params.4194311.part.safetensors"]
+    kept = ["d/.notes.txt", "d/samples/.sheet.4194311.part.png"]
+    for name in (*left, *kept):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    with pytest.raises(ValueError, match="it holds the config"):
+        start()
+    assert all((tmp_path / name).exists() for name in left)
+    assert start(resume="latest").resumed
+    assert not any((tmp_path / name).exists() for name in left)
+    assert all((tmp_path / name).exists() for name in kept)
+    assert (tmp_path / "d" / lock.WORDS).exists()
 
 
 def test_latest_continues_from_a_checkpoint_in_any_subfolder():
