@@ -10,6 +10,7 @@ import glob
 import importlib.util
 import json
 import os
+import signal
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ import numpy as np
 
 from ctrl_jax._checks import check_choice, check_count, refuse
 from ctrl_jax._errors import RunError
+from ctrl_jax.runtime.devices.second_signal import hear_once
 
 Mode = Literal["auto", "on", "off"]
 
@@ -65,6 +67,7 @@ def start(
         rule = f"the processes could not be joined ({error})"
         repair = "give --coordinator, --processes and --process-id, or --distributed off"
         raise refuse("distributed", mode, rule, repair) from error
+    hear_once(signal.SIGTERM)  # JAX listens for it from now on
     return True
 
 

@@ -3,12 +3,13 @@
 Within a training loop the first SIGTERM or SIGINT is remembered: the loop stops after the update
 that is under way, its evaluation and its save, also where that is the last one, or at once where it
 waits for something outside (`wait_for`). Between loops (`ending_at_signals`) there is nothing to be
-saved, and a command ends at once, with a line. A second signal ends the process at once.
+saved, and a command ends at once, with a line. A second signal ends the process at once, also where
+the first could not be heard yet (`hear_once`).
 
 Where `jax.distributed` runs, its own service hears SIGTERM on any host and agrees with all others
 on the place to stop at: they are counted, the same on every process, over all loops and stages.
-SIGINT is turned into SIGTERM in its loops, so that all hosts hear of it. Between loops the places
-are those of `stop_point`.
+SIGINT is turned into SIGTERM, so that all hosts hear of it. Between loops the places are those of
+`stop_point`.
 """
 
 import contextlib
@@ -23,12 +24,15 @@ from typing import TypeVar
 
 import jax
 
+from ctrl_jax.runtime.devices.second_signal import hear_once
+
 Result = TypeVar("Result")
 LOOK_EVERY = 0.05
 """Seconds between two looks for a signal while something is waited for."""
 
 _places = itertools.count(1)
 _ending: list[int] = []  # signals that raised `Terminated` in the command under way
+_outside: list[object] = []  # the handler of that command
 
 
 class Stopped(Exception):
@@ -67,9 +71,9 @@ class StopSignals:
         if _ending and not self._shared:
             self.received = _ending[0]
         if threading.current_thread() is threading.main_thread():
-            mine = (signal.SIGINT,) if self._shared else (signal.SIGINT, signal.SIGTERM)
-            for signum in mine:
+            for signum in _own_signals(self._shared):
                 self._before[signum] = signal.signal(signum, self._remember)
+                hear_once(signum)
         self.listening.append(self)
         return self
 
@@ -77,6 +81,8 @@ class StopSignals:
         self.listening.remove(self)
         for signum, handler in self._before.items():
             signal.signal(signum, handler)  # pyright: ignore[reportArgumentType]
+            if handler in _outside:
+                hear_once(signum)
         if kind is None and self.received is not None and not self._shared:
             # It came after the last look: whoever listens outside is to hear of it.
             os.kill(os.getpid(), self.received)
@@ -107,7 +113,9 @@ class StopSignals:
 
 @contextlib.contextmanager
 def ending_at_signals() -> Iterator[None]:
-    """Let SIGTERM raise `Terminated` wherever no loop is listening, in the main thread.
+    """Let SIGTERM and SIGINT raise `Terminated` wherever no loop is listening, in the main thread.
+
+    Where `jax.distributed` runs they raise nothing: its service is told, and `stop_point` asks it.
 
     Python ignores what is raised while it collects garbage, where JAX has a callback: then the next
     `stop_point` or loop hears of it.
@@ -119,15 +127,28 @@ def ending_at_signals() -> Iterator[None]:
     def end(signum: int, frame: FrameType | None) -> None:
         del frame
         signal.signal(signum, signal.SIG_DFL)
+        if jax.distributed.is_initialized():
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
         _ending.append(signum)
         raise Terminated(signum)
 
-    before = signal.signal(signal.SIGTERM, end)
+    heard = _own_signals(jax.distributed.is_initialized())
+    before = {signum: signal.signal(signum, end) for signum in heard}
+    _outside.append(end)
+    for signum in heard:
+        hear_once(signum)
     try:
         yield
     finally:
         _ending.clear()
-        signal.signal(signal.SIGTERM, before)
+        _outside.remove(end)
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+def _own_signals(shared: bool) -> tuple[signal.Signals, ...]:
+    return (signal.SIGINT,) if shared else (signal.SIGINT, signal.SIGTERM)
 
 
 def stop_point() -> None:

@@ -106,6 +106,7 @@ import os, signal, sys
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import NamedSharding, PartitionSpec as P
 from ctrl_jax.runtime import *
+from ctrl_jax.runtime.devices.distributed import on_the_first
 port, rank, folder = sys.argv[1:]
 assert start("on", f"127.0.0.1:{port}", 2, int(rank), heartbeat_seconds=10)
 mesh = make_mesh()
@@ -149,6 +150,26 @@ try:
 except RunError as error:
     assert ("by another process" in str(error)) == (rank == "0"), error
 checkpoints._reader.restore = read
+seen = checkpoints.steps
+if rank == "1":
+    checkpoints.steps = lambda: []  # a disk that shows this host later what is there
+for does in (
+    lambda: checkpoints.save(restored.step, state),
+    lambda: train(toy.step, state, halves, steps=9, checkpoints=checkpoints, options=options),
+):
+    try:
+        does()
+        raise SystemExit("it goes on with what is there")
+    except ValueError as error:
+        assert "holds" in str(error), error
+checkpoints.steps = seen
+def full():
+    raise OSError(28, "full")
+try:
+    on_the_first(full)
+    raise SystemExit("it goes on without the first")
+except (OSError if rank == "0" else ValueError) as error:
+    assert "full" in str(error)
 of_one_process = Checkpoints("one").restore(state, shardings=everywhere)
 assert state_digest(of_one_process.state) == state_digest(state)
 again = train(toy.step, restored.state, halves, steps=restored.step + 2, start=restored.step,
