@@ -27,6 +27,7 @@ from ctrl_jax.algorithms.base import (
 )
 from ctrl_jax.algorithms.training.optimizer import adam, make_schedule
 from ctrl_jax.runtime import RunWarning, own_part
+from ctrl_jax.runtime.devices.distributed import on_the_first
 from experiments.study import Conduct
 
 FACTS = "facts.json"
@@ -85,7 +86,7 @@ def keep(
     """
     name = f"{stage}-{study.fingerprint(stage, on, shared=True)}"
     folder, began = Path(cache) / name, time.monotonic()
-    if _is_whole(folder):
+    if on_the_first(lambda: _is_whole(folder)):
         print(f"{stage}: kept in {folder}", flush=True)
         return Kept(folder, read_json(folder / FACTS), name)
     with whole_folder(folder, shared=True) as unfinished:

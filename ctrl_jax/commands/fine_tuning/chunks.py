@@ -17,7 +17,7 @@ from ctrl_jax.commands.fine_tuning.config import Config
 from ctrl_jax.commands.fine_tuning.inputs import Inputs
 from ctrl_jax.commands.fine_tuning.steps import Fixed, control, one_program
 from ctrl_jax.runtime import Run, fitting_chunks, jit_step, memory_plan
-from ctrl_jax.runtime.devices.distributed import broadcast_text
+from ctrl_jax.runtime.devices.distributed import broadcast_text, on_the_first
 
 FILE = "chunks.json"
 
@@ -40,8 +40,13 @@ def fitted(
         ValueError: an update does not fit in the most chunks.
     """
     path = run.folder / FILE
-    if run.resumed and path.exists():
-        kept = read_sealed(path, name=FILE, repair="remove it: the number is found again")
+
+    def read() -> dict[str, Any] | None:
+        if not (run.resumed and path.exists()):
+            return None
+        return read_sealed(path, name=FILE, repair="remove it: the number is found again")
+
+    if kept := on_the_first(read):
         return _with(config, kept["chunks"])
 
     def plan_of(chunks: int):

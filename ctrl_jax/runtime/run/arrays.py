@@ -13,6 +13,7 @@ import numpy as np
 from ctrl_jax._errors import RunWarning
 from ctrl_jax._whole import whole_file
 from ctrl_jax.runtime.checkpoints.digests import state_digest
+from ctrl_jax.runtime.devices.distributed import worst
 
 
 def keep_arrays(
@@ -34,6 +35,9 @@ def keep_arrays(
 def kept_arrays(path: str | os.PathLike[str], words: str = "") -> dict[str, np.ndarray] | None:
     """Return what `keep_arrays` wrote; None where it is not there whole or depends on other words.
 
+    With several processes all call it, and it is None for all where it is for one: a shared disk
+    may show it to some later, and what is computed again needs them all.
+
     Args:
         path: of the archive.
         words: what the arrays must depend on.
@@ -41,7 +45,11 @@ def kept_arrays(path: str | os.PathLike[str], words: str = "") -> dict[str, np.n
     Warns:
         RunWarning: the file was damaged.
     """
-    path = Path(path)
+    found = _kept(Path(path), words)
+    return None if worst(int(found is None)) else found
+
+
+def _kept(path: Path, words: str) -> dict[str, np.ndarray] | None:
     if not path.exists():
         return None
     kept = {}
@@ -54,7 +62,7 @@ def kept_arrays(path: str | os.PathLike[str], words: str = "") -> dict[str, np.n
     arrays = {name.removeprefix("array/"): array for name, array in kept.items()}
     if seal != _seal(found, arrays):
         text = f"{path}: it was damaged on disk, and is computed again"
-        warnings.warn(text, RunWarning, stacklevel=3)
+        warnings.warn(text, RunWarning, stacklevel=4)
         return None
     return arrays if found == words else None
 
