@@ -163,6 +163,10 @@ for does in (
     except ValueError as error:
         assert "holds" in str(error), error
 checkpoints.steps = seen
+from ctrl_jax.runtime.run.arrays import keep_arrays, kept_arrays
+if rank == "0":
+    keep_arrays("kept.npz", {"x": np.ones(2)})
+assert kept_arrays("kept.npz" if rank == "0" else "later.npz") is None
 def full():
     raise OSError(28, "full")
 try:
