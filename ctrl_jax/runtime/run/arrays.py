@@ -67,10 +67,21 @@ def _kept(path: Path, words: str) -> dict[str, np.ndarray] | None:
     return arrays if found == words else None
 
 
-def write_samples(path: str | os.PathLike[str], **arrays: np.ndarray) -> None:
-    """Write arrays by name to an archive that NumPy reads, whole or not at all."""
+def write_samples(
+    path: str | os.PathLike[str], words: str | None = None, **arrays: np.ndarray
+) -> None:
+    """Write arrays by name to an archive that NumPy reads, whole or not at all.
+
+    Args:
+        path: of the archive, `NAME.npz`.
+        words: what they depend on; with them `kept_arrays` reads the archive too.
+        **arrays: by name.
+    """
+    named: Any = dict(arrays)
+    if words is not None:
+        named |= {"words": np.array(words), "seal": np.array(_seal(words, arrays))}
     with whole_file(path) as part:
-        np.savez(part, **arrays)  # pyright: ignore[reportArgumentType]
+        np.savez(part, **named)
 
 
 def _seal(words: str, arrays: Mapping[str, np.ndarray]) -> str:

@@ -14,6 +14,8 @@ Without `--out`, `latest` and `strict` take the newest run of the experiment. Wh
 config, the versions, the mesh, and the content of what the run was given (`contents`): a file that
 only moved is the same.
 
+A run without checkpoints may keep what it has in files of other names, which then stand for them.
+
 Two runs never share a folder (`lock`). A command that is refused after its folder was made leaves
 none of it behind, or a folder that is resumed as it was (`withdraw`).
 """
@@ -125,7 +127,8 @@ class _Opened:
 
     folder: Path
     files: dict[str, bytes]
-    steps: list[Path]
+    kept: str | None
+    saved: list[Any]
     absent: Path | None
 
 
@@ -142,6 +145,7 @@ def open_run(
     resume: Resume,
     seed: int,
     inputs: Mapping[str, str] | None = None,
+    kept: str | None = None,
 ) -> Run:
     """Create the folder of a run, or find the one to continue.
 
@@ -154,9 +158,10 @@ def open_run(
         seed: the run's seed, for the folder's name.
         inputs: digests of the content of what the run was given, by the names of the options; an
             option that has one is compared by it and not by its path.
+        kept: pattern of the files that a run without checkpoints continues from.
 
     Returns:
-        The run; `resumed` says that its folder holds a checkpoint to continue from.
+        The run; `resumed` says that its folder holds what it can continue from.
 
     Raises:
         ValueError: `resume` forbids the use of the folder; nothing in it has changed.
@@ -166,7 +171,8 @@ def open_run(
     def find() -> tuple[str, bool, dict[str, str]]:
         given = dict(inputs or {})
         try:
-            found = _open(experiment, plain(dict(config_dict)), out, resume, seed, given)
+            config = plain(dict(config_dict))
+            found = _open(experiment, config, out, resume, seed, given, kept)
         except OSError as error:
             raise unwritable(out or ROOT, error) from error
         return os.fspath(found[0]), found[1], given
@@ -184,7 +190,7 @@ def withdraw() -> None:
     """
     while _opened:
         opened = _opened.pop()
-        if finished_steps(opened.folder / "checkpoints") != opened.steps:
+        if _saved(opened.folder, opened.kept) != opened.saved:
             continue
         for name, content in opened.files.items():
             with whole_file(opened.folder / name) as part:
@@ -205,8 +211,8 @@ def left_behind() -> str:
     """Return how a run that is stopped between its updates goes on, after a semicolon."""
     if not _opened:
         return ""
-    folder = _opened[-1].folder
-    if next(folder.rglob("_CHECKPOINT_METADATA"), None) is None:
+    folder, kept = _opened[-1].folder, _opened[-1].kept
+    if not (_saved(folder, kept) or next(folder.rglob("_CHECKPOINT_METADATA"), None)):
         return f"; nothing is saved yet in {folder}"
     return f"; continue with the same command and --out {folder} --resume latest"
 
@@ -216,8 +222,21 @@ def forget() -> None:
     _opened.clear()
 
 
+def _saved(folder: Path, kept: str | None) -> list[Any]:
+    """Return what a run that was killed goes on from: its steps, or files as they are now."""
+    if kept is None:
+        return [*finished_steps(folder / "checkpoints")]
+    return [(path, path.stat().st_mtime_ns) for path in sorted(folder.glob(kept))]
+
+
 def _open(
-    experiment: str, config: dict, out, resume: str, seed: int, inputs: dict[str, str]
+    experiment: str,
+    config: dict,
+    out,
+    resume: str,
+    seed: int,
+    inputs: dict[str, str],
+    kept: str | None,
 ) -> tuple[Path, bool]:
     now = datetime.datetime.now()
     folder = Path(out) if out is not None else None
@@ -245,13 +264,13 @@ def _open(
     lock.take(folder)
     check_resume(folder, resume)  # again: another that started at once may be through already
     if (folder / "config.json").exists():
-        resumed = _check_going_on(folder, description, resume)
+        resumed = _check_going_on(folder, description, resume, kept)
         # Pictures of a run are drawn without its lock.
         sweep(folder, but=("samples", lock.WORDS))
         _tell_changed(folder)
         there = (name for name in ("config.json", SUMS) if (folder / name).exists())
         before = {name: (folder / name).read_bytes() for name in there}
-    _opened.append(_Opened(folder, before, finished_steps(folder / "checkpoints"), absent))
+    _opened.append(_Opened(folder, before, kept, _saved(folder, kept), absent))
     (folder / SUMS).unlink(missing_ok=True)  # what follows changes files
     write_json_atomic(folder / "config.json", description)
     return folder, resumed
@@ -271,17 +290,18 @@ def _first_absent(folder: Path) -> Path | None:
     return next((path for path in (*folder.parents[::-1], folder) if not path.exists()), None)
 
 
-def _check_going_on(folder: Path, description: dict, resume: str) -> bool:
+def _check_going_on(folder: Path, description: dict, resume: str, kept: str | None) -> bool:
     """Decide whether the run in `folder` may go on, and note in `description` what changed."""
     before = _read_description(folder)
     if before.get("experiment") != description["experiment"]:
         rule = f"it is a run of {before.get('experiment')!r}, not of {description['experiment']!r}"
         raise refuse("out", str(folder), rule, "give another --out")
-    found = bool(finished_steps(folder / "checkpoints"))
+    found = bool(_saved(folder, kept))
     changes = _changes(before, description, _NOT_THE_RUN if resume == "strict" else _NOT_THE_MATHS)
     listed = _listed(changes)
     if resume == "strict" and not found:
-        raise refuse("resume", resume, f"{folder} holds no checkpoint", "use --resume latest")
+        rule = f"{folder} holds no {kept or 'checkpoint'}"
+        raise refuse("resume", resume, rule, "use --resume latest")
     if resume == "strict" and changes:
         rule = f"{folder} was run with others ({listed})"
         raise refuse("resume", resume, rule, _AS_BEFORE)
