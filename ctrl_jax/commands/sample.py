@@ -4,14 +4,25 @@ import dataclasses
 import os
 import time
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
+import jax
 import tyro
 
-from ctrl_jax._checks import check_choice, check_finite, check_seed, check_unused
-from ctrl_jax.commands.sampling.of_pipeline import Drawing, draw_of_pipeline
-from ctrl_jax.commands.sampling.of_run import SOLVERS, draw_of_run
-from ctrl_jax.runtime import check_count, command, refuse
+from ctrl_jax._checks import check_choice, check_finite, check_unused
+from ctrl_jax.commands.sampling import of_pipeline, of_run
+from ctrl_jax.commands.sampling.album import LINES
+from ctrl_jax.runtime import (
+    MeshOptions,
+    RunOptions,
+    check_count,
+    command,
+    open_run,
+    prepare,
+    refuse,
+)
+
+NAME = "sample"
 
 OF_PIPELINE = (
     "prompts",
@@ -22,9 +33,21 @@ OF_PIPELINE = (
     "guidance_interval",
     "height",
     "width",
-    "batch",
     "precision",
     "variant",
+)
+COMMON = (
+    "out",
+    "seed",
+    "mesh",
+    "distributed",
+    "coordinator",
+    "processes",
+    "process_id",
+    "heartbeat_seconds",
+    "resume",
+    "progress",
+    "compilation_cache",
 )
 
 
@@ -35,6 +58,9 @@ class Config:
     Of a run: ctrl-jax sample RUN, samples.png and samples.npz. Of a folder that diffusers saves of
     Stable Diffusion 1.x, 2.x, XL, 3 or 3.5: ctrl-jax sample --model FOLDER --prompts prompts.txt, a
     PNG for each prompt and number, a sheet of them, and pictures.jsonl that says which is which.
+
+    They are written as they are drawn: a command that was killed goes on with the same options and
+    --out FOLDER --resume latest, and leaves the bits that it would have left.
 
     Args:
         run: folder of a finished run of score_as_action or cifar10.
@@ -55,11 +81,26 @@ class Config:
         solver_steps: steps of the sampler; those of training, or 30 of a pipeline, by default.
         height: of the pictures, in pixels; the model's own by default.
         width: of the pictures, in pixels; the model's own by default.
-        batch: pictures drawn at a time.
+        batch: pictures drawn at a time, 4 by default, or samples of a run, 64; the next multiple of
+            the devices that a batch is divided over.
         precision: of weights and arithmetic.
         variant: of the weight files, such as fp16; the plain ones, or the only ones, by default.
         seed: of the noise; a picture depends on the seed and its place alone.
         out: folder for the files; RUN/samples or pictures by default.
+        mesh: devices per axis of the mesh; a batch is divided over data, a pipeline's large weights
+            over model.
+        distributed: whether to join other processes: where there are any, always, or never.
+        coordinator: host:port of process 0, with --processes and --process-id; found out by
+            default. It is not authenticated: trusted networks only.
+        processes: number of processes, with --coordinator.
+        process_id: number of this process from 0, with --coordinator.
+        heartbeat_seconds: seconds without a sign of life from one process after which the others
+            stop.
+        resume: never: a folder that holds none yet; latest: keep what is there of these pictures,
+            and draw the others; strict: only with the same config, versions, mesh and content of
+            what is given (run, model, prompts, lora).
+        progress: show progress.
+        compilation_cache: keep compiled programs in ~/.cache/ctrl_jax.
     """
 
     run: Annotated[str | None, tyro.conf.Positional] = None
@@ -75,11 +116,34 @@ class Config:
     solver_steps: Annotated[int | None, tyro.conf.arg(aliases=["--steps"])] = None
     height: int | None = None
     width: int | None = None
-    batch: int = 4
+    batch: int | None = None
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     variant: str | None = None
     seed: int = 0
     out: str | None = None
+    mesh: MeshOptions = dataclasses.field(default_factory=MeshOptions)
+    distributed: Literal["auto", "on", "off"] = "auto"
+    coordinator: str | None = None
+    processes: int | None = None
+    process_id: int | None = None
+    heartbeat_seconds: int = 100
+    resume: Literal["never", "latest", "strict"] = "never"
+    progress: bool = True
+    compilation_cache: bool = True
+
+    @property
+    def common(self) -> RunOptions:
+        """The options that mean the same in every command."""
+        given: dict[str, Any] = {name: getattr(self, name) for name in COMMON}
+        # JAX's own switch decides what is drawn of a run of float64.
+        return RunOptions(
+            **given, precision="float64" if jax.config.read("jax_enable_x64") else None
+        )
+
+    @property
+    def folder(self) -> str:
+        """The folder for the files."""
+        return self.out or ("pictures" if self.run is None else f"{self.run}/samples")
 
     def validate(self) -> None:
         """Raise ValueError for an option out of range."""
@@ -90,7 +154,7 @@ class Config:
         for name in ("number", "height", "width", "batch"):
             if getattr(self, name) is not None:
                 check_count(name, getattr(self, name))
-        check_seed("seed", self.seed)
+        self.common.validate()
         check_finite("guidance", self.guidance)
         if self.guidance < 1:
             rule = "below 1 a prompt counts for less, or against itself; elsewhere 0 means none"
@@ -107,7 +171,7 @@ class Config:
                 self, OF_PIPELINE, "a run has no use for it", "give --model, or leave it out"
             )
             if self.solver is not None:
-                check_choice("solver", self.solver, tuple(SOLVERS))
+                check_choice("solver", self.solver, tuple(of_run.SOLVERS))
         elif (self.prompts is None) != bool(self.prompt):
             given = "both" if self.prompt else "neither"
             rule, repair = "pictures are of one of them", "give --prompts FILE or --prompt TEXT"
@@ -117,27 +181,38 @@ class Config:
 def main(config: Config) -> Path:
     """Draw the samples and return the folder they were written to."""
     began = time.monotonic()
-    beside = "pictures" if config.run is None else f"{config.run}/samples"
-    out = Path(config.out or beside)
+    out = Path(config.folder)
     there = next(path for path in (out, *out.absolute().parents) if os.path.lexists(path))
     if not (there.is_dir() and os.access(there, os.W_OK)):
         rule = f"{there} is no folder that can be written to"
         raise refuse("out", str(out), rule, "give another --out")
+    mesh = prepare(config.common)
+    where: dict[str, Any] = {"out": out, "resume": config.resume, "seed": config.seed}
+    plain, show = dataclasses.asdict(config), {"show": config.progress}
     if config.run is not None:
-        files = draw_of_run(
+        drawing = of_run.Drawing(
             config.run,
-            out,
             number=config.number or 64,
             solver=config.solver or "ancestral",
             solver_steps=config.solver_steps,
+            batch=config.batch or 64,
             seed=config.seed,
         )
+        ready = of_run.load_of_run(drawing, mesh)
+        run = open_run(NAME, plain, **where, inputs=ready.inputs, kept="samples*.npz")
+        files = of_run.draw_of_run(drawing, ready, run, **show)
     else:
-        names = {field.name for field in dataclasses.fields(Drawing)}
+        names = {field.name for field in dataclasses.fields(of_pipeline.Drawing)}
         options = {name: value for name, value in vars(config).items() if name in names}
         options |= {"number": config.number or 1, "solver_steps": config.solver_steps or 30}
-        files = draw_of_pipeline(Drawing(**options), out)
-    print(f"{', '.join(files)} in {time.monotonic() - began:.1f} s: {out}")
+        options |= {"batch": config.batch or 4}
+        drawing = of_pipeline.Drawing(**options)
+        ready = of_pipeline.load_of_pipeline(drawing, mesh)
+        run = open_run(NAME, plain, **where, inputs=drawing.inputs(), kept=LINES)
+        files = of_pipeline.draw_of_pipeline(drawing, ready, run, **show)
+    run.seal()
+    if jax.process_index() == 0:
+        print(f"{', '.join(files)} in {time.monotonic() - began:.1f} s: {out}")
     return out
 
 

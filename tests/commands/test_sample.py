@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ctrl_jax._sums import file_digest
 from ctrl_jax.commands.__main__ import main
 from ctrl_jax.pretrained import write_small_pipeline
 from tests.pretrained.diffusers.letters import use_letters_without_transformers
@@ -19,7 +20,7 @@ def model(tmp_path_factory):
 
 
 def sample(model, prompts, out, *options):
-    size = ("--height", "16", "--width", "16", "--steps", "4")
+    size = ("--height", "16", "--width", "16", "--steps", "4", "--no-compilation-cache")
     paths = ("--model", str(model), "--prompts", str(prompts), "--out", str(out))
     return main(["sample", *paths, *size, *options])
 
@@ -34,6 +35,9 @@ def test_pictures_depend_on_the_seed_and_their_place_alone(model, tmp_path):
     assert [line["file"] for line in lines] == [
         f"{prompt:04}-{number:02}.png" for prompt in range(2) for number in range(2)
     ]
+    assert lines[1].pop("sha256") == file_digest(tmp_path / "a/0000-01.png") and lines[1].pop(
+        "seal"
+    )
     assert lines[1] == {"file": "0000-01.png", "prompt": "a cat", "number": 1, "tag": 1}
     pictures = {
         line["file"]: np.asarray(Image.open(tmp_path / "a" / line["file"])) for line in lines

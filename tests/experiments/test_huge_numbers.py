@@ -13,6 +13,7 @@ from experiments.study import studies
 HUGE = 10**23
 CONFIGS = {"prefer": prefer.Config("model", "data"), "sample": sample.Config("run")}
 LATER = {"run.processes", "run.process_id", "network.attention", "target_class"}
+LATER |= {"processes", "process_id"}
 """Looked at beside what they belong to: a coordinator, the heights of a network, the classes."""
 
 

@@ -61,6 +61,7 @@ def elsewhere(tmp_path, monkeypatch):
     monkeypatch.setattr(Study, "begin", begin)
     monkeypatch.setattr(prefer, "prepare", begin)
     monkeypatch.setattr(fine_tune, "prepare", begin)
+    monkeypatch.setattr(sample, "prepare", begin)
 
 
 def drawn_line(draw: random.Random, name: str, options: list) -> list[str]:

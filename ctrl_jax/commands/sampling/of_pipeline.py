@@ -1,23 +1,28 @@
 """Pictures of prompts from a pipeline of diffusers, a file each and a sheet of all."""
 
 import dataclasses
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ctrl_jax._checks import refuse, under_names
-from ctrl_jax._records import write_atomic
-from ctrl_jax._whole import whole_file
+from ctrl_jax.commands.sampling.album import LINES, Album
+from ctrl_jax.commands.sampling.batches import draw_missing
 from ctrl_jax.data.prompts import Prompt, read_prompts
 from ctrl_jax.pretrained.diffusers.drawing import make_drawing
 from ctrl_jax.pretrained.diffusers.pipeline import Pipeline, load_pipeline
-from ctrl_jax.runtime import progress
+from ctrl_jax.pretrained.diffusers.pipeline_index import AUTOENCODER_NAME
+from ctrl_jax.rewards.pictures import whole
+from ctrl_jax.runtime import Run, content_digest, digests_of, on_mesh, own_part, replicate
+from ctrl_jax.runtime.devices.distributed import broadcast_text
+from ctrl_jax.runtime.devices.mesh import shard_batch
 from ctrl_jax.runtime.run.sheets import draw_sheet
 
 LARGEST_SHEET = 64
@@ -45,13 +50,38 @@ class Drawing:
     variant: str | None
     seed: int
 
+    def inputs(self) -> dict[str, str]:
+        """Return the digests of what is read."""
+        found = digests_of({"model": self.model, "prompts": self.prompts})
+        if self.lora:
+            digests = " ".join(map(content_digest, self.lora))
+            found["lora"] = hashlib.sha256(digests.encode()).hexdigest()
+        return found
 
-def draw_of_pipeline(drawing: Drawing, out: Path) -> list[str]:
-    """Write a picture for each prompt and number, sheet.png and pictures.jsonl; return their names.
+
+class Ready(NamedTuple):
+    """What is needed to draw.
+
+    Fields:
+        prompts: in their order.
+        draw: ``draw(numbers)``, pictures (batch, h, w, 3) in bytes.
+        together: pictures drawn at a time.
+    """
+
+    prompts: tuple[Prompt, ...]
+    draw: Callable[[np.ndarray], np.ndarray]
+    together: int
+
+
+def load_of_pipeline(drawing: Drawing, mesh: Mesh) -> Ready:
+    """Read prompts and pipeline.
 
     Args:
         drawing: the options.
-        out: folder for the files.
+        mesh: devices that a batch, and large weights, are divided over.
+
+    Raises:
+        ValueError: a file or an option that does not fit the others.
     """
     prompts = tuple(map(Prompt, drawing.prompt))
     if drawing.prompts is not None:
@@ -63,74 +93,100 @@ def draw_of_pipeline(drawing: Drawing, out: Path) -> list[str]:
         param_dtype=dtype,
         variant=drawing.variant,
         solver=drawing.solver,
+        mesh=mesh,
     )
     for file in drawing.lora:
         with under_names(lora=f"lora {file}"):
             pipeline = pipeline.with_lora(file)
-    pictures = draw_prompts(pipeline, prompts, drawing)
-    out.mkdir(parents=True, exist_ok=True)
-    lines, number = [], drawing.number
-    for i, picture in enumerate(pictures):
-        name = f"{i // number:04}-{i % number:02}.png"
-        with whole_file(out / name) as part:
-            Image.fromarray(picture).save(part)
-        prompt = prompts[i // number]
-        lines.append(
-            {"file": name, "prompt": prompt.text, "number": i % number} | {**prompt.fields}
-        )
-    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    write_atomic(out / "pictures.jsonl", text)
-    shown = max(LARGEST_SHEET // number, 1)
-    rows = [
-        (prompt.text, pictures[i * number : (i + 1) * number])
-        for i, prompt in enumerate(prompts[:shown])
-    ]
-    draw_sheet(out / "sheet.png", rows)
-    drawn = f"{len(pictures)} picture{'s' * (len(pictures) > 1)}"
-    return ["sheet.png", drawn, "pictures.jsonl"]
+    data = mesh.shape["data"]
+    together = -(-drawing.batch // data) * data
+    return Ready(prompts, make_draw(pipeline, prompts, drawing, mesh), together)
 
 
-def draw_prompts(
-    pipeline: Pipeline, prompts: Sequence[Prompt], drawing: Drawing
-) -> list[np.ndarray]:
-    """Return pictures (h, w, 3) in bytes, `number` of each prompt in turn."""
-    number, batch = drawing.number, drawing.batch
-    height, width = drawing.height, drawing.width
-    draw = make_drawing(
+def draw_of_pipeline(drawing: Drawing, ready: Ready, run: Run, *, show: bool) -> list[str]:
+    """Write a picture for each prompt and number, sheet.png and pictures.jsonl; return their names.
+
+    Args:
+        drawing: the options.
+        ready: by `load_of_pipeline`.
+        run: the folder for the files; those of before are kept.
+        show: whether to show progress.
+    """
+    number, total = drawing.number, len(ready.prompts) * drawing.number
+    album = Album(run.folder, *_records(drawing, ready.prompts, run.inputs))
+    first = jax.process_index() == 0
+    missing = json.loads(broadcast_text(json.dumps(album.missing() if first else [])))
+    draw_missing(total, ready.together, missing, ready.draw, album.add, run, show=show)
+    if first:
+        album.write_lines()
+        rows = [
+            (prompt.text, [album.picture(i * number + j) for j in range(number)])
+            for i, prompt in enumerate(ready.prompts[: max(LARGEST_SHEET // number, 1)])
+        ]
+        draw_sheet(run.folder / "sheet.png", rows)
+    return ["sheet.png", f"{total} picture{'s' * (total > 1)}", LINES]
+
+
+def make_draw(
+    pipeline: Pipeline, prompts: tuple[Prompt, ...], drawing: Drawing, mesh: Mesh
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Return ``draw(numbers)``, pictures in bytes, `drawing.number` of each prompt in turn."""
+    size: dict[str, Any] = {"height": drawing.height, "width": drawing.width}
+    latents_of = make_drawing(
         pipeline,
         scale=drawing.guidance,
         interval=drawing.guidance_interval,
         steps=drawing.solver_steps,
-        height=height,
-        width=width,
+        **size,
     )
-    encode = partial(pipeline.encode, height=height, width=width)
-    conditions = encode([prompt.text for prompt in prompts])
+    encode = partial(pipeline.encode, **size)
     absent = [drawing.negative if p.negative is None else p.negative for p in prompts]
-    null = encode(absent) if drawing.guidance != 1 else conditions
-    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(drawing.seed), i))(
-        jnp.arange(len(prompts) * number)
-    )
-    params = pipeline.params[pipeline.kind.denoiser]
-    found: list[np.ndarray] = []
-    with progress(len(keys), "drawing") as update:
-        update(0)
-        for start in range(0, len(keys), batch):
-            # The last batch is filled up, so that all are one program.
-            rows = np.minimum(np.arange(start, start + batch), len(keys) - 1)
-            which = rows // number
-            latents = draw(
-                params,
-                keys[rows],
-                tuple(array[which] for array in conditions),
-                tuple(array[which] for array in null),
-            )
-            images = np.asarray(pipeline.decode(latents), np.float32)
-            if not (np.isfinite(images).all() and np.isfinite(latents).all()):
-                raise _no_numbers(pipeline, drawing)
-            found += [*np.round(255 * images[: len(keys) - start]).astype(np.uint8)]
-            update(len(found))
-    return found
+    tables = [encode([prompt.text for prompt in prompts])]
+    tables += [encode(absent)] if drawing.guidance != 1 else tables
+    tables = jax.tree.map(np.asarray, replicate(mesh, tables))
+    held = {name: pipeline.params[name] for name in (pipeline.kind.denoiser, AUTOENCODER_NAME)}
+
+    # Replicated results, which every process can read.
+    @partial(jax.jit, out_shardings=NamedSharding(mesh, PartitionSpec()))
+    @partial(on_mesh, mesh)
+    def pictures_of(key, params, batch):
+        numbers, conditions, null = batch
+        keys = jax.vmap(partial(jax.random.fold_in, key))(numbers)
+        latents = latents_of(params[pipeline.kind.denoiser], keys, conditions, null)
+        images = pipeline.decode(latents, params[AUTOENCODER_NAME]).astype(jnp.float32)
+        finite = jnp.isfinite(images).all() & jnp.isfinite(latents).all()
+        return whole(255.0 * jnp.nan_to_num(images)).astype(jnp.uint8), finite
+
+    key = replicate(mesh, jax.random.key(drawing.seed))
+
+    def draw(numbers: np.ndarray) -> np.ndarray:
+        rows = jax.tree.map(lambda table: table[numbers // drawing.number], tables)
+        batch = shard_batch(mesh, own_part(mesh, (numbers, *rows)))
+        pictures, finite = jax.device_get(pictures_of(key, held, batch))
+        if not finite:
+            raise _no_numbers(pipeline, drawing)
+        return pictures
+
+    return draw
+
+
+def _records(
+    drawing: Drawing, prompts: tuple[Prompt, ...], inputs: Mapping[str, str]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return what every picture shows, and what it depends on besides: its noise for instance."""
+    others = ("prompts", "prompt", "negative", "number", "batch")
+    options = {name: value for name, value in vars(drawing).items() if name not in others}
+    options |= {name: inputs.get(name) for name in ("model", "lora")}  # wherever they lie
+    of_all = hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()
+    shown, made_of = [], []
+    for i, prompt in enumerate(prompts):
+        negative = drawing.negative if prompt.negative is None else prompt.negative
+        for j in range(drawing.number):
+            file, place = f"{i:04}-{j:02}.png", i * drawing.number + j
+            known = {"file": file, "prompt": prompt.text, "number": j}
+            shown.append({**known, **prompt.fields, "file": file})
+            made_of.append({"negative": negative, "place": place, "options": of_all})
+    return shown, made_of
 
 
 def _no_numbers(pipeline: Pipeline, drawing: Drawing) -> ValueError:
