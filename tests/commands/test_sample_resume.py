@@ -156,14 +156,19 @@ def test_a_signal_ends_it_after_the_batch(
     assert main(line(model, out, "--resume", "latest")) == 0 and files(out) == files(whole)
 
 
-def test_samples_of_a_run_go_on_after_the_batches_that_are_there(tmp_path, capsys, monkeypatch):
-    spec = DiffusionSpec(width=16, depth=1)
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder, spec = tmp_path_factory.mktemp("resume") / "run", DiffusionSpec(width=16, depth=1)
     params = spec.make_network((2,)).init(jax.random.key(0))
-    save_model(tmp_path / "run/model", spec, (2,), params, {"solver_steps": 3})
-    given = ["sample", str(tmp_path / "run"), "--number", "10", "--no-compilation-cache"]
+    save_model(folder / "model", spec, (2,), params, {"solver_steps": 3})
+    return ["sample", str(folder), "--number", "10", "--no-compilation-cache"]
 
+
+def test_samples_of_a_run_go_on_after_the_batches_that_are_there(
+    trained, tmp_path, capsys, monkeypatch
+):
     def draw(out, *options):
-        return main([*given, "--batch", "4", "--out", str(tmp_path / out), *options])
+        return main([*trained, "--batch", "4", "--out", str(tmp_path / out), *options])
 
     assert draw("whole") == 0
     keep = of_run.keep_arrays
@@ -182,19 +187,16 @@ def test_samples_of_a_run_go_on_after_the_batches_that_are_there(tmp_path, capsy
     assert "samples-00000000.npz: it was damaged on disk" in capsys.readouterr().err
     assert files(tmp_path / "out") == files(tmp_path / "whole")
     assert {*files(tmp_path / "out")} == {"samples.npz", "samples.png"}
-    monkeypatch.setattr(of_run, "keep_arrays", nothing)
-    assert draw("out", "--resume", "latest") == 0  # of a complete run nothing is drawn
-    other = [*given, "--out", str(tmp_path / "other"), "--batch", "5"]
-    monkeypatch.undo()
-    assert main(other) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(of_run, "keep_arrays", nothing)
+        assert draw("out", "--resume", "latest") == 0  # of a complete run nothing is drawn
+    assert main([*trained, "--batch", "5", "--out", str(tmp_path / "other")]) == 0
     found = [np.load(tmp_path / name / "samples.npz")["samples"] for name in ("whole", "other")]
     np.testing.assert_allclose(*found, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.slow
-def test_two_processes_draw_what_one_draws(model, whole, tmp_path):
-    """The bits of one process with two devices, and within one level of 255 those of one device."""
-    both = line(model, tmp_path / "both", "--distributed", "on", "--processes", "2")
+def in_two_processes(line):
+    both = [*line, "--distributed", "on", "--processes", "2"]
     both += ["--coordinator", f"127.0.0.1:{free_port()}", "--process-id"]
     started = [
         start_python("-c", f"{COMMAND}sys.exit(main({[*both, str(n)]!r}))") for n in range(2)
@@ -202,6 +204,12 @@ def test_two_processes_draw_what_one_draws(model, whole, tmp_path):
     for process in started:
         _, err = process.communicate(timeout=LIMIT)
         assert process.returncode == 0, err[-2000:]
+
+
+@pytest.mark.slow
+def test_two_processes_draw_what_one_draws(model, whole, tmp_path):
+    """The bits of one process with two devices, and within one level of 255 those of one device."""
+    in_two_processes(line(model, tmp_path / "both"))
     alone = f"{COMMAND}sys.exit(main({line(model, tmp_path / 'alone')!r}))"
     status, _, err = run_python("-c", alone, JAX_NUM_CPU_DEVICES="2")
     assert status == 0, err[-2000:]
@@ -209,3 +217,11 @@ def test_two_processes_draw_what_one_draws(model, whole, tmp_path):
     for name in NAMES:
         one, two = (np.asarray(Image.open(out / name), int) for out in (whole, tmp_path / "both"))
         assert np.abs(one - two).max() <= 1, name
+
+
+@pytest.mark.slow
+def test_two_processes_draw_the_samples_of_a_run(trained, tmp_path):
+    in_two_processes([*trained, "--out", str(tmp_path / "both")])
+    assert main([*trained, "--out", str(tmp_path / "alone")]) == 0
+    found = [np.load(tmp_path / name / "samples.npz")["samples"] for name in ("both", "alone")]
+    np.testing.assert_allclose(*found, rtol=1e-5, atol=1e-5)

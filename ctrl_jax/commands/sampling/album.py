@@ -41,6 +41,7 @@ class Album:
     ):
         self._folder, self._shown, self._made_of = folder, shown, made_of
         self._lines: dict[int, str] = {}
+        self._others = False
 
     def missing(self) -> list[int]:
         """Return the numbers of the pictures that are not there as they were written.
@@ -57,8 +58,7 @@ class Album:
         if lost := len(there) - len(self._lines):
             text = f"{path}: {lost} of {len(there)} pictures were damaged on disk, or are of other"
             warnings.warn(f"{text} options; they are drawn again", RunWarning, stacklevel=2)
-        if there:
-            self.write_lines()
+        self._others = (self._folder / LINES).exists()
         return [i for i in range(len(self._shown)) if i not in self._lines]
 
     def add(self, numbers: Iterable[int], pictures: Iterable[np.ndarray]) -> None:
@@ -78,6 +78,10 @@ class Album:
             self._lines[i] = self._line(i, path)
             text += f"{self._lines[i]}\n"
         # After the pictures: one without a line is drawn again, a line without its picture lies.
+        if self._others:  # only now: should no picture be drawn, theirs are as they were
+            self.write_lines()
+            self._others = False
+            return
         with naming(path := self._folder / LINES), path.open("a", encoding="utf-8") as file:
             file.write(text)
             file.flush()

@@ -22,6 +22,7 @@ from ctrl_jax.models import SteeringSpec
 from ctrl_jax.models.spec import score_model
 from ctrl_jax.processes import grids
 from ctrl_jax.runtime import Run, on_mesh, own_part, replicate, shard_batch, state_digest
+from ctrl_jax.runtime.checkpoints.digests import host_array
 from ctrl_jax.runtime.devices.distributed import broadcast_text
 from ctrl_jax.runtime.run.arrays import keep_arrays, kept_arrays, write_samples
 from ctrl_jax.runtime.run.figures import draw_histograms, draw_images
@@ -154,7 +155,9 @@ def make_draw(
 
         return jax.vmap(one)(numbers).astype(jnp.float32)
 
-    given = replicate(mesh, (jax.random.key(drawing.seed), model.params))
+    # By way of the host: what one process has read is no array of all.
+    params = jax.tree.map(host_array, model.params)
+    given = replicate(mesh, (jax.random.key(drawing.seed), params))
 
     def draw(numbers: np.ndarray) -> np.ndarray:
         return jax.device_get(samples_of(*given, shard_batch(mesh, own_part(mesh, numbers))))
