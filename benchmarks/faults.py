@@ -11,11 +11,13 @@ that time, sends a signal:
 
 and goes on with ``--resume latest`` until the run ends; half of the time the next signal meets it
 on the way. It has lost something unless its digest and its lines are those of the undisturbed run.
+Of pictures that are drawn the digest is of all files, the lines are those that say which is which.
 """
 
 import argparse
 import contextlib
 import functools
+import hashlib
 import json
 import os
 import random
@@ -90,6 +92,11 @@ SUBJECTS = {
         "--time-steps 0.1 --training.horizon 1 --training.batch 4 --training.draws 2 "
         "--training.epochs 2 --training.value-epochs 2",
         {"training": "checkpoints/*", "evaluation": "checkpoints/cppo_clipped*/1"},
+    ),
+    "sample": Subject(
+        "ctrl_jax.commands sample --model {inputs}/pipeline --prompts {inputs}/prompts.txt "
+        "--number 60 --batch 2 --guidance 1 --steps 3",
+        {"drawing": "pictures.jsonl"},
     ),
 }
 PLACES = {"1 device": (1, 1), "4 devices": (1, 4), "2 processes": (2, 1)}
@@ -283,7 +290,8 @@ def _send(processes, out: Path, due: Moment, kind: str, generator) -> bool:
 
 
 def _check(kind: str, statuses: list[int], out: Path) -> None:
-    done = not any(statuses) and (out / "results.json").exists()  # before it was heard
+    complete = any((out / name).exists() for name in ("results.json", "files.sha256"))
+    done = not any(statuses) and complete  # before it was heard
     if kind == "stop" and {*statuses} != {128 + signal.SIGTERM} and not done:
         raise Lost(f"stopped, it ends with {statuses}: {said_of(out)}")
     if kind == "kill one" and 0 in statuses:
@@ -346,12 +354,22 @@ def ended(out: Path, seconds: float) -> Ended:
         Lost: it is not complete.
     """
     try:
+        if (out / "pictures.jsonl").exists():
+            return _drawn(out, seconds)
         results = json.loads((out / "results.json").read_text())
         lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     except (OSError, ValueError) as error:
         raise Lost(f"what it leaves cannot be read ({error}): {said_of(out)}") from error
     metrics, rows = _timeless(results["metrics"]), [*map(_timeless, lines)]
     return Ended(results["digest"], metrics, rows, seconds)
+
+
+def _drawn(out: Path, seconds: float) -> Ended:
+    """Read what a run of pictures left."""
+    sums = (out / "files.sha256").read_text().splitlines(keepends=True)
+    told = "".join(line for line in sums if not line.endswith("config.json\n"))
+    lines = [json.loads(line) for line in (out / "pictures.jsonl").read_text().splitlines()]
+    return Ended(hashlib.sha256(told.encode()).hexdigest(), {}, lines, seconds)
 
 
 def compare(wanted: Ended, found: Ended) -> None:

@@ -83,7 +83,9 @@ def test_a_full_disk_loses_nothing(tmp_path, name):
 
 
 def finished(out):
-    """Return the steps of all trainings of a run that are whole on disk."""
+    """Return the steps of all trainings of a run that are whole on disk, or lines of pictures."""
+    if (out / "pictures.jsonl").exists():
+        return (out / "pictures.jsonl").read_text().splitlines()
     with contextlib.suppress(FileNotFoundError):  # a folder takes its own name meanwhile
         return [p for p in out.glob("checkpoints/**/[0-9]*") if p.name.isdigit() and is_finished(p)]
     return []
