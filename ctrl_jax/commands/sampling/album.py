@@ -47,7 +47,7 @@ class Album:
         """Return the numbers of the pictures that are not there as they were written.
 
         Warns:
-            RunWarning: there are others, which are drawn again.
+            RunWarning: there are others, which are not kept.
         """
         path = self._folder / LINES
         there = set(_lines_of(path))
@@ -56,8 +56,8 @@ class Album:
             if picture.is_file() and (line := self._line(i, picture)) in there:
                 self._lines[i] = line
         if lost := len(there) - len(self._lines):
-            text = f"{path}: {lost} of {len(there)} pictures were damaged on disk, or are of other"
-            warnings.warn(f"{text} options; they are drawn again", RunWarning, stacklevel=2)
+            text = f"{lost} of {len(there)} pictures were damaged on disk, or are of other options"
+            warnings.warn(f"{path}: {text}; they are not kept", RunWarning, stacklevel=2)
         self._others = (self._folder / LINES).exists()
         return [i for i in range(len(self._shown)) if i not in self._lines]
 

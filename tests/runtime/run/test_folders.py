@@ -20,7 +20,7 @@ from ctrl_jax.runtime import (
     write_results,
 )
 from ctrl_jax.runtime.run import lock
-from ctrl_jax.runtime.run.folders import forget, withdraw
+from ctrl_jax.runtime.run.folders import forget, left_behind, withdraw
 
 CONFIG: dict[str, Any] = {
     "learning_rate": 0.1,
@@ -239,6 +239,26 @@ def test_what_a_complete_run_left_is_known_again(tmp_path, recwarn):
     with pytest.warns(RunWarning, match=r"metrics.jsonl: its bits are not those that were") as said:
         start(resume="latest")
     assert len(said) == 1
+
+
+def test_other_files_may_stand_for_checkpoints(tmp_path):
+    def begin(resume, seed=0):
+        config = changed(seed=seed)
+        return open_run("toy", config, out="d", resume=resume, seed=seed, kept="part-*.txt")
+
+    assert not begin("latest").resumed and left_behind() == "; nothing is saved yet in d"
+    with pytest.raises(ValueError, match=r"d holds no part-\*.txt"):
+        begin("strict")
+    (tmp_path / "d/part-1.txt").write_text("1")
+    assert "--out d --resume latest" in left_behind()
+    withdraw()
+    assert begin("strict").resumed  # what was written since has kept it
+    forget()
+    before = (tmp_path / "d/config.json").read_bytes()
+    with pytest.warns(RunWarning, match=r"run.seed: 0 -> 1"):
+        assert begin("latest", seed=1).resumed
+    withdraw()
+    assert (tmp_path / "d/config.json").read_bytes() == before
 
 
 def test_another_experiment_or_a_file_is_refused(tmp_path):
