@@ -126,6 +126,18 @@ def _is_of_another(pid: int) -> bool:
     return pid != os.getpid()
 
 
+def copy_folder(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+    """Copy a folder, whole or not at all; one that is there already stays.
+
+    Args:
+        source: the folder.
+        target: its new path, which several programs may copy to at once.
+    """
+    if not Path(target).exists():
+        with whole_folder(target, shared=True) as unfinished:
+            shutil.copytree(source, unfinished, dirs_exist_ok=True)
+
+
 def set_aside(folder: str | os.PathLike[str]) -> Path:
     """Rename a folder that is damaged, so that it is neither used nor lost; return its new path."""
     folder = Path(folder)

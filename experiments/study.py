@@ -111,6 +111,13 @@ class Conduct:
 
         return make_adapters(self.config.run.log, self.folder, self.config)
 
+    def say(self, text: str) -> None:
+        """Print a line at once, on the first of several processes."""
+        import jax
+
+        if jax.process_index() == 0:
+            print(text, flush=True)
+
     def fingerprint(self, *parts: Any, shared: bool = False) -> str:
         """Return one name for what a stage depends on: what is given, seed and type.
 
@@ -127,6 +134,24 @@ class Conduct:
         if shared:
             kept += [versions(), dict(self.mesh.shape)]
         return hashlib.sha256(json.dumps(plain(kept), sort_keys=True).encode()).hexdigest()[:16]
+
+    def alike(self, stage: str) -> bool:
+        """Return whether all of a stage so far was computed on such a mesh, with these versions.
+
+        Only then may other runs have what it makes. Call it whenever the run comes to the stage,
+        which is noted. Of several processes the first one knows; the others are told no.
+
+        Args:
+            stage: the folder of its checkpoints.
+        """
+        import jax
+
+        if jax.process_index() != 0:
+            return False
+        path, here = self.folder / f"{stage}.places", self.fingerprint(shared=True)
+        with path.open("a") as file:
+            file.write(f"{here}\n")
+        return {*path.read_text().split()} == {here}
 
     def train(
         self,

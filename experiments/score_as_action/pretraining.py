@@ -1,6 +1,5 @@
 """The base model of the image task: trained once, and found again by what it depends on."""
 
-import shutil
 import warnings
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ctrl_jax._typing import Params
-from ctrl_jax._whole import set_aside, whole_folder
+from ctrl_jax._whole import copy_folder, set_aside
 from ctrl_jax.algorithms import DataBatch, make_score_pretraining, uniform_times
 from ctrl_jax.algorithms.training.optimizer import adam, make_schedule
 from ctrl_jax.runtime import RunWarning, own_part, state_digest
@@ -34,14 +33,14 @@ def pretrain(config: Config, images: np.ndarray, study: Conduct) -> Params:
         return jax.device_get(model.params)
     if config.pretraining.reuse and (model := _found(cached)) is not None:
         if jax.process_index() == 0:
-            _copy(cached, here)
+            copy_folder(cached, here)
         return jax.device_get(model.params)
-    params = _train_score(config, images, f"pretraining-{name}", study)
+    stage = f"pretraining-{name}"
+    alike = study.alike(stage)
+    params = _train_score(config, images, stage, study)
     save_model(here, config.model, images.shape[1:], params, precision=config.run.arithmetic)
-    # One that goes on may have begun on another mesh, and its last digits are of both.
-    alike = config.pretraining.reuse and not study.run.resumed
-    if alike and jax.process_index() == 0:
-        _copy(here, cached)
+    if alike and config.pretraining.reuse:
+        copy_folder(here, cached)
     return params
 
 
@@ -91,10 +90,3 @@ def _found(folder: Path) -> SavedModel | None:
             warnings.warn(f"{text} {set_aside(folder).name}", RunWarning, stacklevel=3)
         barrier("a damaged base model")
         return None
-
-
-def _copy(source: Path, target: Path) -> None:
-    """Copy a folder in one atomic step; one that is there already stays."""
-    if not target.exists():
-        with whole_folder(target, shared=True) as unfinished:
-            shutil.copytree(source, unfinished, dirs_exist_ok=True)

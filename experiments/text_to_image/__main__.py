@@ -10,8 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+from jax.sharding import Mesh
+
 from ctrl_jax.metrics import frontier as frontiers
-from ctrl_jax.runtime import command, read_metrics
+from ctrl_jax.runtime import check_batch, command, read_metrics
 from ctrl_jax.runtime.run.tables import print_table
 from experiments.study import Conduct
 from experiments.text_to_image import STUDY, plots
@@ -21,7 +24,7 @@ from experiments.text_to_image.evaluation import Drawn
 from experiments.text_to_image.fine_tuning import LORA, metric_names, tune
 from experiments.text_to_image.over_optimization import over_optimize
 from experiments.text_to_image.stages import build
-from experiments.text_to_image.things import things
+from experiments.text_to_image.things import Things, things
 from experiments.text_to_image.world import World, open_world, track
 
 CHOSEN = ("batch", "group", "window", "penalty", "guidance")
@@ -30,18 +33,30 @@ CHOSEN = ("batch", "group", "window", "penalty", "guidance")
 
 def main(config: Config) -> Path:
     """Run the study and return the folder of its results."""
-    study = STUDY.begin(config, lambda mesh: things(config.things))
+    study = STUDY.begin(config, lambda mesh: load(config, mesh))
     world = open_world(config, study, build(config, study))
     if config.over_optimize:
         return over_optimize(config, world, study)
     return compare(config, world, study) if config.compare else fine_tune(config, world, study)
 
 
+def load(config: Config, mesh: Mesh) -> Things:
+    """Return what there is to draw; refuse a mesh that does not divide every batch."""
+    for name, part in {
+        "detector": config.detector,
+        "towers.training": config.towers.training,
+        "autoencoder.training": config.autoencoder.training,
+        "generator.training": config.generator.training,
+        config.asked: config.tuning,
+    }.items():
+        check_batch(mesh, part.batch, f"{name}.batch")
+    return things(config.things)
+
+
 def fine_tune(config: Config, world: World, study: Conduct) -> Path:
     """Fine-tune the model once, judge it and write the results."""
     options, out = config.fine_tuning, study.folder / "fine-tune"
-    seed, progress = config.run.seed, config.run.progress
-    tuned = tune(options, world.given, out, seed=seed, progress=progress)
+    tuned = tune(options, world.given, out, study)
     after = world.draw(config, out / LORA)
     metrics = {**world.facts, **summarize(config, world, tuned, after)}
     names = metric_names(options)
@@ -52,7 +67,8 @@ def fine_tune(config: Config, world: World, study: Conduct) -> Path:
     tracks = {f"{options.algorithm} ({options.reward})": [(p["kl"], p["gold"]) for p in points]}
     plots.draw_frontier(study.folder / "frontier.png", world.ideal(options), tracks)
     study.write(metrics, str(tuned["digest"]))
-    print_results(metrics)
+    if jax.process_index() == 0:
+        print_results(metrics)
     return study.close()
 
 

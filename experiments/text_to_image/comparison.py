@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from ctrl_jax.metrics import frontier as frontiers
@@ -38,7 +39,8 @@ def compare(config: Config, world: World, study: Conduct) -> Path:
     digests = {name: [run["digest"] for run in runs] for name, runs in found.items()}
     study.write(metrics, study.fingerprint(digests), claims)
     cells = [[name, *(metrics[f"{name}/{measured}"] for measured in MEASURED)] for name in found]
-    print_table("at equal queries, means over seeds", ("algorithm", *MEASURED), cells)
+    if jax.process_index() == 0:
+        print_table("at equal queries, means over seeds", ("algorithm", *MEASURED), cells)
     return study.close(claims)
 
 
@@ -46,8 +48,7 @@ def _over_seeds(config: Config, world: World, study: Conduct, name: str) -> list
     options, runs = dataclasses.replace(config.compared, algorithm=name), []
     for i in range(config.seeds):
         out = study.folder / f"{name}-{i}"
-        seed = config.run.seed + i
-        tuned = tune(options, world.given, out, seed=seed, progress=config.run.progress)
+        tuned = tune(options, world.given, out, study, seed=config.run.seed + i)
         shares = world.shares(world.draw(config, out / LORA), "after")
         names = metric_names(options)
         points = track(read_metrics(out / "metrics.jsonl"), options.batch, **names)

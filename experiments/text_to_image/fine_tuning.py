@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import jax
 import tyro
 
 from ctrl_jax._checks import check_count, check_non_negative, check_positive, refuse
@@ -18,6 +19,8 @@ from ctrl_jax.commands import fine_tune
 from ctrl_jax.commands.fine_tuning.inputs import check_groups
 from ctrl_jax.commands.fine_tuning.method import OF_TERMINAL_REWARDS, WITH_VALUE
 from ctrl_jax.runtime import validate
+from ctrl_jax.runtime.devices.distributed import barrier, worst
+from experiments.study import Conduct
 from experiments.text_to_image.scenes import CATEGORIES, Request
 from experiments.text_to_image.server import make_server
 
@@ -142,7 +145,8 @@ def write_prompts(
 ) -> Given:
     """Write the files of prompts: those seen in pre-training, and a few of each category.
 
-    Every category counts alike: a prompt's weight is one over the number of its category's.
+    Every category counts alike: a prompt's weight is one over the number of its category's. With
+    several processes the first one writes, and the others wait.
     """
     seen = [request for request in found if request.seen]
     number = {c: sum(request.category == c for request in seen) for c in CATEGORIES}
@@ -155,18 +159,14 @@ def write_prompts(
             if weighted:
                 line["weight"] = len(seen) / number[request.category]
             lines.append(json.dumps(line) + "\n")
-        write_atomic(path, "".join(lines))
+        if jax.process_index() == 0:
+            write_atomic(path, "".join(lines))
+    barrier("prompts")
     return given
 
 
 def tune(
-    options: FineTuning,
-    given: Given,
-    out: Path,
-    *,
-    seed: int,
-    more: Sequence[str] = (),
-    progress: bool = True,
+    options: FineTuning, given: Given, out: Path, study: Conduct, *, seed: int | None = None
 ) -> Mapping[str, Any]:
     """Run the command, or find its result; return the metrics and the digest of its results.json.
 
@@ -174,21 +174,30 @@ def tune(
         options: of this run.
         given: what it starts from.
         out: the run's own folder, which holds the adapters afterwards.
-        seed: of the run.
-        more: further options of the command.
-        progress: whether progress is shown.
+        study: the run that it is a part of, on the same devices.
+        seed: of the run; that of the study by default.
     """
-    if not (out / SUMS).exists() or changed_files(out):
+    if not _is_complete(out):
+        common = study.config.run
         with _reward(options, given) as reward:
-            args = [*arguments(options, given, reward), "--out", str(out), "--seed", str(seed)]
-            args += [*more, *(() if progress else ("--no-progress",))]
-            args += ["--resume", "latest"] if out.exists() else []
-            print(shlex.join(["ctrl-jax", "fine-tune", *args]))
+            args = [*arguments(options, given, reward), "--out", str(out), "--resume", "latest"]
+            args += ["--seed", str(common.seed if seed is None else seed)]
+            args += [f"--mesh.{axis}={size}" for axis, size in study.mesh.shape.items()]
+            args += [] if common.progress else ["--no-progress"]
+            args += [] if common.compilation_cache else ["--no-compilation-cache"]
+            study.say(shlex.join(["ctrl-jax", "fine-tune", *args]))
             config = tyro.cli(fine_tune.Config, args=args)
             validate(config)
             fine_tune.main(config)
+        barrier(str(out))  # what the first process writes, all read
     results = read_json(out / "results.json")
     return {**results["metrics"], "digest": results["digest"]}
+
+
+def _is_complete(out: Path) -> bool:
+    """Return whether a folder holds a whole run, by the first of several processes."""
+    first = jax.process_index() == 0
+    return bool(worst(int(first and (out / SUMS).exists() and not changed_files(out))))
 
 
 def metric_names(options: FineTuning) -> dict[str, str]:

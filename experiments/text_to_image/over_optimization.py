@@ -23,7 +23,7 @@ def over_optimize(config: Config, world: World, study: Conduct) -> Path:
     for label, penalty in (("free", 0.0), ("penalized", config.proxied.penalty)):
         options = dataclasses.replace(config.proxied, penalty=penalty)
         out = study.folder / label
-        tuned = tune(options, world.given, out, seed=config.run.seed, progress=config.run.progress)
+        tuned = tune(options, world.given, out, study)
         digests.append(tuned["digest"])
         names = metric_names(options)
         rows[label] = track(read_metrics(out / "metrics.jsonl"), options.batch, **names)

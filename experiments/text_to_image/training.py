@@ -1,6 +1,7 @@
 """The stages before fine-tuning: a network fitted, and what comes of it kept for later runs."""
 
 import dataclasses
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from ctrl_jax._checks import check_count, check_decay, check_fields, check_posit
 from ctrl_jax._records import read_json, write_json_atomic
 from ctrl_jax._sums import changed_files, write_sums
 from ctrl_jax._typing import Params
-from ctrl_jax._whole import set_aside, whole_folder
+from ctrl_jax._whole import copy_folder, set_aside, whole_folder
 from ctrl_jax.algorithms.base import (
     Algorithm,
     RunState,
@@ -27,7 +28,7 @@ from ctrl_jax.algorithms.base import (
 )
 from ctrl_jax.algorithms.training.optimizer import adam, make_schedule
 from ctrl_jax.runtime import RunWarning, own_part
-from ctrl_jax.runtime.devices.distributed import on_the_first
+from ctrl_jax.runtime.devices.distributed import barrier, on_the_first
 from experiments.study import Conduct
 
 FACTS = "facts.json"
@@ -62,7 +63,7 @@ class Kept(NamedTuple):
     """What a stage made.
 
     Fields:
-        folder: that holds it.
+        folder: that holds it, the run's own.
         facts: what was measured of it, by name.
         name: that says what it depends on.
     """
@@ -77,26 +78,45 @@ def keep(
 ) -> Kept:
     """Return what a stage makes of its arguments: from an equal earlier run, or made now.
 
+    It lies in the run's own folder, and stays with it on whatever devices that goes on. Of several
+    processes the first decides what is good, and writes; the others read.
+
     Args:
         study: the run.
-        cache: folder of what is kept.
+        cache: folder of what later runs find again.
         stage: its name.
-        on: all that it depends on, beside seed, precision, versions and mesh.
+        on: all that it depends on, beside seed and precision; a later run has the same versions and
+            mesh too.
         make: ``make(folder, name)`` fills the folder and returns facts about it.
     """
-    name = f"{stage}-{study.fingerprint(stage, on, shared=True)}"
-    folder, began = Path(cache) / name, time.monotonic()
-    if on_the_first(lambda: _is_whole(folder)):
-        print(f"{stage}: kept in {folder}", flush=True)
-        return Kept(folder, read_json(folder / FACTS), name)
-    with whole_folder(folder, shared=True) as unfinished:
-        facts = make(unfinished, name)
-        facts |= {f"minutes/{stage}": round((time.monotonic() - began) / 60, 2)}
-        write_json_atomic(unfinished / FACTS, facts)
-        write_sums(unfinished)
+    name = f"{stage}-{study.fingerprint(stage, on)}"
+    own, first = study.folder / "stages" / name, jax.process_index() == 0
+    shared = Path(cache) / f"{stage}-{study.fingerprint(stage, on, shared=True)}"
+    taken = on_the_first(lambda: _take(shared, own))
+    if not taken:
+        began, alike = time.monotonic(), study.alike(name)
+        with whole_folder(own) if first else tempfile.TemporaryDirectory() as unfinished:
+            facts = make(Path(unfinished), name)
+            if first:
+                facts |= {f"minutes/{stage}": round((time.monotonic() - began) / 60, 2)}
+                write_json_atomic(Path(unfinished) / FACTS, facts)
+                write_sums(unfinished)
+        if alike:
+            copy_folder(own, shared)
+    barrier(name)
+    facts = read_json(own / FACTS)
     said = ", ".join(f"{k} {v:.3g}" for k, v in facts.items() if isinstance(v, float | int))
-    print(f"{stage}: {said}; kept in {folder}", flush=True)
-    return Kept(folder, facts, name)
+    study.say(f"{stage}, {'found again' if taken else 'made'}: {said}; kept in {own}")
+    return Kept(own, facts, name)
+
+
+def _take(shared: Path, own: Path) -> bool:
+    """Return whether a stage is in the run's folder, where it is copied from the cache if there."""
+    if not _is_whole(own):
+        if not _is_whole(shared):
+            return False
+        copy_folder(shared, own)
+    return True
 
 
 def _is_whole(folder: Path) -> bool:
@@ -113,7 +133,7 @@ def _is_whole(folder: Path) -> bool:
     text = (
         f"{folder / file}: {what}; the stage is made again, and what was there kept as {aside.name}"
     )
-    warnings.warn(text, RunWarning, stacklevel=4)
+    warnings.warn(text, RunWarning, stacklevel=5)
     return False
 
 

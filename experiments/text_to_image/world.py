@@ -81,7 +81,7 @@ def open_world(config: Config, study: Conduct, stages: Mapping[str, Kept]) -> Wo
     world = World(facts, found, shown, given, sampler, before, base)
     shares = world.shares(before, "before")
     said = (f"{seen} {shares[f'success/{seen}/before']:.3f}" for seen in ("seen", "unseen"))
-    print(f"right before fine-tuning, of captions {', '.join(said)}", flush=True)
+    study.say(f"right before fine-tuning, of captions {', '.join(said)}")
     return world
 
 

@@ -23,6 +23,8 @@ from tests.experiments.test_mallows_bandit import TINY as MALLOWS_BANDIT
 from tests.experiments.test_mallows_lm import TINY as MALLOWS_LM
 from tests.experiments.test_reward_directed import TINY as REWARD_DIRECTED
 from tests.experiments.test_score_matching import TINY as SCORE_MATCHING
+from tests.experiments.test_text_to_image import TINY as TEXT_TO_IMAGE
+from tests.experiments.test_text_to_image import tuning
 from tests.experiments.tiny import TINY, TINY_ANALYTIC, TINY_CIFAR10
 
 OPTIONS = {
@@ -38,10 +40,20 @@ OPTIONS = {
     "mallows_lm": MALLOWS_LM,
     "reward_directed": [*REWARD_DIRECTED, "--few", "--seeds", "4"],
     "score_matching": SCORE_MATCHING,
+    "text_to_image": [
+        *TEXT_TO_IMAGE,
+        *("--autoencoder.training.batch", "8", "--cache", "{folder}/cache"),
+        *tuning("fine-tuning"),
+    ],
 }
 MESHES = ((1, 1), (8, 1), (4, 2))
 TIMES = ("seconds", "minutes", "cost", "claims", "memory", "time_ratio")
 """What metrics are named that say how long something took, or are sentences."""
+
+
+def line(name: str, folder: Path) -> list[str]:
+    """The options of a study; what runs share lies in a folder."""
+    return [option.format(folder=folder) for option in OPTIONS[name]]
 
 
 def run(name: str, folder: Path, data: int, model: int) -> dict[str, float]:
@@ -49,7 +61,7 @@ def run(name: str, folder: Path, data: int, model: int) -> dict[str, float]:
     module = importlib.import_module(f"experiments.{name.split()[0]}.__main__")
     mesh = ["--mesh.data", str(data), "--mesh.model", str(model)]
     run_command = getattr(module, "run_command", None)
-    options = [*OPTIONS[name], *mesh, "--out", str(folder / f"{data}x{model}")]
+    options = [*line(name, folder), *mesh, "--out", str(folder / f"{data}x{model}")]
     found = run_command(options) if run_command else command(module.Config, module.main, options)
     return numbers(found)
 

@@ -317,7 +317,7 @@ def test_a_whole_run_and_another_on_what_it_kept(tmp_path, capsys):
         of_verdicts = tuning("fine-tuning", algorithm="grpo", reward=reward)
         command(Config, main, [*options, *of_verdicts, "--out", str(tmp_path / reward)])
         said = capsys.readouterr().out
-        assert all(f"{stage}: kept in" in said for stage in stages)
+        assert all(f"{stage}, found again: " in said for stage in stages)
         digests.append(json.loads((tmp_path / reward / "results.json").read_text())["digest"])
     # The server's answers are those of the function.
     assert digests[0] == digests[1]

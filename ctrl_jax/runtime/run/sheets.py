@@ -4,6 +4,7 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -17,7 +18,7 @@ SMALLEST = 96
 
 
 def draw_sheet(path: Path, rows: Sequence[tuple[str, Sequence[np.ndarray]]]) -> None:
-    """Draw rows of pictures, each under its caption.
+    """Draw rows of pictures, each under its caption, by the first of several processes.
 
     Args:
         path: of the PNG file.
@@ -40,8 +41,9 @@ def draw_sheet(path: Path, rows: Sequence[tuple[str, Sequence[np.ndarray]]]) -> 
             place = (border + column * (width + border), top + 18 * len(lines) + border)
             sheet.paste(picture, place)
         top += taken
-    with whole_file(path) as part:
-        sheet.save(part)
+    if jax.process_index() == 0:
+        with whole_file(path) as part:
+            sheet.save(part)
 
 
 def _tile(picture: np.ndarray) -> Image.Image:
