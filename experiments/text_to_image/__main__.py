@@ -1,9 +1,9 @@
 """Build a small text-to-image model in stages, and fine-tune it by `ctrl-jax fine-tune`.
 
-What a stage makes is kept in runs/pretrained and found again by all that it depends on. Then the
-model is judged by the detector, fine-tuned from its probability, its verdicts (on the host, or
-behind an address) or CLIP score, and judged again, on captions seen in pre-training and on those
-set apart.
+What a stage makes lies in the run's folder, and in runs/pretrained, where later runs find it by all
+that it depends on. Then the model is judged by the detector, fine-tuned from its probability, its
+verdicts (on the host, or behind an address) or CLIP score, and judged again, on captions seen in
+pre-training and on those set apart.
 """
 
 from collections.abc import Mapping

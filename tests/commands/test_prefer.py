@@ -42,7 +42,7 @@ from ctrl_jax.runtime import MeshOptions, RunWarning, command, make_mesh, state_
 from tests.commands.byte_model import Bytes, write_data, write_model
 from tests.experiments.killed import check_killed_run
 from tests.oracles import mallows
-from tests.runtime.processes import LIMIT, free_port, run_python, start_python
+from tests.runtime.processes import run_in_two, run_python
 
 pytestmark = pytest.mark.usefixtures("bytes_for_all")
 TINY = """
@@ -256,14 +256,9 @@ def test_four_devices_agree_with_one(files, finished, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_agree_with_one(files, finished, tmp_path):
-    out, port = tmp_path / "a", free_port()
+    out = tmp_path / "a"
     line = ["-m", "tests.commands.byte_model", *files, *TINY, "--loss", "mallows_theta"]
-    line += ["--out", str(out), "--distributed", "on", "--processes", "2"]
-    line += ["--coordinator", f"127.0.0.1:{port}"]
-    both = [start_python(*line, "--process-id", str(n)) for n in range(2)]
-    for process in both:
-        _, err = process.communicate(timeout=LIMIT)
-        assert process.returncode == 0, err[-2000:]
+    run_in_two(*line, "--out", str(out), devices=1)
     metrics = json.loads((out / "results.json").read_text())["metrics"]
     for name, value in finished[1]["metrics"].items():
         assert metrics[name] == pytest.approx(value, rel=1e-3, abs=1e-4), name

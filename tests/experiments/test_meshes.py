@@ -3,7 +3,7 @@
 import pytest
 
 from tests.experiments.on_meshes import OPTIONS, check_equal, line, numbers
-from tests.runtime.processes import LIMIT, free_port, run_python, start_python
+from tests.runtime.processes import run_in_two, run_python
 
 
 @pytest.mark.slow
@@ -21,13 +21,7 @@ def test_two_processes_of_two_devices_agree_with_one_device(name, tmp_path):
     given = ["-m", f"experiments.{name.split()[0]}", *line(name, tmp_path), "--out"]
     status, _, err = run_python(*given, str(tmp_path / "one"), "--mesh.data", "1")
     assert status == 0, err[-4000:]
-    where = ["--distributed", "on", "--processes", "2"]
-    where += ["--coordinator", f"127.0.0.1:{free_port()}", "--process-id"]
-    given += [str(tmp_path / "two"), *where]
-    processes = [start_python(*given, str(rank), JAX_NUM_CPU_DEVICES="2") for rank in range(2)]
-    for process in processes:
-        _, err = process.communicate(timeout=LIMIT)
-        assert process.returncode == 0, err[-4000:]
+    run_in_two(*given, str(tmp_path / "two"))
     one, two = (numbers(tmp_path / which) for which in ("one", "two"))
     assert len(one) > 2
     check_equal(one, two)

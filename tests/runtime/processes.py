@@ -37,6 +37,16 @@ def run_python(*args: str, **variables: str) -> tuple[int, str, str]:
     return process.returncode, out, err
 
 
+def run_in_two(*args: str, devices: int = 2) -> None:
+    """Runs a command to its end in two processes over the loopback, each with so many devices."""
+    line = [*args, "--distributed", "on", "--processes", "2"]
+    line += ["--coordinator", f"127.0.0.1:{free_port()}", "--process-id"]
+    both = [start_python(*line, str(n), JAX_NUM_CPU_DEVICES=str(devices)) for n in range(2)]
+    for process in both:
+        _, err = process.communicate(timeout=LIMIT)
+        assert process.returncode == 0, err[-4000:]
+
+
 def free_port() -> int:
     """A port of this machine that nobody listens on."""
     with socket.socket() as free:
