@@ -2,7 +2,12 @@
 
     python -m tests.experiments.on_meshes NAME FOLDER
 
-Noise is the same on any mesh; sums over examples are taken in another order.
+Noise is the same on any mesh, bit for bit; sums over examples are taken in another order. Each sum
+differs by a few roundings of float32, 6e-8 of itself, and the updates that follow (four to a dozen
+here) add up what they differ by. Measured on 8 x 1 and 4 x 2, the numbers of the studies differ by
+up to 2.5e-6 of themselves. Four times that is allowed, for other processors sum in yet other
+orders, and 1e-6 of what is near zero. Weights may differ by more: where a gradient is a rounding
+error, Adam's first steps have its sign.
 """
 
 import importlib
@@ -43,10 +48,14 @@ OPTIONS = {
     "text_to_image": [
         *TEXT_TO_IMAGE,
         *("--autoencoder.training.batch", "8", "--cache", "{folder}/cache"),
-        *tuning("fine-tuning"),
+        *tuning("fine-tuning", updates=3),  # in the first two only the value network learns
     ],
 }
 MESHES = ((1, 1), (8, 1), (4, 2))
+RELATIVE, ABSOLUTE = 1e-5, 1e-6
+ON_ONE = {"diffusion_preference", "mallows_bandit", "mallows_lm", "score_matching"}
+"""Studies that one device of a mesh computes: within one process their numbers are the same."""
+
 TIMES = ("seconds", "minutes", "cost", "claims", "memory", "time_ratio")
 """What metrics are named that say how long something took, or are sentences."""
 
@@ -76,13 +85,16 @@ def numbers(folder: Path) -> dict[str, float]:
     }
 
 
-def check_equal(one: dict[str, float], many: dict[str, float], *where: object) -> None:
+def check_equal(
+    one: dict[str, float], many: dict[str, float], *where: object, exactly: bool = False
+) -> None:
     """Assert that numbers of several devices are those of one, up to the order of sums."""
     assert many.keys() == one.keys()
+    relative, absolute = (0.0, 0.0) if exactly else (RELATIVE, ABSOLUTE)
     apart = {
         key: (value, many[key])
         for key, value in one.items()
-        if not math.isclose(value, many[key], rel_tol=2e-3, abs_tol=2e-3)
+        if not math.isclose(value, many[key], rel_tol=relative, abs_tol=absolute)
     }
     assert not apart, (*where, apart)
 
@@ -92,7 +104,7 @@ def main(name: str, folder: str) -> None:
     one, *others = (run(name, Path(folder), *sizes) for sizes in MESHES)
     assert len(one) > 2
     for sizes, many in zip(MESHES[1:], others, strict=True):
-        check_equal(one, many, name, sizes)
+        check_equal(one, many, name, sizes, exactly=name in ON_ONE)
     print("agreed")
 
 
