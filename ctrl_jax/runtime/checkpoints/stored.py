@@ -36,8 +36,10 @@ def placed_as(tree: Any, shardings: Any) -> Any:
     return jax.tree.map(leaf, tree, shardings)
 
 
-def abstract_bits(leaf: Any) -> jax.ShapeDtypeStruct:
+def abstract_bits(leaf: Any) -> jax.ShapeDtypeStruct | np.ndarray:
     """Return what Orbax is to read for a leaf: the bits of a key, in the leaf's own sharding."""
+    if isinstance(leaf, np.ndarray):
+        return leaf  # of the host, where numbers of 64 bits stay what they are
     if digests.is_key(leaf):
         bits = jax.eval_shape(jax.random.key_data, leaf)
     else:

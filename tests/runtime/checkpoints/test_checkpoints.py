@@ -72,6 +72,18 @@ def test_round_trip_is_bitwise_with_keys(tmp_path):
     np.testing.assert_array_equal(draw, jax.random.normal(state.key, (4,)))
 
 
+def test_arrays_of_the_host_keep_their_bits(tmp_path):
+    """JAX has no 64 bits here: what NumPy gave goes back to NumPy."""
+    numbers = np.random.default_rng(0).normal(size=(3, 2))
+    types = (np.float64, np.float32, jnp.bfloat16, np.int64)
+    state = {np.dtype(t).name: numbers.astype(t) for t in types} | {"none": np.empty((0, 2))}
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state)
+        restored = checkpoints.restore(jax.tree.map(np.empty_like, state)).state
+    assert all(isinstance(array, np.ndarray) for array in restored.values())
+    assert state_digest(restored) == state_digest(state)
+
+
 def test_restores_to_an_abstract_target(tmp_path):
     state = make_state()
     with Checkpoints(tmp_path) as checkpoints:
