@@ -11,6 +11,7 @@ import hashlib
 import importlib
 import json
 import pkgutil
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -246,29 +247,39 @@ class Conduct:
         specs = partition_specs(state, self.mesh, rules=SCORE)
         return jax.tree.map(lambda spec: NamedSharding(self.mesh, spec), specs)
 
-    def once(self, piece: str, make: Callable[[], Any]) -> Any:
-        """Return what a piece of work returns; a run that goes on finds it again.
+    def named(self, piece: str) -> str:
+        """Return the name of a piece of work with a fingerprint of all that the run depends on."""
+        options, given = dataclasses.asdict(self.config), self.run.inputs
+        steps = options.pop("run")["steps"]
+        options = {name: value for name, value in options.items() if name not in given}
+        plain = "-".join(re.findall(r"[\w.=]+", piece))
+        return f"{plain}-{self.fingerprint(options, steps, given)}"
+
+    def once(self, piece: str, make: Callable[[], Any], like: Any = None) -> Any:
+        """Return what a piece of work returns, on the host; a run that goes on finds it again.
 
         Args:
-            piece: its name, that of a folder beside the checkpoints.
-            make: returns a tree of arrays, the same at every call; traced for their shapes.
+            piece: what it is, for the name of a folder among the checkpoints.
+            make: returns a tree of arrays, whole on every process.
+            like: a tree of the same shapes and types; by default `make` is traced for them.
         """
         import jax
-        from jax.sharding import NamedSharding, PartitionSpec
+        import numpy as np
 
         from ctrl_jax._errors import MissingCheckpointError
         from ctrl_jax.runtime import Checkpoints
         from ctrl_jax.runtime.loop.signals import stop_point
 
         stop_point()
-        with Checkpoints(self.run.checkpoints / piece, keep=1) as checkpoints:
+        with Checkpoints(self.run.checkpoints / self.named(piece), keep=1) as checkpoints:
             if self.run.resumed:
-                everywhere = NamedSharding(self.mesh, PartitionSpec())
+                shapes = jax.eval_shape(make) if like is None else like
+                target = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), shapes)
                 with contextlib.suppress(MissingCheckpointError):
-                    found = checkpoints.restore(jax.eval_shape(make), shardings=everywhere)
+                    found = checkpoints.restore(target)
                     self.run.check_restored(found.record)
                     return found.state
-            state = make()
+            state = jax.device_get(make())
             checkpoints.save(1, state, self.run.record)
         return state
 

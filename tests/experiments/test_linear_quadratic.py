@@ -60,7 +60,8 @@ def test_what_was_trained_is_found_again(finished, tmp_path):
     folder, results = finished
     shutil.copytree(folder, tmp_path / "a")
     (tmp_path / "a" / "results.json").unlink()
-    shutil.rmtree(tmp_path / "a" / "checkpoints" / "ppo-dt=0.1")
+    (lost,) = (tmp_path / "a" / "checkpoints").glob("ppo-dt=0.1-*")
+    shutil.rmtree(lost)
     command(Config, main, [*TINY, "--out", str(tmp_path / "a"), "--resume", "latest"])
     again = json.loads((tmp_path / "a" / "results.json").read_text())
     assert again["digest"] == results["digest"] and again["metrics"] == results["metrics"]
