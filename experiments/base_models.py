@@ -1,4 +1,4 @@
-"""Score networks that studies start from, trained in memory, in one program."""
+"""Score networks that studies start from, trained in one program."""
 
 from functools import partial
 
@@ -18,6 +18,7 @@ from ctrl_jax.algorithms.training.optimizer import adam, make_schedule
 from ctrl_jax.networks import MLP, as_model
 from ctrl_jax.processes import parameterization
 from experiments.directed_tasks import END, Task, forward_process
+from experiments.study import Conduct
 
 
 def score_model(task: Task) -> Model:
@@ -33,7 +34,7 @@ def score_model(task: Task) -> Model:
     return Model(network.init, apply)
 
 
-def pretrain(task: Task, steps: int, *, batch: int, seed: int) -> Params:
+def pretrain(task: Task, steps: int, *, batch: int, seed: int, study: Conduct) -> Params:
     """Return the parameters of `score_model` after so many updates on the task's data points."""
     algorithm = make_score_pretraining(
         forward_process(),
@@ -46,7 +47,8 @@ def pretrain(task: Task, steps: int, *, batch: int, seed: int) -> Params:
     conditions = () if task.labels is None else (jnp.asarray(task.labels),)
     data = DataBatch(jnp.asarray(task.points), conditions)
     run = jax.jit(lambda key: train_on(algorithm, data, key, steps=steps, batch=batch))
-    return run(jax.random.key(seed)).params
+    kept = study.once(f"{task.name}-pretraining", lambda: run(jax.random.key(seed)).params)
+    return jax.tree.map(jnp.asarray, kept)
 
 
 def train_on(

@@ -17,13 +17,12 @@ COMMON = RunOptions()
 
 
 def over_data(mesh: "Mesh", function: "Callable[[Array], Any]", keys: "Array") -> Any:
-    """Return what a function gives of every key, in one program, as arrays of the host.
+    """Return what a function gives of every key, in one program, whole on every device.
 
     The keys are divided over ``data`` where that divides their number, and every run is then one
     device's own; elsewhere one device has them all.
     """
     import jax
-    import numpy as np
     from jax.sharding import NamedSharding, PartitionSpec
 
     from ctrl_jax.runtime import replicate
@@ -31,4 +30,4 @@ def over_data(mesh: "Mesh", function: "Callable[[Array], Any]", keys: "Array") -
 
     if len(keys) % mesh.shape["data"] == 0:
         keys = place(keys, NamedSharding(mesh, PartitionSpec("data")))
-    return jax.tree.map(np.asarray, replicate(mesh, jax.jit(jax.vmap(function))(keys)))
+    return replicate(mesh, jax.jit(jax.vmap(function))(keys))

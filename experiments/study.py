@@ -279,7 +279,8 @@ class Conduct:
                     found = checkpoints.restore(target)
                     self.run.check_restored(found.record)
                     return found.state
-            state = jax.device_get(make())
+            # In the order in which they are read again: NumPy's sums depend on it.
+            state = jax.tree.map(functools.partial(np.asarray, order="C"), jax.device_get(make()))
             checkpoints.save(1, state, self.run.record)
         return state
 

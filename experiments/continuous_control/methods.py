@@ -109,8 +109,7 @@ class Comparison:
                 rule = "a trajectory must have two steps at least"
                 raise refuse("time_steps", dt, rule, "take smaller steps")
             check_divides("time_steps", dt, "training.horizon", self.training.horizon)
-        # Several processes, and a run that goes on, are fine.
-        check_small_run(dataclasses.replace(self.run, resume="never"))
+        check_small_run(self.run)
 
 
 def make_method(
@@ -195,7 +194,7 @@ def train_methods(config: Comparison, task: Task, study: Conduct) -> dict[float,
     with progress(len(pairs), "method and step", enabled=config.run.progress) as show:
         for i, (dt, name) in enumerate(pairs):
             train = _make_training(config, task, name, dt, study.mesh)
-            runs[dt][name] = Curves(*jax.device_get(study.once(f"{name}-dt={dt:g}", train)))
+            runs[dt][name] = Curves(*study.once(f"{name}-dt={dt:g}", train))
             show(i + 1)
     return runs
 

@@ -12,6 +12,7 @@ from experiments.contraction import STUDY, claims, data, learned, one_dimension,
 from experiments.contraction.config import Config
 from experiments.contraction.family import family
 from experiments.contraction.measurement import KINDS, Measurement, find, write_csv
+from experiments.study import Conduct
 from experiments.verdicts import Claim
 
 
@@ -26,9 +27,9 @@ def main(config: Config) -> Path:
     score_errors: dict[str, float] = {}
     for name in config.experiment:
         if name == "one_dimension":
-            found, told = run_one_dimension(config, run.folder)
+            found, told = run_one_dimension(config, run)
         else:
-            learnt, told = run_learned(config, tasks[name], run.folder)
+            learnt, told = run_learned(config, tasks[name], run)
             found, params[name] = learnt.measurements, learnt.params
             score_errors |= _errors(name, learnt)
         measurements += found
@@ -50,27 +51,27 @@ def load_tasks(config: Config) -> dict[str, data.Task]:
     return tasks
 
 
-def run_one_dimension(config: Config, folder: Path) -> tuple[list[Measurement], list[Claim]]:
+def run_one_dimension(config: Config, run: Conduct) -> tuple[list[Measurement], list[Claim]]:
     """Measure, print and draw the experiments with exact scores."""
-    found, points = one_dimension.measure(config), one_dimension.measure_point(config)
+    found, points = one_dimension.measure(config, run), one_dimension.measure_point(config, run)
     finest = max(config.solver_steps)
     report.print_one_dimension(found, finest, config.error_size)
-    plots.draw_errors(folder / "errors.png", found, finest)
-    plots.draw_steps(folder / "steps.png", found)
+    plots.draw_errors(run.folder / "errors.png", found, finest)
+    plots.draw_steps(run.folder / "steps.png", found)
     return found + points, [*claims.one_dimension(config, found), *claims.point(points)]
 
 
 def run_learned(
-    config: Config, task: data.Task, folder: Path
+    config: Config, task: data.Task, run: Conduct
 ) -> tuple[learned.Learned, list[Claim]]:
     """Measure, print and draw an experiment with trained scores."""
-    found = learned.measure(config, task)
+    found = learned.measure(config, task, run)
     report.print_learned(found, task, config.learned_solver_steps)
     plots.draw_distances(
-        folder / f"{task.name}_distances.png", found, task, config.learned_solver_steps
+        run.folder / f"{task.name}_distances.png", found, task, config.learned_solver_steps
     )
     draw = plots.draw_points if task.train.ndim == 2 else plots.draw_images
-    draw(folder / f"{task.name}.png", found, task)
+    draw(run.folder / f"{task.name}.png", found, task)
     return found, claims.learned(config, found, task.name)
 
 

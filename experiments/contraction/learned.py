@@ -39,6 +39,7 @@ from experiments.contraction.measurement import (
     over_seeds,
     reversal,
 )
+from experiments.study import Conduct
 
 END = 1e-3
 TRANSPORTED = ("sub-vp, slow", "contractive sub-vp")
@@ -86,30 +87,31 @@ def score_model(config: Config, process: LinearProcess, task: Task) -> Model:
     return Model(network.init, apply)
 
 
-def measure(config: Config, task: Task) -> Learned:
+def measure(config: Config, task: Task, study: Conduct) -> Learned:
     """Train every process's networks and measure the distance of their samples to the data."""
     names = list(family())
     models = {name: score_model(config, family()[name], task) for name in names}
     found = Learned([], {}, {}, {}, {})
     with progress(len(names), f"{task.name}: training", enabled=config.run.progress) as show:
         for i, name in enumerate(names):
-            found.params[name] = _train(config, family()[name], models[name], task)
+            train = _make_training(config, family()[name], models[name], task)
+            found.params[name] = study.once(f"{task.name}-{name}-training", train)
             show(i + 1)
     with progress(len(names), f"{task.name}: sampling", enabled=config.run.progress) as show:
         for i, name in enumerate(names):
             scored = _scored(name, models, found.params)
-            for label, (model, params) in scored.items():
-                found.measurements.extend(_sample(config, task, name, label, model, params, found))
+            distances, found.pictures[name] = _sample(config, task, name, scored, study)
+            found.measurements.extend(distances)
             if task.curve is not None:
                 own = scored["own"]
                 found.score_errors[name] = _score_errors(config, family()[name], task, *own)
             show(i + 1)
-    _transport(config, task, models[TRANSPORTED[0]], found)
+    _transport(config, task, models[TRANSPORTED[0]], found, study)
     return found
 
 
-def _train(config: Config, process: LinearProcess, model: Model, task: Task):
-    """Train one network per seed in one program; return their averages."""
+def _make_training(config: Config, process: LinearProcess, model: Model, task: Task):
+    """Return what trains one network per seed in one program, and returns their averages."""
     options, steps = config.network, config.updates()
     schedule = make_schedule(options.learning_rate, steps, warmup=min(100, steps // 2))
     algorithm = make_score_pretraining(
@@ -126,7 +128,7 @@ def _train(config: Config, process: LinearProcess, model: Model, task: Task):
         return state.average
 
     # One after the other: products with a batch of weights are slow on CPU.
-    return jax.device_get(jax.jit(lambda keys: jax.lax.map(train, keys))(_keys(config, 0)))
+    return partial(jax.jit(lambda keys: jax.lax.map(train, keys)), _keys(config, 0))
 
 
 def _keys(config: Config, salt: int) -> jax.Array:
@@ -151,19 +153,37 @@ def _scored(name: str, models: dict[str, Model], params: dict[str, Any]):
     return scored
 
 
-def _sample(config: Config, task: Task, name: str, label: str, model, params, found: Learned):
-    """Yield the distances of the samples of every sampler and number of steps."""
-    process = family()[name]
-    most = config.learned_solver_steps if label == "own" else [max(config.learned_solver_steps)]
-    for sampler in LEARNED_SAMPLERS if label == "own" else ("euler", "ancestral"):
-        for steps in most:
-            draw = _sampler(config, task, process, sampler, steps, model.apply)
-            starts = process.prior_std() * _start_noise(config, task)
-            samples = np.asarray(draw(params, starts, _keys(config, 2)))
-            w = [task.distance(seed) for seed in samples]
-            if label == "own" and sampler == "ancestral":
-                found.pictures[name] = samples[0]
-            yield Measurement(task.name, name, sampler, steps, label, "prior", *over_seeds(w))
+def _sample(
+    config: Config, task: Task, name: str, scored, study: Conduct
+) -> tuple[list[Measurement], np.ndarray]:
+    """Return the distances of every score, sampler and number of steps, and samples to draw."""
+    process, steps = family()[name], config.learned_solver_steps
+    each = [("own", sampler, n) for sampler in LEARNED_SAMPLERS for n in steps]
+    if "shared" in scored:
+        each += [("shared", sampler, max(steps)) for sampler in ("euler", "ancestral")]
+
+    def draw(label, sampler, number):
+        model, params = scored[label]
+        starts = process.prior_std() * _start_noise(config, task)
+        drawn = _sampler(config, task, process, sampler, number, model.apply)
+        return np.asarray(drawn(params, starts, _keys(config, 2)))
+
+    def make():
+        distances, shown = [], None
+        for setting in each:
+            samples = draw(*setting)
+            distances.append([task.distance(seed) for seed in samples])
+            if setting[:2] == ("own", "ancestral"):
+                shown = samples[0]
+        return np.asarray(distances), shown
+
+    picture = np.empty((config.samples, *task.train.shape[1:]), np.float32)
+    like = (np.empty((len(each), config.learned_seeds)), picture)
+    distances, shown = study.once(f"{task.name}-{name}-samples", make, like)
+    return [
+        Measurement(task.name, name, sampler, number, label, "prior", *over_seeds(w))
+        for (label, sampler, number), w in zip(each, distances, strict=True)
+    ], shown
 
 
 def _start_noise(config: Config, task: Task) -> jax.Array:
@@ -215,7 +235,7 @@ def exact_score(process: LinearProcess, curve: jax.Array, blur: float) -> ScoreF
     return score_fn
 
 
-def _transport(config: Config, task: Task, model: Model, found: Learned) -> None:
+def _transport(config: Config, task: Task, model: Model, found: Learned, study: Conduct) -> None:
     """Sample sub-VP in the coordinates of contractive sub-VP: X = e^B Y, score e^{-B} s(e^{-B} X).
 
     Same network, start and noise: whatever differs is the sampler's.
@@ -232,15 +252,23 @@ def _transport(config: Config, task: Task, model: Model, found: Learned) -> None
     params, steps = found.params[TRANSPORTED[0]], config.learned_solver_steps[0]
     starts = plain.prior_std() * _start_noise(config, task)
     final = growth(jnp.asarray(END * plain.horizon))
-    for sampler in SAMPLERS:
+
+    def gap_and_distances(sampler):
         ours = _sampler(config, task, plain, sampler, steps, model.apply)
         theirs = _sampler(config, task, contractive, sampler, steps, apply)
         y = ours(params, starts, _keys(config, 2))
         x = theirs(params, starts * growth(jnp.asarray(plain.horizon)), _keys(config, 2)) / final
-        found.gap[sampler] = float(jnp.max(jnp.abs(x - y)))
         w = [task.distance(seed) for seed in np.asarray(x)]
+        return [float(jnp.max(jnp.abs(x - y))), *w]
+
+    def make():
+        return np.asarray([gap_and_distances(sampler) for sampler in SAMPLERS])
+
+    like = np.empty((len(SAMPLERS), 1 + config.learned_seeds))
+    rows = study.once(f"{task.name}-transported", make, like)
+    setting = (steps, "transported", "exact")
+    for sampler, (gap, *w) in zip(SAMPLERS, rows.tolist(), strict=True):
+        found.gap[sampler] = gap
         found.measurements.append(
-            Measurement(
-                task.name, TRANSPORTED[1], sampler, steps, "transported", "exact", *over_seeds(w)
-            )
+            Measurement(task.name, TRANSPORTED[1], sampler, *setting, *over_seeds(w))
         )

@@ -29,6 +29,7 @@ from ctrl_jax.solvers import EulerMaruyama, simulate
 from experiments.contraction.config import Config
 from experiments.contraction.family import family
 from experiments.contraction.measurement import SAMPLERS, Measurement, over_seeds, reversal
+from experiments.study import Conduct
 
 NAME, MEAN, STD = "one_dimension", 1.0, 0.5
 STARTS = ("exact", "prior")
@@ -72,19 +73,25 @@ def perturbed(process: LinearProcess, score_fn: Callable, error: Error) -> Calla
     return wrong
 
 
-def measure(config: Config) -> list[Measurement]:
+def measure(config: Config, study: Conduct) -> list[Measurement]:
     """Return W2 to the data under every process, sampler, number of steps, error and start."""
     found: list[Measurement] = []
-    total = len(family()) * len(SAMPLERS) * len(config.solver_steps)
-    with progress(total, NAME, enabled=config.run.progress) as show:
-        for name, process in family().items():
+    each = [(sampler, steps) for sampler in SAMPLERS for steps in config.solver_steps]
+    shape = (len(each), len(STARTS), len(settings(1.0)), config.seeds)
+    with progress(len(family()), NAME, enabled=config.run.progress) as show:
+        for i, (name, process) in enumerate(family().items()):
+            make = partial(_all_distances, config, process, each)
+            w2s = study.once(f"{NAME}-{name}", make, np.empty(shape, np.float32))
             bounds = _bounds(process, config.error_size)
-            for sampler in SAMPLERS:
-                for steps in config.solver_steps:
-                    w2 = _distances(config, process, sampler, steps)
-                    found += _rows(name, sampler, steps, w2, bounds, config.error_size)
-                    show(len(found) // (len(STARTS) * len(settings(1.0))))
+            for (sampler, steps), w2 in zip(each, w2s, strict=True):
+                found += _rows(name, sampler, steps, w2, bounds, config.error_size)
+            show(i + 1)
     return found
+
+
+def _all_distances(config: Config, process: LinearProcess, each) -> np.ndarray:
+    """Return W2 to the data under a process, for every sampler with its number of steps."""
+    return np.stack([_distances(config, process, *setting) for setting in each])
 
 
 def _rows(name, sampler, steps, w2, bounds, size) -> list[Measurement]:
@@ -159,17 +166,23 @@ def _bound(process: LinearProcess, error: Error, offset):
     )
 
 
-def measure_point(config: Config) -> list[Measurement]:
+def measure_point(config: Config, study: Conduct) -> list[Measurement]:
     """Return W2 to a point mass under the paper's example, for both signs of the bias."""
-    found = []
-    for name in ("ou", "contractive ou"):
-        for steps in POINT_STEPS:
-            for sign, mark in ((1, "+"), (-1, "-")):
-                w2 = _point_distances(config, family()[name], steps, sign * BIAS)
-                found.append(
-                    Measurement("point", name, "euler", steps, mark, "prior", *over_seeds(w2))
-                )
-    return found
+    names, signs = ("ou", "contractive ou"), {"+": 1, "-": -1}
+    each = [(name, steps, mark) for name in names for steps in POINT_STEPS for mark in signs]
+
+    def make():
+        rows = [
+            _point_distances(config, family()[name], steps, signs[mark] * BIAS)
+            for name, steps, mark in each
+        ]
+        return np.stack(rows)
+
+    w2s = study.once(f"{NAME}-point", make, np.empty((len(each), POINT_SEEDS), np.float32))
+    return [
+        Measurement("point", name, "euler", steps, mark, "prior", *over_seeds(w2))
+        for (name, steps, mark), w2 in zip(each, w2s, strict=True)
+    ]
 
 
 def _point_distances(config: Config, process, steps: int, bias: float) -> np.ndarray:

@@ -24,6 +24,7 @@ from experiments.diffusion_preference.config import Config
 from experiments.diffusion_preference.evaluation import GROUPS, MEASURES, Measured, aimed_at
 from experiments.diffusion_preference.learning import Learned, learn_offline, learn_online, set_up
 from experiments.diffusion_preference.world import CLASSES, World, draw_base
+from experiments.study import Conduct
 from experiments.verdicts import Claim, mean_and_error
 
 LEARN = {"online": learn_online, "offline": learn_offline}
@@ -32,20 +33,21 @@ LEARN = {"online": learn_online, "offline": learn_offline}
 def main(config: Config) -> Path:
     """Run the experiment and return the folder of its results."""
     run = STUDY.begin(config)
-    run.run.metrics.unlink(missing_ok=True)  # of a run that was stopped: all is run again
+    if jax.process_index() == 0:  # lines of a run that was stopped: all are written again
+        run.run.metrics.unlink(missing_ok=True)
     metrics: dict[str, Any] = {}
     told: list[Claim] = []
     params: dict[str, Any] = {}
     if {*LEARN} & {*config.parts}:
-        world, opinions, keys = set_up(config)
+        world, opinions, keys = set_up(config, run)
         metrics |= describe(config, world)
         for part in [p for p in LEARN if p in config.parts]:
-            learned = LEARN[part](config, world, opinions, keys)
+            learned = LEARN[part](config, world, opinions, keys, run)
             told += report(part, world, opinions.agreed[0], learned, run.folder)
             metrics |= summarize(part, learned)
             params[part] = learned.params
     if "exact" in config.parts:
-        found, params["exact"] = reach_optima(config)
+        found, params["exact"] = reach_optima(config, run)
         floor = exact.sampler_error(jax.random.key(config.run.seed + 8))
         told += claims.of_exact(found, floor)
         metrics |= summarize_optima(found, floor)
@@ -92,7 +94,9 @@ def report(
     return [*claims.of_dispersion(curves, part), *rewards]
 
 
-def reach_optima(config: Config) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, Any]]:
+def reach_optima(
+    config: Config, run: Conduct
+) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, Any]]:
     """Return what every setting of `exact` reached on its Gaussian, and its parameters."""
     keys = jax.random.split(jax.random.key(config.run.seed + 7), config.seeds)
     total = config.exact_updates * len(exact.SETTINGS)
@@ -102,7 +106,7 @@ def reach_optima(config: Config) -> tuple[dict[str, dict[str, np.ndarray]], dict
         for setting in exact.SETTINGS:
             done = config.exact_updates * len(found)
             found[setting], params[setting] = exact.reach_optimum(
-                setting, config.exact_updates, keys, lambda k, _, done=done: show(done + k)
+                setting, config.exact_updates, keys, lambda k, _, done=done: show(done + k), run
             )
     return found, params
 

@@ -25,6 +25,7 @@ from experiments.diffusion_preference.annotators import Law
 from experiments.diffusion_preference.methods import LIKE_DPO, Runs, online
 from experiments.diffusion_preference.training import Show, repeat
 from experiments.fine_tuning import Task
+from experiments.study import Conduct
 
 SETTINGS: dict[str, tuple[Law, float]] = {
     "dpo": ("spearman", LIKE_DPO),
@@ -54,7 +55,7 @@ def affine_policy(task: Task, problem: DiffusionControl) -> Model:
 
 
 def reach_optimum(
-    setting: str, updates: int, keys: jax.Array, show: Show
+    setting: str, updates: int, keys: jax.Array, show: Show, study: Conduct
 ) -> tuple[dict[str, np.ndarray], Any]:
     """Return W2 to the ideal law and the objectives, found and optimal, by seed, and parameters.
 
@@ -63,6 +64,7 @@ def reach_optimum(
         updates: of each.
         keys: one per seed.
         show: see `Show`.
+        study: the run, which keeps the parameters.
     """
     law, phi = SETTINGS[setting]
     seeds = len(keys)
@@ -89,13 +91,17 @@ def reach_optimum(
         jnp.full(seeds, setting == "phi"),
         jnp.ones((seeds, PAIRS)),
     )
-    params, _ = repeat(
-        lambda run: make(run).init(run.key),
-        lambda state, run: make(run).step(state, batch_of(PAIRS)),
-        runs,
-        updates,
-        show,
-    )
+
+    def train():
+        return repeat(
+            lambda run: make(run).init(run.key),
+            lambda state, run: make(run).step(state, batch_of(PAIRS)),
+            runs,
+            updates,
+            show,
+        )[0]
+
+    params = study.once(f"exact-{setting}", train, jax.eval_shape(jax.vmap(policy.init), keys))
 
     @jax.jit
     @jax.vmap

@@ -1,6 +1,7 @@
 """The two ways of learning from comparisons: of own paths, and of real images."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +23,10 @@ from experiments.diffusion_preference.training import (
     train_ppo,
 )
 from experiments.diffusion_preference.world import CLASSES, World, make_world
+from experiments.study import Conduct
+
+SKIPPED = np.empty((), np.int64)
+"""What a number of skipped updates is kept as."""
 
 
 class Learned(NamedTuple):
@@ -43,7 +48,7 @@ class Learned(NamedTuple):
     params: Any
 
 
-def set_up(config: Config) -> tuple[World, Opinions, jax.Array]:
+def set_up(config: Config, study: Conduct) -> tuple[World, Opinions, jax.Array]:
     """Return the world, who is asked in it, and one key per seed."""
     seeds = [config.run.seed + s for s in range(config.seeds)]
     with progress(1, "base model", enabled=config.run.progress) as show:
@@ -54,6 +59,7 @@ def set_up(config: Config) -> tuple[World, Opinions, jax.Array]:
             steps=config.solver_steps,
             number=config.base_samples,
             seed=config.run.seed,
+            study=study,
         )
         show(1)
     opinions = draw_opinions(
@@ -62,86 +68,125 @@ def set_up(config: Config) -> tuple[World, Opinions, jax.Array]:
     return world, opinions, jnp.stack([jax.random.key(s) for s in seeds])
 
 
-def learn_online(config: Config, world: World, opinions: Opinions, keys: jax.Array) -> Learned:
+def learn_online(
+    config: Config, world: World, opinions: Opinions, keys: jax.Array, study: Conduct
+) -> Learned:
     """Train on comparisons of own paths, and PPO on a reward from as many comparisons."""
     training, rate = config.budget(), config.rates()
     names = config.names(COMPARING)
     estimated, facts = _estimate(config, world, opinions)
     runs = make_runs(names, opinions, training, config.agreed, estimated, keys)
-    with progress(training.updates, "own paths", enabled=config.run.progress) as show:
-        watch = Watch(config, world, opinions, names, show)
-        params, history = train_online(world, opinions, runs, training, rate.online, watch)
-    facts["skipped"] = int(history["update/skipped"][:, -1].sum())
+    watch = Watch(config, world)
+
+    def train():
+        with progress(training.updates, "own paths", enabled=config.run.progress) as watch.show:
+            params, history = train_online(world, opinions, runs, training, rate.online, watch)
+        return params, _skipped(history), watch.drawn
+
+    like = (_params_of(world, runs.key), SKIPPED, watch.like(len(names)))
+    params, skipped, drawn = study.once("online", train, like)
+    facts["skipped"] = int(skipped)
+    snapshots = [
+        (update * training.pairs, curves_of(measure(world, opinions, names, *found)))
+        for update, found in zip(watch.stops, drawn, strict=True)
+    ]
     ppo_names = config.names(PPO)
     if ppo_names:
-        ppo_params, ppo_facts = _learn_ppo(config, world, opinions, ppo_names, keys)
+        ppo_params, ppo_facts = _learn_ppo(config, world, opinions, ppo_names, keys, study)
         names, facts = [*names, *ppo_names], facts | ppo_facts
         params = jax.tree.map(lambda *leaves: np.concatenate(leaves), params, ppo_params)
-    found, samples = examine(config, world, opinions, names, params)
-    return Learned(found, watch.seen, samples, facts, params)
+    keep = partial(study.once, "online-samples")
+    found, samples = examine(config, world, opinions, names, params, keep)
+    return Learned(found, snapshots, samples, facts, params)
 
 
-def learn_offline(config: Config, world: World, opinions: Opinions, keys: jax.Array) -> Learned:
+def learn_offline(
+    config: Config, world: World, opinions: Opinions, keys: jax.Array, study: Conduct
+) -> Learned:
     """Train on as many comparisons of real images."""
     training = config.budget()
     names = config.names(COMPARING)
     estimated, _ = _estimate(config, world, opinions)
     runs = make_runs(names, opinions, training, config.agreed, estimated, keys)
-    total = training.offline_updates
-    with progress(total, "pairs of data", enabled=config.run.progress) as show:
-        params, history = train_offline(
-            world, opinions, runs, training, config.rates().offline, lambda k, params: show(k)
-        )
-    found, samples = examine(config, world, opinions, names, params)
-    facts = {"skipped": int(history["update/skipped"][:, -1].sum())}
-    return Learned(found, [], samples, facts, params)
+    total, rate = training.offline_updates, config.rates().offline
+
+    def train():
+        with progress(total, "pairs of data", enabled=config.run.progress) as show:
+            params, history = train_offline(
+                world, opinions, runs, training, rate, lambda k, params: show(k)
+            )
+        return params, _skipped(history)
+
+    params, skipped = study.once("offline", train, (_params_of(world, runs.key), SKIPPED))
+    keep = partial(study.once, "offline-samples")
+    found, samples = examine(config, world, opinions, names, params, keep)
+    return Learned(found, [], samples, {"skipped": int(skipped)}, params)
+
+
+def _params_of(world: World, keys: jax.Array) -> Any:
+    """Return shapes and types of the parameters of runs, one for each key."""
+    return jax.eval_shape(jax.vmap(world.policy.init), keys)
+
+
+def _skipped(history: dict[str, np.ndarray]) -> np.ndarray:
+    """Return how many updates of all runs were skipped."""
+    return np.asarray(history["update/skipped"][:, -1].sum(), SKIPPED.dtype)
 
 
 def examine(
-    config: Config, world: World, opinions: Opinions, names: Sequence[Name], params: Any
+    config: Config,
+    world: World,
+    opinions: Opinions,
+    names: Sequence[Name],
+    params: Any,
+    keep: Callable,
 ) -> tuple[list[Measured], dict[str, np.ndarray]]:
     """Return the measures of every run, and samples of the first seed, by method.
 
-    With the samples go those of the pretrained model, of the same noise.
+    With the samples go those of the pretrained model, of the same noise. What is drawn is kept by
+    `keep`, a `Conduct.once` of it.
     """
     key = jax.random.key(config.run.seed + 4)
     start = world.policy.init(key)
     every = jax.tree.map(lambda runs, first: np.concatenate([runs, first[None]]), params, start)
-    samples, rewards, kls = make_evaluation(world, config.samples)(key, every)
     coldest = min(config.temperatures)
-    shown = {"pretrained": samples[-1]} | {
-        name.method: samples[i]
+    shown = {"pretrained": len(names)} | {
+        name.method: i
         for i, name in enumerate(names)
         if (name.temperature, name.seed) == (coldest, 0)
     }
-    return measure(world, opinions, names, rewards[:-1], kls[:-1]), shown
+
+    def draw():
+        samples, rewards, kls = make_evaluation(world, config.samples)(key, every)
+        return samples[[*shown.values()]], rewards[:-1], kls[:-1]
+
+    each = (CLASSES, config.samples)
+    shapes = ((len(shown), *each, *world.shape), (len(names), *each), (len(names), *each))
+    samples, *drawn = keep(draw, [np.empty(shape, np.float32) for shape in shapes])
+    return measure(world, opinions, names, *drawn), dict(zip(shown, samples, strict=True))
 
 
 class Watch:
-    """Measures all runs now and then in the course of training; a `training.Show`."""
+    """Draws from all runs now and then in the course of training; a `training.Show`."""
 
-    def __init__(
-        self,
-        config: Config,
-        world: World,
-        opinions: Opinions,
-        names: Sequence[Name],
-        show: Callable[[int], None],
-    ):
-        self.world, self.opinions, self.names, self.show = world, opinions, names, show
+    def __init__(self, config: Config, world: World):
         self.key = jax.random.key(config.run.seed + 5)
-        self.evaluate = make_evaluation(world, max(1, config.samples // 8))
-        training = config.budget()
-        self.pairs = training.pairs
-        self.stops = {*np.linspace(0, training.updates, config.snapshots + 1).astype(int)[1:]}
-        self.seen: list[tuple[int, dict[str, Curve]]] = []
+        self.number = max(1, config.samples // 8)
+        self.evaluate = make_evaluation(world, self.number)
+        stops = np.linspace(0, config.budget().updates, config.snapshots + 1).astype(int)
+        self.stops = sorted({int(stop) for stop in stops if stop > 0})
+        self.drawn: list[np.ndarray] = []
+        self.show: Callable[[int], None] = lambda update: None
+
+    def like(self, runs: int) -> list[np.ndarray]:
+        """Return what `drawn` will be like: rewards and path KL at every stop."""
+        return [np.empty((2, runs, CLASSES, self.number), np.float32) for _ in self.stops]
 
     def __call__(self, update: int, params: Any) -> None:
-        """Measure, if it is time to."""
+        """Draw, if it is time to."""
         if update in self.stops:
             _, rewards, kls = self.evaluate(self.key, params)
-            found = measure(self.world, self.opinions, self.names, rewards, kls)
-            self.seen.append((update * self.pairs, curves_of(found)))
+            self.drawn.append(np.stack([rewards, kls]))
         self.show(update)
 
 
@@ -160,9 +205,28 @@ def _estimate(
 
 
 def _learn_ppo(
-    config: Config, world: World, opinions: Opinions, names: Sequence[Name], keys: jax.Array
+    config: Config,
+    world: World,
+    opinions: Opinions,
+    names: Sequence[Name],
+    keys: jax.Array,
+    study: Conduct,
 ) -> tuple[Any, dict[str, Any]]:
     """Return the parameters of PPO's runs, and what is to be said of them."""
+    rows = np.asarray([name.seed for name in names])
+    like = (_params_of(world, keys[rows]), SKIPPED, np.empty((config.seeds, CLASSES), np.float32))
+    train = partial(_train_ppo, config, world, opinions, names, keys)
+    params, skipped, right = study.once("ppo", train, like)
+    facts: dict[str, Any] = {"skipped/ppo": int(skipped)}
+    for group, mask in zip(GROUPS, (opinions.agreed, ~opinions.agreed), strict=True):
+        facts[f"learned_reward/accuracy/{group}"] = float(np.nanmean(right[mask]))
+    return params, facts
+
+
+def _train_ppo(
+    config: Config, world: World, opinions: Opinions, names: Sequence[Name], keys: jax.Array
+) -> tuple[Any, np.ndarray, np.ndarray]:
+    """Return parameters, the updates skipped, and how often the learned reward is right."""
     training, seeds = config.budget(), config.seeds
     draw_key, check_key, learn_key = jax.random.split(jax.random.key(config.run.seed + 6), 3)
     asked = questions.draw_questions(world, draw_key, training.comparisons())
@@ -192,7 +256,4 @@ def _learn_ppo(
             config.rates().ppo,
             lambda k, params: show(k),
         )
-    facts: dict[str, Any] = {"skipped/ppo": int(history["update/skipped"][:, -1].sum())}
-    for group, mask in zip(GROUPS, (opinions.agreed, ~opinions.agreed), strict=True):
-        facts[f"learned_reward/accuracy/{group}"] = float(np.nanmean(right[mask]))
-    return params, facts
+    return params, _skipped(history), right

@@ -14,6 +14,7 @@ from experiments import directed_tasks
 from experiments.base_models import pretrain, score_model
 from experiments.diffusion_preference.steering import steered
 from experiments.directed_tasks import END, forward_process
+from experiments.study import Conduct
 
 CLASSES = 10
 TEMPERATURES = np.geomspace(0.15, 20.0, 80)
@@ -65,7 +66,14 @@ Trained = Literal["steering", "network"]
 
 
 def make_world(
-    trained: Trained, *, pretraining: int, width: int, steps: int, number: int, seed: int
+    trained: Trained,
+    *,
+    pretraining: int,
+    width: int,
+    steps: int,
+    number: int,
+    seed: int,
+    study: Conduct,
 ) -> World:
     """Pre-train the model on the digits, and measure ink on its own samples.
 
@@ -76,10 +84,11 @@ def make_world(
         steps: of the sampler.
         number: samples of each class behind the scale of the reward and the ideal frontier.
         seed: of pre-training and samples.
+        study: the run, which keeps the base model.
     """
     task = directed_tasks.digits()._replace(width=width)
     assert task.labels is not None
-    params = pretrain(task, pretraining, batch=128, seed=seed)
+    params = pretrain(task, pretraining, batch=128, seed=seed, study=study)
     model = Model(lambda key: params, score_model(task).apply)
     shape = task.shape
     world = World(

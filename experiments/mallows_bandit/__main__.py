@@ -6,7 +6,6 @@ Each run writes config.json, results.json and frontier.png to its folder.
 """
 
 import dataclasses
-import itertools
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from ctrl_jax._checks import (
     check_positive,
     refuse,
 )
-from ctrl_jax.runtime import check_small_run, command, progress
+from ctrl_jax.runtime import check_small_run, command
 from ctrl_jax.runtime.run.tables import print_table
 from experiments.mallows_bandit import KNOWN, STUDY, plots
 from experiments.mallows_bandit.problem import (
@@ -33,6 +32,7 @@ from experiments.mallows_bandit.problem import (
     start,
 )
 from experiments.options import COMMON, Common
+from experiments.study import Conduct
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Config:
 def main(config: Config) -> Path:
     """Run the experiment and return the folder of its results."""
     run = STUDY.begin(config)
-    state = train(config)
+    state = train(config, run)
     metrics = summarize(config, state)
     expected = {name: STUDY.expected[name] for name in known(config)}
     run.write(metrics, state.logits, expected=expected)
@@ -94,19 +94,25 @@ def main(config: Config) -> Path:
     return run.close()
 
 
-def train(config: Config) -> Descent:
-    """Return every run after its last step."""
+def train(config: Config, study: Conduct) -> Descent:
+    """Return every run after its last step; an update of the loop is a fiftieth of them."""
     table = make_losses(config.dispersion)
     losses = [table[name] for name in config.losses]
     descend = make_descent(losses, config.betas, config.learning_rate)
     key = jax.random.key(config.run.seed)
     state = start(key, len(losses), len(config.betas), config.random_starts)
-    bounds = np.linspace(0, config.updates(), 51, dtype=int)
-    with progress(config.updates(), "gradient descent", enabled=config.run.progress) as show:
-        for begin, end in itertools.pairwise(bounds):
-            state = jax.block_until_ready(descend(state, int(end - begin)))
-            show(int(end))
-    return state
+    blocks = np.diff(np.linspace(0, config.updates(), 51, dtype=np.int32))
+    return study.train(
+        lambda state, steps: (descend(state, steps), {}),
+        state,
+        lambda k: blocks[k],
+        len(blocks),
+        stage=f"checkpoints/{study.named('descent')}",
+        log=None,
+        fetch_every=1,
+        checkpoint_every=5,
+        description="gradient descent",
+    )
 
 
 def summarize(config: Config, state: Descent) -> dict[str, Any]:

@@ -46,8 +46,7 @@ class Config:
 
     def validate(self) -> None:
         """Raise ValueError for options that do not fit together."""
-        # Unlike other runs of minutes this one can be resumed: after its longest part.
-        check_small_run(dataclasses.replace(self.run, resume="never", profile=False))
+        check_small_run(dataclasses.replace(self.run, profile=False))
 
 
 def main(config: Config) -> Path:

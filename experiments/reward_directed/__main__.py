@@ -15,7 +15,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
 from ctrl_jax._checks import check_choice, check_count, check_fields, check_numbers, refuse
 from ctrl_jax.runtime import check_small_run, command, progress
@@ -99,7 +98,8 @@ class Config:
 def main(config: Config) -> Path:
     """Run the experiment and return the folder of its results."""
     run, options = STUDY.begin(config), config.run
-    run.run.metrics.unlink(missing_ok=True)  # of a run that was stopped: all is run again
+    if jax.process_index() == 0:  # lines of a run that was stopped: all are written again
+        run.run.metrics.unlink(missing_ok=True)
     rows: list[Row] = []
     found: list[Claim] = []
     curves: dict[str, dict[str, np.ndarray]] = {}
@@ -118,9 +118,10 @@ def main(config: Config) -> Path:
                     budget.pretraining_steps,
                     batch=budget.pretraining_batch,
                     seed=options.seed,
+                    study=run,
                 )
             for method, sampler, steps in settings_of(config, name):
-                trained = run_one(config, run.mesh, task, method, sampler, steps, pretrained)
+                trained = run_one(config, run, task, method, sampler, steps, pretrained)
                 rows.append(measure(task, method, sampler, steps, trained))
                 record(run.run.metrics, rows[-1])
                 params[f"{name}/{method}/{sampler}/{steps}"] = trained.params
@@ -169,7 +170,7 @@ def shown_steps(config: Config, task: str) -> int:
 
 
 def run_one(
-    config: Config, mesh: Mesh, task: Task, method: str, sampler: str, steps: int, pretrained: Any
+    config: Config, run: Conduct, task: Task, method: str, sampler: str, steps: int, pretrained: Any
 ) -> Trained:
     """Train all seeds of one method."""
     return train(
@@ -178,7 +179,7 @@ def run_one(
         config.budget(),
         solver_steps=steps,
         flow=sampler == "flow",
-        mesh=mesh,
+        study=run,
         keys=jax.random.split(jax.random.key(config.run.seed), config.seeds),
         number=config.samples - config.samples % max(1, task.classes),
         pretrained=pretrained,
@@ -234,13 +235,13 @@ def study_few_points(config: Config, run: Conduct, show):
     if not config.few:
         return None
     keys = jax.random.split(jax.random.key(config.run.seed + 1), config.seeds)
-    exact, limit = few_points.learn(None, False, run.mesh, keys), few_points.one_point_limit()
+    exact, limit = few_points.learn(None, False, run, keys), few_points.one_point_limit()
     show(1)
     laws: list[dict[str, few_points.Law]] = []
     for paired in (False, True):
         laws.append({})
         for m in config.few:
-            laws[-1][str(m)] = few_points.learn(m, paired, run.mesh, keys)
+            laws[-1][str(m)] = few_points.learn(m, paired, run, keys)
             show(1 + len(laws[0]) + (len(laws[1]) if paired else 0))
     plots.draw_few_points(run.folder / "few_points.png", laws[0], laws[1], exact, limit)
     return {**laws[0], **{f"{m} paired": law for m, law in laws[1].items()}, "exact": exact}, limit

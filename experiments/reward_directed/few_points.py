@@ -12,7 +12,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
 from ctrl_jax._typing import Model
 from ctrl_jax.algorithms import (
@@ -27,6 +26,7 @@ from ctrl_jax.environments import GaussianSteering
 from ctrl_jax.processes import DataPoints, RatioScore, grids
 from experiments.directed_tasks import END, forward_process
 from experiments.options import over_data
+from experiments.study import Conduct
 
 WORLD = (1.0, 0.5, 2.0, 2.5, 2.5)
 """Mean and variance of the data, curvature and target of the reward, penalty."""
@@ -60,7 +60,7 @@ def problem(m: int | None, paired: bool) -> RewardDirection:
     )
 
 
-def learn(m: int | None, paired: bool, mesh: Mesh, keys: jax.Array) -> Law:
+def learn(m: int | None, paired: bool, study: Conduct, keys: jax.Array) -> Law:
     """Return the end law learned from m points per estimate, for every seed."""
     direction = problem(m, paired)
     policy, value = affine_denoiser(direction), quadratic_table(direction)
@@ -76,7 +76,8 @@ def learn(m: int | None, paired: bool, mesh: Mesh, keys: jax.Array) -> Law:
         state, _ = jax.lax.scan(body, algorithm.init(key), None, UPDATES)
         return end_law(direction, lambda t, x: policy.apply(state.params, t, x))
 
-    return Law(*over_data(mesh, one, keys))
+    piece = f"few_points-{m or 'exact'}{'-paired' if paired else ''}"
+    return Law(*study.once(piece, lambda: over_data(study.mesh, one, keys)))
 
 
 def one_point_limit() -> Law:

@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh
 
 from ctrl_jax._numerics import expand
 from ctrl_jax._typing import Model, ScoreFn
@@ -39,6 +38,7 @@ from ctrl_jax.solvers import sample
 from experiments.base_models import score_model
 from experiments.directed_tasks import END, Task, forward_process
 from experiments.options import over_data
+from experiments.study import Conduct
 
 METHODS = ("q_ratio", "q_network", "q_pretrained", "ddpo", "dpok")
 PRETRAINED = ("q_pretrained", "ddpo", "dpok")
@@ -106,7 +106,7 @@ def train(
     *,
     solver_steps: int,
     flow: bool,
-    mesh: Mesh,
+    study: Conduct,
     keys: jax.Array,
     number: int,
     pretrained: Any = None,
@@ -119,7 +119,7 @@ def train(
         training: budgets.
         solver_steps: steps of the sampler, in training and after.
         flow: whether the sampler is the probability flow; q-learning only.
-        mesh: the devices.
+        study: the run, which keeps them.
         keys: one per seed.
         number: samples per seed.
         pretrained: parameters from `base_models.pretrain`; None for the methods that need none.
@@ -149,7 +149,9 @@ def train(
         )
         return samples, history, state.params
 
-    samples, history, params = over_data(mesh, one_seed, keys)
+    piece = f"{task.name}-{name}-{'flow' if flow else 'sde'}-{solver_steps}"
+    found = study.once(piece, lambda: over_data(study.mesh, one_seed, keys))
+    samples, history, params = found
     labels = np.asarray(labels_of(number)[0]) if task.classes else None
     return Trained(samples, labels, history, params)
 

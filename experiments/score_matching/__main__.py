@@ -25,6 +25,7 @@ from experiments.score_matching import STUDY, plots
 from experiments.score_matching.costs import measure
 from experiments.score_matching.estimators import (
     OBJECTIVES,
+    Agreement,
     compare,
     draw,
     gradients,
@@ -33,8 +34,12 @@ from experiments.score_matching.estimators import (
     make_model,
     score_error,
 )
+from experiments.study import Conduct
 
 END = 1e-2
+POINTS = 7
+"""Times at which the variance is told."""
+MEASURED = (*Agreement._fields, "flops_ratio", "time_ratio")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,20 +103,25 @@ def main(config: Config) -> Path:
     """Run the experiment and return the folder of its results."""
     run, options = STUDY.begin(config), config.run
     metrics: dict[str, Any] = {}
-    times, variances = [], {}
+    variances: dict[str, list[float]] = {}
     pieces = len(config.dimensions) + len(OBJECTIVES)
     with progress(pieces, "objectives", enabled=options.progress) as show:
         for i, dimension in enumerate(config.dimensions):
-            study = make_dimension(config, dimension)
-            metrics |= compare_gradients(config, dimension, study)
+            found, at = measure_dimension(config, dimension, run)
+            metrics |= {
+                f"d={dimension}/{name}/{what}": float(value)
+                for name, values in zip(OBJECTIVES, found, strict=True)
+                for what, value in zip(MEASURED, values, strict=True)
+            }
             if dimension == config.training_dimension:
-                times, variances = variance_per_time(config, study)
+                variances = dict(zip(OBJECTIVES, at.tolist(), strict=True))
             show(i + 1)
         curves, params = {}, {}
         for i, name in enumerate(OBJECTIVES):
-            params[name], curves[name] = train_by(config, name)
+            params[name], curves[name] = train_by(config, name, run)
             show(len(config.dimensions) + 1 + i)
     metrics |= summarize(metrics, curves)
+    times = noise_times().tolist()
     metrics |= {
         f"at t={t:.3g}/{n}/variance": v[i]
         for n, v in variances.items()
@@ -162,8 +172,22 @@ def make_dimension(config: Config, dimension: int) -> Dimension:
     return Dimension(losses, params, draws, flat)
 
 
-def compare_gradients(config: Config, dimension: int, study: Dimension) -> dict[str, float]:
-    """Return agreement, variance and cost of each objective's gradient."""
+def measure_dimension(config: Config, dimension: int, run: Conduct) -> tuple[np.ndarray, ...]:
+    """Return what is `MEASURED` of each objective, and its variance at `noise_times` or NaN."""
+
+    def make():
+        study = make_dimension(config, dimension)
+        at = np.full((len(OBJECTIVES), POINTS), np.nan)
+        if dimension == config.training_dimension:
+            at = variance_per_time(config, study)
+        return compare_gradients(config, study), at
+
+    like = [np.empty((len(OBJECTIVES), columns)) for columns in (len(MEASURED), POINTS)]
+    return run.once(f"gradients-d={dimension}", make, tuple(like))
+
+
+def compare_gradients(config: Config, study: Dimension) -> np.ndarray:
+    """Return agreement, variance and cost of each objective's gradient, the rows `MEASURED`."""
     times = (jnp.float32(END), jnp.float32(VP().horizon))
     parts = config.batches // config.chunk()
     keys = jax.random.split(jax.random.key(config.run.seed + 1), (parts, config.chunk()))
@@ -175,35 +199,27 @@ def compare_gradients(config: Config, dimension: int, study: Dimension) -> dict[
     functions = {name: jax.grad(loss) for name, loss in study.losses.items()}
     draws = jax.jit(study.draws)(keys[0, 0], *times)
     costs = measure(functions, (study.params, draws), reference="denoising", rounds=config.rounds)
-    metrics = {}
+    rows = []
     for name in OBJECTIVES:
+        flops_ratio = costs[name].flops / costs["denoising"].flops
         agreement = compare(found[name], found["explicit"])
-        metrics |= {
-            f"d={dimension}/{name}/variance": agreement.variance,
-            f"d={dimension}/{name}/slope": agreement.slope,
-            f"d={dimension}/{name}/slope_error": agreement.slope_error,
-            f"d={dimension}/{name}/largest_z": agreement.largest_z,
-            f"d={dimension}/{name}/flops_ratio": costs[name].flops / costs["denoising"].flops,
-            f"d={dimension}/{name}/time_ratio": costs[name].time_ratio,
-        }
-    return metrics
+        rows.append([*agreement, flops_ratio, costs[name].time_ratio])
+    return np.asarray(rows)
 
 
-def variance_per_time(
-    config: Config, study: Dimension
-) -> tuple[list[float], dict[str, list[float]]]:
-    """Return times and the variance of each objective's gradient at them."""
+def noise_times() -> np.ndarray:
+    """Return the times at which the variance is told."""
+    return np.geomspace(END, VP().horizon, POINTS).astype(np.float32)
+
+
+def variance_per_time(config: Config, study: Dimension) -> np.ndarray:
+    """Return the variance of each objective's gradient at `noise_times`."""
     keys = jax.random.split(jax.random.key(config.run.seed + 2), config.chunk())
-    times = [jnp.float32(t) for t in np.geomspace(END, VP().horizon, 7)]
-    pieces = [study.gradients(study.params, keys, t, t) for t in times]
+    pieces = [study.gradients(study.params, keys, t, t) for t in noise_times()]
     found = {name: [np.asarray(piece[name], np.float64) for piece in pieces] for name in OBJECTIVES}
     # At one time the explicit gradient may vanish; its mean square over times does not.
     size = np.mean([np.sum(g.mean(axis=0) ** 2) for g in found["explicit"]])
-    variances = {
-        name: [float(g.var(axis=0, ddof=1).sum() / size) for g in values]
-        for name, values in found.items()
-    }
-    return [float(t) for t in times], variances
+    return np.asarray([[g.var(axis=0, ddof=1).sum() / size for g in v] for v in found.values()])
 
 
 def evaluate_every(config: Config) -> int:
@@ -211,16 +227,21 @@ def evaluate_every(config: Config) -> int:
     return max(config.updates() // 40, 1)
 
 
-def train_by(config: Config, name: str):
+def train_by(config: Config, name: str, run: Conduct):
     """Train networks by one objective; return their parameters and errors (seeds, points)."""
     dimension = config.training_dimension
     process, law = VP(), make_mixture(dimension)
     model = make_model(process, dimension, config.width)
-    train = _make_training(
-        config, process, law, model, name, config.updates(), evaluate_every(config)
-    )
-    found = [train(config.run.seed + i) for i in range(config.seeds)]
-    return [params for params, _ in found], np.stack([errors for _, errors in found])
+    every = evaluate_every(config)
+    train = _make_training(config, process, law, model, name, config.updates(), every)
+
+    def make():
+        found = [train(config.run.seed + i) for i in range(config.seeds)]
+        return [params for params, _ in found], np.stack([errors for _, errors in found])
+
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    errors = np.empty((config.seeds, len(range(0, config.updates(), every))))
+    return run.once(f"training-{name}", make, ([shapes] * config.seeds, errors))
 
 
 def _make_training(config, process, law, model, name, steps, every: int):
@@ -286,9 +307,8 @@ def efficiency(config: Config, metrics) -> dict[int, dict[str, tuple[float, floa
 def print_tables(config: Config, metrics: dict[str, float]) -> None:
     """Print one table per dimension, and the errors after training."""
     columns = ("objective", "variance", "slope", "± se", "largest z", "flops ratio", "time ratio")
-    names = ("variance", "slope", "slope_error", "largest_z", "flops_ratio", "time_ratio")
     for d in config.dimensions:
-        rows = [[name, *(metrics[f"d={d}/{name}/{m}"] for m in names)] for name in OBJECTIVES]
+        rows = [[name, *(metrics[f"d={d}/{name}/{m}"] for m in MEASURED)] for name in OBJECTIVES]
         print_table(f"gradients in {d} dimensions (ratios to denoising)", columns, rows)
     names = ("error", "worst error")
     rows = [[n, *(f"{metrics[f'training/{n}/{m}']:.5f}" for m in names)] for n in OBJECTIVES]

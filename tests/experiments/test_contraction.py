@@ -79,7 +79,6 @@ MISTAKES = {
     "size": (["--error-size", "nan"], "error_size: received nan"),
     "twice": (["--experiment", "images", "images"], "each once"),
     "data alone": (["--data", "x"], "add --experiment images"),
-    "resume": (["--resume", "latest"], "not checkpointed"),
     "decay": (["--network.average-decay", "1"], "would never move"),
     "nothing to train": (
         ["--experiment", "one_dimension", "--steps", "5"],

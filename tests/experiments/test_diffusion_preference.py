@@ -252,7 +252,6 @@ def test_what_a_run_of_everything_leaves(tmp_path, monkeypatch):
         (["--training.rate", "nan"], "training.rate"),
         (["--training.estimation", "1.5"], "training.estimation"),
         (["--training.estimation", "0.01"], "training.estimation"),
-        (["--resume", "latest"], "not checkpointed"),
     ],
 )
 def test_mistakes_are_one_clear_line(options, expected, tmp_path, capsys):

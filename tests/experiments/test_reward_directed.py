@@ -105,7 +105,6 @@ def test_the_digits_given_their_label():
         (["--solver-steps", "7"], "multiple of 5"),
         (["--few", "0"], "few"),
         (["--training.temperature", "-1"], "training.temperature"),
-        (["--resume", "latest"], "not checkpointed"),
     ],
 )
 def test_mistakes_are_one_clear_line(options, expected, tmp_path, capsys):

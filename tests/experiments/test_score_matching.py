@@ -62,7 +62,6 @@ def test_a_biased_gradient_is_found():
         (["--batches", "2"], "batches: received 2"),
         (["--training-dimension", "3"], "one of the dimensions"),
         (["--dimensions", "0"], "dimensions: received 0"),
-        (["--resume", "latest"], "not checkpointed"),
         (["--precision", "bfloat16"], "this run is in float32"),
     ],
 )

@@ -105,14 +105,12 @@ def check_small_run(options: RunOptions) -> None:
     """Raise ValueError for what an experiment of a few minutes has no use for.
 
     Args:
-        options: of a run in float32, without checkpoints.
+        options: of a run in float32, which keeps one checkpoint of each of its stages.
     """
-    if options.resume != "never":
-        rule = "this run takes minutes and is not checkpointed"
-        raise refuse("resume", options.resume, rule, "leave it out")
     if (options.keep, options.keep_every) != (RunOptions.keep, RunOptions.keep_every):
         received = (options.keep, options.keep_every)
-        raise refuse("keep (and every)", received, "this run keeps no checkpoints", "leave it out")
+        rule = "this run keeps the newest checkpoint of each of its stages"
+        raise refuse("keep (and every)", received, rule, "leave it out")
     if options.arithmetic != "float32":
         rule = "this run is in float32"
         raise refuse("precision", options.precision, rule, "leave it out")
