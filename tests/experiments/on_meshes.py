@@ -53,7 +53,7 @@ OPTIONS = {
 }
 MESHES = ((1, 1), (8, 1), (4, 2))
 RELATIVE, ABSOLUTE = 1e-5, 1e-6
-ON_ONE = {"diffusion_preference", "mallows_bandit", "mallows_lm", "score_matching"}
+ON_ONE = {"contraction", "diffusion_preference", "mallows_bandit", "mallows_lm", "score_matching"}
 """Studies that one device of a mesh computes: within one process their numbers are the same."""
 
 TIMES = ("seconds", "minutes", "cost", "claims", "memory", "time_ratio")
