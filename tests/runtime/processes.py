@@ -32,7 +32,7 @@ def start_python(*args: str, stdin: int | None = None, **variables: str) -> subp
 
 def run_python(*args: str, **variables: str) -> tuple[int, str, str]:
     """Runs a Python process to its end: status, stdout, stderr."""
-    process = start_python(*args, **variables)
+    process = start_python(*args, stdin=None, **variables)
     out, err = process.communicate(timeout=LIMIT)
     return process.returncode, out, err
 
