@@ -23,6 +23,7 @@ SMALLEST = {
     "reward_directed": [*OPTIONS["reward_directed"], "--methods", "dpok", "--seeds", "2"],
     "score_matching": [*OPTIONS["score_matching"], "--seeds", "1"],
 }
+QUICK = ("mallows_bandit", "score_matching")
 
 
 class Saves:
@@ -62,7 +63,9 @@ def test_a_stage_is_named_by_what_it_depends_on(tmp_path):
     assert len({name(config) for config in (Config(), *others)}) == 1 + len(others)
 
 
-@pytest.mark.parametrize("name", SMALLEST)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in SMALLEST]
+)
 def test_what_is_done_is_not_done_again(name, tmp_path, monkeypatch):
     module = importlib.import_module(f"experiments.{name}.__main__")
     saves = Saves(monkeypatch)

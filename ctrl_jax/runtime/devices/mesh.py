@@ -179,7 +179,7 @@ def held_places(mesh: Mesh, process: int | None = None) -> list[int]:
     """
     process = jax.process_index() if process is None else process
     rows = np.moveaxis(mesh.devices, mesh.axis_names.index("data"), 0)
-    owners = ({device.process_index for device in row.flat} for row in rows)
+    owners = ({device.process_index for device in row} for row in rows.reshape(len(rows), -1))
     return [place for place, found in enumerate(owners) if process in found]
 
 

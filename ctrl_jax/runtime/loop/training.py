@@ -346,8 +346,11 @@ def own_copy(state: Any, shardings: Any) -> Any:
 
     def copy(leaf, sharding):
         leaf = jnp.asarray(leaf) if sharding is None else place(leaf, sharding)
-        strong = leaf if is_key(leaf) else jax.lax.convert_element_type(leaf, leaf.dtype)
-        return jnp.copy(strong)
+        if is_key(leaf):
+            return jnp.copy(leaf)
+        # Without a program for each shape, as `jnp.copy` compiles them.
+        strong = jax.lax.convert_element_type(leaf, leaf.dtype)
+        return jax.device_put(strong, sharding, may_alias=False)
 
     leaves, tree = jax.tree.flatten(given_state(state))
     one = shardings is None or isinstance(shardings, jax.sharding.Sharding)

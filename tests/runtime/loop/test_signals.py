@@ -61,6 +61,7 @@ def test_a_second_signal_ends_a_process_that_hears_nothing(processes, place, sig
     try:
         for process in started:
             assert process.stdout is not None and process.stdout.readline() == "deaf\n"
+        time.sleep(0.5)  # it computes by now
         first = started[0]
         first.send_signal(signum)
         time.sleep(0.5)
