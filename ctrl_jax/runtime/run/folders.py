@@ -25,7 +25,7 @@ import datetime
 import os
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -61,12 +61,16 @@ class Run:
         resumed: whether it continues from a checkpoint.
         inputs: names of what it was given to digests of their content.
         strict: whether it goes on exactly or not at all.
+        made: its experiment, config, versions and mesh, as its config.json has them.
+        told: what of them was said to be others than before.
     """
 
     folder: Path
     resumed: bool
     inputs: Mapping[str, str] = dataclasses.field(default_factory=dict)
     strict: bool = False
+    made: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    told: Collection[str] = ()
 
     @property
     def checkpoints(self) -> Path:
@@ -81,7 +85,7 @@ class Run:
     @property
     def record(self) -> dict[str, Any]:
         """What its checkpoints hold beside the state."""
-        return {"inputs": dict(self.inputs)}
+        return {"inputs": dict(self.inputs), **self.made}
 
     def check_restored(self, record: Mapping[str, Any]) -> None:
         """Compare what a checkpoint was made with to what this run is given.
@@ -90,13 +94,20 @@ class Run:
             record: of the checkpoint.
 
         Raises:
-            ValueError: they differ, and the run goes on exactly or not at all.
+            ValueError: it is of another experiment; or they differ, and the run goes on exactly or
+                not at all.
         """
-        before = record.get("inputs", {})
-        changes = differences(before, dict(self.inputs), _CONTENT) if before else {}
+        mine = {"config": {}, "versions": {}, "mesh": {}, **self.record}
+        before = {part: record.get(part) or mine[part] for part in mine}
+        if before.get("experiment") != mine.get("experiment"):
+            rule = f"a checkpoint in it is of {before['experiment']!r}, not of this experiment"
+            raise refuse("out", str(self.folder), rule, "give another --out")
+        changes = _changes(before, mine, _NOT_THE_RUN if self.strict else _NOT_THE_MATHS)
+        rule = f"the checkpoint was made with others ({_listed(changes)})"
         if changes and self.strict:
-            rule = f"the checkpoint was made with others ({_listed(changes)})"
             raise refuse("resume", "strict", rule, _AS_BEFORE)
+        if {*changes} - {*self.told}:
+            warnings.warn(f"{self.folder}: {rule}", RunWarning, stacklevel=3)
 
     def check_there(self) -> None:
         """Raise RunError where the run's folder was moved or removed meanwhile."""
@@ -168,17 +179,20 @@ def open_run(
     """
     check_choice("resume", resume, ("never", "latest", "strict"))
 
-    def find() -> tuple[str, bool, dict[str, str]]:
+    def find() -> dict[str, Any]:
         given = dict(inputs or {})
         try:
             config = plain(dict(config_dict))
-            found = _open(experiment, config, out, resume, seed, given, kept)
+            folder, resumed, made = _open(experiment, config, out, resume, seed, given, kept)
         except OSError as error:
             raise unwritable(out or ROOT, error) from error
-        return os.fspath(found[0]), found[1], given
+        told = [*made["resumed"][-1]["changes"]] if resumed else []
+        made = {part: made[part] for part in ("experiment", "config", "versions", "mesh")}
+        folder = os.fspath(folder)
+        return {"folder": folder, "resumed": resumed, "inputs": given, "made": made, "told": told}
 
-    folder, resumed, given = on_the_first(find)
-    return Run(Path(folder), resumed, given, resume == "strict")
+    found = on_the_first(find)
+    return Run(**{**found, "folder": Path(found["folder"])}, strict=resume == "strict")
 
 
 def withdraw() -> None:
@@ -237,7 +251,7 @@ def _open(
     seed: int,
     inputs: dict[str, str],
     kept: str | None,
-) -> tuple[Path, bool]:
+) -> tuple[Path, bool, dict[str, Any]]:
     now = datetime.datetime.now()
     folder = Path(out) if out is not None else None
     if folder is None and resume != "never":
@@ -273,7 +287,7 @@ def _open(
     _opened.append(_Opened(folder, before, kept, _saved(folder, kept), absent))
     (folder / SUMS).unlink(missing_ok=True)  # what follows changes files
     write_json_atomic(folder / "config.json", description)
-    return folder, resumed
+    return folder, resumed, description
 
 
 def _tell_changed(folder: Path) -> None:

@@ -163,7 +163,7 @@ def test_other_content_is_another_run_and_another_path_is_not():
     """`data` lies elsewhere and is the same, or in the same place and is another."""
     run = start({**CONFIG, "data": "here"}, data="1" * 64, reward="a")
     save(run)
-    assert run.record == {"inputs": {"data": "1" * 64, "reward": "a"}}
+    assert run.record["inputs"] == {"data": "1" * 64, "reward": "a"}
     moved = {**CONFIG, "data": "there"}
     assert start(moved, resume="strict", data="1" * 64, reward="a").resumed
     rule = "content of data: 111111111111 -> 222222222222.; use what it was started with"
@@ -184,6 +184,26 @@ def test_a_checkpoint_knows_its_content_too():
     run.check_restored({"inputs": {"data": "2"}})
     with pytest.raises(ValueError, match=r"the checkpoint was made with others .*data: 1 -> 2"):
         run.check_restored({"inputs": {"data": "1"}})
+
+
+def test_a_checkpoint_knows_how_it_was_made(recwarn):
+    """One that was put there from another run, or made before the config.json that is there."""
+    first = start()
+    save(first)
+    assert {*first.record} == {"inputs", "experiment", "config", "versions", "mesh"}
+    run = start(resume="latest")
+    run.check_restored(json.loads(json.dumps(first.record)))
+    assert not recwarn
+    other = start(changed(learning_rate=0.2), resume="latest")  # which says so
+    recwarn.clear()
+    other.check_restored(first.record)
+    assert not recwarn
+    with pytest.warns(RunWarning, match=r"made with others \(learning_rate: 0.1 -> 0.2\)"):
+        start(changed(learning_rate=0.2), resume="latest").check_restored(first.record)
+    with pytest.raises(ValueError, match=r"made with others.*learning_rate"):
+        start(changed(learning_rate=0.2), resume="strict").check_restored(first.record)
+    with pytest.raises(ValueError, match="a checkpoint in it is of 'other', not of this"):
+        run.check_restored({**first.record, "experiment": "other"})
 
 
 @pytest.mark.parametrize("part", ["config", "versions", "mesh", "inputs", "resumed", "started"])
