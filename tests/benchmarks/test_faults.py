@@ -59,6 +59,11 @@ def test_the_page_says_what_is_committed():
     page, result = faults.PAGE.read_text(), json.loads(faults.RESULTS.read_text())
     assert faults.with_table(page, result) == page
     assert not any(row["lost"] for row in result["rows"])
+    kills = {
+        (r["command"], r["place"]): r["tried"] for r in result["rows"] if r["signal"] == "kill"
+    }
+    long = [name for name in faults.SUBJECTS if name != "sample"]
+    assert all(kills[name, place] >= 20 for name in long for place in faults.PLACES), kills
 
 
 @pytest.mark.slow
