@@ -138,7 +138,7 @@ def on_the_first(do: Callable[[], Any]) -> Any:
 
     Raises:
         ValueError: it raised one there, or an OSError, which the first process raises as it is.
-        RunError: it raised one there.
+        RunError: it raised one there, or any other error, which the first raises as it is.
     """
     if jax.process_count() == 1:
         return do()
@@ -146,10 +146,11 @@ def on_the_first(do: Callable[[], Any]) -> Any:
     mine: Exception | None = None
     if jax.process_index() == 0:
         try:
-            told["found"] = do()
-        except (ValueError, OSError, RunError) as error:
+            told = {"found": do()}
+            json.dumps(told)
+        except Exception as error:  # whatever it is, the others wait to hear of it
             mine = error
-            told["error"] = [isinstance(error, RunError), str(error)]
+            told = {"error": [not isinstance(error, ValueError | OSError), str(error)]}
     told = json.loads(broadcast_text(json.dumps(told)))
     if mine is not None:
         raise mine

@@ -17,9 +17,12 @@ import os
 import re
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
+
+import jax
 
 from ctrl_jax._errors import RewardUnavailable, RunError, RunInterrupted, RunWarning
 from ctrl_jax.runtime.loop.signals import ending_at_signals
@@ -30,6 +33,8 @@ from ctrl_jax.runtime.run.place import FULL
 Config = TypeVar("Config")
 
 TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
+GOODBYE = 20.0
+"""Seconds that a process of several waits for the others once an error has ended it."""
 
 _OURS = ("ctrl_jax", "experiments", "benchmarks", "__main__")
 _NO_ROOM = ("RESOURCE_EXHAUSTED", "Out of memory", "OUT_OF_MEMORY", "Ran out of memory")
@@ -78,9 +83,8 @@ def command(
             said = _said_of(error, lambda: _less_memory(config_class, args, default))
             if not isinstance(error, RunError | OSError):
                 withdraw()
-            if said is None:
-                raise
-            if os.environ.get("CTRL_JAX_TRACEBACK") == "1":
+            if said is None or os.environ.get("CTRL_JAX_TRACEBACK") == "1":
+                _leave_soon(1)
                 raise
             interrupted = isinstance(error, RunInterrupted)
             status = 128 + error.signum if isinstance(error, RunInterrupted) else 2
@@ -89,6 +93,7 @@ def command(
             _exit(text if interrupted else f"error: {text}", status)
         except Exception:
             withdraw()
+            _leave_soon(1)
             raise
         finally:
             release()
@@ -159,7 +164,19 @@ def _less_memory(config_class: type, args: Sequence[str] | None, default: Any) -
 
 def _exit(text: str, status: int) -> None:
     print(text, file=sys.stderr, flush=True)
+    _leave_soon(status)
     raise SystemExit(status)
+
+
+def _leave_soon(status: int) -> None:
+    """Let the process end though others go on, which wait for what it has no more to say.
+
+    JAX waits at the end until all processes have come there, and shows signs of life meanwhile.
+    """
+    if jax.distributed.is_initialized():
+        timer = threading.Timer(GOODBYE, os._exit, (status,))
+        timer.daemon = True
+        timer.start()
 
 
 def _program() -> str | None:

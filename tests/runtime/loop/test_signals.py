@@ -41,6 +41,28 @@ try:
 except Terminated as error:
     print("ended", k, flush=True)
 """
+ALONE = """
+import dataclasses, errno, sys
+from ctrl_jax.runtime import command, start
+from ctrl_jax.runtime.devices.distributed import barrier, on_the_first
+module = sys.modules["ctrl_jax.runtime.run.command"]
+module.GOODBYE = 1.0
+start("on", f"127.0.0.1:{sys.argv[1]}", 2, int(sys.argv[2]), heartbeat_seconds=10)
+@dataclasses.dataclass(frozen=True)
+class Nothing:
+    "No options."
+def run(config):
+    try:
+        on_the_first(lambda: {}["absent"])
+    except KeyError:
+        assert sys.argv[2] == "0"
+    except RuntimeError as error:
+        assert sys.argv[2] == "1" and "absent" in str(error)
+    if sys.argv[2] == "0":
+        raise OSError(errno.ENOSPC, "No space left on device", "a.png")
+    barrier("never")
+command(Nothing, run, [])
+"""
 
 
 @pytest.mark.parametrize(
@@ -87,3 +109,16 @@ def test_ctrl_c_between_loops_ends_all_processes_at_one_place():
     ended = [out.splitlines()[-1] for out, _ in results]
     assert ended[0] == ended[1] and ended[0].startswith("ended "), results
     assert "sent" in results[1][0] and [process.returncode for process in pair] == [0, 0]
+
+
+def test_an_error_of_one_process_alone_ends_all():
+    """JAX would wait at the end of that one for the others, which wait for it."""
+    port = str(free_port())
+    pair = [start_python("-c", ALONE, port, str(rank)) for rank in (0, 1)]
+    try:
+        (_, said), _ = (process.communicate(timeout=60) for process in pair)
+    finally:
+        for process in pair:
+            process.kill()
+    assert pair[0].returncode == 2 and pair[1].returncode != 0, said
+    assert "error: [Errno 28] No space left on device: 'a.png'; free some space there" in said
