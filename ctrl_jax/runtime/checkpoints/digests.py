@@ -8,6 +8,7 @@ the order of their names, so that equal digests mean equal bits.
 
 import hashlib
 import os
+import threading
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -84,13 +85,22 @@ def leaf_digests(leaves: Iterable[Any]) -> list[str]:
     by as many threads as there are cores meanwhile.
     """
 
-    def digest_of(kind: LeafType, value: np.ndarray) -> str:
-        digest = hashlib.sha256()
-        _update(digest, kind, value)
-        return digest.hexdigest()
+    number = os.cpu_count() or 1
+    room = threading.Semaphore(2 * number)  # for so many leaves on the host
 
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
-        found = [threads.submit(digest_of, leaf_type(leaf), host_array(leaf)) for leaf in leaves]
+    def digest_of(kind: LeafType, value: np.ndarray) -> str:
+        try:
+            digest = hashlib.sha256()
+            _update(digest, kind, value)
+            return digest.hexdigest()
+        finally:
+            room.release()
+
+    with ThreadPoolExecutor(number) as threads:
+        found = []
+        for leaf in leaves:
+            room.acquire()
+            found.append(threads.submit(digest_of, leaf_type(leaf), host_array(leaf)))
         return [each.result() for each in found]
 
 

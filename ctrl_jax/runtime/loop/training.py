@@ -18,6 +18,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ctrl_jax._checks import check_count, check_fields, refuse
@@ -45,6 +46,7 @@ class Dataset(Protocol):
 
 Batches = Callable[[int], Any] | Iterable[Any] | Dataset | None
 Evaluate = Callable[[int, Any], Mapping[str, Any] | None]
+_LISTS = (Sequence, Mapping, np.ndarray, jax.Array)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,8 +125,8 @@ def train(
             function without arguments that returns it, of which nothing stays but the copy.
         batches: `batches(k)` for the update after k completed ones, or a dataset of batches with
             random access such as `grain.MapDataset`, which is asked for `batches[k]`: either goes
-            on at the place of a checkpoint. Or an iterable, a list too, that begins with the next
-            update's batch, or None where the step needs none. Arrays (batch, …).
+            on at the place of a checkpoint. Or an iterable, also a list or an array, that begins
+            with the next update's batch, or None where the step needs none. Arrays (batch, …).
         steps: completed updates at the end.
         start: completed updates of `state`.
         log: where each update's metrics are written.
@@ -333,7 +335,8 @@ def speed_of(options: LoopOptions) -> Speed:
 
 def given_state(state: Any) -> Any:
     """Return the state that a caller gives, itself or by a function."""
-    return state() if callable(state) and jax.tree.leaves(state) == [state] else state
+    alone = any(leaf is state for leaf in jax.tree.leaves(state))
+    return state() if callable(state) and alone else state
 
 
 def own_copy(state: Any, shardings: Any) -> Any:
@@ -354,7 +357,7 @@ def own_copy(state: Any, shardings: Any) -> Any:
 
     leaves, tree = jax.tree.flatten(given_state(state))
     one = shardings is None or isinstance(shardings, jax.sharding.Sharding)
-    places = len(leaves) * [shardings] if one else jax.tree.leaves(shardings)
+    places = len(leaves) * [shardings] if one else tree.flatten_up_to(shardings)
     for k, sharding in enumerate(places):
         leaves[k] = copy(leaves[k], sharding)
     return tree.unflatten(leaves)
@@ -377,7 +380,7 @@ def _batch_source(batches: Batches) -> Callable[[int], Any]:
         return lambda k: None
     if callable(batches):
         return batches
-    if hasattr(batches, "__getitem__") and not isinstance(batches, Sequence):
+    if hasattr(batches, "__getitem__") and not isinstance(batches, _LISTS):
         return lambda k: _at(batches, k)
     iterator: Iterator[Any] = iter(batches)
     return lambda k: next(iterator)

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from ctrl_jax.algorithms.base import state_metrics
 from ctrl_jax.rewards import RewardUnavailable
@@ -109,6 +110,18 @@ def test_a_dataset_of_grain_goes_on_at_its_place(tmp_path):
     np.testing.assert_array_equal(again["seen"], whole)
     with pytest.raises(ValueError, match=r"3 of them.*last for all 6 updates"):
         train(step, first, Three(), steps=6, options=QUIET)
+    with pytest.raises(ValueError, match=r"3 of them.*last for all 6 updates"):
+        train(step, first, jnp.ones((3, 4)), steps=6, options=QUIET)
+
+
+def test_shardings_of_another_tree_are_refused():
+    everywhere = NamedSharding(make_mesh(), PartitionSpec())
+    state = {"p": {"a": jnp.ones(2), "b": jnp.ones(2)}, "q": jnp.ones(2)}
+    others = {"p": everywhere, "r": everywhere}
+    options = dataclasses.replace(QUIET, mesh=make_mesh(), shardings=others)
+    with pytest.raises(ValueError):
+        train(lambda s, b: (s, {}), state, None, steps=1, options=options)
+    assert not state["q"].is_deleted()
 
 
 def test_one_trace_with_weak_types_and_a_mesh():
