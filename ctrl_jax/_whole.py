@@ -6,15 +6,19 @@ a folder are put onto the disk too.
 """
 
 import contextlib
+import hashlib
 import itertools
 import os
 import re
 import shutil
+import socket
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-_PART = re.compile(r"\.(?P<stem>.+)\.(?P<pid>\d+)\.part(?P<ending>\..*)?")
-_FOLDER = re.compile(r"(?P<stem>.+)(?P<ending>)\.(?P<pid>\d+)\.unfinished")
+# In containers many processes have the same number, and those of other hosts cannot be looked for.
+HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:6]
+_PART = re.compile(rf"\.(?P<stem>.+)\.{HOST}-(?P<pid>\d+)\.part(?P<ending>\..*)?")
+_FOLDER = re.compile(rf"(?P<stem>.+)(?P<ending>)\.{HOST}-(?P<pid>\d+)\.unfinished")
 
 
 @contextlib.contextmanager
@@ -28,7 +32,7 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         A hidden name with the same ending, in the same folder.
     """
     path = Path(path)
-    part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    part = path.with_name(f".{path.stem}.{HOST}-{os.getpid()}.part{path.suffix}")
     try:
         with naming(path, part):
             yield part
@@ -72,7 +76,7 @@ def whole_folder(
         An empty folder beside it.
     """
     folder = Path(folder)
-    unfinished = folder.with_name(f"{folder.name}.{f'{os.getpid()}.' * shared}unfinished")
+    unfinished = folder.with_name(f"{folder.name}.{f'{HOST}-{os.getpid()}.' * shared}unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     try:
@@ -95,7 +99,8 @@ def sweep(folder: str | os.PathLike[str], *, but: Collection[str] = ()) -> list[
 
     Args:
         folder: one that belongs to the caller alone. What a living process of this machine writes
-            there stays nevertheless; what has the caller's own number is of one before it.
+            there stays nevertheless, and what other hosts write; what has the caller's own number is
+            of one before it.
         but: names of files and folders that are left alone.
 
     Returns:

@@ -10,7 +10,7 @@ import pytest
 
 from ctrl_jax._records import read_sealed, write_sealed
 from ctrl_jax._sums import SUMS, changed_files, check_sums, write_sums
-from ctrl_jax._whole import set_aside, sweep, whole_file, whole_folder
+from ctrl_jax._whole import HOST, set_aside, sweep, whole_file, whole_folder
 from ctrl_jax.runtime import RunWarning
 from ctrl_jax.runtime.run.arrays import keep_arrays, kept_arrays
 
@@ -86,10 +86,12 @@ def test_the_name_is_on_the_disk_too(tmp_path, monkeypatch):
 
 
 def test_what_killed_programs_left_is_swept(tmp_path):
-    dead, living = 2**22 + 7, os.getppid()  # above what the kernel gives
-    left = [f".a.{dead}.part.json", f".b.{os.getpid()}.part", f"in/.c.d.{dead}.part.png"]
+    # Above what the kernel gives.
+    dead, living, mine = (f"{HOST}-{n}" for n in (2**22 + 7, os.getppid(), os.getpid()))
+    left = [f".a.{dead}.part.json", f".b.{mine}.part", f"in/.c.d.{dead}.part.png"]
     kept = [f".a.{living}.part.json", f".lock.{dead}.part.json", "samples/.a.9.part.png"]
     kept += [f"notes.{dead}.part.txt", ".a.part.json", "model.unfinished", "a.json"]
+    kept += [f".a.{2**22 + 7}.part.json", f".a.0a0a0a-{2**22 + 7}.part.json"]
     kept += [f"7/.a.{dead}.part.json", f"b.{living}.unfinished/x"]
     for name in (*left, *kept, f"b.{dead}.unfinished/x"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ctrl_jax._whole import HOST
 from ctrl_jax.runtime import (
     Checkpoints,
     RunError,
@@ -79,8 +80,9 @@ def test_latest_starts_afresh_without_a_checkpoint():
 def test_a_run_that_goes_on_sweeps_what_a_killed_one_left(tmp_path):
     save(start())
     lock.release()
-    left = ["d/.results.4194311.part.json", "d/model/.params.4194311.part.safetensors"]
-    kept = ["d/.notes.txt", "d/samples/.sheet.4194311.part.png"]
+    dead = f"{HOST}-4194311"
+    left = [f"d/{name}" for name in (f".results.{dead}.part.json", f"model/.params.{dead}.part")]
+    kept = ["d/.notes.txt", f"d/samples/.sheet.{dead}.part.png"]
     for name in (*left, *kept):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
