@@ -99,8 +99,8 @@ def sweep(folder: str | os.PathLike[str], *, but: Collection[str] = ()) -> list[
 
     Args:
         folder: one that belongs to the caller alone. What a living process of this machine writes
-            there stays nevertheless, and what other hosts write; what has the caller's own number is
-            of one before it.
+            there stays nevertheless, and what other hosts write; what has the caller's own number
+            is of one before it.
         but: names of files and folders that are left alone.
 
     Returns:
