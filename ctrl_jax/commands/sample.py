@@ -1,7 +1,6 @@
 """`ctrl-jax sample`: draw samples from a run, or pictures of prompts from a diffusers folder."""
 
 import dataclasses
-import os
 import time
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -81,8 +80,8 @@ class Config:
         solver_steps: steps of the sampler; those of training, or 30 of a pipeline, by default.
         height: of the pictures, in pixels; the model's own by default.
         width: of the pictures, in pixels; the model's own by default.
-        batch: pictures drawn at a time, 4 by default, or samples of a run, 64; the next multiple of
-            the devices that a batch is divided over.
+        batch: pictures drawn at a time, 4 by default, or samples of a run, 64; on several devices
+            as many more as make it even.
         precision: of weights and arithmetic.
         variant: of the weight files, such as fp16; the plain ones, or the only ones, by default.
         seed: of the noise; a picture depends on the seed and its place alone.
@@ -96,9 +95,9 @@ class Config:
         process_id: number of this process from 0, with --coordinator.
         heartbeat_seconds: seconds without a sign of life from one process after which the others
             stop.
-        resume: never: a folder that holds none yet; latest: keep what is there of these pictures,
-            and draw the others; strict: only with the same config, versions, mesh and content of
-            what is given (run, model, prompts, lora).
+        resume: never: a folder without pictures; latest: keep those that the same options made, and
+            draw all others, in the place of what is there; strict: refuse other options, versions,
+            mesh and content of what is given (run, model, prompts, lora).
         progress: show progress.
         compilation_cache: keep compiled programs in ~/.cache/ctrl_jax.
     """
@@ -135,6 +134,7 @@ class Config:
     def common(self) -> RunOptions:
         """The options that mean the same in every command."""
         given: dict[str, Any] = {name: getattr(self, name) for name in COMMON}
+        given["out"] = self.folder
         # JAX's own switch decides what is drawn of a run of float64.
         return RunOptions(
             **given, precision="float64" if jax.config.read("jax_enable_x64") else None
@@ -182,10 +182,6 @@ def main(config: Config) -> Path:
     """Draw the samples and return the folder they were written to."""
     began = time.monotonic()
     out = Path(config.folder)
-    there = next(path for path in (out, *out.absolute().parents) if os.path.lexists(path))
-    if not (there.is_dir() and os.access(there, os.W_OK)):
-        rule = f"{there} is no folder that can be written to"
-        raise refuse("out", str(out), rule, "give another --out")
     mesh = prepare(config.common)
     where: dict[str, Any] = {"out": out, "resume": config.resume, "seed": config.seed}
     plain, show = dataclasses.asdict(config), {"show": config.progress}
@@ -208,7 +204,7 @@ def main(config: Config) -> Path:
         options |= {"batch": config.batch or 4}
         drawing = of_pipeline.Drawing(**options)
         ready = of_pipeline.load_of_pipeline(drawing, mesh)
-        run = open_run(NAME, plain, **where, inputs=drawing.inputs(), kept=LINES)
+        run = open_run(NAME, plain, **where, inputs=drawing.inputs(out), kept=LINES)
         files = of_pipeline.draw_of_pipeline(drawing, ready, run, **show)
     run.seal()
     if jax.process_index() == 0:

@@ -182,6 +182,12 @@ def test_samples_of_a_run_go_on_after_the_batches_that_are_there(
         patch.setattr(of_run, "keep_arrays", asked)
         draw("out")
     assert stop.value.code == 143 and "8 of 10 are written" in capsys.readouterr().err
+    # Parts of batches of another size are not put together with these.
+    shutil.copytree(tmp_path / "out", tmp_path / "fives")
+    assert main([*trained, "--batch", "5", "--out", str(tmp_path / "other")]) == 0
+    given = [*trained, "--batch", "5", "--out", str(tmp_path / "fives"), "--resume", "latest"]
+    assert main(given) == 0 and "batch: 4 -> 5" in capsys.readouterr().err
+    assert files(tmp_path / "fives") == files(tmp_path / "other")
     (tmp_path / "out/samples-00000000.npz").write_bytes(b"PK")
     assert draw("out", "--resume", "latest") == 0
     assert "samples-00000000.npz: it was damaged on disk" in capsys.readouterr().err
@@ -190,9 +196,13 @@ def test_samples_of_a_run_go_on_after_the_batches_that_are_there(
     with monkeypatch.context() as patch:
         patch.setattr(of_run, "keep_arrays", nothing)
         assert draw("out", "--resume", "latest") == 0  # of a complete run nothing is drawn
-    assert main([*trained, "--batch", "5", "--out", str(tmp_path / "other")]) == 0
     found = [np.load(tmp_path / name / "samples.npz")["samples"] for name in ("whole", "other")]
     np.testing.assert_allclose(*found, rtol=1e-5, atol=1e-5)
+    # Without its record a folder of samples is nobody's, and is not written over.
+    (tmp_path / "whole" / "config.json").unlink()
+    with pytest.raises(SystemExit):
+        draw("whole")
+    assert "it holds samples.npz of before; give another --out" in capsys.readouterr().err
 
 
 def in_two_processes(line):
@@ -222,6 +232,8 @@ def test_two_processes_draw_what_one_draws(model, whole, tmp_path):
 @pytest.mark.slow
 def test_two_processes_draw_the_samples_of_a_run(trained, tmp_path):
     in_two_processes([*trained, "--out", str(tmp_path / "both")])
+    (tmp_path / "both" / "samples.npz").unlink()
+    in_two_processes([*trained, "--out", str(tmp_path / "both"), "--resume", "latest"])
     assert main([*trained, "--out", str(tmp_path / "alone")]) == 0
     found = [np.load(tmp_path / name / "samples.npz")["samples"] for name in ("both", "alone")]
     np.testing.assert_allclose(*found, rtol=1e-5, atol=1e-5)

@@ -2,12 +2,13 @@
 
 import signal
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import Any
 
-import jax
 import numpy as np
 
 from ctrl_jax.runtime import Run, RunInterrupted, progress
+from ctrl_jax.runtime.devices.distributed import on_the_first
 from ctrl_jax.runtime.loop.signals import StopSignals
 
 
@@ -47,13 +48,16 @@ def draw_missing(
             # Whole, also where a part is there: beside other batch-mates the last bits may differ.
             # The last one is filled up, so that all are one program.
             found = draw(np.minimum(np.arange(start, start + batch), number - 1))
-            if jax.process_index() == 0:
-                run.check_there()
-                keep(rows, found[: len(rows)])
+            on_the_first(partial(_kept, run, keep, rows, found))
             done += len(missing.intersection(rows))
             update(done)
             if (signum := signals.asked()) is not None:
                 raise RunInterrupted(_told(signum, done, number, run), signum)
+
+
+def _kept(run: Run, keep: Callable[[range, Any], None], rows: range, found: Any) -> None:
+    run.check_there()
+    keep(rows, found[: len(rows)])
 
 
 def _told(signum: int, done: int, number: int, run: Run) -> str:

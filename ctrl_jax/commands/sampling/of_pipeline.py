@@ -5,6 +5,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -21,7 +22,7 @@ from ctrl_jax.pretrained.diffusers.pipeline import Pipeline, load_pipeline
 from ctrl_jax.pretrained.diffusers.pipeline_index import AUTOENCODER_NAME
 from ctrl_jax.rewards.pictures import whole
 from ctrl_jax.runtime import Run, content_digest, digests_of, on_mesh, own_part, replicate
-from ctrl_jax.runtime.devices.distributed import broadcast_text
+from ctrl_jax.runtime.devices.distributed import on_the_first
 from ctrl_jax.runtime.devices.mesh import shard_batch
 from ctrl_jax.runtime.run.sheets import draw_sheet
 
@@ -50,9 +51,12 @@ class Drawing:
     variant: str | None
     seed: int
 
-    def inputs(self) -> dict[str, str]:
-        """Return the digests of what is read."""
-        found = digests_of({"model": self.model, "prompts": self.prompts})
+    def inputs(self, own: Path) -> dict[str, str]:
+        """Return the digests of what is read, without the folder of the pictures."""
+        model, own = Path(self.model).resolve(), own.resolve()
+        inside = f"{own.relative_to(model)}/" if own.is_relative_to(model) else "\0"
+        read = content_digest(self.model, lambda name: not name.startswith(inside))
+        found = {"model": read, **digests_of({"prompts": self.prompts})}
         if self.lora:
             digests = " ".join(map(content_digest, self.lora))
             found["lora"] = hashlib.sha256(digests.encode()).hexdigest()
@@ -115,7 +119,7 @@ def draw_of_pipeline(drawing: Drawing, ready: Ready, run: Run, *, show: bool) ->
     number, total = drawing.number, len(ready.prompts) * drawing.number
     album = Album(run.folder, *_records(drawing, ready.prompts, run.inputs))
     first = jax.process_index() == 0
-    missing = json.loads(broadcast_text(json.dumps(album.missing() if first else [])))
+    missing = on_the_first(album.missing)
     draw_missing(total, ready.together, missing, ready.draw, album.add, run, show=show)
     if first:
         album.write_lines()

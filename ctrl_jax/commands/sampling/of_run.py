@@ -23,8 +23,8 @@ from ctrl_jax.models.spec import score_model
 from ctrl_jax.processes import grids
 from ctrl_jax.runtime import Run, on_mesh, own_part, replicate, shard_batch, state_digest
 from ctrl_jax.runtime.checkpoints.digests import host_array
-from ctrl_jax.runtime.devices.distributed import broadcast_text
-from ctrl_jax.runtime.run.arrays import keep_arrays, kept_arrays, write_samples
+from ctrl_jax.runtime.devices.distributed import on_the_first
+from ctrl_jax.runtime.run.arrays import keep_arrays, own_kept_arrays, write_samples
 from ctrl_jax.runtime.run.figures import draw_histograms, draw_images
 from ctrl_jax.runtime.saved_models import SavedModel, load_model
 from ctrl_jax.solvers import EulerMaruyama, ExponentialEuler, sample
@@ -79,6 +79,11 @@ def load_of_run(drawing: Drawing, mesh: Mesh) -> Ready:
     model, data = load_model(drawing.run), mesh.shape["data"]
     together = -(-min(drawing.batch, drawing.number) // data) * data
     known = {"spec": model.spec, "shape": model.shape, "params": state_digest(model.params)}
+    known |= {
+        "notes": model.notes,
+        "precision": model.precision,
+        "x64": jax.config.read("jax_enable_x64"),
+    }
     draw = make_draw(model, drawing, mesh)
     return Ready(len(model.shape) == 3, draw, together, {"run": seal_of(known)})
 
@@ -95,7 +100,8 @@ def draw_of_run(drawing: Drawing, ready: Ready, run: Run, *, show: bool) -> list
     first, number = jax.process_index() == 0, drawing.number
     name, path = "images" if ready.images else "samples", run.folder / SAMPLES
     words = {"run": run.inputs["run"], "solver": drawing.solver, "seed": drawing.seed}
-    words = json.dumps({**words, "steps": drawing.solver_steps, "number": number})
+    words |= {"steps": drawing.solver_steps, "number": number, "together": ready.together}
+    words = json.dumps(words)
     found: dict[int, np.ndarray] = {}
 
     def part_of(start: int) -> Path:
@@ -105,16 +111,21 @@ def draw_of_run(drawing: Drawing, ready: Ready, run: Run, *, show: bool) -> list
         found[rows.start] = samples
         keep_arrays(part_of(rows.start), {name: found[rows.start]}, words)
 
-    if first and run.resumed:
-        if (kept := kept_arrays(path, words)) is not None:
+    def look() -> list[int]:
+        if run.resumed and (kept := own_kept_arrays(path, words)) is not None:
             found[0] = kept[name]
-        else:
-            for start in range(0, number, ready.together):
-                if (kept := kept_arrays(part_of(start), words)) is not None:
-                    found[start] = kept[name]
-    there = {i for start, part in found.items() for i in range(start, start + len(part))}
-    missing = sorted({*range(number)} - there) if first else []
-    missing = json.loads(broadcast_text(json.dumps(missing)))
+            return []
+        starts = range(0, number, ready.together)
+        for start in starts if run.resumed else ():
+            if (kept := own_kept_arrays(part_of(start), words)) is not None:
+                found[start] = kept[name]
+        return [start for start in starts if start not in found]
+
+    missing = [
+        number_of
+        for start in on_the_first(look)
+        for number_of in range(start, min(start + ready.together, number))
+    ]
     draw_missing(number, ready.together, missing, ready.draw, keep, run, show=show)
     if first:
         samples = np.concatenate([found[start] for start in sorted(found)])

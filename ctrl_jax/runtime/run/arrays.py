@@ -45,11 +45,12 @@ def kept_arrays(path: str | os.PathLike[str], words: str = "") -> dict[str, np.n
     Warns:
         RunWarning: the file was damaged.
     """
-    found = _kept(Path(path), words)
+    found = own_kept_arrays(Path(path), words)
     return None if worst(int(found is None)) else found
 
 
-def _kept(path: Path, words: str) -> dict[str, np.ndarray] | None:
+def own_kept_arrays(path: Path, words: str) -> dict[str, np.ndarray] | None:
+    """Return what `kept_arrays` does, by this process alone."""
     if not path.exists():
         return None
     kept = {}

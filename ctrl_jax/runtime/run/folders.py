@@ -128,8 +128,8 @@ class Run:
 
 
 def _is_left(path: Path) -> bool:
-    loggers = ("tensorboard", "wandb", "profile")
-    return not (path.is_dir() and (path.name in loggers or step_folders(path)))
+    others = ("tensorboard", "wandb", "profile", "samples")  # samples have a seal of their own
+    return not (path.is_dir() and (path.name in others or step_folders(path)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -277,6 +277,9 @@ def _open(
     folder.mkdir(parents=True, exist_ok=True)
     lock.take(folder)
     check_resume(folder, resume)  # again: another that started at once may be through already
+    if kept is not None and resume == "never" and (there := _saved(folder, kept)):
+        rule = f"it holds {there[0][0].name} of before"
+        raise refuse("out", str(folder), rule, "give another --out, or --resume latest")
     if (folder / "config.json").exists():
         resumed = _check_going_on(folder, description, resume, kept)
         # Pictures of a run are drawn without its lock.
