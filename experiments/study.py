@@ -13,9 +13,13 @@ import json
 import pkgutil
 import re
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ctrl_jax._errors import RunWarning
+from ctrl_jax._whole import copy_folder
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -136,23 +140,33 @@ class Conduct:
             kept += [versions(), dict(self.mesh.shape)]
         return hashlib.sha256(json.dumps(plain(kept), sort_keys=True).encode()).hexdigest()[:16]
 
-    def alike(self, stage: str) -> bool:
-        """Return whether all of a stage so far was computed on such a mesh, with these versions.
+    def alike(self) -> bool:
+        """Return whether all stages so far were computed on such a mesh, with these versions.
 
-        Only then may other runs have what it makes. Call it whenever the run comes to the stage,
+        Only then may other runs have what they make. Call it whenever the run comes to a stage,
         which is noted. Of several processes the first one knows; the others are told no.
-
-        Args:
-            stage: the folder of its checkpoints.
         """
         import jax
 
-        if jax.process_index() != 0:
-            return False
-        path, here = self.folder / f"{stage}.places", self.fingerprint(shared=True)
-        with path.open("a") as file:
-            file.write(f"{here}\n")
-        return {*path.read_text().split()} == {here}
+        from ctrl_jax.runtime.devices.distributed import on_the_first
+
+        def noted() -> bool:
+            path, here = self.folder / "stages.places", self.fingerprint(shared=True)
+            with path.open("a") as file:
+                file.write(f"{here}\n")
+            return {*path.read_text().split()} == {here}
+
+        return on_the_first(noted) and jax.process_index() == 0
+
+    def share(self, stage: Path, cache: Path) -> None:
+        """Copy what a stage made to where later runs find it; the run goes on where it cannot."""
+        try:
+            copy_folder(stage, cache)
+        except OSError as error:
+            text = (
+                f"{cache}: not kept for later runs ({error}); give a folder that can be written to"
+            )
+            warnings.warn(text, RunWarning, stacklevel=2)
 
     def train(
         self,

@@ -36,11 +36,11 @@ def pretrain(config: Config, images: np.ndarray, study: Conduct) -> Params:
             copy_folder(cached, here)
         return jax.device_get(model.params)
     stage = f"pretraining-{name}"
-    alike = study.alike(stage)
+    alike = study.alike()
     params = _train_score(config, images, stage, study)
     save_model(here, config.model, images.shape[1:], params, precision=config.run.arithmetic)
     if alike and config.pretraining.reuse:
-        copy_folder(here, cached)
+        study.share(here, cached)
     return params
 
 

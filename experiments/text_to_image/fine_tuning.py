@@ -181,6 +181,7 @@ def tune(
         common = study.config.run
         with _reward(options, given) as reward:
             args = [*arguments(options, given, reward), "--out", str(out), "--resume", "latest"]
+            args += ["--distributed", "off"]  # they are joined already, or not to be
             args += ["--seed", str(common.seed if seed is None else seed)]
             args += [f"--mesh.{axis}={size}" for axis, size in study.mesh.shape.items()]
             args += [] if common.progress else ["--no-progress"]

@@ -94,7 +94,7 @@ def keep(
     shared = Path(cache) / f"{stage}-{study.fingerprint(stage, on, shared=True)}"
     taken = on_the_first(lambda: _take(shared, own))
     if not taken:
-        began, alike = time.monotonic(), study.alike(name)
+        began, alike = time.monotonic(), study.alike()
         with whole_folder(own) if first else tempfile.TemporaryDirectory() as unfinished:
             facts = make(Path(unfinished), name)
             if first:
@@ -102,7 +102,7 @@ def keep(
                 write_json_atomic(Path(unfinished) / FACTS, facts)
                 write_sums(unfinished)
         if alike:
-            copy_folder(own, shared)
+            study.share(own, shared)
     barrier(name)
     facts = read_json(own / FACTS)
     said = ", ".join(f"{k} {v:.3g}" for k, v in facts.items() if isinstance(v, float | int))

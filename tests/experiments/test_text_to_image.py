@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from ctrl_jax import rewards
-from ctrl_jax.runtime import Run, command, make_mesh
+from ctrl_jax.runtime import Run, RunWarning, command, make_mesh
 from experiments.study import Conduct
 from experiments.text_to_image import STUDY, tokenizer
 from experiments.text_to_image.__main__ import main
@@ -370,10 +370,13 @@ def test_a_stage_stays_with_its_run_and_others_find_it_on_the_same_mesh(tmp_path
     other = kept(of("b"))
     assert other.folder != first.folder and other.facts == first.facts and len(made) == 1
     # What began on another mesh is of both, and for this run alone.
-    assert of("c").alike(first.name)
+    assert of("c").alike()
     for run in ("c", "d", "e"):
         assert kept(of(run, four)).name == first.name
     assert len(made) == 3 and len(list((tmp_path / "cache").iterdir())) == 2
+    (tmp_path / "file").touch()
+    with pytest.warns(RunWarning, match="not kept for later runs"):
+        of("f").share(first.folder, tmp_path / "file" / "cache")
 
 
 def test_over_optimization_is_a_fall_while_the_proxy_rises():
