@@ -3,8 +3,10 @@
 import contextlib
 import dataclasses
 import json
+import os
 import shlex
 import threading
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -15,11 +17,12 @@ import tyro
 from ctrl_jax._checks import check_count, check_non_negative, check_positive, refuse
 from ctrl_jax._records import read_json, write_atomic
 from ctrl_jax._sums import SUMS, changed_files
+from ctrl_jax._whole import set_aside
 from ctrl_jax.commands import fine_tune
 from ctrl_jax.commands.fine_tuning.inputs import check_groups
 from ctrl_jax.commands.fine_tuning.method import OF_TERMINAL_REWARDS, WITH_VALUE
-from ctrl_jax.runtime import validate
-from ctrl_jax.runtime.devices.distributed import barrier, worst
+from ctrl_jax.runtime import RunWarning, validate
+from ctrl_jax.runtime.devices.distributed import barrier, on_the_first
 from experiments.study import Conduct
 from experiments.text_to_image.scenes import CATEGORIES, Request
 from experiments.text_to_image.server import make_server
@@ -177,7 +180,9 @@ def tune(
         study: the run that it is a part of, on the same devices.
         seed: of the run; that of the study by default.
     """
-    if not _is_complete(out):
+    started = [os.path.relpath(path, study.folder) for path in given]
+    asked = study.fingerprint("fine-tuning", dataclasses.asdict(options), started, seed)
+    if not on_the_first(lambda: _is_complete(out, asked)):
         common = study.config.run
         with _reward(options, given) as reward:
             args = [*arguments(options, given, reward), "--out", str(out), "--resume", "latest"]
@@ -195,10 +200,15 @@ def tune(
     return {**results["metrics"], "digest": results["digest"]}
 
 
-def _is_complete(out: Path) -> bool:
-    """Return whether a folder holds a whole run, by the first of several processes."""
-    first = jax.process_index() == 0
-    return bool(worst(int(first and (out / SUMS).exists() and not changed_files(out))))
+def _is_complete(out: Path, asked: str) -> bool:
+    """Return whether a folder holds a whole run of what is asked; one of others is set aside."""
+    note = out.with_name(f"{out.name}.asked")
+    if out.exists() and not (note.exists() and note.read_text() == asked):
+        kept = set_aside(out)
+        text = f"{out}: it was made with other options, and is kept as {kept.name}"
+        warnings.warn(text, RunWarning, stacklevel=2)
+    write_atomic(note, asked)
+    return (out / SUMS).exists() and not changed_files(out)
 
 
 def metric_names(options: FineTuning) -> dict[str, str]:

@@ -1,11 +1,13 @@
 """The world of emoji: scenes and captions, the detector's verdicts, and a run of all its stages."""
 
 import collections
+import dataclasses
 import importlib.util
 import itertools
 import json
 import re
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -14,9 +16,10 @@ import numpy as np
 import pytest
 
 from ctrl_jax import rewards
+from ctrl_jax._sums import write_sums
 from ctrl_jax.runtime import Run, RunWarning, command, make_mesh
 from experiments.study import Conduct
-from experiments.text_to_image import STUDY, tokenizer
+from experiments.text_to_image import STUDY, fine_tuning, tokenizer
 from experiments.text_to_image.__main__ import main
 from experiments.text_to_image.comparison import COMPARED
 from experiments.text_to_image.config import Config
@@ -32,7 +35,7 @@ from experiments.text_to_image.detector import (
     write,
 )
 from experiments.text_to_image.evaluation import TEMPERATURES, conditional_frontier
-from experiments.text_to_image.fine_tuning import FineTuning
+from experiments.text_to_image.fine_tuning import FineTuning, Given
 from experiments.text_to_image.over_optimization import claim
 from experiments.text_to_image.scenes import (
     CATEGORIES,
@@ -377,6 +380,28 @@ def test_a_stage_stays_with_its_run_and_others_find_it_on_the_same_mesh(tmp_path
     (tmp_path / "file").touch()
     with pytest.warns(RunWarning, match="not kept for later runs"):
         of("f").share(first.folder, tmp_path / "file" / "cache")
+
+
+def test_a_fine_tuning_of_other_options_is_not_taken_for_this_one(tmp_path, monkeypatch):
+    study = Conduct(STUDY, Config(), Run(tmp_path, False), make_mesh(), None, 0.0)
+    given, made = Given(*(tmp_path / name for name in "abcde")), []
+
+    def main(config):
+        out = Path(config.run.out)
+        out.mkdir()
+        made.append(len(made))
+        (out / "results.json").write_text(json.dumps({"metrics": {"run": made[-1]}, "digest": ""}))
+        write_sums(out)
+
+    monkeypatch.setattr(fine_tuning.fine_tune, "main", main)
+    options, out = FineTuning(), tmp_path / "fine-tune"
+    assert [fine_tuning.tune(options, given, out, study)["run"] for _ in range(2)] == [0, 0]
+    other = dataclasses.replace(options, learning_rate=0.5)
+    with pytest.warns(RunWarning, match="made with other options, and is kept as fine-tune.corr"):
+        assert fine_tuning.tune(other, given, out, study)["run"] == 1
+    with pytest.warns(RunWarning, match="made with other options"):
+        assert fine_tuning.tune(other, given, out, study, seed=3)["run"] == 2
+    assert len(list(tmp_path.glob("fine-tune.corrupt*"))) == 2
 
 
 def test_over_optimization_is_a_fall_while_the_proxy_rises():
