@@ -92,9 +92,10 @@ def keep(
     name = f"{stage}-{study.fingerprint(stage, on)}"
     own, first = study.folder / "stages" / name, jax.process_index() == 0
     shared = Path(cache) / f"{stage}-{study.fingerprint(stage, on, shared=True)}"
+    alike = study.alike()  # noted for what is found too: later stages depend on it
     taken = on_the_first(lambda: _take(shared, own))
     if not taken:
-        began, alike = time.monotonic(), study.alike()
+        began = time.monotonic()
         with whole_folder(own) if first else tempfile.TemporaryDirectory() as unfinished:
             facts = make(Path(unfinished), name)
             if first:

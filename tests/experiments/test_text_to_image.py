@@ -377,6 +377,11 @@ def test_a_stage_stays_with_its_run_and_others_find_it_on_the_same_mesh(tmp_path
     for run in ("c", "d", "e"):
         assert kept(of(run, four)).name == first.name
     assert len(made) == 3 and len(list((tmp_path / "cache").iterdir())) == 2
+    # A stage that was found on one mesh, and the next one made from it on another.
+    cached = len(list((tmp_path / "cache").iterdir()))
+    kept(of("g"))
+    keep(of("g", four), str(tmp_path / "cache"), "next", ["all"], lambda folder, name: {})
+    assert len(list((tmp_path / "cache").iterdir())) == cached
     (tmp_path / "file").touch()
     with pytest.warns(RunWarning, match="not kept for later runs"):
         of("f").share(first.folder, tmp_path / "file" / "cache")
