@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
 from ctrl_jax._sums import SUMS, changed_files, write_sums
 from ctrl_jax.algorithms import DataBatch
 from ctrl_jax.data import load_folder
 from ctrl_jax.data.image_files import write_cifar10
-from ctrl_jax.runtime import RunWarning, own_part, refuse
+from ctrl_jax.runtime import RunWarning, refuse
 from ctrl_jax.runtime.devices.distributed import barrier
 
 TINY_SHAPE, TINY_IMAGES, TINY_HELD_OUT = (32, 32, 3), 256, 64
@@ -76,12 +74,11 @@ def make_tiny_set(folder: Path) -> Path:
 
 
 def make_batches(
-    images: np.ndarray, batch: int, seed: int, *, flips: bool, mesh: Mesh | None = None
+    images: np.ndarray, batch: int, seed: int, *, flips: bool
 ) -> Callable[[int], DataBatch]:
-    """Return ``batches(k)``: all images in a new order every epoch, this process's part of each.
+    """Return ``batches(k)``: all images in a new order every epoch.
 
-    Without a mesh each is whole. It depends on (seed, k) alone, so that a
-    resumed run sees what the uninterrupted one saw.
+    It depends on (seed, k) alone, so that a resumed run sees what the uninterrupted one saw.
     """
     per_epoch = len(images) // batch
 
@@ -93,11 +90,9 @@ def make_batches(
         epoch, place = divmod(k, per_epoch)
         rows = order(epoch)[place * batch : (place + 1) * batch]
         mirror = np.random.default_rng([seed, 1, k]).random(batch) < (0.5 if flips else 0.0)
-        if mesh is not None:
-            rows, mirror = own_part(mesh, (rows, mirror))
         chosen = images[rows]
         shown = np.where(mirror[:, None, None, None], chosen[:, :, ::-1], chosen)
-        return DataBatch(jnp.asarray(shown))
+        return DataBatch(shown)  # pyright: ignore[reportArgumentType]
 
     return batches
 

@@ -9,7 +9,7 @@ import optax
 from ctrl_jax._typing import Model
 from ctrl_jax.algorithms import Algorithm, RunState, make_score_pretraining, uniform_times
 from ctrl_jax.algorithms.training.optimizer import adam, make_schedule
-from ctrl_jax.runtime import CountTraces
+from ctrl_jax.runtime import CountTraces, own_part
 from experiments.cifar10.config import Config, Optimization
 from experiments.cifar10.data import make_batches
 from experiments.study import Conduct
@@ -43,10 +43,11 @@ def train_score(
     """Run the main loop; return its last state and how often the update was traced."""
     options, algorithm = config.optimization, make_algorithm(config, model)
     step = CountTraces(algorithm.step)
+    batches = make_batches(images, options.batch, config.run.seed, flips=options.flips)
     state = study.train(
         step,
         jax.jit(algorithm.init)(jax.random.key(config.run.seed)),
-        make_batches(images, options.batch, config.run.seed, flips=options.flips, mesh=study.mesh),
+        lambda k: own_part(study.mesh, batches(k)),
         config.updates(),
         fetch_every=config.fetch_every,
         checkpoint_every=config.checkpoint_every,

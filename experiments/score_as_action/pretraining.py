@@ -12,7 +12,7 @@ from ctrl_jax._whole import copy_folder, set_aside
 from ctrl_jax.algorithms import DataBatch, make_score_pretraining, uniform_times
 from ctrl_jax.algorithms.training.optimizer import adam, make_schedule
 from ctrl_jax.runtime import RunWarning, own_part, state_digest
-from ctrl_jax.runtime.devices.distributed import barrier, broadcast_text
+from ctrl_jax.runtime.devices.distributed import barrier, on_the_first
 from ctrl_jax.runtime.saved_models import FORMAT, SavedModel, load_model, save_model
 from experiments.score_as_action.config import Config
 from experiments.study import Conduct
@@ -80,7 +80,7 @@ def _found(folder: Path) -> SavedModel | None:
 
     Every process reads it, or none: process 0 decides whether it is there.
     """
-    if broadcast_text(str(folder.exists())) != "True":
+    if not on_the_first(folder.exists):
         return None
     try:
         return load_model(folder)

@@ -17,7 +17,7 @@ _PARTS = {
     "rest": "other arguments",
     "results": "results",
     "temporaries": "temporaries, activations among them",
-    "beside": "held beside the update: the model as it was",
+    "beside": "held beside the update: the reference model",
 }
 _FLOORS = {
     "arithmetic": ("flops", "TFLOP", "products and convolutions, at the chip's peak"),

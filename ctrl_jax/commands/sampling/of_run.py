@@ -109,7 +109,7 @@ def draw_of_run(drawing: Drawing, ready: Ready, run: Run, *, show: bool) -> list
 
     def keep(rows: range, samples: np.ndarray) -> None:
         found[rows.start] = samples
-        keep_arrays(part_of(rows.start), {name: found[rows.start]}, words)
+        keep_arrays(part_of(rows.start), {name: samples}, words)
 
     def look() -> list[int]:
         if run.resumed and (kept := own_kept_arrays(path, words)) is not None:

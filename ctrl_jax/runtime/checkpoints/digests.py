@@ -84,7 +84,6 @@ def leaf_digests(leaves: Iterable[Any]) -> list[str]:
     Leaves come to the host one after the other, as processes gather them together, and are hashed
     by as many threads as there are cores meanwhile.
     """
-
     number = os.cpu_count() or 1
     room = threading.Semaphore(2 * number)  # for so many leaves on the host
 
