@@ -270,7 +270,7 @@ class Conduct:
         return f"{plain}-{self.fingerprint(options, steps, given)}"
 
     def once(self, piece: str, make: Callable[[], Any], like: Any = None) -> Any:
-        """Return what a piece of work returns, on the host; a run that goes on finds it again.
+        """Return what a piece of work returns, on the host; what is kept of it is found again.
 
         Args:
             piece: what it is, for the name of a folder among the checkpoints.
@@ -282,11 +282,15 @@ class Conduct:
 
         from ctrl_jax._errors import MissingCheckpointError
         from ctrl_jax.runtime import Checkpoints
+        from ctrl_jax.runtime.checkpoints.step_folders import finished_steps
+        from ctrl_jax.runtime.devices.distributed import on_the_first
         from ctrl_jax.runtime.loop.signals import stop_point
 
         stop_point()
-        with Checkpoints(self.run.checkpoints / self.named(piece), keep=1) as checkpoints:
-            if self.run.resumed:
+        folder = self.run.checkpoints / self.named(piece)
+        there = on_the_first(lambda: finished_steps(folder) != [])
+        with Checkpoints(folder, keep=1) as checkpoints:
+            if there:
                 shapes = jax.eval_shape(make) if like is None else like
                 target = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), shapes)
                 with contextlib.suppress(MissingCheckpointError):

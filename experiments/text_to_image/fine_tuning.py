@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import jax
 import tyro
 
 from ctrl_jax._checks import check_count, check_non_negative, check_positive, refuse
@@ -155,16 +154,18 @@ def write_prompts(
     number = {c: sum(request.category == c for request in seen) for c in CATEGORIES}
     few = [r for c in CATEGORIES for r in [x for x in seen if x.category == c][:4]]
     given = Given(model, gold, proxy, folder / "prompts.jsonl", folder / "shown.jsonl")
-    for path, some, weighted in ((given.prompts, seen, True), (given.shown, few, False)):
-        lines = []
-        for request in some:
-            line = request.record() | {"detector": str(gold)}
-            if weighted:
-                line["weight"] = len(seen) / number[request.category]
-            lines.append(json.dumps(line) + "\n")
-        if jax.process_index() == 0:
+
+    def write() -> None:
+        for path, some, weighted in ((given.prompts, seen, True), (given.shown, few, False)):
+            lines = []
+            for request in some:
+                line = request.record() | {"detector": str(gold)}
+                if weighted:
+                    line["weight"] = len(seen) / number[request.category]
+                lines.append(json.dumps(line) + "\n")
             write_atomic(path, "".join(lines))
-    barrier("prompts")
+
+    on_the_first(write)
     return given
 
 

@@ -5,6 +5,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -98,10 +99,8 @@ def keep(
         began = time.monotonic()
         with whole_folder(own) if first else tempfile.TemporaryDirectory() as unfinished:
             facts = make(Path(unfinished), name)
-            if first:
-                facts |= {f"minutes/{stage}": round((time.monotonic() - began) / 60, 2)}
-                write_json_atomic(Path(unfinished) / FACTS, facts)
-                write_sums(unfinished)
+            facts |= {f"minutes/{stage}": round((time.monotonic() - began) / 60, 2)}
+            on_the_first(partial(_complete, Path(unfinished), facts))
         if alike:
             study.share(own, shared)
     barrier(name)
@@ -109,6 +108,12 @@ def keep(
     said = ", ".join(f"{k} {v:.3g}" for k, v in facts.items() if isinstance(v, float | int))
     study.say(f"{stage}, {'found again' if taken else 'made'}: {said}; kept in {own}")
     return Kept(own, facts, name)
+
+
+def _complete(unfinished: Path, facts: dict[str, Any]) -> None:
+    """Write the facts of a stage, and the digests of all that it made."""
+    write_json_atomic(unfinished / FACTS, facts)
+    write_sums(unfinished)
 
 
 def _take(shared: Path, own: Path) -> bool:
@@ -130,10 +135,11 @@ def _is_whole(folder: Path) -> bool:
     if not wrong:
         return True
     file, what = next(iter(wrong.items()))
-    aside = set_aside(folder)
-    text = (
-        f"{folder / file}: {what}; the stage is made again, and what was there kept as {aside.name}"
-    )
+    try:
+        kept = f"what was there kept as {set_aside(folder).name}"
+    except OSError as error:  # a cache that others may write to
+        kept = f"what is there stays ({error})"
+    text = f"{folder / file}: {what}; the stage is made again, and {kept}"
     warnings.warn(text, RunWarning, stacklevel=5)
     return False
 

@@ -19,7 +19,7 @@ from ctrl_jax import rewards
 from ctrl_jax._sums import write_sums
 from ctrl_jax.runtime import Run, RunWarning, command, make_mesh
 from experiments.study import Conduct
-from experiments.text_to_image import STUDY, fine_tuning, tokenizer
+from experiments.text_to_image import STUDY, fine_tuning, tokenizer, training
 from experiments.text_to_image.__main__ import main
 from experiments.text_to_image.comparison import COMPARED
 from experiments.text_to_image.config import Config
@@ -352,7 +352,7 @@ def test_a_comparison_says_what_holds(tmp_path):
     assert (tmp_path / "a" / "comparison.png").stat().st_size > 100
 
 
-def test_a_stage_stays_with_its_run_and_others_find_it_on_the_same_mesh(tmp_path):
+def test_a_stage_stays_with_its_run_and_others_find_it_on_the_same_mesh(tmp_path, monkeypatch):
     made, four = [], SimpleNamespace(shape={"data": 4, "model": 1})
 
     def of(run, mesh=None):
@@ -385,6 +385,16 @@ def test_a_stage_stays_with_its_run_and_others_find_it_on_the_same_mesh(tmp_path
     (tmp_path / "file").touch()
     with pytest.warns(RunWarning, match="not kept for later runs"):
         of("f").share(first.folder, tmp_path / "file" / "cache")
+    # One that is damaged there, in a cache that is another's: made again, and nothing else.
+    for weights in (tmp_path / "cache").glob("stage-*/weights"):
+        weights.write_text("other")
+    monkeypatch.setattr(training, "set_aside", read_only)
+    with pytest.warns(RunWarning, match="made again, and what is there stays"):
+        assert kept(of("h")).facts == first.facts and len(made) == 4
+
+
+def read_only(folder):
+    raise PermissionError(f"{folder}: read-only")
 
 
 def test_a_fine_tuning_of_other_options_is_not_taken_for_this_one(tmp_path, monkeypatch):
