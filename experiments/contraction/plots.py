@@ -57,7 +57,8 @@ def _errors_of_kind(axis, found, steps: int, start: str, kind: str) -> None:
 
 def draw_steps(path: Path, found: Sequence[Measurement]) -> None:
     """Draw W2 against the number of steps: without an error, and with one in the noise."""
-    figure, axes = plt.subplots(2, 3, figsize=(13, 7.5), sharex=True, sharey="row")
+    shared = {"sharex": True, "sharey": "row", "squeeze": False}
+    figure, axes = plt.subplots(2, len(SAMPLERS), figsize=(13, 7.5), **shared)
     for row, error in zip(axes, ("none", "noise+"), strict=True):
         for axis, sampler in zip(row, SAMPLERS, strict=True):
             for process, color in COLORS.items():
@@ -82,7 +83,7 @@ def draw_steps(path: Path, found: Sequence[Measurement]) -> None:
         row[0].set_ylabel("W2 to the data, exact start")
     for axis in axes[1]:
         axis.set_xlabel("steps")
-    axes[0, 2].legend(fontsize=8, ncols=2)
+    axes[0, -1].legend(fontsize=8, ncols=2)
     save(figure, path)
 
 

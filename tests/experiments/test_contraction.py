@@ -9,9 +9,10 @@ import pytest
 
 from ctrl_jax.metrics.frechet import frechet
 from ctrl_jax.runtime import command
-from experiments.contraction import data
+from experiments.contraction import data, one_dimension, plots
 from experiments.contraction.__main__ import main
 from experiments.contraction.config import Config
+from experiments.contraction.measurement import SAMPLERS
 
 TINY = ["--no-progress", "--samples", "64"]
 LINE = ["--experiment", "one_dimension", "--solver-steps", "12", "--seeds", "2"]
@@ -31,7 +32,12 @@ def run(folder, *options):
     return json.loads((found / "results.json").read_text())
 
 
-def test_one_dimension(tmp_path):
+@pytest.mark.parametrize(
+    "samplers", [("euler",), pytest.param(SAMPLERS, marks=pytest.mark.slow)], ids=len
+)
+def test_one_dimension(samplers, tmp_path, monkeypatch):
+    for module in (one_dimension, plots):
+        monkeypatch.setattr(module, "SAMPLERS", samplers)
     results = run(tmp_path / "a", *LINE)
     metrics = results["metrics"]
     names = ("forgets_score_errors/exact", "bound_holds", "prior_floor", "point_mass")
@@ -41,7 +47,7 @@ def test_one_dimension(tmp_path):
     assert 0.15 < metrics["one_dimension/contractive ou/none/prior/mean"] < 0.5
     with (tmp_path / "a" / "measurements.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 9 * 3 * 7 * 2 + 2 * 3 * 2
+    assert len(rows) == 9 * len(samplers) * 7 * 2 + 2 * 3 * 2
     assert all(np.isfinite(float(row["mean"])) for row in rows)
     for picture in ("errors.png", "steps.png"):
         assert (tmp_path / "a" / picture).stat().st_size > 1000
