@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV   ?= .venv
 ARGS   ?=
-# By file: a module's compiled functions and fixtures are shared by its tests.
-WORKERS ?= -n auto --maxprocesses 4 --dist loadfile
+# By file: a module's compiled functions and fixtures are shared by its tests. In the order of the
+# files: by the number of tests, as is usual, the longest would be the last.
+WORKERS ?= -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 BIN := $(VENV)/bin
 # The cache executes what it holds: in the repository, readable by its owner only.

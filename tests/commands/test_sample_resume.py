@@ -134,7 +134,10 @@ def test_pictures_of_other_options_are_not_kept(model, whole, copied, capsys):
     assert all(now[name] != before[name] for name in NAMES)
 
 
-@pytest.mark.parametrize(("sent", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)],
+)
 def test_a_signal_ends_it_after_the_batch(
     sent, status, model, whole, tmp_path, capsys, monkeypatch
 ):

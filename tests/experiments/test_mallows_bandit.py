@@ -90,6 +90,7 @@ def test_float32_does_not_stall():
     np.testing.assert_allclose(np.asarray(found) - first, expected, rtol=0.02, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_every_cell_of_the_table(tmp_path):
     options = "--no-progress --losses dpo mallows_phi --random-starts 0".split()  # noqa: SIM905
     folder = command(Config, main, [*options, "--out", str(tmp_path / "a")])

@@ -22,6 +22,7 @@ def finished(tmp_path_factory):
     return folder, json.loads((folder / "results.json").read_text())
 
 
+@pytest.mark.slow
 def test_the_gradients_agree(finished):
     """5 objectives in 16 directions: a normal exceeds 4.8 once in 600 000, with 64 batches (a
     Student law of 63 degrees) once in 100 000; one false alarm in 1000 runs."""
@@ -38,6 +39,7 @@ def test_the_gradients_agree(finished):
     assert metrics["d=2/implicit/flops_ratio"] > metrics["d=2/sliced/flops_ratio"] > 1
 
 
+@pytest.mark.slow
 def test_what_a_run_leaves(finished):
     folder, results = finished
     assert len(results["digest"]) == 64 and results["seconds"] > 0

@@ -74,7 +74,7 @@ def algorithm(kind):
     ("kind", "other"),
     [
         ("ppo", "repeated"),
-        ("online", "rows of their own"),
+        pytest.param("online", "rows of their own", marks=pytest.mark.slow),
         pytest.param("ppo", "rows of their own", marks=pytest.mark.slow),
         pytest.param("online", "repeated", marks=pytest.mark.slow),
     ],

@@ -69,8 +69,8 @@ command(Nothing, run, [])
     ("processes", "place", "signum"),
     [
         (0, "loop", signal.SIGTERM),
-        (0, "between", signal.SIGINT),
-        (2, "loop", signal.SIGTERM),
+        pytest.param(0, "between", signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param(2, "loop", signal.SIGTERM, marks=pytest.mark.slow),
         (2, "between", signal.SIGINT),
     ],
 )
