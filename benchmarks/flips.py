@@ -6,10 +6,11 @@
                                                        of one that is alone of its kind
     python -m benchmarks flips --page                  write the table of docs/faults.md
 
-The runs are score_as_action, `ctrl-jax fine-tune` (with adapters; besides a model as `--full`
-writes it) and `ctrl-jax prefer` (all weights, and adapters). What reads a file in earnest is called
-after each damage, in this process: what a run restores or finds when it goes on, and what loads a
-model. It may
+The runs are score_as_action, cifar10, linear_quadratic, `ctrl-jax fine-tune` (with adapters;
+besides a model as `--full` writes it), `ctrl-jax prefer` (all weights, and adapters), and
+`ctrl-jax sample` of a run and of a pipeline. What reads a file in earnest is called after each
+damage, in this process: what a run restores or finds when it goes on, and what loads a model. It
+may
 
 1. refuse the file in one line, or say that it was changed: noticed,
 2. do without, as an older checkpoint is used and a base model trained again: repaired,
@@ -21,6 +22,7 @@ Anything else is a file that is used wrong, of which there should be none.
 import argparse
 import dataclasses
 import functools
+import importlib
 import json
 import logging
 import re
@@ -37,15 +39,22 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
+from benchmarks.faults import SUBJECTS
 from ctrl_jax._errors import RunError, RunWarning
 from ctrl_jax._records import plain, read_json, read_sealed, write_json_atomic
 from ctrl_jax._sums import SUMS, check_sums
+from ctrl_jax._whole import copy_folder
 from ctrl_jax.commands.fine_tuning.overoptimization import Overoptimization
+from ctrl_jax.commands.sampling import of_pipeline
+from ctrl_jax.commands.sampling.album import LINES as PICTURES
+from ctrl_jax.commands.sampling.album import Album
+from ctrl_jax.commands.sampling.of_run import SAMPLES
+from ctrl_jax.data.prompts import read_prompts
 from ctrl_jax.pretrained import load_decoder, load_pipeline
 from ctrl_jax.pretrained.diffusers.lora_file import read_lora
 from ctrl_jax.runtime import Checkpoints, MetricsLog, open_run, state_digest, versions
 from ctrl_jax.runtime.checkpoints.step_folders import step_folders
-from ctrl_jax.runtime.run.arrays import kept_arrays
+from ctrl_jax.runtime.run.arrays import keep_arrays, kept_arrays
 from ctrl_jax.runtime.run.folders import forget, withdraw
 from ctrl_jax.runtime.saved_models import load_model
 
@@ -210,23 +219,25 @@ def files_in(folder: Path) -> list[Path]:
 
 def checkpoints_of(run: Path) -> Iterator[Kind]:
     """Yield the checkpoints of every stage of a run."""
-    for folder in sorted(path for path in run.iterdir() if path.is_dir() and step_folders(path)):
+    places = (*run.iterdir(), *(run / "checkpoints").glob("*"))
+    for folder in sorted(path for path in places if path.is_dir() and step_folders(path)):
         newest = max(step_folders(folder), key=lambda path: int(path.name))
         read = functools.partial(read_checkpoint, folder, target_of(folder))
         stage = folder.name.split("-")[0].replace("checkpoints", "main loop")
+        stage = stage if folder.parent == run else "piece of a study"
         yield Kind(f"checkpoint ({stage})", files_in(newest), read)
 
 
 def left_by(run: Path) -> Kind:
     """Return the files that a complete run left, as one that goes on in its folder reads them."""
     described = read_json(run / "config.json")
-    config, inputs = described["config"], described["inputs"]
-    seed = config["run"]["seed"]
+    kept = PICTURES if (run / PICTURES).exists() else SAMPLES if (run / SAMPLES).exists() else None
+    where: dict[str, Any] = {"out": run, "resume": "latest", "seed": 0, "kept": kept}
 
     def read() -> Any:
         forget()
-        where: dict[str, Any] = {"out": run, "resume": "latest", "seed": seed, "inputs": inputs}
-        found = open_run(described["experiment"], config, **where)
+        given = {"inputs": described["inputs"], **where}
+        found = open_run(described["experiment"], described["config"], **given)
         withdraw()
         return found
 
@@ -241,11 +252,13 @@ def kinds_of(runs: Path) -> Iterator[Kind]:
         yield from checkpoints_of(run)
         yield left_by(run)
         yield of_stopped(run)
-        yield lines_of(run)
+        if step_folders(run / "checkpoints"):
+            yield lines_of(run)
     yield from of_score_as_action(runs)
     yield from of_made(runs)
     yield from of_fine_tuning(runs)
     yield from of_preferences(runs)
+    yield from of_samples(runs)
 
 
 def of_stopped(run: Path) -> Kind:
@@ -278,7 +291,7 @@ def lines_of(run: Path) -> Kind:
 
 
 def of_score_as_action(runs: Path) -> Iterator[Kind]:
-    """Yield the models of a run of score_as_action, and the base model that later runs share."""
+    """Yield the models of score_as_action and cifar10, and the base model that later runs share."""
     from experiments.score_as_action.pretraining import _found
 
     def said_of(model: Any) -> Any:
@@ -287,8 +300,9 @@ def of_score_as_action(runs: Path) -> Iterator[Kind]:
         told = plain((model.spec, model.shape, model.precision, model.notes))
         return [*told, state_digest(model.params)]
 
-    folder = runs / "score_as_action" / "model"
-    yield Kind("model/ of a run", files_in(folder), lambda: said_of(load_model(folder)))
+    for folder in (runs / "score_as_action" / "model", runs / "cifar10" / "model"):
+        read = functools.partial(load_model, folder)
+        yield Kind("model/ of a run", files_in(folder), lambda read=read: said_of(read()))
     (cache,) = (path for path in (runs / "pretrained").iterdir() if path.is_dir())
     files = files_in(cache)
     yield Kind("base model that runs share", files, lambda: said_of(_found(cache)), cache)
@@ -317,7 +331,7 @@ def of_made(runs: Path) -> Iterator[Kind]:
         before = len(made)
         with tempfile.TemporaryDirectory(dir=runs) as own:
             study: Any = types.SimpleNamespace(folder=Path(own), say=lambda text: None)
-            study.alike = lambda stage: True
+            study.alike, study.share = lambda: True, copy_folder
             study.fingerprint = lambda *on, shared=False: "of all that it depends on"
             folder = keep(study, str(runs / "made"), "stage", [], make).folder
             if len(made) == before:
@@ -368,6 +382,40 @@ def of_preferences(runs: Path) -> Iterator[Kind]:
     yield Kind("model/ of prefer, adapters", files_in(adapters), lambda: check_sums(adapters) or 1)
 
 
+def of_samples(runs: Path) -> Iterator[Kind]:
+    """Yield what `sample` writes: samples of a run, its batches before, pictures of a pipeline."""
+    whole, part = runs / "samples" / SAMPLES, runs / "samples-00000000.npz"
+    with np.load(whole) as archive:
+        words, images = str(archive["words"]), archive["images"]
+    keep_arrays(part, {"images": images[:3]}, words)  # as the command keeps a batch until the end
+    for name, file in (("samples.npz", whole), ("samples of a batch", part)):
+        read = functools.partial(kept_arrays, file, words)
+        yield Kind(name, [file], lambda read=read: _digest(read()))
+    folder = runs / "pictures"
+    described = read_json(folder / "config.json")
+    names = [field.name for field in dataclasses.fields(of_pipeline.Drawing)]
+    drawing = of_pipeline.Drawing(**{name: described["config"][name] for name in names})
+    prompts = read_prompts(drawing.prompts, name="prompts")
+    of_each = of_pipeline._records(drawing, prompts, described["inputs"])
+
+    whole = (folder / PICTURES).read_text()
+
+    def there() -> str | None:
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            album = Album(folder, *of_each)
+            missing = album.missing()
+        for warning in said:
+            warnings.warn(warning.message, stacklevel=2)
+        if missing:
+            # Cut off between two lines it is what a killed run leaves: they are drawn again.
+            return None if said else whole
+        album.write_lines()
+        return (folder / PICTURES).read_text()
+
+    yield Kind("pictures of sample", [folder / PICTURES, *folder.glob("*-*.png")], there, folder)
+
+
 def _digest(arrays: dict[str, np.ndarray] | None) -> str | None:
     return None if arrays is None else state_digest(arrays)
 
@@ -382,12 +430,19 @@ prefer --loss mallows_theta --steps 2 --optimization.batch 4 --texts.max-length 
 --texts.row-length 32 --texts.held-out 0.2 --evaluation.every 1 --evaluation.checkpoint-every 1
 --evaluation.prompts 2 --evaluation.answer-length 4 --no-progress
 """.split()  # noqa: SIM905
+SAMPLE = """
+sample --number 2 --batch 2 --steps 3 --guidance 1 --no-progress
+""".split()  # noqa: SIM905
 SCORE_AS_ACTION = """
---no-progress --steps 2 --solver-steps 5 --update.minibatches 5 --optimization.batch 16
+--steps 2 --solver-steps 5 --update.minibatches 5 --optimization.batch 16
 --frontier-samples 256 --evaluation-samples 128 --value.epochs 1 --optimization.warmup 1
 --pretraining.steps 20 --pretraining.batch 32 --preferences.pairs 50 --preferences.steps 10
 --model.width 16 --model.depth 1 --evaluate-every 1 --checkpoint-every 1
 """.split()  # noqa: SIM905
+STUDIES = {
+    "score_as_action": SCORE_AS_ACTION,
+    **{name: SUBJECTS[name].line.split()[1:] for name in ("cifar10", "linear_quadratic")},
+}
 
 
 def make_runs(folder: Path) -> None:
@@ -396,8 +451,6 @@ def make_runs(folder: Path) -> None:
     from ctrl_jax.pretrained import save_pipeline, write_small_pipeline
     from ctrl_jax.runtime import command
     from experiments.score_as_action import pretraining
-    from experiments.score_as_action.__main__ import main
-    from experiments.score_as_action.config import Config
 
     given = folder / "given"
     if not given.exists():
@@ -420,9 +473,18 @@ def make_runs(folder: Path) -> None:
         tuned = load_pipeline(given / "pipeline")
         other = jax.tree.map(lambda leaf: leaf + 1, tuned.params["transformer"])
         save_pipeline(folder / "exported" / "model", tuned, {"transformer": other}, sums=True)
-    if not (folder / "score_as_action" / SUMS).exists():
-        pretraining.CACHE = folder / "pretrained"
-        command(Config, main, [*SCORE_AS_ACTION, "--out", str(folder / "score_as_action")])
+    pretraining.CACHE = folder / "pretrained"
+    for name, line in STUDIES.items():
+        if not (folder / name / SUMS).exists():
+            study = importlib.import_module(f"experiments.{name}.__main__")
+            command(study.Config, study.main, [*line, "--no-progress", "--out", str(folder / name)])
+    if not (folder / "samples" / SUMS).exists():
+        sampled = ["sample", str(folder / "score_as_action"), "--number", "6", "--batch", "3"]
+        sampled += ["--steps", "5", "--no-progress", "--out", str(folder / "samples")]
+        assert command_line(sampled) == 0
+    if not (folder / "pictures" / SUMS).exists():
+        line = [*SAMPLE, "--model", given / "pipeline", "--prompts", given / "prompts.txt"]
+        assert command_line([*map(str, line), "--out", str(folder / "pictures")]) == 0
 
 
 def write_decoder(folder: Path) -> None:

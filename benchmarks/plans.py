@@ -137,6 +137,10 @@ def jobs() -> Iterator[Job]:
             yield _study(study, "v5e", chips, batch)
         for chips, batch in weak[1:]:
             yield _study(study, "v6e", chips, batch)
+    digits = SCALED[0]
+    yield Job(
+        f"{digits.name}, largest batch", digits.command, ("--largest-batch",), "v5e:1x1", digits.all
+    )
     for model in MODELS:
         for training, algorithm in (("LoRA", "ppo"), ("LoRA", "grpo"), ("full", "ppo")):
             yield _pipeline(model, training, algorithm, "v5e:4x4", 32)
@@ -236,7 +240,9 @@ def of_jobs(rows: Rows) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        if "floors" not in row:  # of before they were counted
+        if "floors" not in row or row.get(
+            "largest_batch"
+        ):  # of before they were counted; see below
             continue
         memory, seconds = row["memory"], row["seconds"]
         parts = (memory[name] for name in ("parameters", "optimizer", "temporaries", "total"))
@@ -256,6 +262,23 @@ def of_jobs(rows: Rows) -> str:
     there = {title_of(row) for row in rows}
     missing = [f"- {job.title}" for job in jobs() if job.title not in there]
     return table(lines) + ("\n".join(["\nNot compiled yet:\n", *missing, ""]) if missing else "")
+
+
+def of_largest(rows: Rows) -> str:
+    """Return the table of largest batches, and of the programs that were compiled to find them."""
+    lines = [
+        "| update | slice | largest batch | the next one | compiled, with GB |",
+        "|---" * 5 + "|",
+    ]
+    for row in rows:
+        if best := row.get("largest_batch"):
+            totals = ", ".join(f"{n}: {total / 1e9:.4g}" for n, total in row["totals"].items())
+            following = "does not fit" if best["next_fits_not"] else "is not known"
+            name = row["name"].removesuffix(", largest batch")
+            lines.append(
+                f"| {name} | {row['topology']} | {best['batch']} | {following} | {totals} |"
+            )
+    return table(lines)
 
 
 def of_one_device(rows: Rows) -> str:
@@ -348,7 +371,7 @@ def table(lines: Iterable[str]) -> str:
 def page(text: str, rows: Rows) -> str:
     """Return a page with its tables written anew."""
     tables = {"chips": of_chips, "jobs": of_jobs, "scaling": of_scaling}
-    tables |= {"device": of_one_device, "updates": of_updates}
+    tables |= {"device": of_one_device, "updates": of_updates, "largest": of_largest}
     return _BLOCK.sub(lambda m: f"{m[1]}{tables[m[2]](rows)}{m[3]}", text)
 
 

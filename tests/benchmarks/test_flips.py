@@ -86,7 +86,7 @@ def test_the_kept_campaign_has_no_file_used_wrong():
     assert flips.page(text) == text
 
 
-@pytest.mark.slow  # makes four runs
+@pytest.mark.slow  # makes eight runs
 def test_no_file_of_any_run_is_used_wrong(tmp_path):
     flips.make_runs(tmp_path)
     rows = flips.campaign([*flips.kinds_of(tmp_path)], seed=1, flips=1)
