@@ -65,8 +65,11 @@ def described_devices(topology: str) -> Sequence[Any]:
     choose_cpu()  # libtpu's being there makes JAX try a TPU first
     from jax.experimental import topologies
 
+    sides = [*map(int, size.split("x")), 1][:3]
+    # libtpu takes a host to have 2 x 2 chips, which smaller slices have not.
+    small = {"chips_per_host_bounds": [min(n, 2) for n in sides]} if 1 in sides[:2] else {}
     try:
-        return topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+        return topologies.get_topology_desc(topology, "tpu", **small).devices
     except jax.errors.JaxRuntimeError as error:
         rule = f"libtpu knows no such slice ({str(error).splitlines()[0][:160]})"
         raise refuse("topology", topology, rule, repair) from error

@@ -148,6 +148,14 @@ def test_exchanges_count_once_for_each_time_and_as_a_device_sends_them():
     assert [one.looped for one in found.collectives] == [False, False, True, True]
 
 
+@pytest.mark.parametrize(
+    ("topology", "chips"), [("v5e:1x1", 1), ("v6e:1x2", 2), ("v5p:2x1x1", 2), ("v5e:4x4", 16)]
+)
+def test_slices_smaller_than_a_host_are_there_too(topology, chips):
+    pytest.importorskip("libtpu")
+    assert len(described_devices(topology)) == chips
+
+
 @pytest.mark.parametrize("topology", ["v5e:2x2", "v6e:2x2"])
 def test_a_slice_counts_the_same(topology):
     pytest.importorskip("libtpu")
