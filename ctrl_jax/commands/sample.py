@@ -151,9 +151,10 @@ class Config:
             given = "neither" if self.run is None else "both"
             repair = "ctrl-jax sample RUN, or ctrl-jax sample --model FOLDER --prompts FILE"
             raise refuse("RUN and --model", given, "one of them is drawn from", repair)
-        for name in ("number", "height", "width", "batch"):
+        # The number of samples is what the host lists one by one.
+        for name, most in {"number": 10**6, "height": None, "width": None, "batch": None}.items():
             if getattr(self, name) is not None:
-                check_count(name, getattr(self, name))
+                check_count(name, getattr(self, name), most=most)
         self.common.validate()
         check_finite("guidance", self.guidance)
         if self.guidance < 1:

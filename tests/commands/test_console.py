@@ -47,11 +47,18 @@ def test_an_unknown_command_is_one_line(typed, said, capsys):
     assert printed.startswith(f"error: COMMAND: received {said}") and printed.count("\n") == 1
 
 
-def test_a_mistake_in_an_option_is_one_line_of_its_command(capsys):
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        ("0", "it must be a whole number of at least 1"),
+        ("2000000000", "it must be at most 1000000"),
+    ],
+)
+def test_a_mistake_in_an_option_is_one_line_of_its_command(number, said, capsys):
     with pytest.raises(SystemExit) as stop:
-        main(["sample", "run", "--number", "0"])
+        main(["sample", "run", "--number", number])
     assert stop.value.code == 2
-    assert capsys.readouterr().err.startswith("error: number: received 0; ")
+    assert capsys.readouterr().err.startswith(f"error: number: received {number}; {said}")
 
 
 def test_it_runs_beside_experiments_of_the_users_own(tmp_path):
