@@ -42,7 +42,7 @@ import numpy as np
 from benchmarks.faults import SUBJECTS
 from ctrl_jax._errors import RunError, RunWarning
 from ctrl_jax._records import plain, read_json, read_sealed, write_json_atomic
-from ctrl_jax._sums import SUMS, check_sums
+from ctrl_jax._sums import SUMS, check_sums, file_digest
 from ctrl_jax._whole import copy_folder
 from ctrl_jax.commands.fine_tuning.overoptimization import Overoptimization
 from ctrl_jax.commands.sampling import of_pipeline
@@ -397,23 +397,25 @@ def of_samples(runs: Path) -> Iterator[Kind]:
     drawing = of_pipeline.Drawing(**{name: described["config"][name] for name in names})
     prompts = read_prompts(drawing.prompts, name="prompts")
     of_each = of_pipeline._records(drawing, prompts, described["inputs"])
+    path = folder / PICTURES
+    whole, files = path.read_bytes(), [line["file"] for line in of_each[0]]
+    digests = {name: file_digest(folder / name) for name in files}
 
-    whole = (folder / PICTURES).read_text()
-
-    def there() -> str | None:
+    def there() -> dict[str, str] | None:
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
-            album = Album(folder, *of_each)
-            missing = album.missing()
+            missing = Album(folder, *of_each).missing()
         for warning in said:
             warnings.warn(warning.message, stacklevel=2)
-        if missing:
-            # Cut off between two lines it is what a killed run leaves: they are drawn again.
-            return None if said else whole
-        album.write_lines()
-        return (folder / PICTURES).read_text()
+        kept = {n: file_digest(folder / n) for i, n in enumerate(files) if i not in missing}
+        if missing and said:
+            return None
+        # Cut off, it is what a killed run leaves: the pictures without a line are drawn again.
+        lines = path.read_bytes()
+        cut = lines != whole and whole.startswith(lines) and kept.items() <= digests.items()
+        return digests if cut else kept
 
-    yield Kind("pictures of sample", [folder / PICTURES, *folder.glob("*-*.png")], there, folder)
+    yield Kind("pictures of sample", [path, *map(folder.joinpath, files)], there, folder)
 
 
 def _digest(arrays: dict[str, np.ndarray] | None) -> str | None:

@@ -198,7 +198,8 @@ def planned(job: Job, place: Path) -> dict[str, Any]:
     if job.model is not None:
         typed += ["--model", str(folder_of(job.model, place))]
     told = run_command(typed)
-    return {"name": job.name, "options": [*job.options], **told}
+    # Where the largest batch was found the plan is of that.
+    return {"name": job.name, "options": [*job.options], **told, "batch": job.batch}
 
 
 def kept() -> list[dict[str, Any]]:
@@ -272,7 +273,8 @@ def of_largest(rows: Rows) -> str:
     ]
     for row in rows:
         if best := row.get("largest_batch"):
-            totals = ", ".join(f"{n}: {total / 1e9:.4g}" for n, total in row["totals"].items())
+            sizes = {n: f"{t / 1e9:.4g}" if t else "refused" for n, t in row["totals"].items()}
+            totals = ", ".join(f"{number}: {size}" for number, size in sizes.items())
             following = "does not fit" if best["next_fits_not"] else "is not known"
             name = row["name"].removesuffix(", largest batch")
             lines.append(

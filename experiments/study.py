@@ -116,6 +116,10 @@ class Conduct:
 
         return make_adapters(self.config.run.log, self.folder, self.config)
 
+    @functools.cached_property
+    def _pieces(self) -> set[Path]:
+        return set()
+
     def say(self, text: str) -> None:
         """Print a line at once, on the first of several processes."""
         import jax
@@ -272,8 +276,11 @@ class Conduct:
     def once(self, piece: str, make: Callable[[], Any], like: Any = None) -> Any:
         """Return what a piece of work returns, on the host; what is kept of it is found again.
 
+        Also where the config.json is gone: of other versions or devices it is told alone.
+
         Args:
-            piece: what it is, for the name of a folder among the checkpoints.
+            piece: what it is, for the name of a folder among the checkpoints; no two of a run are
+                alike.
             make: returns a tree of arrays, whole on every process.
             like: a tree of the same shapes and types; by default `make` is traced for them.
         """
@@ -288,6 +295,9 @@ class Conduct:
 
         stop_point()
         folder = self.run.checkpoints / self.named(piece)
+        if folder in self._pieces:
+            raise ValueError(f"two pieces of the run are called {folder.name}: name them apart")
+        self._pieces.add(folder)
         there = on_the_first(lambda: finished_steps(folder) != [])
         with Checkpoints(folder, keep=1) as checkpoints:
             if there:

@@ -119,14 +119,17 @@ def _complete(unfinished: Path, facts: dict[str, Any]) -> None:
 def _take(shared: Path, own: Path) -> bool:
     """Return whether a stage is in the run's folder, where it is copied from the cache if there."""
     if not _is_whole(own):
-        if not _is_whole(shared):
+        if not _is_whole(shared, ours=False):
             return False
         copy_folder(shared, own)
     return True
 
 
-def _is_whole(folder: Path) -> bool:
-    """Return whether a stage is there as it was made; one that was damaged is set aside."""
+def _is_whole(folder: Path, *, ours: bool = True) -> bool:
+    """Return whether a stage is there as it was made; one that was damaged is set aside.
+
+    What is not ours, of a cache that perhaps only others may write to, is set aside if it can be.
+    """
     if not folder.exists():
         return False
     wrong = changed_files(folder)
@@ -137,7 +140,9 @@ def _is_whole(folder: Path) -> bool:
     file, what = next(iter(wrong.items()))
     try:
         kept = f"what was there kept as {set_aside(folder).name}"
-    except OSError as error:  # a cache that others may write to
+    except OSError as error:
+        if ours:
+            raise
         kept = f"what is there stays ({error})"
     text = f"{folder / file}: {what}; the stage is made again, and {kept}"
     warnings.warn(text, RunWarning, stacklevel=5)

@@ -82,6 +82,7 @@ def test_the_kept_campaign_has_no_file_used_wrong():
     rows = json.loads(flips.FILE.read_text())["rows"]
     assert sum(row["tried"] for row in rows) >= 200
     assert not [row["wrong"] for row in rows if row["wrong"]]
+    assert all(row["noticed"] + row["repaired"] for row in rows)
     text = flips.PAGE.read_text()
     assert flips.page(text) == text
 
@@ -92,3 +93,4 @@ def test_no_file_of_any_run_is_used_wrong(tmp_path):
     rows = flips.campaign([*flips.kinds_of(tmp_path)], seed=1, flips=1)
     assert sum(row["tried"] for row in rows) > 200
     assert not {row["kind"]: row["wrong"] for row in rows if row["wrong"]}
+    assert all(row["noticed"] + row["repaired"] for row in rows)

@@ -38,6 +38,15 @@ def test_scaling_by_hand():
     )
 
 
+def test_largest_batches_by_hand():
+    best = {"largest_batch": {"batch": 48, "next_fits_not": True}}
+    best |= {"totals": {"48": 15 * 10**9, "49": None}}
+    found = row("digits, largest batch", "v5e:1x1", 48, 1, 0.1) | best
+    said = "| digits | v5e:1x1 | 48 | does not fit | 48: 15, 49: refused |"
+    assert plans.of_largest([found]).splitlines()[2:] == [said]
+    assert "v5e:1x1" not in plans.of_jobs([found]).split("Not compiled")[0]
+
+
 def test_each_job_is_there_once_and_has_a_slice():
     titles = [job.title for job in plans.jobs()]
     assert len(titles) == len({*titles}) and all(":" in title for title in titles)

@@ -64,8 +64,7 @@ def test_a_stage_is_named_by_what_it_depends_on(tmp_path):
     assert len({name(config) for config in (Config(), *others)}) == 1 + len(others)
 
 
-def test_what_a_refused_run_kept_is_found_by_a_new_one(tmp_path):
-    """Its config.json went with the refusal, its pieces stay."""
+def test_what_is_kept_in_a_folder_without_its_config_is_found(tmp_path):
     made = []
 
     def make():
@@ -76,6 +75,8 @@ def test_what_a_refused_run_kept_is_found_by_a_new_one(tmp_path):
         study = Conduct(STUDY, Config(), Run(tmp_path, False), make_mesh(), None, 0.0)
         np.testing.assert_array_equal(study.once("a", make, like=np.zeros(3)), [0, 1, 2])
     assert made == [1]
+    with pytest.raises(ValueError, match="two pieces of the run are called"):
+        study.once("a", make, like=np.zeros(3))
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def described_devices(topology: str) -> Sequence[Any]:
 
     sides = [*map(int, size.split("x")), 1][:3]
     # libtpu takes a host to have 2 x 2 chips, which smaller slices have not.
-    small = {"chips_per_host_bounds": [min(n, 2) for n in sides]} if 1 in sides[:2] else {}
+    small = {"chips_per_host_bounds": sides} if sides in ([1, 1, 1], [1, 2, 1], [2, 1, 1]) else {}
     try:
         return topologies.get_topology_desc(topology, "tpu", **small).devices
     except jax.errors.JaxRuntimeError as error:

@@ -73,8 +73,8 @@ def algorithm(kind):
 @pytest.mark.parametrize(
     ("kind", "other"),
     [
-        ("ppo", "repeated"),
-        pytest.param("online", "rows of their own", marks=pytest.mark.slow),
+        pytest.param("ppo", "repeated", marks=pytest.mark.slow),
+        ("online", "rows of their own"),
         pytest.param("ppo", "rows of their own", marks=pytest.mark.slow),
         pytest.param("online", "repeated", marks=pytest.mark.slow),
     ],

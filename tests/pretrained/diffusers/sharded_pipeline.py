@@ -1,5 +1,9 @@
-"""Run by a test on four simulated devices: a pipeline read into shards, against one device."""
+"""Run by a test on four simulated devices: a pipeline read into shards, against one device.
 
+python -m tests.pretrained.diffusers.sharded_pipeline KIND
+"""
+
+import sys
 import tempfile
 from pathlib import Path
 
@@ -30,30 +34,30 @@ def drawn(pipeline, texts, place):
     return draw(pipeline.params[pipeline.kind.denoiser], placed, conditions, null)
 
 
-for kind in ("sd1", "sd3"):
-    with tempfile.TemporaryDirectory() as root:
-        records = FEWEST if kind == "sd3" else {}
-        folder = write_small_pipeline(Path(root) / "small", kind, records=records)
-        alone = load_pipeline(folder, solver="euler_ancestral")
-        divided = load_pipeline(folder, solver="euler_ancestral", mesh=mesh, fully=True)
+(kind,) = sys.argv[1:]
+with tempfile.TemporaryDirectory() as root:
+    records = FEWEST if kind == "sd3" else {}
+    folder = write_small_pipeline(Path(root) / "small", kind, records=records)
+    alone = load_pipeline(folder, solver="euler_ancestral")
+    divided = load_pipeline(folder, solver="euler_ancestral", mesh=mesh, fully=True)
 
-    name = alone.kind.denoiser
-    leaves = jax.tree.leaves(divided.params[name])
-    here = sum(leaf.addressable_shards[0].data.nbytes for leaf in leaves)
-    assert here < 0.45 * sum(leaf.nbytes for leaf in leaves), kind
-    pairs = zip(jax.tree.leaves(alone.params), jax.tree.leaves(divided.params), strict=True)
-    for one, other in pairs:
-        np.testing.assert_array_equal(one, other)
+name = alone.kind.denoiser
+leaves = jax.tree.leaves(divided.params[name])
+here = sum(leaf.addressable_shards[0].data.nbytes for leaf in leaves)
+assert here < 0.45 * sum(leaf.nbytes for leaf in leaves), kind
+pairs = zip(jax.tree.leaves(alone.params), jax.tree.leaves(divided.params), strict=True)
+for one, other in pairs:
+    np.testing.assert_array_equal(one, other)
 
-    # Of Stable Diffusion 1 the UNet: its encoder and its autoencoder are among those of 3.
-    texts = encoded(alone)
-    own = texts if kind == "sd1" else encoded(divided)
-    one = drawn(alone, texts, lambda x: x)
-    other = drawn(divided, own, lambda x: jax.device_put(x, rows))
-    scale = float(jnp.abs(one).max())
-    np.testing.assert_allclose(other, one, rtol=0, atol=1e-4 * scale)
-    if kind == "sd3":
-        np.testing.assert_allclose(divided.decode(other), alone.decode(one), rtol=0, atol=1e-4)
+# Of Stable Diffusion 1 the UNet: its encoder and its autoencoder are among those of 3.
+texts = encoded(alone)
+own = texts if kind == "sd1" else encoded(divided)
+one = drawn(alone, texts, lambda x: x)
+other = drawn(divided, own, lambda x: jax.device_put(x, rows))
+scale = float(jnp.abs(one).max())
+np.testing.assert_allclose(other, one, rtol=0, atol=1e-4 * scale)
+if kind == "sd3":
+    np.testing.assert_allclose(divided.decode(other), alone.decode(one), rtol=0, atol=1e-4)
 normal = jax.jit(jax.vmap(lambda key: jax.random.normal(key, (4, 4))))
 np.testing.assert_array_equal(normal(keys), normal(jax.device_put(keys, rows)))
 print("agreed")

@@ -91,10 +91,10 @@ def test_latents_and_pictures_are_those_of_diffusers(name, folders, loaded, enco
     np.testing.assert_allclose(pixels, stored["pixels"], rtol=0, atol=1e-3)
 
 
-@pytest.mark.slow
-def test_four_devices_agree_with_one():
+@pytest.mark.parametrize("kind", [pytest.param("sd1", marks=pytest.mark.slow), "sd3"])
+def test_four_devices_agree_with_one(kind):
     script = "tests.pretrained.diffusers.sharded_pipeline"
-    status, out, err = run_python("-m", script, JAX_NUM_CPU_DEVICES="4")
+    status, out, err = run_python("-m", script, kind, JAX_NUM_CPU_DEVICES="4")
     assert status == 0, err[-4000:]
     assert out.strip().endswith("agreed")
 
