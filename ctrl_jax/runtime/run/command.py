@@ -18,6 +18,7 @@ import re
 import signal
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -34,7 +35,7 @@ Config = TypeVar("Config")
 
 TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
 GOODBYE = 20.0
-"""Seconds that a process of several waits for the others once an error has ended it."""
+"""Seconds that a process which an error has ended waits for other processes and its threads."""
 
 _OURS = ("ctrl_jax", "experiments", "benchmarks", "__main__")
 _NO_ROOM = ("RESOURCE_EXHAUSTED", "Out of memory", "OUT_OF_MEMORY", "Ran out of memory")
@@ -172,11 +173,19 @@ def _leave_soon(status: int) -> None:
     """Let the process end though others go on, which wait for what it has no more to say.
 
     JAX waits at the end until all processes have come there, and shows signs of life meanwhile.
+    Threads of Orbax wait ten minutes for a folder that could not be made. A program that catches
+    the end of the command goes on: the time runs from its own end.
     """
-    if jax.distributed.is_initialized():
-        timer = threading.Timer(GOODBYE, os._exit, (status,))
-        timer.daemon = True
-        timer.start()
+    main = threading.main_thread()
+    held = any(thread is not main and not thread.daemon for thread in threading.enumerate())
+
+    def leave() -> None:
+        main.join()
+        time.sleep(GOODBYE)
+        os._exit(status)
+
+    if held or jax.distributed.is_initialized():
+        threading.Thread(target=leave, daemon=True).start()
 
 
 def _program() -> str | None:

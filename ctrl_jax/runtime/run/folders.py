@@ -63,6 +63,7 @@ class Run:
         strict: whether it goes on exactly or not at all.
         made: its experiment, config, versions and mesh, as its config.json has them.
         told: what of them was said to be others than before.
+        others: names of what lay in its folder before it, which are not its own.
     """
 
     folder: Path
@@ -71,6 +72,7 @@ class Run:
     strict: bool = False
     made: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     told: Collection[str] = ()
+    others: Collection[str] = ()
 
     @property
     def checkpoints(self) -> Path:
@@ -124,12 +126,13 @@ class Run:
         Checkpoints have digests of their own; loggers' files are still written to.
         """
         if jax.process_index() == 0:
-            write_sums(self.folder, _is_left)
+            write_sums(self.folder, self._is_left)
 
-
-def _is_left(path: Path) -> bool:
-    others = ("tensorboard", "wandb", "profile", "samples")  # samples have a seal of their own
-    return not (path.is_dir() and (path.name in others or step_folders(path)))
+    def _is_left(self, path: Path) -> bool:
+        if path.parent == self.folder and path.name in self.others:
+            return False
+        others = ("tensorboard", "wandb", "profile", "samples")  # samples have a seal of their own
+        return not (path.is_dir() and (path.name in others or step_folders(path)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,9 +190,11 @@ def open_run(
         except OSError as error:
             raise unwritable(out or ROOT, error) from error
         told = [*made["resumed"][-1]["changes"]] if resumed else []
+        others = made["others"]
         made = {part: made[part] for part in ("experiment", "config", "versions", "mesh")}
         folder = os.fspath(folder)
-        return {"folder": folder, "resumed": resumed, "inputs": given, "made": made, "told": told}
+        found = {"folder": folder, "resumed": resumed, "inputs": given, "made": made}
+        return found | {"told": told, "others": others}
 
     found = on_the_first(find)
     return Run(**{**found, "folder": Path(found["folder"])}, strict=resume == "strict")
@@ -264,6 +269,7 @@ def _open(
         "inputs": inputs,
         "started": now.isoformat(timespec="seconds"),
         "resumed": [],
+        "others": [],
     }
     resumed, before = False, {}
     absent = _first_absent(folder or ROOT / experiment / "new")
@@ -275,6 +281,7 @@ def _open(
         raise refuse("out", str(folder), "it must be a folder", "give another --out")
     check_resume(folder, resume)
     folder.mkdir(parents=True, exist_ok=True)
+    description["others"] = sorted(path.name for path in folder.iterdir())
     lock.take(folder)
     check_resume(folder, resume)  # again: another that started at once may be through already
     if kept is not None and resume == "never" and (there := _saved(folder, kept)):
@@ -314,6 +321,7 @@ def _check_going_on(folder: Path, description: dict, resume: str, kept: str | No
         rule = f"it is a run of {before.get('experiment')!r}, not of {description['experiment']!r}"
         raise refuse("out", str(folder), rule, "give another --out")
     found = bool(_saved(folder, kept))
+    description["others"] = before.get("others", [])
     changes = _changes(before, description, _NOT_THE_RUN if resume == "strict" else _NOT_THE_MATHS)
     listed = _listed(changes)
     if resume == "strict" and not found:
@@ -343,7 +351,8 @@ def _read_description(folder: Path) -> dict[str, Any]:
     found = read_json(path, name="out", repair="restore it, or give another --out")
     for part in ("config", "versions", "mesh", "inputs"):
         _check_part(path, part, found.get(part, {}), dict)
-    _check_part(path, "resumed", found.get("resumed", []), list)
+    for part in ("resumed", "others"):
+        _check_part(path, part, found.get(part, []), list)
     _check_part(path, "started", found.get("started", ""), str)
     return found
 

@@ -208,7 +208,10 @@ def test_a_checkpoint_knows_how_it_was_made(recwarn):
         run.check_restored({**first.record, "experiment": "other"})
 
 
-@pytest.mark.parametrize("part", ["config", "versions", "mesh", "inputs", "resumed", "started"])
+PARTS = ("config", "versions", "mesh", "inputs", "resumed", "others", "started")
+
+
+@pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("value", [None, 3, "words"], ids=str)
 def test_a_config_that_was_edited_is_one_line(tmp_path, part, value):
     save(start())
@@ -238,6 +241,22 @@ def test_results_of_a_folder_that_vanished_are_an_error(tmp_path):
     words = {"experiment": "toy", "claim": "", "source": "", "digest": "", "seconds": 0.0}
     with pytest.raises(RunError, match="d is no longer there: it was moved or removed"):
         write_results(run, **words, metrics={}, expected={}, config={})
+
+
+def test_what_lay_in_the_folder_before_is_not_the_runs(tmp_path, recwarn):
+    """Its change is told to nobody: not where the run began, nor where it goes on."""
+    theirs = tmp_path / "d" / "theirs"
+    theirs.mkdir(parents=True)
+    for path in (theirs / "a", tmp_path / "d" / "b"):
+        path.touch()
+    save(start())
+    for _ in range(2):
+        forget()
+        start(resume="latest").seal()
+        lines = (tmp_path / "d" / "files.sha256").read_text().splitlines()
+        assert [line.split("  ")[1] for line in lines] == ["config.json"]
+        (theirs / "a").write_text("changed")
+    assert not recwarn
 
 
 def test_what_a_complete_run_left_is_known_again(tmp_path, recwarn):
