@@ -394,7 +394,9 @@ def of_samples(runs: Path) -> Iterator[Kind]:
     folder = runs / "pictures"
     described = read_json(folder / "config.json")
     names = [field.name for field in dataclasses.fields(of_pipeline.Drawing)]
-    drawing = of_pipeline.Drawing(**{name: described["config"][name] for name in names})
+    given = {name: described["config"][name] for name in names}
+    given = {name: tuple(x) if isinstance(x, list) else x for name, x in given.items()}
+    drawing = of_pipeline.Drawing(**given)
     prompts = read_prompts(drawing.prompts, name="prompts")
     of_each = of_pipeline._records(drawing, prompts, described["inputs"])
     path = folder / PICTURES
