@@ -394,10 +394,10 @@ def of_samples(runs: Path) -> Iterator[Kind]:
     folder = runs / "pictures"
     described = read_json(folder / "config.json")
     names = [field.name for field in dataclasses.fields(of_pipeline.Drawing)]
-    given = {name: described["config"][name] for name in names}
-    given = {name: tuple(x) if isinstance(x, list) else x for name, x in given.items()}
+    asked = [(name, described["config"][name]) for name in names]
+    given: dict[str, Any] = {name: tuple(x) if isinstance(x, list) else x for name, x in asked}
     drawing = of_pipeline.Drawing(**given)
-    prompts = read_prompts(drawing.prompts, name="prompts")
+    prompts = read_prompts(given["prompts"], name="prompts")
     of_each = of_pipeline._records(drawing, prompts, described["inputs"])
     path = folder / PICTURES
     whole, files = path.read_bytes(), [line["file"] for line in of_each[0]]

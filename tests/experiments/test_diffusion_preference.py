@@ -206,6 +206,7 @@ def check_measures(metrics, part, methods):
         assert 0 < metrics[f"kl/{part}/{method}/T=0.5/{group}"] < 1
 
 
+@pytest.mark.slow
 def test_what_a_run_leaves(tmp_path):
     metrics = run(tmp_path / "a", ["--parts", "online", "--methods", "dpo", "phi_estimated"])
     check_measures(metrics, "online", ("dpo", "phi_estimated"))

@@ -106,12 +106,14 @@ def plane():
     return mixture, x, *everything(x, jax.random.split(jax.random.key(1), 400))
 
 
+@pytest.mark.slow
 def test_two_dimensions_and_the_gradient_is_the_score(plane):
     mixture, x, value, slope, *_ = plane
     np.testing.assert_allclose(value, exact(np.asarray(x, float), *PLANE), atol=1e-3)
     np.testing.assert_allclose(slope, jax.vmap(mixture.score)(x), atol=5e-3)
 
 
+@pytest.mark.slow
 def test_hutchinsons_estimate_is_unbiased(plane):
     """The mean of 400 estimates against the exact trace, example by example: six z-tests at
     |z| < 4.5, false alarm 4e-5; 1e-3 is the solver's own error."""
@@ -121,6 +123,7 @@ def test_hutchinsons_estimate_is_unbiased(plane):
     assert (np.abs(error.mean(axis=0)) < 4.5 * error.std(axis=0) / 20 + 1e-3).all()
 
 
+@pytest.mark.slow
 def test_probes_average(plane):
     """Eight probes have an eighth of the variance; the ratio of estimated variances, of 400 and 100
     draws, stays below 2 of that (their logarithms' deviation is .16)."""

@@ -33,6 +33,7 @@ def test_a_plan_counts_what_stands_and_what_is_donated():
     assert memory_plan(jax.jit(function), array, array) == kept
 
 
+@pytest.mark.slow
 def test_more_chunks_of_a_step_need_less():
     model = as_model(lambda rngs: MLP((64,), width=256, depth=1, rngs=rngs))
     problem = DiffusionControl(

@@ -245,6 +245,7 @@ def test_rows_where_an_axis_spans_processes():
     assert [out.splitlines()[-1:] for out, _ in results] == [["agreed"]] * 2, results
 
 
+@pytest.mark.slow
 def test_two_processes_agree_on_the_folder_the_stop_and_the_state(tmp_path):
     state = toy.init(jax.random.key(0))
     with Checkpoints(tmp_path / "one") as checkpoints:
