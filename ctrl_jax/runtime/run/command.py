@@ -173,7 +173,7 @@ def _leave_soon(status: int) -> None:
     """Let the process end though others go on, which wait for what it has no more to say.
 
     JAX waits at the end until all processes have come there, and shows signs of life meanwhile.
-    Threads of Orbax wait ten minutes for a folder that could not be made. A program that catches
+    Threads of Orbax wait many minutes for a folder that could not be made. A program that catches
     the end of the command goes on: the time runs from its own end.
     """
     main = threading.main_thread()
