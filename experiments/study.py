@@ -276,7 +276,8 @@ class Conduct:
     def once(self, piece: str, make: Callable[[], Any], like: Any = None) -> Any:
         """Return what a piece of work returns, on the host; what is kept of it is found again.
 
-        Also where the config.json is gone: of other versions or devices it is told alone.
+        It is found where the run's config.json is gone, too; that other versions or devices made it
+        is a warning.
 
         Args:
             piece: what it is, for the name of a folder among the checkpoints; no two of a run are

@@ -68,7 +68,8 @@ class Config:
             negative_prompt.
         prompt: prompts themselves, in place of a file.
         lora: files of adapters (diffusers, PEFT, kohya), added to the weights one after the other.
-        number: samples of a run, 64 by default; pictures of each prompt, 1 by default.
+        number: samples of a run, 64 by default; pictures of each prompt, 1 by default; at most a
+            million.
         negative: what pictures are guided away from where the prompt says nothing else.
         guidance: scale of classifier-free guidance, at least 1, which is none.
         guidance_interval: first and last of the forward times that are guided, in the process's

@@ -131,8 +131,8 @@ class Run:
     def _is_left(self, path: Path) -> bool:
         if path.parent == self.folder and path.name in self.others:
             return False
-        others = ("tensorboard", "wandb", "profile", "samples")  # samples have a seal of their own
-        return not (path.is_dir() and (path.name in others or step_folders(path)))
+        apart = ("tensorboard", "wandb", "profile", "samples")  # samples have a seal of their own
+        return not (path.is_dir() and (path.name in apart or step_folders(path)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -269,7 +269,6 @@ def _open(
         "inputs": inputs,
         "started": now.isoformat(timespec="seconds"),
         "resumed": [],
-        "others": [],
     }
     resumed, before = False, {}
     absent = _first_absent(folder or ROOT / experiment / "new")

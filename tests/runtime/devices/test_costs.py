@@ -154,6 +154,10 @@ def test_exchanges_count_once_for_each_time_and_as_a_device_sends_them():
 def test_slices_smaller_than_a_host_are_there_too(topology, chips):
     pytest.importorskip("libtpu")
     assert len(described_devices(topology)) == chips
+
+
+def test_a_slice_of_no_form_is_refused():
+    pytest.importorskip("libtpu")
     with pytest.raises(ValueError, match="libtpu knows no such slice"):
         described_devices("v5e:1x4")
 
