@@ -10,7 +10,6 @@ from benchmarks import continuous_rl, harness
 SETTINGS = continuous_rl.Settings(batch=4, **continuous_rl.QUICK)
 
 
-@pytest.mark.slow
 def test_a_quick_run_writes_steps_per_second_and_updates(tmp_path, capsys):
     """Without peers: an update, and a whole run to the (loose) goal."""
     update, *_, whole = continuous_rl.cases(quick=True)

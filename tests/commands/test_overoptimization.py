@@ -31,7 +31,6 @@ def falls(lines, prompts=PROMPTS):
     return [fall for fall in found if fall is not None]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("prompts", [PROMPTS, FOUR])
 def test_a_run_without_a_fall_rarely_warns(prompts):
     """At most 5 percent of runs; more than 20 of 200 have a probability of 1.2e-3."""

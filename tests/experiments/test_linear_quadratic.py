@@ -55,7 +55,6 @@ def test_the_curves_end_in_the_results(finished):
     np.testing.assert_allclose(lines[-1][key], results["metrics"][key], rtol=1e-5)
 
 
-@pytest.mark.slow
 def test_what_was_trained_is_found_again(finished, tmp_path):
     """One of four trainings is lost; the run that goes on makes it again, and the same results."""
     folder, results = finished

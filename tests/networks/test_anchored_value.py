@@ -130,7 +130,6 @@ def test_an_unknown_prediction_is_refused(unchecked):
         anchored_value(VP(), score_fn(VP()), reward, REST, prediction="nois")  # pyright: ignore
 
 
-@pytest.mark.slow
 def test_algorithms_take_it_as_their_critic():
     process, batch = PROCESSES[2], Batch(jnp.ones(4), (C,))
     score = score_fn(process)

@@ -70,7 +70,7 @@ def outcome(problem, key, params):
 @pytest.mark.parametrize(
     "penalty, process, options",
     [
-        pytest.param(*(0.0, VP(0.2, 3.0), {"solver": ExponentialEuler()}), marks=pytest.mark.slow),
+        (0.0, VP(0.2, 3.0), {"solver": ExponentialEuler()}),
         pytest.param(
             *(0.3, VP(0.2, 3.0), {"solver": EulerMaruyama(), "noise_level": 0.7}),
             marks=pytest.mark.slow,

@@ -34,7 +34,7 @@ def load(tmp_path_factory):
         pytest.param("sd1", "scored", marks=pytest.mark.slow),
         pytest.param("sd1", "rollout", marks=pytest.mark.slow),
         pytest.param("sd3", "scored", marks=pytest.mark.slow),
-        pytest.param("sd3", "rollout", marks=pytest.mark.slow),
+        ("sd3", "rollout"),
     ],
 )
 def test_a_step_of_dpok_trains_the_adapters_at_a_ratio_of_one(kind, old, load, request):

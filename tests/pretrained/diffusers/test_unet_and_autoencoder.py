@@ -106,7 +106,7 @@ def test_outputs_are_those_of_diffusers(name, options):
     [
         pytest.param(TWO, {"remat": True}, marks=pytest.mark.slow),
         pytest.param(XL, {}, marks=pytest.mark.slow),
-        pytest.param(BARE, {"remat": True}, marks=pytest.mark.slow),
+        (BARE, {"remat": True}),
         (FIRST, {"remat": True}),
     ],
     ids=str,
