@@ -149,6 +149,31 @@ def test_the_largest_batch_is_found_whatever_is_tried_first(first):
     assert len(tried) <= 8 and all(batch % 4 == 0 for batch in tried)
 
 
+BENT = {
+    "a jump below the largest": lambda b: 500 * b + (b > 26_000) * 700_000,
+    "ever steeper": lambda b: b * b // 60,
+    "ever flatter": lambda b: int(1e5 * b**0.5),
+    "steps": lambda b: 500_000 * (1 + b // 1_000),
+    "a jump to what is refused": lambda b: 100 * b if b <= 31_234 else None,
+}
+
+
+@pytest.mark.parametrize("bent", BENT)
+@pytest.mark.parametrize("first", [512, 12_288, 60_000])
+def test_no_more_programs_than_halving_takes_where_there_is_no_line(bent, first):
+    """Against a search through all, which halving alone finds in 16 from known bounds."""
+    total, limit, tried = BENT[bent], 17_000_000, []
+
+    def needed(batch):
+        tried.append(batch)
+        return total(batch)
+
+    found = batches.largest(needed, first=first, unit=1, limit=limit, most=40)
+    fits = [b for b in range(1, 70_000) if (bytes_ := total(b)) is not None and bytes_ <= limit]
+    assert found == (max(fits), True)
+    assert len(tried) == len(set(tried)) and len(tried) <= 24
+
+
 def test_where_nothing_fits_it_is_said():
     with pytest.raises(ValueError, match="largest_batch: received 4; what it needs is above"):
         batches.largest(lambda batch: None, first=8, unit=4, limit=1400)

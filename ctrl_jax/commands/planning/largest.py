@@ -5,14 +5,18 @@ Where two batches are known, what is needed of a device is taken to be a line th
     total(b) = c + s b,                                                                      (1)
 
 and the batch that it says is tried next; where it is none between the two bounds, their middle.
+Twice it may be far from halving their distance: from then on it is their middle.
 """
 
+import math
 from collections.abc import Callable
 
 from ctrl_jax._checks import refuse
 
 MOST = 16
 """Programs that are compiled at most."""
+FARTHEST = 16
+"""How many times the largest batch known to fit a line may say: beyond, it is no longer one."""
 
 
 def largest(
@@ -32,18 +36,20 @@ def largest(
     """
     known: dict[int, int] = {}
     low, high = 0, None
-    at = first // unit
+    at, slow = first // unit, 0
     for _ in range(most):
         total = total_of(at * unit)
         if total is not None:
             known[at] = total
+        before = math.inf if high is None else high - low
         if total is not None and total <= limit:
             low = at
         else:
             high = at
         if high is not None and high - low == 1:
             break
-        at = _next(known, low, high, limit)
+        slow += high is not None and 2 * (high - low) > before
+        at = _next(known, low, high, limit, by_line=slow < 2)
     if low == 0:
         rule = f"what it needs is above the {limit / 1e9:.1f} GB that a device has"
         repair = "take more chips, --mesh.model, --fully-sharded, remat or bfloat16"
@@ -51,19 +57,21 @@ def largest(
     return low * unit, high == low + 1
 
 
-def _next(known: dict[int, int], low: int, high: int | None, limit: int) -> int:
+def _next(known: dict[int, int], low: int, high: int | None, limit: int, by_line: bool) -> int:
     """The batch to try, in units, above `low` and below `high`."""
-    middle = 2 * low if high is None else (low + high) // 2
-    by_line = [b for b in known if known[b] <= limit][-2:] or []
-    ordered = sorted({*known})[-2:] if len(by_line) < 2 else sorted(by_line)
-    if len(ordered) == 2 and known[ordered[1]] > known[ordered[0]]:
-        first, second = ordered
-        slope = (known[second] - known[first]) / (second - first)
-        meant = int(first + (limit - known[first]) / slope)
-        # Where the line was right before, what it says has been tried: then the one beyond.
-        meant = max(meant, low + 1)
-        middle = meant if high is None else min(meant, high - 1)
-    return max(middle, low + 1)
+    ends = [b for b in (low, high) if b in known]
+    if len(ends) < 2:
+        ends = sorted(sorted(known, key=lambda b: abs(known[b] - limit))[:2])
+    at = 2 * low if high is None else (low + high) // 2
+    if by_line and len(ends) == 2 and known[ends[1]] > known[ends[0]]:
+        slope = (known[ends[1]] - known[ends[0]]) / (ends[1] - ends[0])
+        meant = int(ends[0] + (limit - known[ends[0]]) / slope)
+        if high is None:
+            at = min(meant, FARTHEST * low)
+        elif meant < high:
+            at = meant
+    # Where the line was right before, what it says has been tried: then the one beyond.
+    return max(at, low + 1)
 
 
 def slope_of(totals: dict[int, int]) -> float | None:
