@@ -212,6 +212,11 @@ def title_of(row: Mapping[str, Any]) -> str:
     return f"{row['name']}, batch {row['batch']}, {row['topology']}"
 
 
+def compiled(rows: Rows) -> set[str]:
+    """Return the titles of the jobs whose rows hold all that a table shows."""
+    return {title_of(row) for row in rows if "floors" in row}
+
+
 def keep(row: Mapping[str, Any]) -> None:
     """Write what was found into the file, in the place of what it held of the same job."""
     others = [old for old in kept() if title_of(old) != title_of(row)]
@@ -260,7 +265,7 @@ def of_jobs(rows: Rows) -> str:
             f"{seconds['lower']:.0f}, {seconds['compile']:.0f}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    there = {title_of(row) for row in rows}
+    there = compiled(rows)
     missing = [f"- {job.title}" for job in jobs() if job.title not in there]
     return table(lines) + ("\n".join(["\nNot compiled yet:\n", *missing, ""]) if missing else "")
 
@@ -415,7 +420,7 @@ def main(arguments: list[str]) -> None:
         return
     with tempfile.TemporaryDirectory() as place:
         for job in [job for words in options.cases for job in jobs() if words in job.title]:
-            if options.missing and any(job.title == title_of(row) for row in kept()):
+            if options.missing and job.title in compiled(kept()):
                 continue
             print(job.title, flush=True)
             if options.list:

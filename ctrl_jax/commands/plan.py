@@ -12,6 +12,7 @@ import importlib.metadata
 import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import jax
@@ -24,7 +25,7 @@ from ctrl_jax.commands.planning.largest import largest, slope_of
 from ctrl_jax.commands.planning.program import Compiled, Program, TooLarge, compiled
 from ctrl_jax.runtime import command, device_memory, make_mesh, versions
 from ctrl_jax.runtime.devices.chips import chip_of
-from ctrl_jax.runtime.devices.topology import choose_cpu, described_devices
+from ctrl_jax.runtime.devices.topology import MOST_CPU, choose_cpu, described_devices
 
 PLANNED = {
     "fine-tune": "ctrl_jax.commands.planning.fine_tune",
@@ -60,6 +61,10 @@ class Config:
             check_positive("memory", self.memory)
         if self.json is not None:
             check_path("json", self.json)
+            path = Path(self.json)
+            if path.is_dir() or not path.absolute().parent.is_dir():
+                rule = "it must be a file in a folder that is there"
+                raise refuse("json", self.json, rule, "make the folder, or give another name")
 
 
 class Planned(NamedTuple):
@@ -184,8 +189,8 @@ def run_command(args: Sequence[str] | None = None, *, program: str = "ctrl-jax p
     if name in ("-h", "--help"):
         return command(Config, lambda config: None, ["--help"], program=f"{program} COMMAND")
     # Reading the options of a command may use JAX already.
-    asked = re.search(r"--topology[= ]cpu:(\d+)", " ".join(rest))
-    choose_cpu(int(asked[1]) if asked else None)
+    asked = re.search(r"--topology[= ]cpu:(\d{1,9})\b", " ".join(rest))
+    choose_cpu(min(int(asked[1]), MOST_CPU) if asked else None)
     try:
         module = module_of(name)
     except ValueError as error:

@@ -216,6 +216,15 @@ def test_of_several_batches_the_activations_are_known(monkeypatch):
             "topology: received 'v5e'",
         ),
         (["prefer", "--topology", "cpu:0", "--model", "m", "--data", "-"], "topology: received"),
+        (["prefer", "--topology", "cpu:9999999", "--model", "m", "--data", "-"], "from 1 to 4096"),
+        (
+            ["prefer", "--topology", "cpu:1" + "0" * 23, "--model", "m", "--data", "-"],
+            "it must name a TPU slice or a number of CPU devices",
+        ),
+        (
+            ["experiments.score_as_action", "--topology", "cpu:1", "--json", "no/such/x.json"],
+            "json: received 'no/such/x.json'; it must be a file in a folder that is there; make",
+        ),
         (["prefer", "--model", "m", "--data", "-"], "Missing from ctrl-jax plan"),
     ],
 )

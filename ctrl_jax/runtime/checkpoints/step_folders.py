@@ -5,6 +5,7 @@ number without Orbax's mark inside was damaged later. `<step>.corrupt` is what w
 """
 
 import os
+import re
 from pathlib import Path
 
 import jax
@@ -29,7 +30,8 @@ def _folders(folder: Path) -> list[Path]:
 
 def step_folders(folder: Path) -> list[Path]:
     """Return the folders in `folder` that are named by a step, whole or not."""
-    return [path for path in _folders(folder) if path.name.isdigit()]
+    # As they are written: "0007" is not step 7, and "²" is a digit but no number.
+    return [path for path in _folders(folder) if re.fullmatch(r"0|[1-9][0-9]*", path.name)]
 
 
 def is_finished(step_folder: Path) -> bool:

@@ -15,7 +15,9 @@ import jax
 
 from ctrl_jax._checks import refuse
 
-_NAME = re.compile(r"cpu:\d+|v\d\w*:\d+(x\d+){1,2}")
+MOST_CPU = 4096
+"""CPU devices that may be asked for: each takes threads and memory."""
+_NAME = re.compile(r"cpu:\d{1,9}|v\d\w*:\d{1,9}(x\d{1,9}){1,2}")
 _OFFLINE = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
@@ -76,8 +78,8 @@ def described_devices(topology: str) -> Sequence[Any]:
 
 
 def _of_cpu(number: int, topology: str) -> Sequence[Any]:
-    if not number:
-        raise refuse("topology", topology, "there must be a device", "give cpu:8")
+    if not 0 < number <= MOST_CPU:
+        raise refuse("topology", topology, f"devices are from 1 to {MOST_CPU}", "give cpu:8")
     choose_cpu(number)
     found = jax.devices("cpu")
     if len(found) < number:

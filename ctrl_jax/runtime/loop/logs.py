@@ -55,7 +55,7 @@ class MetricsLog:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._lines = hashlib.sha256(_truncate(self.path, start).encode())
             if digest is not None and digest != self.digest:
-                text = f"{self.path}: lines were changed on disk since they were written; they stay"
+                text = f"{self.path}: lines were changed or lost on disk; what is left stays"
                 warnings.warn(text, RunWarning, stacklevel=2)
             _truncate(self.speed_path, start)
             self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115

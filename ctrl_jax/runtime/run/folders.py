@@ -221,9 +221,12 @@ def withdraw() -> None:
             continue  # others' files, or a stage that the next run finds again
         shutil.rmtree(opened.folder, ignore_errors=True)
         for path in opened.folder.parents:
-            if not path.is_relative_to(opened.absent) or any(path.iterdir()):
+            try:
+                if not path.is_relative_to(opened.absent) or any(path.iterdir()):
+                    break
+                path.rmdir()
+            except OSError:  # the refusal is what the user must read
                 break
-            path.rmdir()
 
 
 def left_behind() -> str:

@@ -60,7 +60,7 @@ def take(folder: Path) -> None:
         raise refuse("out", str(folder), rule, "wait until it ends, or give another --out")
     mine = {"host": platform.node(), "boot": _boot(), "pid": os.getpid(), "began": _began("self")}
     ended = threading.Event()
-    counter = threading.Thread(target=_count, args=(folder, mine, ended), daemon=True)
+    counter = threading.Thread(target=_count, args=(folder, file, mine, ended), daemon=True)
     _held[folder] = _Held(file, ended, counter)
     write_json_atomic(folder / WORDS, {**mine, "count": 0})
     counter.start()
@@ -74,9 +74,10 @@ def release() -> None:
         held.ended.set()
         with contextlib.suppress(RuntimeError):  # it never began
             held.counter.join(timeout=1.0)
-        for name in (WORDS, NAME):
-            with contextlib.suppress(OSError):
-                (folder / name).unlink(missing_ok=True)
+        if _is_ours(folder, held.file):
+            for name in (WORDS, NAME):
+                with contextlib.suppress(OSError):
+                    (folder / name).unlink(missing_ok=True)
         os.close(held.file)
 
 
@@ -112,6 +113,13 @@ def _open(path: Path) -> tuple[int, bool | None]:
             if os.path.samestat(os.fstat(file), path.stat()):
                 return file, True
         os.close(file)  # of a run that ended just now, and removed it
+
+
+def _is_ours(folder: Path, file: int) -> bool:
+    """Whether the lock that is there is this one: of a folder that was moved another may be."""
+    with contextlib.suppress(OSError):
+        return os.path.samestat(os.fstat(file), (folder / NAME).stat())
+    return False
 
 
 def _alive(folder: Path, words: dict[str, Any], locked: bool) -> bool:
@@ -153,9 +161,11 @@ def _began(pid: Any) -> str | None:
     return None
 
 
-def _count(folder: Path, mine: dict[str, Any], ended: threading.Event) -> None:
+def _count(folder: Path, file: int, mine: dict[str, Any], ended: threading.Event) -> None:
     count = 0
     while not ended.wait(BEAT):
         count += 1
+        if not _is_ours(folder, file):
+            continue
         with contextlib.suppress(OSError):  # a folder that is gone is the run's affair
             write_json_atomic(folder / WORDS, {**mine, "count": count})

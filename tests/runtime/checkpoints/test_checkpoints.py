@@ -311,6 +311,18 @@ def test_a_damaged_step_that_was_named_is_refused(tmp_path):
     assert (tmp_path / "1").exists()
 
 
+@pytest.mark.parametrize("name", ["²", "0007", "1.5"])
+def test_a_folder_of_another_name_is_no_step(tmp_path, name):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, {"x": jnp.ones(3)})
+    shutil.copytree(tmp_path / "1", tmp_path / name)
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.steps() == [1]
+        assert checkpoints.restore({"x": jnp.zeros(3)}).step == 1
+        checkpoints.save(2, {"x": jnp.ones(3)})
+    assert (tmp_path / name).is_dir() and (tmp_path / "2").is_dir()
+
+
 def test_empty_and_half_written_steps_are_set_aside(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, {"x": jnp.ones(3)})

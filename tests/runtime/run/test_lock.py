@@ -211,6 +211,23 @@ def test_the_count_goes_on_and_ends(tmp_path, monkeypatch):
     assert not lock._held
 
 
+def test_of_a_folder_that_was_moved_the_next_ones_lock_stays(tmp_path, monkeypatch):
+    """Another run took the name that this one had: neither its lock nor its words are ours."""
+    monkeypatch.setattr(lock, "BEAT", 0.02)
+    folder = tmp_path / "a"
+    folder.mkdir()
+    lock.take(folder)
+    folder.rename(tmp_path / "b")
+    folder.mkdir()
+    with held(folder):
+        words = (folder / lock.WORDS).read_text()
+        time.sleep(0.2)
+        assert json.loads((folder / lock.WORDS).read_text())["pid"] == json.loads(words)["pid"]
+        lock.release()
+        with pytest.raises(ValueError, match="a run is under way in it"):
+            lock.take(folder)
+
+
 def test_a_lock_that_is_removed_while_it_is_awaited_is_taken_anew(tmp_path, monkeypatch):
     """Of a run that ended between our opening its file and our locking it."""
     path, calls = tmp_path / lock.NAME, []
