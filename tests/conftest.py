@@ -32,8 +32,6 @@ TESTS = Path(__file__).parent
 MOST_RESIDENT = 2.5  # gigabytes of a worker between two files, on a machine that has them
 PURE_FLOORS = {"processes", "solvers", "losses", "rewards", "metrics", "environments"}
 
-gc.disable()  # while tests are collected: next to nothing of what is made then is garbage
-
 
 def pytest_collection_finish() -> None:
     """What is imported by now stays, and every trace makes much garbage that lives briefly.
@@ -42,7 +40,6 @@ def pytest_collection_finish() -> None:
     """
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
-    gc.enable()
 
 
 def reuse_contexts() -> None:
