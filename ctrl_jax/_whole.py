@@ -55,7 +55,8 @@ def naming(path: str | os.PathLike[str], part: Path | None = None) -> Iterator[N
         yield
     except OSError as error:
         if error.errno is not None and error.filename in (None, part and os.fspath(part)):
-            error.filename, error.filename2 = os.fspath(path), None
+            error.filename = os.fspath(path)
+            del error.filename2  # None would be printed as a second name
         raise
 
 

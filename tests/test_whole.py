@@ -55,6 +55,14 @@ def test_an_error_names_the_file_and_not_its_part(tmp_path, monkeypatch, error):
     assert said.value.filename == str(path)
 
 
+def test_of_an_error_with_two_names_the_files_alone_is_printed(tmp_path):
+    """Of the last renaming, which here meets a folder."""
+    (tmp_path / "a.json").mkdir()
+    with pytest.raises(OSError) as said, whole_file(tmp_path / "a.json") as part:
+        part.write_text("x")
+    assert str(said.value).endswith(f": '{tmp_path / 'a.json'}'")
+
+
 def test_the_name_is_on_the_disk_too(tmp_path, monkeypatch):
     """What a power cut leaves of a rename is what of its folder is on the disk."""
     synced: list[tuple[str, bool]] = []

@@ -190,7 +190,8 @@ def run_command(args: Sequence[str] | None = None, *, program: str = "ctrl-jax p
         return command(Config, lambda config: None, ["--help"], program=f"{program} COMMAND")
     # Reading the options of a command may use JAX already.
     asked = re.search(r"--topology[= ]cpu:(\d{1,9})\b", " ".join(rest))
-    choose_cpu(min(int(asked[1]), MOST_CPU) if asked else None)
+    number = int(asked[1]) if asked else 0
+    choose_cpu(number if number <= MOST_CPU else None)
     try:
         module = module_of(name)
     except ValueError as error:

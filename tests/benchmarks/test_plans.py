@@ -47,6 +47,16 @@ def test_largest_batches_by_hand():
     assert "v5e:1x1" not in plans.of_jobs([found]).split("Not compiled")[0]
 
 
+def test_a_row_without_floors_is_named_as_missing():
+    """As those are that were compiled before floors were counted."""
+    job = next(plans.jobs())
+    whole = row(job.name, job.topology, job.batch, 1, 0.1)
+    part = {name: whole[name] for name in ("name", "topology", "batch", "memory")}
+    assert f"- {job.title}" in plans.of_jobs([part])
+    assert f"- {job.title}" not in plans.of_jobs([whole])
+    assert plans.compiled([part]) == set() and plans.compiled([whole]) == {job.title}
+
+
 def test_each_job_is_there_once_and_has_a_slice():
     titles = [job.title for job in plans.jobs()]
     assert len(titles) == len({*titles}) and all(":" in title for title in titles)

@@ -5,7 +5,8 @@ Where two batches are known, what is needed of a device is taken to be a line th
     total(b) = c + s b,                                                                      (1)
 
 and the batch that it says is tried next; where it is none between the two bounds, their middle.
-Twice it may be far from halving their distance: from then on it is their middle.
+Once two programs have each left more than half of the distance between the bounds, no line is
+trusted any more, and all that follow are middles.
 """
 
 import math
@@ -16,7 +17,7 @@ from ctrl_jax._checks import refuse
 MOST = 16
 """Programs that are compiled at most."""
 FARTHEST = 16
-"""How many times the largest batch known to fit a line may say: beyond, it is no longer one."""
+"""A line is followed to so many times the largest batch that is known to fit."""
 
 
 def largest(

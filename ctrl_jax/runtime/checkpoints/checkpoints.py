@@ -170,8 +170,8 @@ class Checkpoints:
                     raise refuse("step", place, str(error), "name another") from error
                 self._set_aside(candidate, str(error))
         raise MissingCheckpointError(
-            f"checkpoints: {self.folder} holds no checkpoint that can be restored; with --resume "
-            "latest the next run starts afresh, or give another folder"
+            f"checkpoints: {self.folder} holds no checkpoint that can be restored; give another "
+            "folder, or go on with --resume latest, which now starts afresh"
         )
 
     def wait(self) -> None:

@@ -99,13 +99,17 @@ def enable_compilation_cache(folder: str | os.PathLike[str] | None = None) -> Pa
         The folder in use.
 
     Raises:
-        ValueError: the folder belongs to another user, or others may write to it.
+        ValueError: the folder cannot be made, belongs to another user, or others may write to it.
     """
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    path = Path(folder) if folder is not None else base / "ctrl_jax"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.mkdir(mode=0o700, exist_ok=True)
-    found = path.lstat()
+    try:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        path = Path(base, "ctrl_jax") if folder is None else Path(folder)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, exist_ok=True)
+        found = path.lstat()
+    except (OSError, RuntimeError) as error:  # a container's home is read-only, or there is none
+        repair = "set XDG_CACHE_HOME to a folder of yours, or give --no-compilation-cache"
+        raise refuse("compilation cache", folder, f"it cannot be made ({error})", repair) from error
     if stat.S_ISLNK(found.st_mode) or not stat.S_ISDIR(found.st_mode):
         rule = "it must be a folder, not a link"
         raise refuse("compilation cache", str(path), rule, "remove it")

@@ -20,6 +20,7 @@ Two runs never share a folder (`lock`). A command that is refused after its fold
 none of it behind, or a folder that is resumed as it was (`withdraw`).
 """
 
+import contextlib
 import dataclasses
 import datetime
 import os
@@ -221,12 +222,10 @@ def withdraw() -> None:
             continue  # others' files, or a stage that the next run finds again
         shutil.rmtree(opened.folder, ignore_errors=True)
         for path in opened.folder.parents:
-            try:
-                if not path.is_relative_to(opened.absent) or any(path.iterdir()):
-                    break
-                path.rmdir()
-            except OSError:  # the refusal is what the user must read
+            if not path.is_relative_to(opened.absent):
                 break
+            with contextlib.suppress(OSError):  # it holds what is not ours
+                path.rmdir()
 
 
 def left_behind() -> str:

@@ -32,6 +32,7 @@ BEAT, STILL = 5.0, 20.0
 
 class _Held(NamedTuple):
     file: int
+    words: dict[str, Any]
     ended: threading.Event
     counter: threading.Thread
 
@@ -60,8 +61,8 @@ def take(folder: Path) -> None:
         raise refuse("out", str(folder), rule, "wait until it ends, or give another --out")
     mine = {"host": platform.node(), "boot": _boot(), "pid": os.getpid(), "began": _began("self")}
     ended = threading.Event()
-    counter = threading.Thread(target=_count, args=(folder, file, mine, ended), daemon=True)
-    _held[folder] = _Held(file, ended, counter)
+    counter = threading.Thread(target=_count, args=(folder, mine, ended), daemon=True)
+    _held[folder] = _Held(file, mine, ended, counter)
     write_json_atomic(folder / WORDS, {**mine, "count": 0})
     counter.start()
     atexit.register(_leave, os.getpid())
@@ -74,7 +75,7 @@ def release() -> None:
         held.ended.set()
         with contextlib.suppress(RuntimeError):  # it never began
             held.counter.join(timeout=1.0)
-        if _is_ours(folder, held.file):
+        if _says(folder, held.words):
             for name in (WORDS, NAME):
                 with contextlib.suppress(OSError):
                     (folder / name).unlink(missing_ok=True)
@@ -115,13 +116,6 @@ def _open(path: Path) -> tuple[int, bool | None]:
         os.close(file)  # of a run that ended just now, and removed it
 
 
-def _is_ours(folder: Path, file: int) -> bool:
-    """Whether the lock that is there is this one: of a folder that was moved another may be."""
-    with contextlib.suppress(OSError):
-        return os.path.samestat(os.fstat(file), (folder / NAME).stat())
-    return False
-
-
 def _alive(folder: Path, words: dict[str, Any], locked: bool) -> bool:
     if words.get("boot") == _boot():
         if locked:
@@ -146,6 +140,11 @@ def _words(folder: Path) -> dict[str, Any]:
     return {}
 
 
+def _says(folder: Path, mine: dict[str, Any]) -> bool:
+    """Whether the words there are ours: where our folder was moved away, another's may be."""
+    return mine.items() <= _words(folder).items()
+
+
 def _boot() -> str:
     with contextlib.suppress(OSError):
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
@@ -161,11 +160,10 @@ def _began(pid: Any) -> str | None:
     return None
 
 
-def _count(folder: Path, file: int, mine: dict[str, Any], ended: threading.Event) -> None:
+def _count(folder: Path, mine: dict[str, Any], ended: threading.Event) -> None:
     count = 0
     while not ended.wait(BEAT):
         count += 1
-        if not _is_ours(folder, file):
-            continue
-        with contextlib.suppress(OSError):  # a folder that is gone is the run's affair
-            write_json_atomic(folder / WORDS, {**mine, "count": count})
+        if _says(folder, mine):
+            with contextlib.suppress(OSError):  # a folder that is gone is the run's affair
+                write_json_atomic(folder / WORDS, {**mine, "count": count})

@@ -379,6 +379,19 @@ def test_the_compilation_cache_belongs_to_the_user(tmp_path, monkeypatch):
         jax.config.update("jax_compilation_cache_dir", before)
 
 
+def test_a_compilation_cache_that_cannot_be_made_is_one_line_with_a_repair(tmp_path, monkeypatch):
+    """As in a container: a home in which nothing can be made, and a user who has none."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(ValueError, match=r"cannot be made .*file.*; .*--no-compilation-cache"):
+        enable_compilation_cache()
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    with pytest.raises(ValueError, match=r"cannot be made .*home.*; set XDG_CACHE_HOME"):
+        enable_compilation_cache()
+
+
 def test_prepare_builds_the_mesh():
     mesh = prepare(RunOptions(compilation_cache=False, distributed="off"))
     assert mesh.axis_names == ("data", "model")
