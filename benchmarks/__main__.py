@@ -13,6 +13,7 @@ from pathlib import Path
 from benchmarks.threads import cores
 
 NAMES = ("sampling", "rollout_update", "continuous_rl", "preference_lm", "pipeline", "fine_tune")
+NAMES += ("core_devices",)
 CAMPAIGNS = ("faults", "full_disk", "flips")
 """What is no measurement of time: `python -m benchmarks NAME --help` shows its options."""
 CORES = cores()

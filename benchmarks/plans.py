@@ -11,7 +11,9 @@ pages are docs/plan.md and docs/memory.md.
 """
 
 import argparse
+import contextlib
 import dataclasses
+import io
 import json
 import re
 import sys
@@ -192,14 +194,24 @@ def batch_flag(job: Job) -> str:
 
 
 def planned(job: Job, place: Path) -> dict[str, Any]:
-    """Plan a job, and return what is kept of it."""
+    """Plan a job, and return what is kept of it: where it is refused for want of memory, why."""
     typed = [job.command, "--topology", job.topology, batch_flag(job), str(job.batch)]
     typed += job.options
     if job.model is not None:
         typed += ["--model", str(folder_of(job.model, place))]
-    told = run_command(typed)
+    own = {"name": job.name, "options": [*job.options], "topology": job.topology}
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            told = run_command(typed)
+    except SystemExit:
+        print(said.getvalue(), end="", file=sys.stderr, flush=True)
+        needs = re.search(r"^error: memory: received '([\d.]+ GB)", said.getvalue())
+        if needs is None:
+            raise
+        return {**own, "batch": job.batch, "refused": needs[1]}
     # Where the largest batch was found the plan is of that.
-    return {"name": job.name, "options": [*job.options], **told, "batch": job.batch}
+    return {**own, **told, "batch": job.batch}
 
 
 def kept() -> list[dict[str, Any]]:
@@ -213,8 +225,8 @@ def title_of(row: Mapping[str, Any]) -> str:
 
 
 def compiled(rows: Rows) -> set[str]:
-    """Return the titles of the jobs whose rows hold all that a table shows."""
-    return {title_of(row) for row in rows if "floors" in row}
+    """Return the titles of the jobs whose rows hold all that the page shows."""
+    return {title_of(row) for row in rows if "floors" in row or "refused" in row}
 
 
 def keep(row: Mapping[str, Any]) -> None:
@@ -261,13 +273,17 @@ def of_jobs(rows: Rows) -> str:
             ", ".join(f"{part / 1e9:.3g}" for part in parts),
             f"{row['flops'] / 1e12:.3g}",
             ", ".join(f"{1e3 * floor:.3g}" for floor in floors),
-            f"{row['per_second']:.3g} {row['unit']}",
+            f"{row['per_second']:.3g} {row['unit']}"
+            + (f", {row['tokens_per_second']:.3g} tokens" if row.get("tokens") else ""),
             f"{seconds['lower']:.0f}, {seconds['compile']:.0f}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     there = compiled(rows)
     missing = [f"- {job.title}" for job in jobs() if job.title not in there]
-    return table(lines) + ("\n".join(["\nNot compiled yet:\n", *missing, ""]) if missing else "")
+    refused = [f"- {title_of(row)}: {row['refused']}" for row in rows if "refused" in row]
+    said = {"Refused by the compiler, of a chip": refused, "Not compiled yet": missing}
+    parts = ("\n".join([f"\n{what}:\n", *some, ""]) for what, some in said.items() if some)
+    return table(lines) + "".join(parts)
 
 
 def of_largest(rows: Rows) -> str:
@@ -296,7 +312,7 @@ def of_one_device(rows: Rows) -> str:
         + " |",
         "|---" * (4 + len(SIZES)) + "|",
     ]
-    single = {row["name"]: row for row in rows if row["topology"] == SINGLE}
+    single = {r["name"]: r for r in rows if r["topology"] == SINGLE and "memory" in r}
     for model in MODELS:
         adapters = single.get(f"{model}, LoRA, ddpo")
         for training in ("LoRA", "full"):
@@ -330,7 +346,8 @@ def curves(rows: Rows) -> Iterator[tuple[str, str, str, list[Mapping[str, Any]]]
     """Yield study, chip, "weak" or "strong", and the rows of a curve by chips."""
     for study in SCALED:
         for chip in ("v5e", "v6e"):
-            own = [r for r in rows if r["name"] == study.name and r["topology"].startswith(chip)]
+            found = (row for row in rows if row["name"] == study.name and "floors" in row)
+            own = [row for row in found if row["topology"].startswith(chip)]
             own.sort(key=lambda row: row["mesh"]["data"])
             weak = [row for row in own if row["batch"] == study.each * row["mesh"]["data"]]
             strong = [row for row in own if row["batch"] == study.all]

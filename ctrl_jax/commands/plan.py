@@ -46,12 +46,15 @@ class Config:
         topology: the devices: a TPU slice, v5e:4x4, v6e:16x16 or v5p:2x2x1, for which the package
             libtpu is needed and no TPU; or a number of CPU devices, cpu:8.
         largest_batch: find the largest batch that fits by compiling others.
+        activations: compile half of the batch too, and tell what grows with the batch from the
+            other temporaries; `largest_batch` tells it as well.
         memory: gigabytes of a device, in the place of what is known of it.
         json: file to which all numbers are written too.
     """
 
     topology: str
     largest_batch: bool = False
+    activations: bool = False
     memory: float | None = None
     json: str | None = None
 
@@ -100,7 +103,14 @@ def main(options: Config, settings: Any, name: str, module: Any) -> dict[str, An
     kind = devices[0].device_kind
     chip = chip_of(kind)
     limit = limit_of(options, chip, len(devices))
-    planned = plan(module, settings, mesh, limit, search=options.largest_batch)
+    planned = plan(
+        module,
+        settings,
+        mesh,
+        limit,
+        search=options.largest_batch,
+        halve=options.activations,
+    )
     told = report.record(
         planned,
         chip,
@@ -130,7 +140,9 @@ def limit_of(options: Config, chip: Any, devices: int) -> int:
     return device_memory(jax.devices("cpu")[0]) // devices
 
 
-def plan(module: Any, settings: Any, mesh: Any, limit: int, *, search: bool) -> Planned:
+def plan(
+    module: Any, settings: Any, mesh: Any, limit: int, *, search: bool = False, halve: bool = False
+) -> Planned:
     """Return what is known of an update.
 
     Args:
@@ -139,6 +151,8 @@ def plan(module: Any, settings: Any, mesh: Any, limit: int, *, search: bool) -> 
         mesh: the devices.
         limit: bytes of a device.
         search: whether the largest batch is looked for.
+        halve: whether another batch is compiled to know the activations: half of the batch, or two
+            where nothing is less than one unit.
 
     Raises:
         TooLarge: the compiler refuses the batch, and no other is asked for.
@@ -154,7 +168,7 @@ def plan(module: Any, settings: Any, mesh: Any, limit: int, *, search: bool) -> 
         try:
             founds[batch] = compiled(programs[batch], mesh)
         except TooLarge:
-            if not search:
+            if own and not search:
                 raise
             return None
         return founds[batch].memory.total
@@ -165,6 +179,9 @@ def plan(module: Any, settings: Any, mesh: Any, limit: int, *, search: bool) -> 
         unit = module.unit_of(settings, mesh)
         best = largest(total_of, first=batch, unit=unit, limit=limit)
         batch = batch if batch in founds else best[0]
+    elif halve:
+        unit = module.unit_of(settings, mesh)
+        total_of(batch // 2 // unit * unit or 2 * unit)
     found = founds[batch]
     slope = slope_of({b: one.memory.temporaries for b, one in founds.items()})
     if slope is not None:

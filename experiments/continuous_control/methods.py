@@ -193,18 +193,18 @@ def train_methods(config: Comparison, task: Task, study: Conduct) -> dict[float,
     runs: dict[float, dict[str, Curves]] = {dt: {} for dt in config.time_steps}
     with progress(len(pairs), "method and step", enabled=config.run.progress) as show:
         for i, (dt, name) in enumerate(pairs):
-            train = _make_training(config, task, name, dt, study.mesh)
+            train = make_training(config, task, name, dt, study.mesh, config.updates())
             runs[dt][name] = Curves(*study.once(f"{name}-dt={dt:g}", train))
             show(i + 1)
     return runs
 
 
-def _make_training(
-    config: Comparison, task: Task, name: str, dt: float, mesh: Mesh
+def make_training(
+    config: Comparison, task: Task, name: str, dt: float, mesh: Mesh, updates: int
 ) -> Callable[[], tuple[Any, Any, Any]]:
     """Return what trains all seeds of a method in one program, divided over the data axis."""
     problem = ContinuousControl(task.environment, dt, config.training.horizon)
-    updates, batch = config.updates(), config.training.batch
+    batch = config.training.batch
     algorithm = make_method(name, problem, task.policy, task.value, config.training, updates)
 
     def one_seed(key):

@@ -57,6 +57,15 @@ def test_a_row_without_floors_is_named_as_missing():
     assert plans.compiled([part]) == set() and plans.compiled([whole]) == {job.title}
 
 
+def test_a_job_that_is_refused_is_named_with_what_it_needs():
+    job = next(plans.jobs())
+    refused = {"name": job.name, "topology": job.topology, "batch": job.batch, "refused": "21.6 GB"}
+    rows = [refused, row(job.name, "v5e:2x2", 192, 4, 0.1)]
+    assert f"of a chip:\n\n- {job.title}: 21.6 GB\n" in plans.of_jobs(rows)
+    assert plans.of_jobs(rows).count(job.title) == 1, "it is not missing"
+    assert plans.of_scaling(rows) == "Not compiled yet.\n", "one row is no curve"
+
+
 def test_each_job_is_there_once_and_has_a_slice():
     titles = [job.title for job in plans.jobs()]
     assert len(titles) == len({*titles}) and all(":" in title for title in titles)

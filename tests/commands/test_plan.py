@@ -11,10 +11,11 @@ from ctrl_jax.commands import plan
 from ctrl_jax.commands.__main__ import main
 from ctrl_jax.commands.fine_tuning.method import Method
 from ctrl_jax.commands.fine_tuning.sampler import Sampler
-from ctrl_jax.commands.planning import fine_tune
+from ctrl_jax.commands.planning import fine_tune, report
 from ctrl_jax.commands.planning import largest as batches
 from ctrl_jax.commands.planning.program import Compiled, Memory, TooLarge
 from ctrl_jax.pretrained.diffusers.small_records import write_records
+from ctrl_jax.runtime.devices.chips import CHIPS
 from ctrl_jax.runtime.devices.costs import Costs
 from ctrl_jax.runtime.devices.mesh import MeshOptions, make_mesh
 from ctrl_jax.runtime.devices.topology import described_devices
@@ -71,7 +72,9 @@ def test_a_preference_step_of_a_config_alone(tmp_path):
     assert told["flops"] == pytest.approx(2 * pairs * (3 * products + head) / 2, rel=0.02)
     assert told["flops_share"] == pytest.approx(told["flops"], rel=0.02)
     assert told["floors"] is None and told["loops_without_trips"] == 0
-    assert "all-reduce" in told["collectives"] and "8 pairs an update" in printed
+    # Half of 32 is the prompt, and either answer may take the other half.
+    assert told["tokens"] == 8 * 48 and told["tokens_per_second"] is None
+    assert "all-reduce" in told["collectives"] and "8 pairs of 384 tokens an update" in printed
 
 
 @pytest.mark.parametrize(
@@ -206,7 +209,42 @@ def test_of_several_batches_the_activations_are_known(monkeypatch):
     assert found.totals[64] is None
     with pytest.raises(TooLarge, match="memory: received"):
         plan.plan(module, 64, None, 1400, search=False)
-    assert plan.plan(module, 8, None, 1400, search=False).found.memory.activations is None
+    assert plan.plan(module, 8, None, 1400).found.memory.activations is None
+    assert plan.plan(module, 8, None, 1400, halve=True).found.memory.activations == 7 * 8
+    # Of the least batch the double is compiled, and nothing is known where that is refused.
+    found = plan.plan(module, 4, None, 1400, halve=True)
+    assert found.found.memory.activations == 7 * 4 and [*found.totals] == [4, 8]
+    module.unit_of = lambda batch, mesh: 40
+    assert plan.plan(module, 40, None, 1400, halve=True).found.memory.activations is None
+    with pytest.raises(TooLarge, match="memory: received"):
+        plan.plan(module, 80, None, 1400, halve=True)
+
+
+def told(chip, **more):
+    """What is recorded of an update of eight examples."""
+    costs = Costs(4e12, 1e9, (), 0)
+    found = Compiled(Memory(600, 300, 90, 10, 700, activations=400), costs, 4e12, 0.0, 0.0)
+    program = types.SimpleNamespace(examples=8, **{"unit": "images", "tokens": None, **more})
+    given = plan.Planned(8, program, found, None, {8: 1700})
+    return report.record(
+        given, chip, 2000, command="c", topology="t", device="d", mesh={"data": 1, "model": 1}
+    )
+
+
+def test_examples_and_tokens_per_second_are_those_of_the_floor(capsys):
+    chip = CHIPS["TPU v5 lite"]
+    images = told(chip)
+    floor = 4e12 / chip.flops
+    assert images["floor"] == pytest.approx(floor) and images["tokens_per_second"] is None
+    assert f"at most {8 / floor:.4g} images per second" in report.lines(images)[0]
+    pairs = told(chip, unit="pairs", tokens=384)
+    said = f"at most {8 / floor:.4g} pairs or {384 / floor:.4g} tokens per second"
+    assert report.lines(pairs)[0].startswith("8 pairs of 384 tokens an update: ")
+    assert report.lines(pairs)[0].endswith(said)
+    report.show(pairs)
+    printed = capsys.readouterr().out.splitlines()
+    at = next(n for n, line in enumerate(printed) if "temporaries" in line)
+    assert "activations: what grows" in printed[at + 1]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from ctrl_jax.commands.planning.batches import with_batch as with_batch
 from ctrl_jax.commands.planning.program import Program, placed
 from ctrl_jax.commands.preference.config import Config
 from ctrl_jax.commands.preference.data import load_data
-from ctrl_jax.commands.preference.training import frozen_of, make_algorithm
+from ctrl_jax.commands.preference.training import amounts_of, frozen_of, make_algorithm
 from ctrl_jax.data import PreferenceRows, load_tokenizer
 from ctrl_jax.networks import DecoderConfig, language_model, partition_specs
 from ctrl_jax.pretrained.language.record import read_record
@@ -61,9 +61,11 @@ def program(config: Config, mesh: Mesh) -> Program:
     specs_of = partial(partition_specs, mesh=mesh, fully=options.fully_sharded)
     # The reference model, whose answers and divergence are looked at until the run ends.
     pretrained = None if lora is not None else placed(model.shapes, mesh, specs_of(model.shapes))
-    rows = (
-        longest_rows(config, options.batch) if config.data == NONE else _rows(config, network, mesh)
-    )
+    if config.data == NONE:
+        rows = longest_rows(config, options.batch)
+        tokens = rows.tokens.size
+    else:
+        rows, tokens = _rows(config, network, mesh)
     return Program(
         step=algorithm.step,
         state=placed(state, mesh, specs_of(state)),
@@ -72,6 +74,7 @@ def program(config: Config, mesh: Mesh) -> Program:
         examples=options.batch,
         unit="pairs",
         beside=pretrained,
+        tokens=tokens,
     )
 
 
@@ -99,8 +102,8 @@ def longest_rows(config: Config, pairs: int) -> PreferenceRows:
     )
 
 
-def _rows(config: Config, network: DecoderConfig, mesh: Mesh) -> PreferenceRows:
-    """Shapes of a batch of the data."""
+def _rows(config: Config, network: DecoderConfig, mesh: Mesh) -> tuple[PreferenceRows, float]:
+    """Shapes of a batch of the data, and how many tokens are in one on average."""
     options = config.optimization
     with under_names(folder="model"):
         tokenizer = load_tokenizer(config.model)
@@ -121,7 +124,8 @@ def _rows(config: Config, network: DecoderConfig, mesh: Mesh) -> PreferenceRows:
     pairs = found.weights.shape
     dispersed = config.objective.estimates_dispersion or found.dispersion is not None
     number = jax.ShapeDtypeStruct(pairs, np.float32)
-    return found._replace(
+    found = found._replace(
         dispersion=number if dispersed else None,
         reference=jax.ShapeDtypeStruct((*pairs, 2), np.float32),
     )
+    return found, amounts_of(data.train, rows)["tokens"]

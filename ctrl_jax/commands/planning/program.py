@@ -30,6 +30,7 @@ class Program(NamedTuple):
         examples: of an update, over all devices.
         unit: what they are, such as "images".
         beside: shapes of what the command holds at the same time, and no update reads.
+        tokens: of all examples together, without padding; None where examples are no texts.
     """
 
     step: Callable[..., Any]
@@ -39,6 +40,7 @@ class Program(NamedTuple):
     examples: int
     unit: str
     beside: Any = None
+    tokens: float | None = None
 
     @property
     def arguments(self) -> tuple[Any, ...]:
@@ -57,8 +59,8 @@ class Memory:
         results: what has no argument's place.
         temporaries: all that it needs in between, activations among them.
         beside: what the command holds at the same time.
-        activations: the share of the temporaries that grows with the batch, where several batches
-            were compiled.
+        activations: the share of the temporaries that grows with the batch; None where only one
+            batch was compiled.
     """
 
     parameters: int

@@ -17,6 +17,7 @@ _PARTS = {
     "rest": "other arguments",
     "results": "results",
     "temporaries": "temporaries, activations among them",
+    "activations": "  of these activations: what grows with the batch",
     "beside": "held beside the update: the reference model",
 }
 _FLOORS = {
@@ -41,12 +42,17 @@ def record(planned: Any, chip: Chip | None, limit: int, **told: Any) -> dict[str
     spent = None if chip is None else dict(floors(costs, chip))
     floor = None if spent is None else max(spent.values())
     best = planned.largest
+
+    def per_second(amount: float | None) -> float | None:
+        return amount / floor if amount and floor else None
+
     return plain(
         {
             **told,
             "chip": chip,
             "examples": program.examples,
             "unit": program.unit,
+            "tokens": program.tokens,
             "memory": {**plain(memory), "total": memory.total, "limit": limit},
             "fits": memory.total <= limit,
             "flops": costs.flops,
@@ -58,7 +64,8 @@ def record(planned: Any, chip: Chip | None, limit: int, **told: Any) -> dict[str
             "loops_without_trips": costs.unknown,
             "floors": spent,
             "floor": floor,
-            "per_second": None if not floor else program.examples / floor,
+            "per_second": per_second(program.examples),
+            "tokens_per_second": per_second(program.tokens),
             "largest_batch": None if best is None else {"batch": best[0], "next_fits_not": best[1]},
             "totals": {str(batch): total for batch, total in sorted(planned.totals.items())},
             "seconds": {"lower": found.lowering, "compile": found.compiling},
@@ -76,10 +83,6 @@ def show(told: Mapping[str, Any]) -> None:
     console().print(f"{told['command']} on {told['topology']} ({told['device']}), {sizes}")
     memory, limit = told["memory"], told["memory"]["limit"]
     rows = [[text, *_shares(memory[name], limit)] for name, text in _PARTS.items() if memory[name]]
-    if memory["activations"] is not None:
-        rows.append(
-            ["  of these what grows with the batch", *_shares(memory["activations"], limit)]
-        )
     rows.append(["all", *_shares(memory["total"], limit)])
     print_table(f"memory of each, of {limit / 1e9:.1f} GB", ("", "GB", "share"), rows)
     spent = told["floors"] or {}
@@ -106,7 +109,7 @@ def show(told: Mapping[str, Any]) -> None:
         console().print(line, highlight=False)
 
 
-def _shares(size: float, limit: float) -> list[str]:
+def _shares(size: int, limit: int) -> list[str]:
     return [f"{size / 1e9:.3g}", f"{size / limit:.1%}"]
 
 
@@ -123,17 +126,22 @@ def lines(told: Mapping[str, Any]) -> list[str]:
         told: by `record`.
     """
     found = []
-    number, unit = told["examples"], told["unit"]
+    amounts = [(told["examples"], told["unit"], told["per_second"])]
+    if told["tokens"] is not None:
+        amounts.append((told["tokens"], "tokens", told["tokens_per_second"]))
+    update = " of ".join(f"{number:.0f} {unit}" for number, unit, _ in amounts)
     if told["floor"]:
+        most = " or ".join(f"{rate:.4g} {unit}" for _, unit, rate in amounts)
         found.append(
-            f"{number} {unit} an update: at least {_time(told['floor'])}, "
-            f"at most {told['per_second']:.4g} {unit} per second"
+            f"{update} an update: at least {_time(told['floor'])}, at most {most} per second"
         )
     else:
-        found.append(f"{number} {unit} an update; the peaks of {told['device']} are not known")
+        found.append(f"{update} an update; the peaks of {told['device']} are not known")
     if told["flops"] > MOST_OF_SHARE * told["flops_share"] > 0:
         times = told["flops"] / told["flops_share"]
         found.append(f"each device computes {times:.2f} times its share: something is not divided")
+    if told["memory"]["activations"] is None and len(told["totals"]) == 1:
+        found.append("--activations compiles another batch, and tells them from other temporaries")
     if not told["fits"]:
         found.append("it does not fit: lower the batch, or take more chips, remat or bfloat16")
     if (best := told["largest_batch"]) is not None:

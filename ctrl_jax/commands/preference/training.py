@@ -200,7 +200,7 @@ def tune(settings: Config, inputs: Inputs, run: Run) -> Outcome:
                     evaluate_every=settings.evaluation.every,
                     evaluate=lambda k, s: evaluate(whole_params(s, frozen)),
                     progress=settings.run.progress,
-                    amounts=_amounts(parts["train"].rows, batch),
+                    amounts=amounts_of(parts["train"].rows, batch),
                     description=settings.objective.title,
                     mesh=mesh,
                     shardings=shardings,
@@ -240,7 +240,7 @@ def frozen_of(settings: Config, params: Params) -> Params:
     return {} if settings.adapters.lora is None else lora.split(params)[1]
 
 
-def _amounts(rows: PreferenceRows, batch: int) -> dict[str, float]:
+def amounts_of(rows: PreferenceRows, batch: int) -> dict[str, float]:
     """Return the pairs and the tokens of a batch of rows, on average, without padding."""
     share = batch / len(rows.tokens)
     pairs, tokens = np.count_nonzero(rows.numbers >= 0), np.count_nonzero(rows.texts >= 0)

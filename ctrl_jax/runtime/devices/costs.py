@@ -78,7 +78,7 @@ class Costs(NamedTuple):
     @property
     def sent(self) -> float:
         """Bytes that it sends in all."""
-        return sum(one.sent * one.times for one in self.collectives)
+        return sum((one.sent * one.times for one in self.collectives), 0.0)
 
     def by_kind(self) -> dict[str, dict[str, float]]:
         """Return, by kind, the places, how often they are reached, and the bytes sent in all."""
