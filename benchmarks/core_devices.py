@@ -21,21 +21,21 @@ import tyro
 
 from benchmarks.harness import Case, Contender, Runner
 from benchmarks.pipeline import Settings
-from benchmarks.plans import CLIP_L
+from benchmarks.plans import ENCODERS
 from benchmarks.preference_lm import RECORDS, TINY
-from benchmarks.threads import cores
 from ctrl_jax.commands.plan import module_of
 from ctrl_jax.networks.policies import quadratic_value
 from ctrl_jax.pretrained.diffusers.small_records import write_records
 from ctrl_jax.runtime import MeshOptions, jit_step, make_mesh
 from ctrl_jax.runtime.checkpoints.digests import is_key
+from ctrl_jax.runtime.devices.cores import cores
 from experiments.continuous_control.methods import Task, make_training
 from experiments.linear_quadratic import __main__ as linear_quadratic
 
 CLAIM = "On a CPU one device, the default, is no slower than a device for each core."
 BUDGET = 90.0
 FINE_TUNE = ("--reward", "jax:benchmarks.plans:reddish", "--algorithm", "ddpo", "--group", "2")
-FINE_TUNE += ("--solver-steps", "4", "--minibatches", "1", "--guidance", "4.5", "--chunks", "2")
+FINE_TUNE += ("--solver-steps", "2", "--minibatches", "1", "--guidance", "4.5", "--chunks", "2")
 PREFER = ("--data", "-", "--texts.max-length", "128")
 
 
@@ -46,7 +46,8 @@ def cases(quick: bool = False) -> Iterator[Case]:
     batch = 2 * count if quick else 48
     yield _case("digits, PPO", "experiments.score_as_action", digits, batch)
     yield _case("NCSN++ --tiny, score matching", "experiments.cifar10", ("--data", "-", "--tiny"), batch)
-    yield _case("SD 1.5, update by a reward", "fine-tune", FINE_TUNE, 2 * count, quick)
+    tuning = FINE_TUNE if quick else (*FINE_TUNE, "--height", "128", "--width", "128")
+    yield _case("SD 3.5-M, update by a reward", "fine-tune", tuning, 2 * max(count // 2, 1), quick)
     yield _case("Llama, DPO", "prefer", PREFER, 8 * count, quick)
     updates = 2 if quick else 20
     yield Case("linear-quadratic, CPPO, 10 seeds", list(_contenders(seeds, {"updates": updates})))
@@ -119,15 +120,22 @@ def filled(tree: Any) -> Any:
     return jax.tree.map(leaf, tree)
 
 
+def _encoders() -> dict[str, dict[str, Any]]:
+    """Those of SD 3.5 medium at a quarter of their widths, whose weights take no part."""
+    found = {}
+    for name, own in ENCODERS["SD 3.5-M"].items():
+        widths = (word for word in own if word in ("d_model", "hidden_size", "projection_dim"))
+        found[name] = {**own, **{word: own[word] // 4 for word in widths}}
+    return found
+
+
 def folder_of(command: str, tiny: bool) -> Path:
     """Return a folder with the configs of a model, which is removed at the end."""
     folder = Path(tempfile.mkdtemp(prefix="ctrl_jax_core_devices_"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     if command == "fine-tune":
-        texts = {name: CLIP_L[name] // 4 for name in ("hidden_size", "intermediate_size")}
-        texts = {"text_encoder": {**CLIP_L, **texts, "num_attention_heads": 3}}
-        records = {} if tiny else Settings("SD 1.5", 4, "update").records | texts
-        return write_records(folder / "model", "sd1", records)
+        records = {} if tiny else Settings("SD 3.5-M", 4, "update").records | _encoders()
+        return write_records(folder / "model", "sd3", records)
     size = {k: v for k, v in TINY.items() if k in RECORDS["Llama"]} if tiny else {}
     record = {**RECORDS["Llama"], "vocab_size": 64 if tiny else 8192, **size}
     more = {"architectures": ["LlamaForCausalLM"], "hidden_act": "silu"}

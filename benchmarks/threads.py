@@ -1,4 +1,7 @@
-"""How many cores a process may use: both sides of a comparison get as many threads."""
+"""How many cores a process may use: both sides of a comparison get as many threads.
+
+Nothing else is imported: some peers live in environments without JAX.
+"""
 
 import os
 

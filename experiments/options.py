@@ -1,5 +1,6 @@
 """The common options in a study's config, where their flags have no prefix, and their mesh."""
 
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
@@ -16,18 +17,32 @@ Common = Annotated[RunOptions, tyro.conf.arg(name="")]
 COMMON = RunOptions()
 
 
-def over_data(mesh: "Mesh", function: "Callable[[Array], Any]", keys: "Array") -> Any:
-    """Return what a function gives of every key, in one program, whole on every device.
+def over_data(
+    mesh: "Mesh", function: "Callable[[Array], Any]", keys: "Array"
+) -> "Callable[[], Any]":
+    """Return what computes a function of every key, in one program, whole on every device.
 
-    The keys are divided over ``data`` where that divides their number, and every run is then one
-    device's own; elsewhere one device has them all.
+    The keys are divided over ``data``, the first again where some are wanting, and every run is then
+    one device's own. Where there are fewer keys than devices one device has them all.
     """
     import jax
+    import numpy as np
     from jax.sharding import NamedSharding, PartitionSpec
 
     from ctrl_jax.runtime import replicate
     from ctrl_jax.runtime.devices.mesh import place
 
-    if len(keys) % mesh.shape["data"] == 0:
-        keys = place(keys, NamedSharding(mesh, PartitionSpec("data")))
-    return replicate(mesh, jax.jit(jax.vmap(function))(keys))
+    count, devices = len(keys), mesh.shape["data"]
+    if count < devices:
+        together = jax.jit(jax.vmap(function))
+        return lambda: replicate(mesh, together(keys))
+    rows, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("data",), ()))
+    filled = place(keys[np.arange(-(-count // devices) * devices) % count], rows)
+
+    # Replicated results, which every process can read, and of the keys that were given alone: what
+    # is kept of them is then the same on every mesh.
+    @partial(jax.jit, out_shardings=whole)
+    def run(keys):
+        return jax.tree.map(lambda leaf: leaf[:count], jax.vmap(function)(keys))
+
+    return lambda: run(filled)

@@ -58,6 +58,8 @@ class Study:
         config: Any,
         load: Callable[["Mesh"], Any] | None = None,
         inputs: Callable[[], Mapping[str, str]] = dict,
+        *,
+        side_by_side: int = 1,
     ) -> "Conduct":
         """Start the clock, prepare the devices, and create or find the folder of the run.
 
@@ -67,6 +69,8 @@ class Study:
                 them.
             inputs: called after that; returns the digests of the content of what the run is given,
                 by the names of the options (`runtime.digests_of`).
+            side_by_side: runs that devices divide among them, if all that they divide is that; see
+                `runtime.prepare`.
 
         Returns:
             The run under way.
@@ -77,7 +81,7 @@ class Study:
         from ctrl_jax.runtime import open_run, prepare
 
         began, options = time.monotonic(), config.run
-        mesh = prepare(options)
+        mesh = prepare(options, side_by_side=side_by_side)
         loaded = None if load is None else load(mesh)
         where = {"out": options.out, "resume": options.resume, "seed": options.seed}
         run = open_run(self.name, dataclasses.asdict(config), **where, inputs=inputs())

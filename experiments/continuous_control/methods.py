@@ -2,13 +2,12 @@
 
 import dataclasses
 from collections.abc import Callable
-from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from ctrl_jax._checks import (
     check_choice,
@@ -33,8 +32,7 @@ from ctrl_jax.algorithms import (
 from ctrl_jax.algorithms.training.optimizer import adam, make_schedule
 from ctrl_jax.environments import ControlledSDE
 from ctrl_jax.runtime import check_small_run, progress
-from ctrl_jax.runtime.devices.mesh import place
-from experiments.options import COMMON, Common
+from experiments.options import COMMON, Common, over_data
 from experiments.study import Conduct
 
 METHODS = ("cpg", "cppo_sqrt_kl", "cppo_linear_kl", "cppo_clipped", "pg", "ppo")
@@ -219,15 +217,4 @@ def make_training(
         return scores, state.policy.params, metrics
 
     keys = jax.random.split(jax.random.key(config.run.seed), config.seeds)
-    rows, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("data",), ()))
-    filled = jnp.arange(-(-config.seeds // mesh.shape["data"]) * mesh.shape["data"])
-    keys = place(keys[filled % config.seeds], rows)
-
-    # Replicated results, which every process can read, and of the seeds that were asked for alone:
-    # what is kept of them is then the same on every mesh.
-    @partial(jax.jit, out_shardings=whole)
-    def run(keys):
-        found = jax.vmap(one_seed)(keys)
-        return jax.tree.map(lambda leaf: leaf[: config.seeds], found)
-
-    return lambda: run(keys)
+    return over_data(mesh, one_seed, keys)

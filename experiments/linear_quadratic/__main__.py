@@ -65,7 +65,7 @@ class Config(Comparison):
 
 def main(config: Config) -> Path:
     """Run the experiment and return the folder of its results."""
-    run, environment = STUDY.begin(config), make_environment()
+    run, environment = STUDY.begin(config, side_by_side=config.seeds), make_environment()
     evaluate = partial(evaluate_policy, environment)
     task = Task(environment, first_policy(), quadratic_value(1), start_states, evaluate)
     runs = train_methods(config, task, run)

@@ -50,7 +50,7 @@ class Config(Comparison):
 
 def main(config: Config) -> Path:
     """Run the experiment and return the folder of its results."""
-    run, environment = STUDY.begin(config), make_environment()
+    run, environment = STUDY.begin(config, side_by_side=config.seeds), make_environment()
 
     def evaluate(params):
         return suboptimality(environment, learned_policy(params))

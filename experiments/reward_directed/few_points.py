@@ -77,7 +77,7 @@ def learn(m: int | None, paired: bool, study: Conduct, keys: jax.Array) -> Law:
         return end_law(direction, lambda t, x: policy.apply(state.params, t, x))
 
     piece = f"few_points-{m or 'exact'}{'-paired' if paired else ''}"
-    return Law(*study.once(piece, lambda: over_data(study.mesh, one, keys)))
+    return Law(*study.once(piece, over_data(study.mesh, one, keys)))
 
 
 def one_point_limit() -> Law:

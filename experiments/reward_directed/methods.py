@@ -150,7 +150,7 @@ def train(
         return samples, history, state.params
 
     piece = f"{task.name}-{name}-{'flow' if flow else 'sde'}-{solver_steps}"
-    found = study.once(piece, lambda: over_data(study.mesh, one_seed, keys))
+    found = study.once(piece, over_data(study.mesh, one_seed, keys))
     samples, history, params = found
     labels = np.asarray(labels_of(number)[0]) if task.classes else None
     return Trained(samples, labels, history, params)

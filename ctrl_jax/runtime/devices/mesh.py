@@ -33,10 +33,15 @@ class MeshOptions:
     data: int | None = None
     model: int = 1
 
+    @property
+    def fills(self) -> bool:
+        """Whether all devices that are left divide the batch."""
+        return self.data in (None, FILL)
+
     def validate(self) -> None:
         """Raise ValueError for a size below one."""
         check_count("mesh.model", self.model)
-        if self.data not in (None, FILL):
+        if not self.fills:
             check_count("mesh.data", self.data)
 
 
@@ -56,10 +61,10 @@ def make_mesh(options: MeshOptions | None = None, devices: Sequence[Any] | None 
     options = options or MeshOptions()
     options.validate()
     devices = jax.devices() if devices is None else devices
-    count, fills = len(devices), options.data is None or options.data == FILL
-    data = count // options.model if options.data is None or fills else options.data
+    count = len(devices)
+    data = options.data if options.data and not options.fills else count // options.model
     used = data * options.model
-    whole = fills or jax.process_count() > 1
+    whole = options.fills or jax.process_count() > 1
     if used > count or data == 0 or (whole and used != count):
         rule = f"data x model must {'equal' if whole else 'not exceed'} the {count} devices"
         received = (options.data, options.model)

@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 
 from ctrl_jax._checks import check_choice, check_count, check_seed, refuse
 from ctrl_jax.runtime.devices import distributed
+from ctrl_jax.runtime.devices.cores import use_cores
 from ctrl_jax.runtime.devices.mesh import MeshOptions, make_mesh
 from ctrl_jax.runtime.loop.adapters import PACKAGES, Name, check_installed
 from ctrl_jax.runtime.loop.compilation import enable_compilation_cache
@@ -119,11 +120,13 @@ def check_small_run(options: RunOptions) -> None:
         raise refuse("profile", options.profile, rule, "leave it out")
 
 
-def prepare(options: RunOptions) -> Mesh:
+def prepare(options: RunOptions, *, side_by_side: int = 1) -> Mesh:
     """Join the other processes, set precision and compilation cache, build the mesh, look at --out.
 
     Args:
         options: the common options of a run; call before any other use of JAX.
+        side_by_side: runs that are the same but for their keys and that devices divide among them.
+            Without a word on devices a CPU then has one for each core.
 
     Returns:
         The mesh.
@@ -139,6 +142,8 @@ def prepare(options: RunOptions) -> Mesh:
         options.heartbeat_seconds,
     )
     jax.config.update("jax_enable_x64", options.arithmetic == "float64")
+    if side_by_side > 1 and options.mesh.fills and not jax.distributed.is_initialized():
+        use_cores(side_by_side)
     if options.compilation_cache and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         enable_compilation_cache()
     mesh = make_mesh(options.mesh)
