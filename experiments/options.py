@@ -22,8 +22,8 @@ def over_data(
 ) -> "Callable[[], Any]":
     """Return what computes a function of every key, in one program, whole on every device.
 
-    The keys are divided over ``data``, the first again where some are wanting, and every run is then
-    one device's own. Where there are fewer keys than devices one device has them all.
+    The keys are divided over ``data``, the first again where some are wanting, and every run is
+    then one device's own. Where there are fewer keys than devices one device has them all.
     """
     import jax
     import numpy as np

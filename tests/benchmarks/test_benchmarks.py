@@ -31,7 +31,8 @@ def test_an_unknown_benchmark_is_one_line_and_status_2():
     assert run.returncode == 2
     assert run.stderr.splitlines() == [
         "benchmarks: no benchmark is called 'speed'; choose from sampling, rollout_update, "
-        "continuous_rl, preference_lm, pipeline, fine_tune, core_devices, faults, full_disk, flips, all."
+        "continuous_rl, preference_lm, pipeline, fine_tune, core_devices, faults, full_disk, "
+        "flips, all."
     ]
 
 

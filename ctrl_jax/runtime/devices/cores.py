@@ -1,4 +1,4 @@
-"""The cores of a CPU as devices of their own, for runs side by side that are the same but for a key.
+"""The cores of a CPU as devices of their own, for runs side by side that differ in a key alone.
 
 One device's operations use all cores by themselves, where they are large. Many small ones do not:
 of a training of tables in a thousand steps of time each core does its own seeds in half the time.
@@ -6,6 +6,7 @@ of a training of tables in a thousand steps of time each core does its own seeds
 
 import contextlib
 import os
+from typing import Any
 
 import jax
 
@@ -25,9 +26,10 @@ def use_cores(runs: int) -> None:
     Args:
         runs: that the devices divide among them.
     """
+    config: Any = jax.config  # whose options type checkers do not see
     flags = os.environ.get("XLA_FLAGS", "")
-    if jax.config.jax_num_cpu_devices > 0 or "host_platform_device_count" in flags:
+    if config.jax_num_cpu_devices > 0 or "host_platform_device_count" in flags:
         return
     each = -(-runs // cores())
     with contextlib.suppress(RuntimeError):
-        jax.config.update("jax_num_cpu_devices", -(-runs // each))
+        config.update("jax_num_cpu_devices", -(-runs // each))
