@@ -1,7 +1,7 @@
 """The cores of a CPU as devices of their own, for runs side by side that differ in a key alone.
 
 One device's operations use all cores by themselves, where they are large. Many small ones do not:
-of a training of tables in a thousand steps of time each core does its own seeds in half the time.
+where seeds train a few numbers each, side by side, every core doing its own seeds takes less time.
 """
 
 import contextlib
