@@ -74,7 +74,6 @@ def update(command: str, options: tuple[str, ...], batch: int, tiny: bool, devic
     typed = [*options, *(() if study else ("--model", str(folder_of(command, tiny))))]
     own = getattr(module, "default_of", lambda args: None)(typed)
     given = {} if own is None else {"default": own}
-    typed = [word for word in typed if own is None or word != "--tiny"]
     config = tyro.cli(module.Config, args=typed, **given)
     program = module.program(module.with_batch(config, batch), mesh)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, program.state)

@@ -3,6 +3,7 @@
 import json
 import math
 import types
+from typing import Any
 
 import jax
 import pytest
@@ -224,7 +225,7 @@ def told(chip, **more):
     """What is recorded of an update of eight examples."""
     costs = Costs(4e12, 1e9, (), 0)
     found = Compiled(Memory(600, 300, 90, 10, 700, activations=400), costs, 4e12, 0.0, 0.0)
-    program = types.SimpleNamespace(examples=8, **{"unit": "images", "tokens": None, **more})
+    program: Any = types.SimpleNamespace(examples=8, **{"unit": "images", "tokens": None, **more})
     given = plan.Planned(8, program, found, None, {8: 1700})
     return report.record(
         given, chip, 2000, command="c", topology="t", device="d", mesh={"data": 1, "model": 1}

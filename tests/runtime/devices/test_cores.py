@@ -1,5 +1,7 @@
 """A CPU's cores as devices: as many as give each few runs, and none where the user has said."""
 
+import types
+
 import jax
 import pytest
 
@@ -17,8 +19,8 @@ def asked(monkeypatch):
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
         monkeypatch.setattr(cores, "cores", lambda: number)
-        config = type("Config", (), {"jax_num_cpu_devices": told})
-        config.update = staticmethod(lambda name, value: found.append((name, value)))
+        config = types.SimpleNamespace(jax_num_cpu_devices=told)
+        config.update = lambda name, value: found.append((name, value))
         monkeypatch.setattr(cores.jax, "config", config)
         cores.use_cores(runs)
         return found
