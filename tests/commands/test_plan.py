@@ -12,14 +12,16 @@ from ctrl_jax.commands import plan
 from ctrl_jax.commands.__main__ import main
 from ctrl_jax.commands.fine_tuning.method import Method
 from ctrl_jax.commands.fine_tuning.sampler import Sampler
-from ctrl_jax.commands.planning import fine_tune, report
+from ctrl_jax.commands.planning import fine_tune, prefer, report
 from ctrl_jax.commands.planning import largest as batches
 from ctrl_jax.commands.planning.program import Compiled, Memory, TooLarge
+from ctrl_jax.commands.preference.config import Optimization, Texts
 from ctrl_jax.pretrained.diffusers.small_records import write_records
 from ctrl_jax.runtime.devices.chips import CHIPS
 from ctrl_jax.runtime.devices.costs import Costs
 from ctrl_jax.runtime.devices.mesh import MeshOptions, make_mesh
 from ctrl_jax.runtime.devices.topology import described_devices
+from tests.commands.byte_model import Bytes, write_model
 from tests.pretrained.diffusers.pipelines import FEWEST
 from tests.runtime.processes import run_python
 
@@ -76,6 +78,24 @@ def test_a_preference_step_of_a_config_alone(tmp_path):
     # Half of 32 is the prompt, and either answer may take the other half.
     assert told["tokens"] == 8 * 48 and told["tokens_per_second"] is None
     assert "all-reduce" in told["collectives"] and "8 pairs of 384 tokens an update" in printed
+
+
+def test_tokens_of_a_batch_are_those_of_the_data_without_padding(tmp_path, monkeypatch):
+    """All pairs alike: a beginning, 4 of the prompt, 3 and 2 of the answers, and their two ends."""
+    write_model(tmp_path / "model")
+    lines = [{"prompt": f"px{n:02}", "chosen": "ayz", "rejected": "bx"} for n in range(20)]
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    monkeypatch.setattr(prefer, "load_tokenizer", lambda folder: Bytes())
+    config = prefer.Config(
+        model=str(tmp_path / "model"),
+        data=str(file),
+        texts=Texts(max_length=32, packing=False),
+        optimization=Optimization(batch=4),
+    )
+    made = prefer.program(config, make_mesh(MeshOptions(1, 1), jax.devices()))
+    assert (made.examples, made.tokens) == (4, 4 * (1 + 4 + 3 + 2 + 2))
+    assert made.batch.tokens.size >= made.tokens
 
 
 @pytest.mark.parametrize(
