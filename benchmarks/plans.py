@@ -206,7 +206,7 @@ def planned(job: Job, place: Path) -> dict[str, Any]:
             told = run_command(typed)
     except SystemExit:
         print(said.getvalue(), end="", file=sys.stderr, flush=True)
-        needs = re.search(r"^error: memory: received '([\d.]+ GB)", said.getvalue())
+        needs = re.search(r"^error: memory: received '([\d.]+ GB)", said.getvalue(), re.MULTILINE)
         if needs is None:
             raise
         return {**own, "batch": job.batch, "refused": needs[1]}

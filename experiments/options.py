@@ -23,19 +23,15 @@ def over_data(
     """Return what computes a function of every key, in one program, whole on every device.
 
     The keys are divided over ``data``, the first again where some are wanting, and every run is
-    then one device's own. Where there are fewer keys than devices one device has them all.
+    then one device's own.
     """
     import jax
     import numpy as np
     from jax.sharding import NamedSharding, PartitionSpec
 
-    from ctrl_jax.runtime import replicate
     from ctrl_jax.runtime.devices.mesh import place
 
     count, devices = len(keys), mesh.shape["data"]
-    if count < devices:
-        together = jax.jit(jax.vmap(function))
-        return lambda: replicate(mesh, together(keys))
     rows, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("data",), ()))
     filled = place(keys[np.arange(-(-count // devices) * devices) % count], rows)
 

@@ -28,6 +28,11 @@ import jax
 import jaxtyping
 import pytest
 
+if "JAX_NUM_CPU_DEVICES" not in os.environ and "device_count" not in os.environ.get(
+    "XLA_FLAGS", ""
+):
+    jax.config.update("jax_num_cpu_devices", 1)  # or a study that comes first would take each core
+
 TESTS = Path(__file__).parent
 MOST_RESIDENT = 2.5  # gigabytes of a worker between two files, on a machine that has them
 PURE_FLOORS = {"processes", "solvers", "losses", "rewards", "metrics", "environments"}

@@ -46,8 +46,8 @@ class Config:
         topology: the devices: a TPU slice, v5e:4x4, v6e:16x16 or v5p:2x2x1, for which the package
             libtpu is needed and no TPU; or a number of CPU devices, cpu:8.
         largest_batch: find the largest batch that fits by compiling others.
-        activations: compile half of the batch too, and tell what grows with the batch from the
-            other temporaries; `largest_batch` tells it as well.
+        activations: compile half of the batch too, or two of the least, and tell what grows with
+            the batch from the other temporaries; `largest_batch` tells it as well.
         memory: gigabytes of a device, in the place of what is known of it.
         json: file to which all numbers are written too.
     """

@@ -77,7 +77,7 @@ def test_a_preference_step_of_a_config_alone(tmp_path):
     assert told["floors"] is None and told["loops_without_trips"] == 0
     # Half of 32 is the prompt, and either answer may take the other half.
     assert told["tokens"] == 8 * 48 and told["tokens_per_second"] is None
-    assert "all-reduce" in told["collectives"] and "8 pairs of 384 tokens an update" in printed
+    assert "all-reduce" in told["collectives"] and "8 pairs with 384 tokens an update" in printed
 
 
 def test_tokens_of_a_batch_are_those_of_the_data_without_padding(tmp_path, monkeypatch):
@@ -260,7 +260,7 @@ def test_examples_and_tokens_per_second_are_those_of_the_floor(capsys):
     assert f"at most {8 / floor:.4g} images per second" in report.lines(images)[0]
     pairs = told(chip, unit="pairs", tokens=384)
     said = f"at most {8 / floor:.4g} pairs or {384 / floor:.4g} tokens per second"
-    assert report.lines(pairs)[0].startswith("8 pairs of 384 tokens an update: ")
+    assert report.lines(pairs)[0].startswith("8 pairs with 384 tokens an update: ")
     assert report.lines(pairs)[0].endswith(said)
     report.show(pairs)
     printed = capsys.readouterr().out.splitlines()

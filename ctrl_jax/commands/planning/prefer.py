@@ -63,7 +63,8 @@ def program(config: Config, mesh: Mesh) -> Program:
     pretrained = None if lora is not None else placed(model.shapes, mesh, specs_of(model.shapes))
     if config.data == NONE:
         rows = longest_rows(config, options.batch)
-        tokens = rows.tokens.size
+        # A prompt with one answer, and the other answer: half of the slots. A row may be longer.
+        tokens = options.batch * (config.texts.max_length + rows.sources.shape[1] // 2)
     else:
         rows, tokens = _rows(config, network, mesh)
     return Program(

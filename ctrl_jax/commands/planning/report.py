@@ -129,7 +129,7 @@ def lines(told: Mapping[str, Any]) -> list[str]:
     amounts = [(told["examples"], told["unit"], told["per_second"])]
     if told["tokens"] is not None:
         amounts.append((told["tokens"], "tokens", told["tokens_per_second"]))
-    update = " of ".join(f"{number:.0f} {unit}" for number, unit, _ in amounts)
+    update = " with ".join(f"{number:.0f} {unit}" for number, unit, _ in amounts)
     if told["floor"]:
         most = " or ".join(f"{rate:.4g} {unit}" for _, unit, rate in amounts)
         found.append(
@@ -141,7 +141,7 @@ def lines(told: Mapping[str, Any]) -> list[str]:
         times = told["flops"] / told["flops_share"]
         found.append(f"each device computes {times:.2f} times its share: something is not divided")
     if told["memory"]["activations"] is None and len(told["totals"]) == 1:
-        found.append("--activations compiles another batch, and tells them from other temporaries")
+        found.append("--activations tells activations from other temporaries by another batch")
     if not told["fits"]:
         found.append("it does not fit: lower the batch, or take more chips, remat or bfloat16")
     if (best := told["largest_batch"]) is not None:

@@ -142,7 +142,8 @@ def prepare(options: RunOptions, *, side_by_side: int = 1) -> Mesh:
         options.heartbeat_seconds,
     )
     jax.config.update("jax_enable_x64", options.arithmetic == "float64")
-    if side_by_side > 1 and options.mesh.fills and not jax.distributed.is_initialized():
+    alone = options.mesh.model == 1 and not jax.distributed.is_initialized()
+    if side_by_side > 1 and options.mesh.fills and alone:
         use_cores(side_by_side)
     if options.compilation_cache and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         enable_compilation_cache()
